@@ -1,0 +1,1 @@
+"""The recipes that ship with spade-keras, found through `importlib.resources`."""
