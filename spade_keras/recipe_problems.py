@@ -1,0 +1,215 @@
+"""What is wrong with a recipe, in sentences: the key, what is allowed, what was received."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, get_args, get_origin
+
+import annotated_types
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+_TYPES = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
+
+
+class OneOf:
+    """A pydantic validator: the value is one of the known names.
+
+    Args:
+        names: The known names.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = tuple(names)
+
+    def __call__(self, value: str) -> str:
+        """Returns `value` when it is known; pydantic reports the mistake otherwise."""
+        if value not in self.names:
+            raise PydanticCustomError("unknown_name", "unknown name")
+        return value
+
+
+class Values:
+    """Looks up the values of a recipe that may be faulty elsewhere.
+
+    Args:
+        tables: The recipe as nested dicts.
+        schema: The recipe's pydantic model, for the defaults.
+        faulty: Paths of keys already reported.
+    """
+
+    def __init__(
+        self, tables: dict[str, Any], schema: type[BaseModel], faulty: set[tuple[str, ...]]
+    ) -> None:
+        self._tables = tables
+        self._schema = schema
+        self._faulty = faulty
+
+    def get(self, key: str) -> Any:
+        """Returns the value of `section.key`; raises KeyError if it is missing or faulty."""
+        parts = tuple(key.split("."))
+        if any(parts[: len(bad)] == bad for bad in self._faulty):
+            raise KeyError(key)
+        table: Any = self._tables
+        for part in parts[:-1]:
+            table = table[part]
+        if parts[-1] in table:
+            return table[parts[-1]]
+        field = _model_at(self._schema, parts[:-1]).model_fields[parts[-1]]
+        if field.is_required():
+            raise KeyError(key)
+        return field.default
+
+
+def with_missing_sections(tables: dict[str, Any], schema: type[BaseModel]) -> dict[str, Any]:
+    """Returns a copy with an empty table for each missing section, so that its keys are reported.
+
+    Args:
+        tables: The recipe as nested dicts.
+        schema: The recipe's pydantic model.
+
+    Returns:
+        The completed copy.
+    """
+    completed = copy.deepcopy(tables)
+    for name, field in schema.model_fields.items():
+        section = _section(field.annotation)
+        if section is not None:
+            completed.setdefault(name, {})
+            if isinstance(completed[name], dict):
+                completed[name] = with_missing_sections(completed[name], section)
+    return completed
+
+
+def describe(details: ErrorDetails, schema: type[BaseModel]) -> str:
+    """Returns one pydantic error as a sentence a user can act on.
+
+    Args:
+        details: One entry of `ValidationError.errors()`.
+        schema: The recipe's pydantic model.
+
+    Returns:
+        The sentence, naming the key, what is allowed and what was received.
+    """
+    names = tuple(part for part in details["loc"] if isinstance(part, str))
+    key = ".".join(names)
+    model = _model_at(schema, names[:-1])
+    if details["type"] == "extra_forbidden":
+        return _unknown_key(names, model, schema)
+    field = model.model_fields[names[-1]]
+    allowed = _allowed(field)
+    if details["type"] == "missing":
+        return f"`{key}` is missing: it must be {allowed}."
+    received = details["input"]
+    index = next((part for part in details["loc"] if isinstance(part, int)), None)
+    at = f"{key}[{index}]" if index is not None else key
+    hint = _hint(received, field)
+    return f"`{key}` must be {allowed}. Received: {at}={_toml(received)}.{hint}"
+
+
+def _unknown_key(names: tuple[str, ...], model: type[BaseModel], schema: type[BaseModel]) -> str:
+    *section, last = names
+    prefix = "".join(f"{part}." for part in section)
+    near = [f"{prefix}{key}" for key in difflib.get_close_matches(last, model.model_fields, n=1)]
+    elsewhere = {key.rpartition(".")[2]: key for key in _keys(schema)}
+    near += [elsewhere[key] for key in difflib.get_close_matches(last, elsewhere, n=1)]
+    hint = f" Did you mean `{near[0]}`?" if near else ""
+    what = "key" if section else "section"
+    where = f"in [{'.'.join(section)}]" if section else "at the top of a recipe"
+    known = ", ".join(model.model_fields)
+    return f"`{'.'.join(names)}` is not a known {what}: {where} stand {known}.{hint}"
+
+
+def _keys(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in schema.model_fields.items():
+        yield f"{prefix}{name}"
+        section = _section(field.annotation)
+        if section is not None:
+            yield from _keys(section, f"{prefix}{name}.")
+
+
+def _model_at(schema: type[BaseModel], section: Sequence[str]) -> type[BaseModel]:
+    for part in section:
+        schema = _section(schema.model_fields[part].annotation) or schema
+    return schema
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    is_section = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    return annotation if is_section else None
+
+
+def _names(field: FieldInfo) -> tuple[str, ...]:
+    if get_origin(field.annotation) is Literal:
+        return tuple(get_args(field.annotation))
+    for item in field.metadata:
+        if isinstance(getattr(item, "func", None), OneOf):
+            return item.func.names
+    return ()
+
+
+def _allowed(field: FieldInfo) -> str:
+    """What a field accepts, in words: derived from the schema, so that the two cannot disagree."""
+    annotation: Any = field.annotation
+    if _section(annotation):
+        return "a table"
+    if names := _names(field):
+        return f"one of {', '.join(_toml(name) for name in names)}"
+    if get_origin(annotation) is tuple:
+        element = FieldInfo.from_annotation(get_args(annotation)[0])
+        lengths = " to ".join(str(bound) for bound in _lengths(field))
+        return f"a list of {lengths} values, each {_allowed(element)}"
+    optional = [kind for kind in get_args(annotation) if kind is not type(None)]
+    text = _TYPES[optional[0] if optional else annotation]
+    for item in field.metadata:
+        if pattern := getattr(item, "pattern", None):
+            return f"{text} of letters, digits, '.', '_' and '-' (pattern {pattern})"
+    ranges = [f"{sign} {bound}" for sign, bound in _bounds(field)]
+    return " ".join([text, " and ".join(ranges)]) if ranges else text
+
+
+def _bounds(field: FieldInfo) -> list[tuple[str, float]]:
+    signs: list[tuple[type, str, str]] = [
+        (annotated_types.Gt, ">", "gt"),
+        (annotated_types.Ge, ">=", "ge"),
+        (annotated_types.Lt, "<", "lt"),
+        (annotated_types.Le, "<=", "le"),
+    ]
+    return [
+        (sign, getattr(item, name))
+        for kind, sign, name in signs
+        for item in field.metadata
+        if isinstance(item, kind)
+    ]
+
+
+def _lengths(field: FieldInfo) -> list[int]:
+    bounds = []
+    for item in field.metadata:
+        if isinstance(item, annotated_types.MinLen):
+            bounds.append(item.min_length)
+        elif isinstance(item, annotated_types.MaxLen):
+            bounds.append(item.max_length)
+    return bounds
+
+
+def _hint(received: Any, field: FieldInfo) -> str:
+    if isinstance(received, str) and (names := _names(field)):
+        near = difflib.get_close_matches(received, names, n=1)
+        return f" Did you mean {_toml(near[0])}?" if near else ""
+    is_fraction = ("<", 1) in _bounds(field)
+    if is_fraction and isinstance(received, int | float) and 1 < received < 100:
+        return f" For {received:g} % pass {received / 100:g}."
+    return ""
+
+
+def _toml(value: Any) -> str:
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except TypeError:
+        text = str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
