@@ -1,0 +1,56 @@
+# make demo   installs what the demo needs (TensorFlow only) and runs it, about 6 minutes
+# make test   adds the other backends and the development tools, and runs the tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+RECIPE := recipes/mri_unrolled_quickstart.toml
+BACKENDS := tensorflow jax torch
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: setup demo test doctest lint sweep clean
+
+setup: $(VENV)/.all-installed
+
+demo: $(VENV)/.demo-installed
+	$(BIN)/spade-keras run $(RECIPE)
+
+test: $(VENV)/.all-installed
+	@set -e; for backend in $(BACKENDS); do \
+		echo "=== tests, KERAS_BACKEND=$$backend"; \
+		KERAS_BACKEND=$$backend $(PYTEST); \
+	done
+	@$(MAKE) --no-print-directory doctest
+
+# The files of the backends that are not in use cannot be imported beside the one that is.
+doctest: $(VENV)/.all-installed
+	@echo "=== doctests, KERAS_BACKEND=tensorflow"
+	@KERAS_BACKEND=tensorflow $(PYTEST) --doctest-modules \
+		--ignore=spade_keras/backend/jax.py --ignore=spade_keras/backend/torch.py spade_keras
+
+lint: $(VENV)/.all-installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+sweep: $(VENV)/.all-installed
+	KERAS_BACKEND=tensorflow $(BIN)/python benchmarks/pruning_sweep.py
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find spade_keras search recipes tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "spade-keras needs Python 3.11 or newer. Received: `$(PYTHON) --version 2>&1`." \
+			"Next: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo-installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) --editable ".[tensorflow,recipes,report]"
+	@touch $@
+
+$(VENV)/.all-installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) --editable ".[tensorflow,jax,torch,recipes,report,dev]"
+	@touch $@ $(VENV)/.demo-installed

@@ -1,0 +1,95 @@
+"""What must happen before keras is imported: the backend is chosen, native start-up noise muted."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from spade_keras.errors import MissingExtraError, SpadeError
+
+BACKENDS = ("tensorflow", "jax", "torch")
+
+
+def import_keras() -> str:
+    """Chooses the backend and imports keras without the backend's start-up messages.
+
+    The choice is that of the environment variable KERAS_BACKEND, else that of Keras' own
+    configuration file if it is installed, else the first installed of TensorFlow, JAX and PyTorch.
+
+    Returns:
+        The backend's name.
+
+    Raises:
+        SpadeError: If KERAS_BACKEND names no backend that spade-keras runs on.
+        MissingExtraError: If the backend is not installed.
+    """
+    backend = choose_backend()
+    os.environ["KERAS_BACKEND"] = backend
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if "keras" not in sys.modules:
+        with _native_messages_held_back():
+            importlib.import_module("keras")
+    return backend
+
+
+def choose_backend() -> str:
+    """Returns the backend `import_keras` would use, without importing it.
+
+    Raises:
+        SpadeError: If KERAS_BACKEND names no backend that spade-keras runs on.
+        MissingExtraError: If the backend is not installed.
+    """
+    asked = os.environ.get("KERAS_BACKEND")
+    if asked:
+        if asked not in BACKENDS:
+            raise SpadeError(
+                f"The environment variable KERAS_BACKEND must be one of {', '.join(BACKENDS)}. "
+                f"Received: KERAS_BACKEND={asked}"
+            )
+        if not _is_installed(asked):
+            raise MissingExtraError(asked, asked)
+        return asked
+    for backend in (_configured_backend(), *BACKENDS):
+        if backend in BACKENDS and _is_installed(backend):
+            return backend
+    raise MissingExtraError("tensorflow", "tensorflow")
+
+
+def _configured_backend() -> str:
+    home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
+    try:
+        return str(json.loads((home / "keras.json").read_text(encoding="utf-8"))["backend"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""  # Keras itself falls back to its default here.
+
+
+def _is_installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+@contextlib.contextmanager
+def _native_messages_held_back() -> Iterator[None]:
+    """Keeps what native libraries write to stderr, and shows it only if the import fails.
+
+    TensorFlow logs before its log level is read, so the environment variable alone is not enough.
+    """
+    sys.stderr.flush()
+    original = os.dup(2)
+    with tempfile.TemporaryFile() as kept:
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            kept.seek(0)
+            os.write(original, kept.read())
+            raise
+        finally:
+            os.dup2(original, 2)
+            os.close(original)
