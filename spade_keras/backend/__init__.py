@@ -1,0 +1,176 @@
+"""What differs between TensorFlow, JAX and PyTorch, behind one set of functions.
+
+The only folder of the project that imports `tensorflow`, `jax` or `torch`. Each of them has one
+file here with the same functions; the file of the backend in use is imported on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+import platform
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any
+
+import keras
+import numpy as np
+
+from spade_keras.backend.hardware import Device
+from spade_keras.errors import SpadeError
+
+__all__ = [
+    "Device",
+    "device",
+    "inference_function",
+    "loss_gradients",
+    "modes",
+    "peak_memory_bytes",
+    "reset_peak_memory",
+    "synchronize",
+    "versions",
+]
+
+_BACKENDS = ("tensorflow", "jax", "torch")
+
+
+def _implementation() -> ModuleType:
+    """Imports the file of the backend that Keras runs on."""
+    name = keras.backend.backend()
+    if name not in _BACKENDS:
+        raise SpadeError(
+            f"The Keras backend must be one of {', '.join(_BACKENDS)}. Received: backend={name}. "
+            "Set the environment variable KERAS_BACKEND before Python starts."
+        )
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def modes() -> tuple[str, ...]:
+    """Names the ways in which the backend in use can run a model, its default first."""
+    return tuple(_implementation().MODES)
+
+
+def inference_function(
+    model: Callable[..., Any], inputs: Any, mode: str | None = None
+) -> Callable[[], Any]:
+    """Makes a zero-argument function that runs `model` on `inputs` held by the device.
+
+    The model runs as the users of the backend run it: a `tf.function` under TensorFlow, `jax.jit`
+    of the stateless call under JAX, eager `inference_mode` under PyTorch. Tracing and compiling
+    happen in the first call of the returned function, not here. Under JAX the weights are those
+    the model has now.
+
+    Args:
+        model: A Keras model or layer; it is called with `training=False`.
+        inputs: Arrays, or a dict, list or tuple of them. They are copied to the device once;
+            float64 arrays become `keras.config.floatx()`, as in `model.predict`.
+        mode: One of `modes()`: "graph" or "xla" under TensorFlow, "jit" or "eager" under JAX,
+            "eager" or "compile" under PyTorch. The default is the first of them.
+
+    Returns:
+        A function without arguments. What it returns may still be under way on the device: block
+        with `synchronize`.
+
+    Raises:
+        ValueError: If `mode` is not one of the backend's.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> dense = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        >>> run = inference_function(dense, np.ones((2, 4), "float32"))
+        >>> tuple(run().shape)
+        (2, 3)
+    """
+    implementation = _implementation()
+    chosen = implementation.MODES[0] if mode is None else mode
+    if chosen not in implementation.MODES:
+        raise ValueError(
+            f"`mode` must be one of {', '.join(implementation.MODES)} under the "
+            f"{keras.backend.backend()} backend. Received: mode={mode}"
+        )
+    return implementation.inference_function(model, _in_floatx(inputs), chosen)
+
+
+def synchronize(outputs: Any) -> None:
+    """Blocks until the device has computed `outputs`.
+
+    Args:
+        outputs: Tensors of the backend in use, or a dict, list or tuple of them.
+    """
+    _implementation().synchronize(outputs)
+
+
+def device() -> Device:
+    """Describes the device that the backend computes on: a GPU if it sees one, else the CPU."""
+    return _implementation().device()
+
+
+def versions() -> dict[str, str]:
+    """Lists the versions on which a measured time depends."""
+    from spade_keras import __version__
+
+    return {
+        "spade_keras": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "keras": keras.__version__,
+        **_implementation().versions(),
+    }
+
+
+def peak_memory_bytes() -> int | None:
+    """Measures the largest memory in use since `reset_peak_memory`, or since the start.
+
+    Returns:
+        On a GPU the peak of the backend's allocator; on a CPU the peak resident memory of this
+        process, interpreter and libraries included. None where neither can be read.
+    """
+    return _implementation().peak_memory_bytes()
+
+
+def reset_peak_memory() -> bool:
+    """Starts a new peak for `peak_memory_bytes`.
+
+    Returns:
+        Whether the platform can do so (not under JAX on a GPU, nor on a CPU outside Linux); if it
+        cannot, the peak remains that of the whole process.
+    """
+    return _implementation().reset_peak_memory()
+
+
+def loss_gradients(
+    model: keras.Model,
+    loss: Callable[[Any, Any], Any],
+    inputs: Any,
+    targets: Any,
+) -> list[np.ndarray]:
+    """Computes the gradient of the mean loss with respect to every trainable variable.
+
+        g_i = d mean(loss(targets, model(inputs))) / d w_i
+
+    The model runs with `training=False`, so neither dropout nor batch statistics disturb the
+    gradient, and its variables are left as they were.
+
+    Args:
+        model: A built Keras model.
+        loss: Called as `loss(targets, outputs)` on tensors; may return one value per sample.
+        inputs: Arrays, or a dict, list or tuple of them.
+        targets: Handed to `loss`, arrays becoming tensors; None stays None.
+
+    Returns:
+        One array for each of `model.trainable_variables`, in that order; zeros where the loss
+        does not depend on the variable.
+    """
+    return _implementation().loss_gradients(model, loss, _in_floatx(inputs), _in_floatx(targets))
+
+
+def _in_floatx(arrays: Any) -> Any:
+    """Turns float64 arrays into `floatx`, which is what Keras itself feeds to models."""
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, (np.ndarray, np.generic)) and value.dtype == np.float64:
+            return np.asarray(value, keras.config.floatx())
+        return value
+
+    if isinstance(arrays, Mapping):
+        arrays = dict(arrays)
+    return None if arrays is None else keras.tree.map_structure(convert, arrays)

@@ -1,0 +1,101 @@
+"""JAX: the stateless call, compiled by `jax.jit`."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import keras
+import numpy as np
+
+from spade_keras.backend import hardware
+
+MODES = ("jit", "eager")
+
+# The compiled gradient of each model for the loss used last, so that a loop over batches compiles
+# once. It refers to the model weakly and goes when the model goes.
+_GRADIENTS: weakref.WeakKeyDictionary[
+    keras.Model, tuple[Callable[[Any, Any], Any], Callable[..., Any]]
+] = weakref.WeakKeyDictionary()
+
+
+def inference_function(model: Any, inputs: Any, mode: str) -> Callable[[], Any]:
+    """Makes a function that runs `model` on resident inputs; see `backend.inference_function`."""
+    resident = keras.tree.map_structure(jax.numpy.asarray, inputs)
+    if mode == "eager":
+        return lambda: model(resident, training=False)
+    if not model.built:
+        model(resident, training=False)
+    trainable = [variable.value for variable in model.trainable_variables]
+    fixed = [variable.value for variable in model.non_trainable_variables]
+
+    def forward(trainable: list[Any], fixed: list[Any], x: Any) -> Any:
+        outputs, _ = model.stateless_call(trainable, fixed, x, training=False)
+        return outputs
+
+    compiled = jax.jit(forward)
+    return lambda: compiled(trainable, fixed, resident)
+
+
+def synchronize(outputs: Any) -> None:
+    """Blocks until `outputs` are computed."""
+    jax.block_until_ready(outputs)
+
+
+def device() -> hardware.Device:
+    """Describes the device that JAX computes on by default."""
+    found = jax.devices()[0]
+    if found.platform == "cpu":
+        return hardware.host_cpu()
+    memory = (found.memory_stats() or {}).get("bytes_limit")
+    return hardware.Device(found.platform, found.device_kind, memory, hardware.usable_cores())
+
+
+def versions() -> dict[str, str]:
+    """Lists the versions of JAX, of its compiled part and of the platform below."""
+    platform = jax.devices()[0].client.platform_version
+    found = {"jax": jax.__version__, "jaxlib": jax.lib.__version__}
+    if jax.devices()[0].platform != "cpu":
+        found["platform"] = " ".join(platform.split())
+    return found
+
+
+def peak_memory_bytes() -> int | None:
+    """Reads the peak of the GPU allocator, or of the process on a CPU."""
+    found = jax.devices()[0]
+    if found.platform == "cpu":
+        return hardware.peak_resident_bytes()
+    return (found.memory_stats() or {}).get("peak_bytes_in_use")
+
+
+def reset_peak_memory() -> bool:
+    """Starts a new peak; JAX offers none for its GPU allocator."""
+    return jax.devices()[0].platform == "cpu" and hardware.reset_peak_resident()
+
+
+def loss_gradients(
+    model: keras.Model, loss: Callable[[Any, Any], Any], inputs: Any, targets: Any
+) -> list[np.ndarray]:
+    """Differentiates the stateless call; see `backend.loss_gradients`."""
+    known_loss, gradient = _GRADIENTS.get(model, (None, None))
+    if gradient is None or known_loss is not loss:
+        gradient = _gradient_function(weakref.ref(model), loss)
+        _GRADIENTS[model] = (loss, gradient)
+    trainable = [variable.value for variable in model.trainable_variables]
+    fixed = [variable.value for variable in model.non_trainable_variables]
+    return [np.asarray(value) for value in gradient(trainable, fixed, inputs, targets)]
+
+
+def _gradient_function(
+    model: weakref.ref[keras.Model], loss: Callable[[Any, Any], Any]
+) -> Callable[..., list[Any]]:
+    def mean_loss(trainable: list[Any], fixed: list[Any], x: Any, y: Any) -> Any:
+        alive = model()
+        if alive is None:
+            raise RuntimeError("The model was deleted while its gradient was being computed.")
+        outputs, _ = alive.stateless_call(trainable, fixed, x, training=False)
+        return keras.ops.mean(loss(y, outputs))
+
+    return jax.jit(jax.grad(mean_loss))

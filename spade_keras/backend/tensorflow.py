@@ -1,0 +1,83 @@
+"""TensorFlow: graphs by `tf.function`, with or without XLA."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from spade_keras.backend import hardware
+
+MODES = ("graph", "xla", "eager")
+
+
+def inference_function(model: Callable[..., Any], inputs: Any, mode: str) -> Callable[[], Any]:
+    """Makes a function that runs `model` on resident inputs; see `backend.inference_function`."""
+    resident = keras.tree.map_structure(tf.convert_to_tensor, inputs)
+
+    def forward(x: Any) -> Any:
+        return model(x, training=False)
+
+    if mode == "eager":
+        return lambda: forward(resident)
+    compiled = tf.function(forward, jit_compile=mode == "xla")
+    return lambda: compiled(resident)
+
+
+def synchronize(outputs: Any) -> None:
+    """Blocks until every device has finished the work handed to it."""
+    del outputs  # a GPU's stream is waited for as a whole, which costs no copy of the output
+    tf.test.experimental.sync_devices()
+
+
+def device() -> hardware.Device:
+    """Describes the first GPU that TensorFlow sees, else the CPU."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        return hardware.host_cpu()
+    details = tf.config.experimental.get_device_details(gpus[0])
+    return hardware.Device(
+        "gpu", details.get("device_name", gpus[0].name), None, hardware.usable_cores()
+    )
+
+
+def versions() -> dict[str, str]:
+    """Lists the versions of TensorFlow and of the CUDA libraries it was built with."""
+    build = tf.sysconfig.get_build_info()
+    found = {"tensorflow": tf.__version__}
+    for key, entry in (("cuda", "cuda_version"), ("cudnn", "cudnn_version")):
+        if build.get(entry) and tf.config.list_physical_devices("GPU"):
+            found[key] = str(build[entry])
+    return found
+
+
+def peak_memory_bytes() -> int | None:
+    """Reads the peak of the GPU allocator, or of the process on a CPU."""
+    if tf.config.list_physical_devices("GPU"):
+        return int(tf.config.experimental.get_memory_info("GPU:0")["peak"])
+    return hardware.peak_resident_bytes()
+
+
+def reset_peak_memory() -> bool:
+    """Starts a new peak."""
+    if tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.reset_memory_stats("GPU:0")
+        return True
+    return hardware.reset_peak_resident()
+
+
+def loss_gradients(
+    model: keras.Model, loss: Callable[[Any, Any], Any], inputs: Any, targets: Any
+) -> list[np.ndarray]:
+    """Computes gradients on a tape; see `backend.loss_gradients`."""
+    x = keras.tree.map_structure(tf.convert_to_tensor, inputs)
+    y = None if targets is None else keras.tree.map_structure(tf.convert_to_tensor, targets)
+    variables = [variable.value for variable in model.trainable_variables]
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(variables)
+        value = keras.ops.mean(loss(y, model(x, training=False)))
+    gradients = tape.gradient(value, variables, unconnected_gradients="zero")
+    return [np.asarray(tf.convert_to_tensor(gradient)) for gradient in gradients]

@@ -1,0 +1,94 @@
+"""PyTorch: eager inference mode, or `torch.compile`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import torch
+
+from spade_keras.backend import hardware
+
+MODES = ("eager", "compile")
+
+
+def inference_function(model: Callable[..., Any], inputs: Any, mode: str) -> Callable[[], Any]:
+    """Makes a function that runs `model` on resident inputs; see `backend.inference_function`."""
+    resident = keras.tree.map_structure(keras.ops.convert_to_tensor, inputs)
+
+    def forward(x: Any) -> Any:
+        return model(x, training=False)
+
+    compiled = torch.compile(forward) if mode == "compile" else forward
+
+    def run() -> Any:
+        with torch.inference_mode():
+            return compiled(resident)
+
+    return run
+
+
+def synchronize(outputs: Any) -> None:
+    """Blocks until the streams of the devices that hold `outputs` are empty."""
+    devices = {
+        tensor.device for tensor in keras.tree.flatten(outputs) if isinstance(tensor, torch.Tensor)
+    }
+    for found in devices:
+        if found.type != "cpu":
+            getattr(torch, found.type).synchronize()
+
+
+def device() -> hardware.Device:
+    """Describes the device on which Keras places tensors under PyTorch."""
+    if not _on_cuda():
+        return hardware.host_cpu()
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return hardware.Device("gpu", properties.name, properties.total_memory, hardware.usable_cores())
+
+
+def versions() -> dict[str, str]:
+    """Lists the versions of PyTorch and of the CUDA libraries in use."""
+    found = {"torch": torch.__version__}
+    if _on_cuda():
+        found["cuda"] = str(torch.version.cuda)
+        found["cudnn"] = str(torch.backends.cudnn.version())
+    return found
+
+
+def peak_memory_bytes() -> int | None:
+    """Reads the peak of the GPU allocator, or of the process on a CPU."""
+    if _on_cuda():
+        return int(torch.cuda.max_memory_allocated())
+    return hardware.peak_resident_bytes()
+
+
+def reset_peak_memory() -> bool:
+    """Starts a new peak."""
+    if _on_cuda():
+        torch.cuda.reset_peak_memory_stats()
+        return True
+    return hardware.reset_peak_resident()
+
+
+def loss_gradients(
+    model: keras.Model, loss: Callable[[Any, Any], Any], inputs: Any, targets: Any
+) -> list[np.ndarray]:
+    """Computes gradients by autograd; see `backend.loss_gradients`."""
+    x = keras.tree.map_structure(keras.ops.convert_to_tensor, inputs)
+    y = None if targets is None else keras.tree.map_structure(keras.ops.convert_to_tensor, targets)
+    variables = [variable.value for variable in model.trainable_variables]
+    with torch.enable_grad():
+        value = keras.ops.mean(loss(y, model(x, training=False)))
+        gradients = torch.autograd.grad(value, variables, allow_unused=True)
+    return [
+        np.zeros(tuple(variable.shape), keras.backend.standardize_dtype(variable.dtype))
+        if gradient is None
+        else gradient.detach().cpu().numpy()
+        for variable, gradient in zip(variables, gradients, strict=True)
+    ]
+
+
+def _on_cuda() -> bool:
+    return keras.ops.convert_to_tensor(0.0).device.type == "cuda"

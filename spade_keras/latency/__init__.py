@@ -1,0 +1,27 @@
+"""Measuring how long a model takes on the device in use."""
+
+from __future__ import annotations
+
+from spade_keras.latency.circumstances import fingerprint
+from spade_keras.latency.interval import ratio_interval
+from spade_keras.latency.lock import DeviceBusyError, device_lock, lock_path
+from spade_keras.latency.measurement import compare, measure, self_check
+from spade_keras.latency.results import Comparison, Latency, Ratio, SelfCheck, summarize
+from spade_keras.latency.windows import Stopwatch
+
+__all__ = [
+    "Comparison",
+    "DeviceBusyError",
+    "Latency",
+    "Ratio",
+    "SelfCheck",
+    "Stopwatch",
+    "compare",
+    "device_lock",
+    "fingerprint",
+    "lock_path",
+    "measure",
+    "ratio_interval",
+    "self_check",
+    "summarize",
+]

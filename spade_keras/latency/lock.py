@@ -1,0 +1,92 @@
+"""One timing at a time: a lock per device that all processes of a machine's user share."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import filelock
+
+from spade_keras import backend
+from spade_keras.errors import SpadeError
+
+
+class DeviceBusyError(SpadeError, TimeoutError):
+    """Another process has been timing on the device for longer than this one would wait."""
+
+
+@contextlib.contextmanager
+def device_lock(timeout_s: float = 600.0) -> Iterator[Path]:
+    """Holds the device for timing, so that no other timing disturbs this one.
+
+    The lock is the operating system's, in the user's cache folder: a killed process releases it.
+    A thread that holds the lock may take it again.
+
+    Args:
+        timeout_s: Seconds to wait for another process to finish.
+
+    Yields:
+        The path of the lock file.
+
+    Raises:
+        DeviceBusyError: If the device is still held after `timeout_s`; names who holds it.
+    """
+    path = lock_path()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(path, is_singleton=True)
+    holder = path.with_suffix(".json")
+    try:
+        lock.acquire(timeout=timeout_s)
+    except filelock.Timeout:
+        raise DeviceBusyError(
+            f"Another process is timing on this device: {_describe(holder)}. Waited "
+            f"{timeout_s:g} s for the lock {path}. Wait for that process or end it, or pass "
+            "`lock=False` to time all the same, with times that disturb each other."
+        ) from None
+    try:
+        _write(holder)
+        yield path
+    finally:
+        lock.release()
+
+
+def lock_path() -> Path:
+    """Returns the lock file of the device in use."""
+    kind = backend.device().kind
+    # Processes see GPUs under their own numbers; the variable tells which ones they share.
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip() or "0"
+    safe = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in visible)
+    name = kind if kind == "cpu" else f"{kind}-{safe}"
+    return _cache_folder() / "spade-keras" / "locks" / f"{name}.lock"
+
+
+def _cache_folder() -> Path:
+    if "XDG_CACHE_HOME" in os.environ:
+        return Path(os.environ["XDG_CACHE_HOME"])
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", str(Path.home() / "AppData" / "Local")))
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches"
+    return Path.home() / ".cache"
+
+
+def _write(holder: Path) -> None:
+    since = datetime.datetime.now().isoformat(timespec="seconds")
+    command = " ".join(sys.argv) or "python"
+    text = json.dumps({"process": os.getpid(), "command": command[:200], "since": since})
+    partial = holder.with_suffix(f".{os.getpid()}")
+    partial.write_text(text)
+    partial.replace(holder)
+
+
+def _describe(holder: Path) -> str:
+    try:
+        known = json.loads(holder.read_text())
+        return f"process {known['process']} ({known['command']}), since {known['since']}"
+    except (OSError, ValueError, KeyError):
+        return "an unknown process"

@@ -1,0 +1,195 @@
+"""Timing one model, or two in turn."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from spade_keras import backend
+from spade_keras.latency.circumstances import fingerprint
+from spade_keras.latency.interval import ratio_interval
+from spade_keras.latency.lock import device_lock
+from spade_keras.latency.results import Comparison, Latency, SelfCheck, summarize
+from spade_keras.latency.windows import Stopwatch, Warm, time_in_turn, warm_up
+
+
+def measure(
+    model: Callable[..., Any],
+    inputs: Any = None,
+    *,
+    repeats: int = 30,
+    warmup: int = 10,
+    mode: str | None = None,
+    lock: bool = True,
+    stopwatch: Stopwatch | None = None,
+) -> Latency:
+    """Times a model on the device in use.
+
+    Compilation is kept apart, the windows start when the model is warm, every window ends when
+    its output is computed, and the inputs are on the device beforehand. Time a model with its real
+    weights on real inputs: subnormal numbers (weights nearly zero) slow a CPU tenfold, and NaN
+    takes other paths than numbers do.
+
+    Args:
+        model: A Keras model; or a function without arguments, when `inputs` is None.
+        inputs: Arrays, or a dict, list or tuple of them, with the batch axis.
+        repeats: Windows to time. A window is one call, or several below a millisecond.
+        warmup: Most windows to warm up for; it ends earlier when the last three agree within 5 %.
+        mode: How the backend runs the model, one of `backend.modes()`.
+        lock: Whether to wait until no other process is timing on this device.
+        stopwatch: Times windows; the default reads the system's clock and blocks on the backend.
+
+    Returns:
+        Its latency, with quartiles, memory and fingerprint.
+
+    Raises:
+        ValueError: If `repeats` or `warmup` is below 1, or `mode` is unknown.
+        DeviceBusyError: If another process keeps timing on this device.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> dense = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        >>> latency = measure(dense, np.ones((1, 4), "float32"), repeats=5)
+        >>> len(latency.samples), latency.q1_ms <= latency.median_ms <= latency.q3_ms
+        (5, True)
+    """
+    _check_counts(repeats=repeats, warmup=warmup)
+    stopwatch = stopwatch or Stopwatch(backend.synchronize)
+    circumstances = fingerprint(inputs, mode=mode)
+    with device_lock() if lock else contextlib.nullcontext():
+        candidate = _prepare(model, inputs, mode, stopwatch, warmup)
+        [samples] = time_in_turn(
+            stopwatch, [candidate.function], [candidate.warm.calls], rounds=repeats
+        )
+    return candidate.latency(samples, circumstances)
+
+
+def compare(
+    a: Callable[..., Any],
+    b: Callable[..., Any],
+    inputs: Any = None,
+    *,
+    pairs: int = 10,
+    warmup: int = 10,
+    mode: str | None = None,
+    lock: bool = True,
+    stopwatch: Stopwatch | None = None,
+) -> Comparison:
+    """Times two models in turn, A-B-B-A, so that a drift of the machine's speed cancels.
+
+    Args:
+        a: The reference; see `measure`.
+        b: The other model.
+        inputs: Inputs of both.
+        pairs: Windows of each model. The time spent is about `pairs` + 5 times that of both.
+        warmup: Most windows to warm up each model for.
+        mode: How the backend runs the models, one of `backend.modes()`.
+        lock: Whether to wait until no other process is timing on this device.
+        stopwatch: Times windows; the default reads the system's clock and blocks on the backend.
+
+    Returns:
+        Both latencies, and the time of `b` / the time of `a` with its 95 % interval.
+
+    Raises:
+        ValueError: If `pairs` is below 2 or `warmup` below 1, or `mode` is unknown.
+        DeviceBusyError: If another process keeps timing on this device.
+    """
+    _check_counts(warmup=warmup)
+    if pairs < 2:
+        raise ValueError(
+            f"`pairs` must be at least 2, for an interval needs more than one. "
+            f"Received: pairs={pairs}"
+        )
+    stopwatch = stopwatch or Stopwatch(backend.synchronize)
+    circumstances = fingerprint(inputs, mode=mode)
+    with device_lock() if lock else contextlib.nullcontext():
+        candidates = [_prepare(model, inputs, mode, stopwatch, warmup) for model in (a, b)]
+        a_ms, b_ms = time_in_turn(
+            stopwatch,
+            [candidate.function for candidate in candidates],
+            [candidate.warm.calls for candidate in candidates],
+            rounds=pairs,
+        )
+    return Comparison(
+        a=candidates[0].latency(a_ms, circumstances),
+        b=candidates[1].latency(b_ms, circumstances),
+        ratio=ratio_interval(a_ms, b_ms),
+    )
+
+
+def self_check(
+    model: Callable[..., Any],
+    inputs: Any = None,
+    *,
+    pairs: int = 30,
+    warmup: int = 10,
+    mode: str | None = None,
+    lock: bool = True,
+    stopwatch: Stopwatch | None = None,
+) -> SelfCheck:
+    """Times a model against itself: what differs then is the noise of this machine.
+
+    Args:
+        model: See `measure`; compiled twice, as two models would be.
+        inputs: See `measure`.
+        pairs: Windows of each; more of them resolve smaller differences.
+        warmup: Most windows to warm up for.
+        mode: How the backend runs the model, one of `backend.modes()`.
+        lock: Whether to wait until no other process is timing on this device.
+        stopwatch: Times windows; the default reads the system's clock and blocks on the backend.
+
+    Returns:
+        The comparison and the smallest relative difference that can be told from none.
+
+    Raises:
+        ValueError: As `compare`.
+        DeviceBusyError: If another process keeps timing on this device.
+    """
+    comparison = compare(
+        model,
+        model,
+        inputs,
+        pairs=pairs,
+        warmup=warmup,
+        mode=mode,
+        lock=lock,
+        stopwatch=stopwatch,
+    )
+    ratio = comparison.ratio
+    return SelfCheck(comparison, max(abs(ratio.low - 1), abs(ratio.high - 1)))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Candidate:
+    """A function that is compiled and warm."""
+
+    function: Callable[[], Any]
+    warm: Warm
+    peak_memory_bytes: int | None
+
+    def latency(self, samples: list[float], circumstances: dict[str, Any]) -> Latency:
+        return summarize(
+            samples,
+            first_ms=self.warm.first_ms,
+            calls_per_window=self.warm.calls,
+            stable=self.warm.stable,
+            peak_memory_bytes=self.peak_memory_bytes,
+            fingerprint=circumstances,
+        )
+
+
+def _prepare(
+    model: Callable[..., Any], inputs: Any, mode: str | None, stopwatch: Stopwatch, warmup: int
+) -> _Candidate:
+    backend.reset_peak_memory()
+    function = model if inputs is None else backend.inference_function(model, inputs, mode)
+    warm = warm_up(stopwatch, function, warmup)
+    return _Candidate(function, warm, backend.peak_memory_bytes())
+
+
+def _check_counts(**counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"`{name}` must be at least 1. Received: {name}={count}")

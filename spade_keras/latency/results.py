@@ -1,0 +1,159 @@
+"""What a measurement says: times, ratios and the circumstances under which they hold."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Latency:
+    """The time a model takes for one call.
+
+    Args:
+        median_ms: Median over the windows, per call, compilation left out.
+        q1_ms: First quartile.
+        q3_ms: Third quartile.
+        p99_ms: 99th percentile; with fewer than a hundred windows close to the longest.
+        compile_ms: What the first call took more than the median one: tracing and compiling.
+        samples: Milliseconds per call of every window, in the order measured.
+        calls_per_window: Calls averaged in a window; more than one below a millisecond.
+        stable: Whether warming up ended because the windows agreed; if not, it ran into its limit
+            and the machine is noisy.
+        peak_memory_bytes: See `backend.peak_memory_bytes`; None where unknown.
+        fingerprint: Device, backend, versions, dtype, shapes: the times hold under these alone.
+    """
+
+    median_ms: float
+    q1_ms: float
+    q3_ms: float
+    p99_ms: float
+    compile_ms: float
+    samples: tuple[float, ...]
+    calls_per_window: int
+    stable: bool
+    peak_memory_bytes: int | None
+    fingerprint: Mapping[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the fields as plain JSON values."""
+        return {**_fields(self), "samples": list(self.samples)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Ratio:
+    """The time of one model divided by the time of another, with its confidence interval.
+
+    Args:
+        value: Ratio of the medians.
+        low: Lower bound.
+        high: Upper bound; a budget is met when this is below it.
+        confidence: Probability that the interval was made for.
+        pairs: Paired windows behind it.
+    """
+
+    value: float
+    low: float
+    high: float
+    confidence: float
+    pairs: int
+
+    def as_dict(self) -> dict[str, float]:
+        """Returns the fields as plain JSON values."""
+        return _fields(self)
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Two models timed in turn.
+
+    Args:
+        a: The reference.
+        b: The other model.
+        ratio: Time of `b` / time of `a`: below 1 when `b` is the faster one.
+    """
+
+    a: Latency
+    b: Latency
+    ratio: Ratio
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the fields as plain JSON values."""
+        return {"a": self.a.as_dict(), "b": self.b.as_dict(), "ratio": self.ratio.as_dict()}
+
+
+@dataclasses.dataclass(frozen=True)
+class SelfCheck:
+    """A model timed against itself.
+
+    Args:
+        comparison: Its ratio differs from 1 by noise alone.
+        resolvable: The smallest relative difference that this machine can tell from none with as
+            many pairs: the larger distance of the interval's ends from 1.
+    """
+
+    comparison: Comparison
+    resolvable: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the fields as plain JSON values."""
+        return {"resolvable": self.resolvable, **self.comparison.as_dict()}
+
+    def __str__(self) -> str:
+        return (
+            f"{self.comparison.a.median_ms:.3g} ms against itself: ratio {self.comparison.ratio}; "
+            f"differences below {self.resolvable:.1%} cannot be resolved with "
+            f"{self.comparison.ratio.pairs} pairs"
+        )
+
+
+def summarize(
+    samples_ms: Sequence[float],
+    *,
+    first_ms: float,
+    calls_per_window: int,
+    stable: bool,
+    peak_memory_bytes: int | None,
+    fingerprint: Mapping[str, Any],
+) -> Latency:
+    """Makes a `Latency` of raw samples.
+
+    Args:
+        samples_ms: Milliseconds per call of every window.
+        first_ms: Time of the very first call, compilation included.
+        calls_per_window: Calls averaged in a window.
+        stable: Whether warming up ended because the windows agreed.
+        peak_memory_bytes: Peak memory; None where unknown.
+        fingerprint: The circumstances of the measurement.
+
+    Returns:
+        Its statistics.
+
+    Raises:
+        ValueError: If `samples_ms` is empty.
+    """
+    if len(samples_ms) == 0:
+        raise ValueError("`samples_ms` must hold at least one time. Received: samples_ms=[]")
+    q1, median, q3, p99 = np.percentile(np.asarray(samples_ms, "float64"), [25, 50, 75, 99])
+    return Latency(
+        median_ms=float(median),
+        q1_ms=float(q1),
+        q3_ms=float(q3),
+        p99_ms=float(p99),
+        compile_ms=max(0.0, float(first_ms - median)),
+        samples=tuple(float(sample) for sample in samples_ms),
+        calls_per_window=calls_per_window,
+        stable=stable,
+        peak_memory_bytes=peak_memory_bytes,
+        fingerprint=dict(fingerprint),
+    )
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}

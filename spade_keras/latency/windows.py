@@ -1,0 +1,114 @@
+"""Timed windows: warm up until they are stable, then time functions in turn.
+
+Standard library only: the check of an exported model runs this same file in a process that must
+not import spade_keras.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+# A window shorter than this is dominated by the clock and by the call that blocks.
+SHORTEST_WINDOW_MS = 1.0
+# Warm-up ends when the longest of the last windows exceeds the shortest by no more than this.
+STABLE_SPREAD = 0.05
+STABLE_WINDOWS = 3
+
+
+class Stopwatch:
+    """Times calls until their outputs are there.
+
+    Args:
+        synchronize: Blocks until the outputs given to it are computed.
+        clock: Returns seconds.
+    """
+
+    def __init__(
+        self, synchronize: Callable[[Any], None], clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self._synchronize = synchronize
+        self._clock = clock
+
+    def time(self, function: Callable[[], Any], calls: int = 1) -> float:
+        """Times one window of `calls` calls and returns milliseconds per call."""
+        start = self._clock()
+        for _ in range(calls):
+            outputs = function()
+        self._synchronize(outputs)
+        return (self._clock() - start) * 1e3 / calls
+
+
+class Warm(NamedTuple):
+    """What warming up found out about a function.
+
+    Args:
+        first_ms: Time of the first call, which traces and compiles.
+        call_ms: Median time per call of the last windows.
+        calls: Calls that make a window long enough to be timed.
+        stable: Whether the last windows agreed before the limit was reached.
+    """
+
+    first_ms: float
+    call_ms: float
+    calls: int
+    stable: bool
+
+
+def warm_up(stopwatch: Stopwatch, function: Callable[[], Any], most_windows: int) -> Warm:
+    """Calls `function` until its time per call is stable, in at most `most_windows` windows."""
+    first_ms = stopwatch.time(function)
+    calls = 1
+    windows: list[float] = []
+    stable = False
+    while len(windows) < most_windows and not stable:
+        windows.append(stopwatch.time(function, calls))
+        calls = _calls_per_window(min(windows))
+        last = windows[-STABLE_WINDOWS:]
+        stable = len(last) == STABLE_WINDOWS and max(last) <= (1 + STABLE_SPREAD) * min(last)
+    last = sorted(windows[-STABLE_WINDOWS:])
+    return Warm(first_ms, last[len(last) // 2], calls, stable)
+
+
+def time_in_turn(
+    stopwatch: Stopwatch,
+    functions: Sequence[Callable[[], Any]],
+    calls: Sequence[int],
+    rounds: int,
+) -> list[list[float]]:
+    """Times every function once per round, in reversed order every second round.
+
+    A, B, B, A, A, B, ...: a drift of the machine's speed then falls on all functions alike.
+
+    Returns:
+        For each function `rounds` times in milliseconds per call; times of one round are paired.
+    """
+    samples: list[list[float]] = [[] for _ in functions]
+    with _garbage_collection_off():
+        for number in range(rounds):
+            order = range(len(functions))
+            for index in reversed(order) if number % 2 else order:
+                samples[index].append(stopwatch.time(functions[index], calls[index]))
+    return samples
+
+
+def _calls_per_window(call_ms: float) -> int:
+    if call_ms >= SHORTEST_WINDOW_MS:
+        return 1
+    # At least a nanosecond a call, for clocks too coarse to see one.
+    return math.ceil(2 * SHORTEST_WINDOW_MS / max(call_ms, 1e-6))
+
+
+@contextmanager
+def _garbage_collection_off() -> Iterator[None]:
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
