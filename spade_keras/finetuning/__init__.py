@@ -1,0 +1,21 @@
+"""Fine-tuning of a slim network: supervised, by its teacher, or from measurements alone."""
+
+from spade_keras.finetuning.fine_tuner import FineTuner, mean_squared_error
+from spade_keras.finetuning.school import School
+from spade_keras.finetuning.self_supervised import SelfSupervised
+from spade_keras.finetuning.supervised import Supervised
+
+STRATEGIES: dict[str, type[FineTuner]] = {
+    "school": School,
+    "self_supervised": SelfSupervised,
+    "supervised": Supervised,
+}
+
+__all__ = [
+    "STRATEGIES",
+    "FineTuner",
+    "School",
+    "SelfSupervised",
+    "Supervised",
+    "mean_squared_error",
+]
