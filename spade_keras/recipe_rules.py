@@ -8,7 +8,7 @@ from pathlib import Path
 from spade_keras.recipe_problems import Values
 
 # Axial slices that a bundled source offers, where that is known before it is read.
-SLICES = {"mni152": 189}
+SLICES = {"mni152": 136}
 
 
 def broken_rules(values: Values) -> list[str]:
@@ -38,20 +38,41 @@ def _path_exists(values: Values) -> Iterator[str]:
         )
 
 
-def _slabs_leave_training_slices(values: Values) -> Iterator[str]:
+def _training_slices(values: Values) -> int | None:
+    """Slices left for training; None where the source does not say beforehand."""
     source = values.get("data.source")
     if values.get("data.path") is not None or source not in SLICES:
-        return
-    validation = values.get("data.validation_slices")
-    test = values.get("data.test_slices")
-    gap = values.get("data.gap_slices")
-    left = SLICES[source] - validation - test - 2 * gap
-    if left < 1:
+        return None
+    held_out = values.get("data.validation_slices") + values.get("data.test_slices")
+    return SLICES[source] - int(held_out) - 2 * int(values.get("data.gap_slices"))
+
+
+def _slabs_leave_training_slices(values: Values) -> Iterator[str]:
+    left = _training_slices(values)
+    if left is not None and left < 1:
+        source = values.get("data.source")
+        keys = ("data.validation_slices", "data.test_slices", "data.gap_slices")
+        received = ", ".join(f"{key}={values.get(key)}" for key in keys)
         yield (
-            f"`data.validation_slices` + `data.test_slices` + 2 x `data.gap_slices` must leave "
-            f"training slices: `{source}` has {SLICES[source]}. Received: {validation} + {test} + "
-            f"2 x {gap}, which leaves {left}"
+            f"`data.validation_slices` + `data.test_slices` + 2 x `data.gap_slices` must be below "
+            f"{SLICES[source]}, the slices of `{source}`, so that some are left to train on. "
+            f"Received: {received}"
         )
+
+
+def _batches_fit_slices(values: Values) -> Iterator[str]:
+    left = _training_slices(values)
+    if left is None or left < 1:
+        return
+    limits = {"training.batch_size": left, "finetuning.batch_size": left}
+    if values.get("finetuning.on") == "test":
+        limits["finetuning.batch_size"] = values.get("data.test_slices")
+    for key, limit in limits.items():
+        if values.get(key) > limit:
+            yield (
+                f"`{key}` must be at most the number of slices to learn from ({limit}). "
+                f"Received: {key}={values.get(key)}"
+            )
 
 
 def _acceleration_fits_width(values: Values) -> Iterator[str]:
@@ -106,6 +127,7 @@ def _supervised_keeps_off_test(values: Values) -> Iterator[str]:
 _RULES: tuple[Callable[[Values], Iterator[str]], ...] = (
     _path_exists,
     _slabs_leave_training_slices,
+    _batches_fit_slices,
     _acceleration_fits_width,
     _acs_fits_width,
     _kernel_is_odd,
