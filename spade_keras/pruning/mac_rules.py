@@ -1,0 +1,198 @@
+"""How many multiply-accumulates a layer call takes, written per weight it contracts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from spade_keras.pruning.calls import Call
+
+
+@dataclass(frozen=True)
+class Term:
+    """`uses` multiply-accumulates for every element of a weight.
+
+    The uses do not depend on channel counts, so the cost after pruning follows from the
+    slim weight's shape alone.
+
+    Args:
+        uses: How often each element is used in the call.
+        variable: The weight; None for a product without one, whose cost is `uses`.
+        axes: Axes of the weight that count; None: all of them.
+    """
+
+    uses: int
+    variable: Any = None
+    axes: tuple[int, ...] | None = None
+
+    def macs(self, shape: tuple[int, ...]) -> int:
+        """Multiply-accumulates with the weight in this shape."""
+        sizes = shape if self.axes is None else [shape[axis] for axis in self.axes]
+        return self.uses * math.prod(sizes)
+
+
+Rule = Callable[[Any, Call], list[Term] | None]
+
+
+def call_terms(call: Call) -> list[Term] | None:
+    """The terms of one call, empty for elementwise work, None where no rule knows the layer."""
+    if not isinstance(call.operation, keras.Layer):
+        rule = _OPERATIONS.get(type(call.operation).__name__)
+        return rule(call.operation, call) if rule else []
+    for base in type(call.operation).__mro__:
+        if base in _RULES:
+            return _RULES[base](call.operation, call)
+    stock = type(call.operation).__module__.split(".")[0] == "keras"
+    return [] if stock and not isinstance(call.operation, _FOREIGN) else None
+
+
+def _size(shape: Any) -> int:
+    return math.prod(shape)
+
+
+def _spatial(layer: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape[2:] if layer.data_format == "channels_first" else shape[1:-1]
+
+
+def _positions(layer: Any, shape: tuple[int, ...]) -> int:
+    return shape[0] * _size(_spatial(layer, shape))
+
+
+def _convolution(layer: Any, call: Call) -> list[Term]:
+    return [Term(_positions(layer, call.outputs[0].shape), layer.kernel)]
+
+
+def _transposed_convolution(layer: Any, call: Call) -> list[Term]:
+    return [Term(_positions(layer, call.inputs[0].shape), layer.kernel)]
+
+
+def _separable(layer: Any, call: Call) -> list[Term]:
+    positions = _positions(layer, call.outputs[0].shape)
+    return [Term(positions, layer.depthwise_kernel), Term(positions, layer.pointwise_kernel)]
+
+
+def _dense(layer: Any, call: Call) -> list[Term]:
+    return [Term(_size(call.inputs[0].shape[:-1]), layer.kernel)]
+
+
+def _einsum_dense(layer: Any, call: Call) -> list[Term]:
+    kernel = layer.kernel
+    sizes = _label_sizes(layer.equation, [call.inputs[0].shape, kernel.shape])
+    return [Term(_size(sizes.values()) // _size(kernel.shape), kernel)]
+
+
+def _reversible_embedding(layer: Any, call: Call) -> list[Term]:
+    if not call.argument("reverse"):
+        return []
+    kernel = layer.embeddings if layer.tie_weights else layer.reverse_embeddings
+    return [Term(_size(call.inputs[0].shape[:-1]), kernel)]
+
+
+def _recurrent(layer: Any, call: Call) -> list[Term] | None:
+    steps = _size(call.inputs[0].shape[:2])
+    cells = getattr(layer.cell, "cells", [layer.cell])
+    if not all(isinstance(cell, _CELLS) for cell in cells):
+        return None
+    kernels = [kernel for cell in cells for kernel in (cell.kernel, cell.recurrent_kernel)]
+    return [Term(steps, kernel) for kernel in kernels]
+
+
+def _recurrent_convolution(layer: Any, call: Call) -> list[Term]:
+    steps = call.inputs[0].shape[1]
+    state = call.outputs[0].shape
+    if layer.return_sequences:
+        state = (state[0], *state[2:])
+    positions = steps * _positions(layer, state)
+    return [Term(positions, layer.cell.kernel), Term(positions, layer.cell.recurrent_kernel)]
+
+
+def _multi_head(layer: Any, call: Call) -> list[Term]:
+    query, key, axes = _attention_shapes(layer, call)
+    value = call.argument("value").shape
+    heads = layer._query_dense.kernel
+    values = layer._value_dense.kernel
+    grouped = isinstance(layer, keras.layers.GroupQueryAttention)
+    pairs = _size(query[:-1]) * _size(key[axis] for axis in axes)
+    projections = [
+        (layer._query_dense, query),
+        (layer._key_dense, key),
+        (layer._value_dense, value),
+        (layer._output_dense, query),
+        (getattr(layer, "_gate_dense", None), query),
+    ]
+    terms = [Term(_size(shape[:-1]), dense.kernel) for dense, shape in projections if dense]
+    return [*terms, Term(pairs, heads, (1, 2)), Term(pairs, heads if grouped else values, (1, 2))]
+
+
+def _attention_shapes(layer: Any, call: Call) -> tuple[Any, Any, Any]:
+    query = call.argument("query").shape
+    key = call.argument("key")
+    key = call.argument("value").shape if key is None else key.shape
+    return query, key, getattr(layer, "_attention_axes", None) or range(1, len(query) - 1)
+
+
+def _dot_product_attention(layer: Any, call: Call) -> list[Term]:
+    query, value = (x.shape for x in call.inputs[:2])
+    return [Term(_size(query[:-1]) * value[-2] * (query[-1] + value[-1]))]
+
+
+def _dot_layer(layer: Any, call: Call) -> list[Term]:
+    axes = layer.axes if isinstance(layer.axes, int) else layer.axes[0]
+    return [Term(_size(call.outputs[0].shape) * call.inputs[0].shape[axes])]
+
+
+def _matmul(operation: Any, call: Call) -> list[Term]:
+    return [Term(_size(call.outputs[0].shape) * call.inputs[0].shape[-1])]
+
+
+def _einsum(operation: Any, call: Call) -> list[Term]:
+    sizes = _label_sizes(operation.subscripts, [x.shape for x in call.inputs])
+    return [Term(_size(sizes.values()))]
+
+
+def _label_sizes(equation: str, shapes: list[tuple[int, ...]]) -> dict[str, int]:
+    """Size of every index of an einsum; axes hidden by `...` get names of their own."""
+    sizes: dict[str, int] = {}
+    for labels, shape in zip(
+        equation.replace(" ", "").split("->")[0].split(","), shapes, strict=True
+    ):
+        head, dots, tail = labels.partition("...")
+        hidden = len(shape) - len(head) - len(tail) if dots else 0
+        names = [*head, *(f"...{hidden - i}" for i in range(hidden)), *tail]
+        for name, size in zip(names, shape, strict=True):
+            sizes[name] = max(size, sizes.get(name, 1))
+    return sizes
+
+
+_CELLS = (keras.layers.SimpleRNNCell, keras.layers.LSTMCell, keras.layers.GRUCell)
+_FOREIGN = (
+    keras.layers.Wrapper,
+    keras.layers.JaxLayer,
+    keras.layers.TFSMLayer,
+    keras.layers.TorchModuleWrapper,
+)
+_layers = keras.layers
+_RULES: dict[type, Rule] = {
+    **dict.fromkeys((_layers.Conv1D, _layers.Conv2D, _layers.Conv3D), _convolution),
+    **dict.fromkeys(
+        (_layers.Conv1DTranspose, _layers.Conv2DTranspose, _layers.Conv3DTranspose),
+        _transposed_convolution,
+    ),
+    **dict.fromkeys((_layers.DepthwiseConv1D, _layers.DepthwiseConv2D), _convolution),
+    **dict.fromkeys((_layers.SeparableConv1D, _layers.SeparableConv2D), _separable),
+    **dict.fromkeys(
+        (_layers.ConvLSTM1D, _layers.ConvLSTM2D, _layers.ConvLSTM3D), _recurrent_convolution
+    ),
+    _layers.Dense: _dense,
+    _layers.EinsumDense: _einsum_dense,
+    _layers.ReversibleEmbedding: _reversible_embedding,
+    _layers.RNN: _recurrent,
+    **dict.fromkeys((_layers.MultiHeadAttention, _layers.GroupQueryAttention), _multi_head),
+    _layers.Attention: _dot_product_attention,
+    _layers.Dot: _dot_layer,
+}
+_OPERATIONS: dict[str, Rule] = {"Matmul": _matmul, "Einsum": _einsum}

@@ -1,0 +1,324 @@
+"""Making a plan: scores, widths, kept channels, and what they save."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from spade_keras.pruning import importance as importances
+from spade_keras.pruning.cost import check_built
+from spade_keras.pruning.groups import Group
+from spade_keras.pruning.plan import GroupPlan, PruningPlan
+from spade_keras.pruning.plan_cost import PlanCost
+from spade_keras.pruning.ranking import rank_globally
+from spade_keras.pruning.selection import (
+    allowed_widths,
+    is_wildcard,
+    kept_channels,
+    match_groups,
+    nearest_width,
+    width_step,
+)
+from spade_keras.pruning.weights import WeightTable
+
+TARGETS = ("parameters", "macs", "width")
+
+
+def make_plan(  # noqa: PLR0913 - every setting is a keyword of its own
+    model: Any,
+    *,
+    ratio: float | Mapping[str, float] | None = None,
+    widths: Mapping[str, int] | None = None,
+    target: Mapping[str, float] | None = None,
+    importance: str | importances.ImportanceFunction = "group_l1",
+    scope: Literal["local", "global"] = "local",
+    round_to: int = 1,
+    minimum_width: int = 1,
+    protect: Iterable[str] = (),
+    inputs: Any = None,
+) -> PruningPlan:
+    """Decides which channels of a model to remove; the model itself is not changed.
+
+    Exactly one of `ratio`, `widths` and `target` says how much. A name is that of a group or
+    of a layer whose channels it holds, and may have wildcards, as in `"block2_*"`.
+
+    Args:
+        model: A Keras model, or a network with `priors`.
+        ratio: Fraction of channels to remove, in [0, 1), from every group; or by name, and
+            groups not named keep theirs. Widths are rounded to the nearest allowed one.
+        widths: Widths by name, taken as they are.
+        target: What may be left of the model, found by ranking the channels of all groups:
+            one of `{"parameters": n}`, `{"macs": n}` and `{"width": n}`. A number below 1 is
+            a fraction of the original.
+        importance: What ranks the channels: a name in `IMPORTANCES`, an `Importance`, or a
+            function of `(group, weights)`.
+        scope: `"global"` ranks the channels of all groups together for a single `ratio`.
+        round_to: Narrower widths are multiples of it.
+        minimum_width: No group becomes narrower.
+        protect: Names of groups or layers that keep their width.
+        inputs: Arrays or shapes to count multiply-accumulates for, where the model's own
+            input shapes leave sizes open.
+
+    Returns:
+        The plan, with every group of the model and why it is fixed if it is.
+
+    Raises:
+        ValueError: If an argument is out of range, a name matches nothing, a width or target
+            cannot be met, or weights are not finite.
+
+    Example:
+        >>> import keras
+        >>> layers = [keras.Input((8,)), keras.layers.Dense(6, name="a"), keras.layers.Dense(2)]
+        >>> make_plan(keras.Sequential(layers), ratio=0.5).widths["a"]
+        3
+    """
+    from spade_keras.pruning.groups import find_groups
+
+    _check_settings(ratio, widths, target, scope)
+    _check_count("round_to", round_to)
+    _check_count("minimum_width", minimum_width)
+    check_built(model)
+    limits = _Limits(round_to, minimum_width, (protect,) if isinstance(protect, str) else protect)
+    planner = _Planner(model, find_groups(model), importance, limits, inputs)
+    if widths is not None:
+        chosen = planner.given_widths(widths)
+    elif target is not None:
+        chosen = planner.target_widths(*_check_target(target))
+    elif scope == "global":
+        chosen = planner.target_widths("width", 1 - float(ratio))  # type: ignore[arg-type]
+    elif isinstance(ratio, Mapping):
+        chosen = planner.ratio_widths(match_groups(ratio, planner.groups, "ratio"))
+    else:
+        chosen = planner.ratio_widths({group.name: ("*", ratio) for group in planner.groups})
+    amounts = {"ratio": ratio, "widths": widths, "target": target}
+    selection = {key: _plain(value) for key, value in amounts.items() if value is not None}
+    selection |= {"scope": scope, "round_to": round_to, "minimum_width": minimum_width}
+    return planner.plan(chosen, selection | {"protect": list(limits.protect)})
+
+
+@dataclass(frozen=True)
+class _Limits:
+    round_to: int
+    minimum_width: int
+    protect: Iterable[str]
+
+
+class _Planner:
+    """One planning: the groups of a model with their scores, limits and costs."""
+
+    def __init__(
+        self,
+        model: Any,
+        groups: tuple[Group, ...],
+        importance: str | importances.ImportanceFunction,
+        limits: _Limits,
+        inputs: Any,
+    ) -> None:
+        self.model = model
+        self.groups = groups
+        self._named = importance if isinstance(importance, str) else type(importance).__name__
+        self._importance = (
+            importances.get(importance) if isinstance(importance, str) else importance
+        )
+        self._inputs = inputs
+        self._weights = WeightTable(model)
+        self._scores: dict[str, np.ndarray | None] = {}
+        self._allowed = {
+            group.name: allowed_widths(group, limits.round_to, limits.minimum_width)
+            for group in groups
+        }
+        protected = match_groups(limits.protect, groups, "protect")
+        self._fixed = {group.name: self._reason(group, protected) for group in groups}
+
+    @cached_property
+    def _cost(self) -> PlanCost:
+        return PlanCost(self.model, self.groups, self._weights, self._inputs)
+
+    def _reason(self, group: Group, protected: Mapping[str, Any]) -> str | None:
+        if group.fixed:
+            return group.fixed
+        if group.name in protected:
+            return f"protected by {protected[group.name][0]!r}"
+        if len(self._allowed[group.name]) == 1:
+            return "no narrower width is allowed by its structure, `round_to` and `minimum_width`"
+        return None
+
+    def scores(self, group: Group) -> np.ndarray | None:
+        """Scores of a group, computed at first use."""
+        if group.name not in self._scores:
+            self._scores[group.name] = importances.group_scores(
+                self._importance, group, self._weights
+            )
+        return self._scores[group.name]
+
+    def _is_free(self, group: Group) -> bool:
+        if self._fixed[group.name] is None and self.scores(group) is None:
+            self._fixed[group.name] = f"{self._named} has no score for it"
+        return self._fixed[group.name] is None
+
+    def given_widths(self, widths: Mapping[str, int]) -> dict[str, int]:
+        """Checks the widths asked for by name."""
+        chosen = {}
+        matched = match_groups(widths, self.groups, "widths")
+        for group in self.groups:
+            if group.name not in matched:
+                continue
+            pattern, width = matched[group.name]
+            _check_count(f"widths[{pattern!r}]", width)
+            step = width_step(group)
+            narrower = width < group.width and width % step == 0
+            if width != group.width and not narrower:
+                raise ValueError(
+                    f"`widths[{pattern!r}]` must be {group.width} or a smaller multiple of {step} "
+                    f"for group {group.name!r}. Received: {width}."
+                )
+            reason = None if self._may_change(group) else self._fixed[group.name]
+            if narrower and reason:
+                raise ValueError(
+                    f"`widths[{pattern!r}]` must be {group.width}, because group {group.name!r} "
+                    f"is fixed: {reason}. Received: {width}."
+                )
+            chosen[group.name] = width
+        return chosen
+
+    def _may_change(self, group: Group) -> bool:
+        """Whether an explicit width applies: rounding and minimum width do not bind it."""
+        if len(self._allowed[group.name]) == 1 and not group.fixed:
+            protected = str(self._fixed[group.name]).startswith("protected")
+            return not protected and self.scores(group) is not None
+        return self._is_free(group)
+
+    def ratio_widths(self, matched: Mapping[str, tuple[str, Any]]) -> dict[str, int]:
+        """Widths after removing a ratio of each matched group's channels."""
+        chosen = {}
+        for group in self.groups:
+            if group.name not in matched:
+                continue
+            pattern, ratio = matched[group.name]
+            _check_ratio("ratio" if pattern == "*" else f"ratio[{pattern!r}]", ratio)
+            if ratio == 0:
+                continue
+            if self._is_free(group):
+                chosen[group.name] = nearest_width(self._allowed[group.name], ratio)
+            elif not is_wildcard(pattern):
+                raise ValueError(
+                    f"`ratio[{pattern!r}]` must be 0, because group {group.name!r} is fixed: "
+                    f"{self._fixed[group.name]}. Received: {ratio}."
+                )
+        return chosen
+
+    def target_widths(self, quantity: str, amount: float) -> dict[str, int]:
+        """Widths that leave at most the given amount of the model."""
+        free = [group for group in self.groups if self._is_free(group)]
+        scores = {group.name: s for group in free if (s := self.scores(group)) is not None}
+        whole: float | None
+        if quantity == "width":
+            whole = sum(group.width for group in free)
+            remaining = _total_width
+        else:
+            whole = self._cost.parameters if quantity == "parameters" else self._cost.macs
+            position = ("parameters", "macs").index(quantity)
+
+            def remaining(widths: Mapping[str, int]) -> float:
+                return float(self._cost.total(widths)[position] or 0)
+
+        if whole is None:
+            raise ValueError(
+                "`inputs` must be given for a MAC target, since the input sizes of "
+                f"{self.model.name!r} are open. Received: inputs=None. "
+                "Pass a shape such as (1, 128, 128, 2)."
+            )
+        limit = amount * whole if amount < 1 else amount
+        return rank_globally(free, scores, self._allowed, remaining, limit)
+
+    def plan(self, widths: Mapping[str, int], selection: dict[str, Any]) -> PruningPlan:
+        """Chooses the channels and writes the plan down."""
+        entries = []
+        savings = self._cost.savings(widths)
+        for group, (parameters, macs) in zip(self.groups, savings, strict=True):
+            width = widths.get(group.name, group.width)
+            scores = self.scores(group) if width < group.width else None
+            kept = (
+                tuple(range(group.width)) if scores is None else kept_channels(group, scores, width)
+            )
+            fixed = self._fixed[group.name] if width == group.width else None
+            entries.append(
+                GroupPlan(group.name, group.width, kept, group.members, fixed, parameters, macs)
+            )
+        return PruningPlan(
+            model=self.model.name,
+            groups=tuple(entries),
+            importance=self._named,
+            selection=selection,
+            parameters=self._cost.parameters,
+            macs=self._cost.macs,
+        )
+
+
+def _total_width(widths: Mapping[str, int]) -> float:
+    return float(sum(widths.values()))
+
+
+def _check_settings(ratio: Any, widths: Any, target: Any, scope: str) -> None:
+    given = {"ratio": ratio, "widths": widths, "target": target}
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) != 1:
+        raise ValueError(
+            f"Exactly one of `ratio`, `widths` and `target` must be given. Received: {names}."
+        )
+    if scope not in ("local", "global"):
+        raise ValueError(f"`scope` must be 'local' or 'global'. Received: scope={scope!r}.")
+    if scope == "global" and (ratio is None or isinstance(ratio, Mapping)):
+        raise ValueError(
+            "`scope='global'` must come with a single `ratio`. "
+            f"Received: {names[0]}={given[names[0]]!r}. A `target` is always ranked globally."
+        )
+    if ratio is not None and not isinstance(ratio, Mapping):
+        _check_ratio("ratio", ratio)
+    for name in ("widths", "target"):
+        if given[name] is not None and not isinstance(given[name], Mapping):
+            raise ValueError(f"`{name}` must be a dict. Received: {name}={given[name]!r}.")
+
+
+def _check_target(target: Mapping[str, float]) -> tuple[str, float]:
+    if len(target) != 1 or next(iter(target)) not in TARGETS:
+        raise ValueError(
+            f"`target` must have exactly one of the keys {TARGETS}. Received: target={target!r}."
+        )
+    ((quantity, amount),) = target.items()
+    if not _is_number(amount) or not amount > 0:
+        raise ValueError(
+            f"`target[{quantity!r}]` must be positive: a count, or below 1 a fraction of the "
+            f"original. Received: {amount!r}."
+        )
+    return quantity, amount
+
+
+def _check_ratio(name: str, ratio: Any) -> None:
+    if not _is_number(ratio) or not 0 <= ratio < 1:
+        hint = (
+            f" For {ratio} % pass {ratio / 100}." if _is_number(ratio) and 1 < ratio < 100 else ""
+        )
+        raise ValueError(f"`{name}` must be in [0, 1). Received: {name}={ratio!r}.{hint}")
+
+
+def _check_count(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"`{name}` must be an integer of at least 1. Received: {name}={value!r}.")
+
+
+def _is_number(value: Any) -> bool:
+    real = isinstance(value, int | float | np.integer | np.floating)
+    return real and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _plain(value: Any) -> Any:
+    """The same setting in types that JSON can hold."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return value.item() if isinstance(value, np.generic) else value

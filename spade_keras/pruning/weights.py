@@ -1,0 +1,133 @@
+"""The weights a plan is made from: found by path, fetched once, as NumPy arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import Any
+
+import keras
+import numpy as np
+
+from spade_keras.pruning.groups import Slot
+
+
+def priors_of(model: Any) -> dict[str, keras.Model] | None:
+    """The prunable parts of a network, or None when `model` is itself the part."""
+    return getattr(model, "priors", None)
+
+
+def layers_by_path(model: Any) -> dict[str, keras.Layer]:
+    """Every layer of a model by its path, the names joined by `/` through nested layers.
+
+    Args:
+        model: A Keras model, or a network with `priors` (their keys come first in the path).
+
+    Returns:
+        The layers in the order in which the model lists them.
+    """
+    priors = priors_of(model)
+    if priors is None:
+        return dict(_walk(model, ""))
+    return {path: layer for key, prior in priors.items() for path, layer in _walk(prior, f"{key}/")}
+
+
+def _walk(layer: Any, prefix: str) -> Iterator[tuple[str, keras.Layer]]:
+    for child in _children(layer):
+        path = prefix + child.name
+        yield path, child
+        yield from _walk(child, f"{path}/")
+
+
+def _children(layer: Any) -> list[keras.Layer]:
+    if isinstance(layer, keras.Model):
+        return layer.layers
+    return layer._flatten_layers(recursive=False, include_self=False)
+
+
+class WeightTable:
+    """Weights of a model as NumPy arrays, each fetched from the device once.
+
+    Args:
+        model: The model, or a network with `priors`.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self._variables: dict[str, list[Any]] = {}
+        self._arrays: dict[int, np.ndarray] = {}
+        self._sums: dict[tuple[int, int, str], np.ndarray] = {}
+        self._memo: dict[Any, Any] = {}
+
+    @cached_property
+    def layers(self) -> dict[str, keras.Layer]:
+        """Layers of the model by path."""
+        return layers_by_path(self.model)
+
+    def remember(self, key: Any, make: Callable[[], Any]) -> Any:
+        """Calls `make` the first time and gives its answer again afterwards.
+
+        Args:
+            key: What the answer is kept under, for the life of this table.
+            make: Computes it; meant for work shared by all groups, such as gradients.
+        """
+        if key not in self._memo:
+            self._memo[key] = make()
+        return self._memo[key]
+
+    def variable(self, slot: Slot) -> Any:
+        """The Keras variable a slot points into.
+
+        Raises:
+            ValueError: If the model has no such layer or the layer no such weight.
+        """
+        if slot.layer not in self._variables:
+            layer = self.layers.get(slot.layer)
+            self._variables[slot.layer] = [] if layer is None else layer.weights
+        variables = self._variables[slot.layer]
+        if slot.weight_index >= len(variables):
+            raise ValueError(
+                f"The model has no weight {slot.weight!r} (number {slot.weight_index}) in a layer "
+                f"{slot.layer!r}. Analyze the model again: its layers changed since."
+            )
+        return variables[slot.weight_index]
+
+    def array(self, slot: Slot) -> np.ndarray:
+        """The whole weight as an array of at least float32."""
+        variable = self.variable(slot)
+        if id(variable) not in self._arrays:
+            array = np.asarray(keras.ops.convert_to_numpy(variable))
+            wide = array.dtype in (np.float32, np.float64)
+            self._arrays[id(variable)] = array if wide else array.astype(np.float32)
+        return self._arrays[id(variable)]
+
+    def sums(
+        self, slot: Slot, name: str, function: Callable[[np.ndarray], np.ndarray]
+    ) -> np.ndarray:
+        """Sum of `function(weight)` over the slice of every channel, shape `(width,)`.
+
+        Sums over the other axes are made once per weight and axis, so several slots into
+        one weight, as after a concatenation, cost one pass.
+
+        Args:
+            slot: Where the channels live.
+            name: Name of the function, to remember its sums by.
+            function: Maps the weight elementwise.
+        """
+        array = self.array(slot)
+        key = (id(self.variable(slot)), slot.axis, name)
+        if key not in self._sums:
+            others = tuple(axis for axis in range(array.ndim) if axis != slot.axis)
+            self._sums[key] = function(array).sum(axis=others, dtype=np.float64)
+        return self._sums[key][slot.positions].sum(axis=1)
+
+    def rows(self, slot: Slot, array: np.ndarray | None = None) -> np.ndarray:
+        """The slice of every channel as one row, shape `(width, elements)`.
+
+        Args:
+            slot: Where the channels live.
+            array: Another array of the weight's shape, such as its gradient.
+        """
+        array = self.array(slot) if array is None else array
+        front = np.moveaxis(array, slot.axis, 0)
+        return front[slot.positions].reshape(len(slot.positions), -1)
