@@ -15,12 +15,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from spade_keras.backend.hardware import Device
+from spade_keras.backend.hardware import Device, host_cpu
 from spade_keras.errors import SpadeError
 
 __all__ = [
     "Device",
     "device",
+    "host_cpu",
     "inference_function",
     "loss_gradients",
     "modes",

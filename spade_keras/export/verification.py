@@ -1,0 +1,181 @@
+"""Checking exported models where they will run: without Keras, in a fresh process."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from spade_keras import backend
+from spade_keras.export.archive import named_arrays
+from spade_keras.export.child_process import require_tensorflow, run_python
+from spade_keras.export.reports import CheckReport
+from spade_keras.latency import Latency, device_lock, ratio_interval, summarize, windows
+
+_SCRIPT = Path(__file__).with_name("saved_model_check.py")
+
+
+def check_saved_models(
+    folders: Mapping[str, str | Path],
+    inputs: Any,
+    expected: Mapping[str, Any],
+    *,
+    pairs: int = 40,
+    warmup: int = 20,
+    timing_batch: int | None = None,
+    lock: bool = True,
+) -> CheckReport:
+    """Compares SavedModels with what they should give, and times them in turn.
+
+    Both happen in a process that imports TensorFlow and NumPy but can import neither Keras nor
+    spade-keras: what is measured there is what ships.
+
+    Args:
+        folders: One or two SavedModels by name; with two, the first is the reference of the ratio.
+        inputs: Real inputs of all of them: a dict of arrays, or one array.
+        expected: Per name the outputs of the model before it was exported: an array, or a dict of
+            arrays by output name.
+        pairs: Windows of each model, timed A-B-B-A.
+        warmup: Most windows to warm up each model for.
+        timing_batch: Time the first so many inputs only; None for all.
+        lock: Whether to wait until no other process is timing on this device.
+
+    Returns:
+        Errors, latencies, and the ratio second / first with its 95 % interval.
+
+    Raises:
+        ValueError: If the arguments do not fit together, or `expected` is not finite.
+        MissingExtraError: If TensorFlow is not installed.
+        ExportError: If the process fails; holds all that it wrote.
+    """
+    paths = _checked_folders(folders)
+    outputs = _checked_expected(paths, expected)
+    arrays = named_arrays(inputs)
+    batch = next(iter(arrays.values())).shape[0]
+    if timing_batch is not None and not 1 <= timing_batch <= batch:
+        raise ValueError(
+            f"`timing_batch` must be in 1 .. {batch}, the batch of `inputs`. "
+            f"Received: timing_batch={timing_batch}"
+        )
+    if pairs < 2 or warmup < 1:
+        raise ValueError(
+            "`pairs` must be at least 2 and `warmup` at least 1. "
+            f"Received: pairs={pairs}, warmup={warmup}"
+        )
+    require_tensorflow()
+    job = {
+        "models": {name: str(path) for name, path in paths.items()},
+        "windows": windows.__file__,
+        "pairs": pairs,
+        "warmup": warmup,
+        "timing_batch": timing_batch or batch,
+    }
+    with device_lock() if lock else contextlib.nullcontext():
+        answer = _ask(job, arrays, outputs)
+    timed = {name: array[: timing_batch or batch] for name, array in arrays.items()}
+    return _report(answer, timed)
+
+
+def _ask(
+    job: dict[str, Any],
+    arrays: dict[str, np.ndarray],
+    outputs: dict[str, dict[str, np.ndarray]],
+) -> dict[str, Any]:
+    stored: dict[str, Any] = {f"input/{name}": array for name, array in arrays.items()}
+    for model, named in outputs.items():
+        stored.update({f"expected/{model}/{name}": array for name, array in named.items()})
+    with tempfile.TemporaryDirectory(prefix="spade-keras-") as name:
+        folder = Path(name)
+        np.savez(folder / "arrays.npz", **stored)
+        (folder / "job.json").write_text(json.dumps(job))
+        run_python(
+            # Without the script's folder on the path, which is inside the library.
+            ["-P", _SCRIPT, folder],
+            purpose="checks the exported models",
+            environment={
+                "TF_CPP_MIN_LOG_LEVEL": "2",
+                "TF_USE_LEGACY_KERAS": None,
+                # The calling process may hold part of the GPU's memory.
+                "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+            },
+            folder=folder,
+        )
+        return json.loads((folder / "answer.json").read_text())
+
+
+def _report(answer: dict[str, Any], timed: dict[str, np.ndarray]) -> CheckReport:
+    device = backend.host_cpu().as_dict()
+    if answer["device"] != "cpu":
+        device = {**device, "kind": "gpu", "name": answer["device"], "memory_bytes": None}
+    fingerprint = {
+        "device": device,
+        "backend": "tensorflow",
+        "mode": "saved_model",
+        "versions": answer["versions"],
+        "dtype": keras.config.dtype_policy().name,
+        "inputs": [
+            {"name": name, "shape": list(array.shape), "dtype": str(array.dtype)}
+            for name, array in timed.items()
+        ],
+    }
+    models = answer["models"]
+    latency = {name: _latency(model, fingerprint) for name, model in models.items()}
+    samples = [model["samples_ms"] for model in models.values()]
+    return CheckReport(
+        max_abs_error={name: model["error"]["absolute"] for name, model in models.items()},
+        relative_error={name: model["error"]["relative"] for name, model in models.items()},
+        latency=latency,
+        ratio=ratio_interval(*samples) if len(samples) == 2 else None,
+    )
+
+
+def _latency(model: dict[str, Any], fingerprint: dict[str, Any]) -> Latency:
+    return summarize(
+        model["samples_ms"],
+        first_ms=model["load_ms"] + model["warm"]["first_ms"],
+        calls_per_window=model["warm"]["calls"],
+        stable=model["warm"]["stable"],
+        peak_memory_bytes=None,  # both models live in one process
+        fingerprint=fingerprint,
+    )
+
+
+def _checked_folders(folders: Mapping[str, str | Path]) -> dict[str, Path]:
+    if len(folders) not in (1, 2):
+        raise ValueError(
+            f"`folders` must name one or two SavedModels. Received: folders={dict(folders)}"
+        )
+    paths = {name: Path(folder).absolute() for name, folder in folders.items()}
+    for name, path in paths.items():
+        if not (path / "saved_model.pb").exists():
+            raise ValueError(
+                f"`folders` must name SavedModels. Received: {name}={path}, which holds no "
+                "saved_model.pb. Make it with `saved_model(network, folder, inputs)`."
+            )
+    return paths
+
+
+def _checked_expected(
+    paths: dict[str, Path], expected: Mapping[str, Any]
+) -> dict[str, dict[str, np.ndarray]]:
+    if set(expected) != set(paths):
+        raise ValueError(
+            "`expected` must have the names of `folders`. "
+            f"Received: expected of {sorted(expected)}, folders of {sorted(paths)}"
+        )
+    outputs = {}
+    for model, value in expected.items():
+        named = value if isinstance(value, Mapping) else {"": value}
+        outputs[model] = {name: keras.ops.convert_to_numpy(array) for name, array in named.items()}
+        for name, array in outputs[model].items():
+            if not np.all(np.isfinite(array)):
+                raise ValueError(
+                    f"`expected` must be finite. Received: NaN or infinity in {model} {name}"
+                )
+    return outputs
