@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from spade_keras import recipe_problems, recipe_rules
 from spade_keras.errors import RecipeError
+from spade_keras.recipe_problems import OneOf
 
 # The names a recipe may use. They are spelled out so that this module needs no keras; a test
 # asserts that they are those of the registries.
@@ -29,12 +30,14 @@ IMPORTANCES = ("group_l1", "group_l2", "batch_norm_scale", "taylor", "fpgm", "la
 SAMPLERS = ("tpe", "random")
 STRATEGIES = ("school", "supervised", "self_supervised")
 
-Source = Annotated[str, AfterValidator(recipe_problems.OneOf(SOURCES))]
-NetworkName = Annotated[str, AfterValidator(recipe_problems.OneOf(NETWORKS))]
-PriorName = Annotated[str, AfterValidator(recipe_problems.OneOf(PRIORS))]
-ImportanceName = Annotated[str, AfterValidator(recipe_problems.OneOf(IMPORTANCES))]
-Sampler = Annotated[str, AfterValidator(recipe_problems.OneOf(SAMPLERS))]
-Strategy = Annotated[str, AfterValidator(recipe_problems.OneOf(STRATEGIES))]
+Source = Annotated[str, AfterValidator(OneOf(SOURCES))]
+NetworkName = Annotated[str, AfterValidator(OneOf(NETWORKS, "spade_keras.networks:NETWORKS"))]
+PriorName = Annotated[str, AfterValidator(OneOf(PRIORS, "spade_keras.networks.priors:PRIORS"))]
+ImportanceName = Annotated[
+    str, AfterValidator(OneOf(IMPORTANCES, "spade_keras.pruning:IMPORTANCES"))
+]
+Sampler = Annotated[str, AfterValidator(OneOf(SAMPLERS, "spade_keras.search:SAMPLERS"))]
+Strategy = Annotated[str, AfterValidator(OneOf(STRATEGIES, "spade_keras.finetuning:STRATEGIES"))]
 Filters = Annotated[int, Field(ge=1, le=4096)]
 
 

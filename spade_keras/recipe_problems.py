@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, get_args, get_origin
 
@@ -20,11 +21,20 @@ class OneOf:
     """A pydantic validator: the value is one of the known names.
 
     Args:
-        names: The known names.
+        names: The names known without importing keras.
+        registry: "module:attribute" of the dict these names come from. Once that module is
+            imported, names that a user registered there count too.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names = tuple(names)
+    def __init__(self, names: Sequence[str], registry: str = "") -> None:
+        self._names = tuple(names)
+        self._module, _, self._attribute = registry.partition(":")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names known now."""
+        registered = getattr(sys.modules.get(self._module), self._attribute or "_", ())
+        return tuple(dict.fromkeys([*self._names, *registered]))
 
     def __call__(self, value: str) -> str:
         """Returns `value` when it is known; pydantic reports the mistake otherwise."""
@@ -148,7 +158,8 @@ def _names(field: FieldInfo) -> tuple[str, ...]:
         return tuple(get_args(field.annotation))
     for item in field.metadata:
         if isinstance(getattr(item, "func", None), OneOf):
-            return item.func.names
+            names: tuple[str, ...] = item.func.names
+            return names
     return ()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from spade_keras.recipe_problems import Values
 
 # Axial slices that a bundled source offers, where that is known before it is read.
-SLICES = {"mni152": 136}
+SLICES = {"mni152": 112}
 
 
 def broken_rules(values: Values) -> list[str]:

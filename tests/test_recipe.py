@@ -1,0 +1,334 @@
+"""Recipes: what is accepted, and that every mistake is named, at once and without keras."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+from spade_keras import recipe as recipes
+from spade_keras import recipe_rules
+from spade_keras.errors import RecipeError
+from spade_keras.recipe import load_recipe, validate_recipe
+
+MINIMAL = {
+    "run": {"name": "small"},
+    "data": {"source": "mni152"},
+    "network": {"name": "unrolled_pgd", "prior": {"name": "dncnn", "filters": [16, 8]}},
+    "training": {"epochs": 2},
+    "search": {"latency_budget": 0.5},
+    "finetuning": {"strategy": "school", "epochs": 2},
+}
+TOML = """
+[run]
+name = "small"
+[data]
+source = "mni152"
+[network]
+name = "unrolled_pgd"
+[network.prior]
+name = "dncnn"
+filters = [16, 8]
+[training]
+epochs = 2
+[search]
+latency_budget = 0.5
+[finetuning]
+strategy = "school"
+epochs = 2
+"""
+
+
+SLICES = recipe_rules.SLICES["mni152"]
+TRAINING_SLICES = SLICES - 16 - 16 - 2 * 6
+
+
+def tables(**changes):
+    """The minimal recipe with `section__key=value` changes."""
+    result = copy.deepcopy(MINIMAL)
+    for path, value in changes.items():
+        *section, key = path.split("__")
+        table = result
+        for part in section:
+            table = table.setdefault(part, {})
+        table[key] = value
+    return result
+
+
+def problems_of(faulty):
+    with pytest.raises(RecipeError) as caught:
+        validate_recipe(faulty)
+    return caught.value.problems
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "small.toml"
+    path.write_text(TOML)
+    return path
+
+
+def test_a_file_gives_values_and_defaults(file):
+    recipe = load_recipe(file)
+    assert recipe.network.prior.filters == (16, 8)
+    assert recipe.data.acceleration == 4
+    assert recipe.search.latency_budget == 0.5
+    assert recipe.run_folder.parts == ("runs", "small")
+    assert recipe == validate_recipe(MINIMAL)
+
+
+def test_a_recipe_is_frozen(file):
+    recipe = load_recipe(file)
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.search.latency_budget = 0.9
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.run = None
+
+
+def test_the_resolved_recipe_reads_back_equal(file, tmp_path):
+    odd = tmp_path / 'a "quoted" \\ name\t.nii'
+    odd.touch()
+    recipe = load_recipe(file, [f"data.path='{odd}'", "run.folder=ünïcödé \x7f"])
+    again = validate_recipe(tomllib.loads(recipe.to_toml()))
+    assert again == recipe
+    assert again.data.path == str(odd)
+
+
+@pytest.mark.parametrize(
+    ("override", "read", "expected"),
+    [
+        ("search.latency_budget=0.4", lambda r: r.search.latency_budget, 0.4),
+        ("finetuning.strategy=supervised", lambda r: r.finetuning.strategy, "supervised"),
+        ('finetuning.strategy="supervised"', lambda r: r.finetuning.strategy, "supervised"),
+        ("evaluation.rivals = false", lambda r: r.evaluation.rivals, False),
+        ("network.prior.filters=[4, 12, 4]", lambda r: r.network.prior.filters, (4, 12, 4)),
+        ("data.noise_std=0", lambda r: r.data.noise_std, 0.0),
+        ("run.folder=a=b", lambda r: r.run.folder, "a=b"),
+        ("run.folder=x\nseed = 7", lambda r: (r.run.folder, r.run.seed), ("x\nseed = 7", 0)),
+    ],
+)
+def test_overrides_are_toml_values_and_bare_words(file, override, read, expected):
+    assert read(load_recipe(file, [override])) == expected
+
+
+def test_the_later_override_wins(file):
+    overrides = ["run.seed=1", "run.seed=2"]
+    assert load_recipe(file, overrides).run.seed == 2
+
+
+@pytest.mark.parametrize("override", ["search", "search=1", ".trials=3", "a..b=1", "=1"])
+def test_a_malformed_override_is_a_mistake(file, override):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(file, [override])
+    assert "section.key=value" in caught.value.problems[0]
+    assert f"Received: {override}" in caught.value.problems[0]
+
+
+def test_an_override_below_a_value_is_a_mistake(file):
+    with pytest.raises(RecipeError, match=r"`run.name.first` cannot be set: `name`"):
+        load_recipe(file, ["run.name.first=1"])
+
+
+MISTAKES = [
+    ({"search__latency_budgt": 0.4}, "`search.latency_budgt`", "Did you mean `search.latency_budg"),
+    ({"serch": {}}, "`serch`", "Did you mean `search`"),
+    ({"pruning__trials": 3}, "`pruning.trials`", "Did you mean `search.trials`"),
+    ({"name": "x"}, "`name`", "Did you mean `"),
+    ({"search__latency_budget": 0}, "`search.latency_budget`", "a number > 0 and < 1"),
+    ({"search__latency_budget": 50}, "search.latency_budget=50.", "For 50 % pass 0.5."),
+    ({"search__latency_budget": "0.5"}, "`search.latency_budget`", 'latency_budget="0.5"'),
+    ({"search__latency_budget": True}, "`search.latency_budget`", "latency_budget=true"),
+    ({"search__latency_budget": float("nan")}, "`search.latency_budget`", "=NaN"),
+    ({"search__trials": 2.0}, "`search.trials` must be an integer >= 1", "trials=2.0"),
+    ({"search__trials": 0}, "`search.trials`", "Received: search.trials=0"),
+    ({"search__sampler": "tpee"}, 'one of "tpe", "random"', 'Did you mean "tpe"'),
+    ({"search__safety_margin": 1}, "`search.safety_margin`", ">= 0 and < 1"),
+    ({"finetuning__strategy": "scool"}, '"self_supervised"', 'Did you mean "school"'),
+    ({"finetuning__on": "validation"}, "`finetuning.on`", 'one of "train", "test"'),
+    ({"pruning__importance": "l3"}, "`pruning.importance`", '"group_l1"'),
+    ({"network__name": "unet"}, "`network.name`", '"unrolled_pgd"'),
+    ({"network__prior__name": "dncn"}, "`network.prior.name`", 'Did you mean "dncnn"'),
+    ({"network__prior__filters": []}, "`network.prior.filters`", "a list of 1 to 64 values"),
+    ({"network__prior__filters": [8, 0]}, "filters[1]=0", "each an integer >= 1"),
+    ({"network__prior__filters": [8, "8"]}, 'filters[1]="8"', "each an integer >= 1"),
+    ({"network__prior__filters": 8}, "`network.prior.filters`", "filters=8"),
+    ({"network__prior__kernel_size": 4}, "`network.prior.kernel_size` must be odd", "=4"),
+    ({"network__prior": 3}, "`network.prior` must be a table", "network.prior=3"),
+    ({"search": 3}, "`search` must be a table", "search=3"),
+    ({"run__name": "../x"}, "`run.name`", 'run.name="../x"'),
+    ({"run__seed": -1}, "`run.seed`", ">= 0"),
+    ({"data__source": "mni"}, "`data.source`", '"mni152"'),
+    ({"data__path": "/no/such/file"}, "`data.path` must be an existing file", "/no/such/file"),
+    ({"data__noise_std": -0.1}, "`data.noise_std`", "a number >= 0"),
+    ({"data__test_slices": 200}, f"must be below {SLICES}", "data.test_slices=200"),
+    (
+        {"data__gap_slices": SLICES // 2},
+        f"must be below {SLICES}",
+        f"data.gap_slices={SLICES // 2}",
+    ),
+    ({"data__acceleration": 49}, "at most half of `data.width` (48)", "data.acceleration=49"),
+    ({"data__acs_lines": 97}, "at most `data.width` (96)", "data.acs_lines=97"),
+    ({"search__minimum_width": 9}, "smallest of `network.prior.filters` (8)", "minimum_width=9"),
+    ({"search__width_multiple": 16}, "smallest of `network.prior.filters` (8)", "multiple=16"),
+    (
+        {"training__batch_size": TRAINING_SLICES + 1},
+        f"`training.batch_size` must be at most the number of slices to learn from "
+        f"({TRAINING_SLICES})",
+        f"={TRAINING_SLICES + 1}",
+    ),
+    (
+        {"finetuning__batch_size": 17, "finetuning__on": "test"},
+        "`finetuning.batch_size` must be at most the number of slices to learn from (16)",
+        "=17",
+    ),
+    (
+        {"finetuning__strategy": "supervised", "finetuning__on": "test"},
+        '`finetuning.on` must be "train"',
+        '"self_supervised"',
+    ),
+    ({"export__format": "onnx"}, "`export.format`", 'one of "saved_model"'),
+    ({"evaluation__rivals": "yes"}, "`evaluation.rivals` must be true or false", '"yes"'),
+]
+
+
+@pytest.mark.parametrize(
+    ("changes", "first", "second"), MISTAKES, ids=lambda value: str(value)[:40]
+)
+def test_each_mistake_is_named_with_what_is_allowed(changes, first, second):
+    problems = problems_of(tables(**changes))
+    assert len(problems) == 1
+    assert first in problems[0]
+    assert second in problems[0]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"data__acceleration": 48},
+        {"data__acs_lines": 96},
+        {"data__gap_slices": (SLICES - 33) // 2},
+        {"search__minimum_width": 8},
+        {"search__width_multiple": 8},
+        {"training__batch_size": TRAINING_SLICES},
+        {"finetuning__strategy": "self_supervised", "finetuning__on": "test"},
+        {"search__safety_margin": 0},
+    ],
+    ids=str,
+)
+def test_the_last_allowed_value_is_allowed(changes):
+    if "data__gap_slices" in changes:
+        changes = {**changes, "training__batch_size": 2, "finetuning__batch_size": 2}
+    validate_recipe(tables(**changes))
+
+
+def test_all_mistakes_of_all_kinds_are_reported_together(tmp_path):
+    path = tmp_path / "faulty.toml"
+    path.write_text(
+        TOML.replace("epochs = 2", "epoch = 2")
+        .replace('"dncnn"', '"dncn"')
+        .replace("latency_budget = 0.5", "latency_budget = 50\nminimum_width = 9\ntrials = true")
+        .replace('source = "mni152"', 'source = "mni152"\ngap_slices = 100\npath = "/no/such"')
+    )
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path, ["data.path", "data.acs_lines=97", "data.coils=four", "exprot.pairs=9"])
+    assert sorted(problem.split("`")[1] for problem in caught.value.problems[1:]) == [
+        "data.acs_lines",
+        "data.coils",
+        "data.path",
+        "exprot",
+        "finetuning.epoch",
+        "finetuning.epochs",
+        "network.prior.name",
+        "search.latency_budget",
+        "search.minimum_width",
+        "search.trials",
+        "training.epoch",
+        "training.epochs",
+    ]
+    assert caught.value.problems[0].endswith("Received: data.path")
+    assert all(problem in str(caught.value) for problem in caught.value.problems)
+
+
+def test_missing_keys_are_named_even_when_their_section_is_missing():
+    problems = problems_of({})
+    required = [
+        "run.name",
+        "data.source",
+        "network.name",
+        "network.prior.name",
+        "network.prior.filters",
+        "training.epochs",
+        "search.latency_budget",
+        "finetuning.strategy",
+        "finetuning.epochs",
+    ]
+    assert [problem.split("`")[1] for problem in problems] == required
+    assert all("is missing: it must be" in problem for problem in problems)
+
+
+def test_rules_between_keys_use_the_defaults():
+    # 96 columns by default; the recipe does not mention them.
+    assert "`data.width` (96)" in problems_of(tables(data__acs_lines=100))[0]
+
+
+def test_a_toml_error_names_file_and_line(tmp_path):
+    path = tmp_path / "broken.toml"
+    path.write_text("[run]\nname = \n")
+    with pytest.raises(RecipeError, match=r"broken\.toml` is not valid TOML: .*line 2"):
+        load_recipe(path)
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path):
+    path = tmp_path / "binary.toml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RecipeError, match="cannot be read"):
+        load_recipe(path)
+
+
+def test_a_recipe_that_does_not_exist_names_the_shipped_ones(tmp_path):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(tmp_path / "mri_unroled_quickstart.toml")
+    for name in recipes.shipped_recipes():
+        assert name in str(caught.value)
+    assert "Did you mean `mri_unrolled_quickstart`?" in str(caught.value)
+    with pytest.raises(RecipeError, match="which is a folder"):
+        load_recipe(tmp_path)
+
+
+def test_the_names_are_those_of_the_registries():
+    from spade_keras import finetuning, networks, pruning, search
+
+    assert sorted(recipes.NETWORKS) == sorted(networks.NETWORKS)
+    assert sorted(recipes.PRIORS) == sorted(networks.priors.PRIORS)
+    assert sorted(recipes.STRATEGIES) == sorted(finetuning.STRATEGIES)
+    assert sorted(recipes.SAMPLERS) == sorted(search.SAMPLERS)
+    assert sorted(recipes.IMPORTANCES) == sorted(pruning.IMPORTANCES)
+
+
+def test_a_registered_name_may_be_used(monkeypatch):
+    from spade_keras import pruning
+
+    assert len(problems_of(tables(pruning__importance="mine"))) == 1
+    monkeypatch.setitem(pruning.IMPORTANCES, "mine", pruning.IMPORTANCES["group_l1"])
+    assert validate_recipe(tables(pruning__importance="mine")).pruning.importance == "mine"
+
+
+def test_the_template_has_the_slices_the_rules_count_on():
+    pytest.importorskip("nilearn")
+    from spade_keras.data import load_brain_template
+
+    assert len(load_brain_template(16, 16)) == SLICES
+
+
+def test_reading_a_recipe_does_not_import_keras(file):
+    code = (
+        "import sys; from spade_keras.recipe import load_recipe; load_recipe(sys.argv[1]); "
+        "print(sorted({'keras', 'numpy', 'tensorflow', 'jax', 'torch'} & set(sys.modules)))"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True
+    )
+    assert shown.stdout.strip() == "[]"
