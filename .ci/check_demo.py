@@ -1,0 +1,53 @@
+"""Asserts on a demo run's metrics.json what the demo promises."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+SECONDS = 360
+PSNR_LOSS_DB = 0.3
+PSNR_GAIN_DB = 5.0
+EXPORT_ERROR = 1e-4
+
+
+def broken_promises(metrics, seconds):
+    """Returns one sentence per bound that does not hold."""
+    quality = metrics["quality"]
+    full, slim = quality["full"]["psnr_db"], quality["finetuned"]["psnr_db"]
+    zero_filled = quality["zero_filled"]["psnr_db"]
+    ratio, budget = metrics["exported_ratio"], metrics["latency_budget"]
+    errors = metrics["export"]["max_abs_error"]
+    error = max(errors.values()) if isinstance(errors, dict) else errors
+    bounds = {
+        f"exported_ratio.high {ratio['high']:.4f} <= budget {budget}": ratio["high"] <= budget,
+        f"budget {budget} is 0.5": budget == 0.5,
+        f"fine-tuned {slim:.2f} dB >= full {full:.2f} dB - {PSNR_LOSS_DB} dB": (
+            slim >= full - PSNR_LOSS_DB
+        ),
+        f"full {full:.2f} dB >= zero-filled {zero_filled:.2f} dB + {PSNR_GAIN_DB} dB": (
+            full >= zero_filled + PSNR_GAIN_DB
+        ),
+        f"export max_abs_error {error:.2e} <= {EXPORT_ERROR}": error <= EXPORT_ERROR,
+        f"run {seconds:.0f} s <= {SECONDS} s": seconds <= SECONDS,
+    }
+    for bound, holds in bounds.items():
+        print("ok  " if holds else "NOT ", bound)
+    return [bound for bound, holds in bounds.items() if not holds]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--seconds", type=float, required=True)
+    arguments = parser.parse_args()
+    metrics = json.loads((arguments.run / "metrics.json").read_text())
+    page = (arguments.run / "report.html").read_text()
+    if "Budget met" not in page:
+        sys.exit("report.html does not say that the budget is met")
+    if broken_promises(metrics, arguments.seconds):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
