@@ -32,9 +32,7 @@ class Taylor(Importance):
 
     def __init__(self, loss: str | Callable[..., Any], batches: Iterable[Any]) -> None:
         self.loss = keras.losses.get(loss)
-        self.batches = (
-            [batches[i] for i in range(len(batches))] if _indexed(batches) else [*batches]
-        )
+        self.batches = _as_list(batches)
         if not self.batches:
             raise ValueError(
                 "`batches` must hold at least one pair of inputs and targets. "
@@ -70,5 +68,8 @@ def _squared_effects(products: list[np.ndarray], slot: Slot) -> np.ndarray:
     return total / len(products)
 
 
-def _indexed(batches: Any) -> bool:
-    return hasattr(batches, "__getitem__") and hasattr(batches, "__len__")
+def _as_list(batches: Any) -> list[Any]:
+    # A PyDataset goes on after its last batch when iterated: it is indexed instead.
+    if hasattr(batches, "__getitem__") and hasattr(batches, "__len__"):
+        return [batches[i] for i in range(len(batches))]
+    return list(batches)
