@@ -98,7 +98,9 @@ def test_unknown_and_contradicting_names_are_errors():
         match_groups({"conv_on": 0.5}, groups, "ratio")
     with pytest.raises(ValueError, match=r"'x\*', which matches none"):
         match_groups(["x*"], groups, "protect")
-    with pytest.raises(ValueError, match="change together as group 'conv_one', with 0.1 and 0.2"):
+    with pytest.raises(
+        ValueError, match=r"as group 'conv_one', with 0\.1 and 0\.2"
+    ):
         match_groups({"conv_one": 0.1, "conv_two": 0.2}, groups, "ratio")
     same = match_groups({"conv_one": 0.1, "conv_two": 0.1}, groups, "ratio")
     assert same["conv_one"][1] == 0.1
