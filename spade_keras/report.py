@@ -26,8 +26,9 @@ _ROWS = {
     "from_scratch": "slim, from scratch",
     "fewer_iterations": "fewer iterations",
 }
-_COSTS = {"full": "full", "pruned": "slim", "finetuned": "slim"}
-_COLUMNS = ("", "PSNR / dB", "SSIM", "NMSE", "ms", "params", "MACs")
+# Which network's cost a row shows: a network trained from scratch is as large as the slim one.
+_COSTS = {"full": "full", "pruned": "slim", "finetuned": "slim", "from_scratch": "slim"}
+_COLUMNS = ("", "PSNR / dB", "SSIM", "NMSE", "ms", "time", "params", "MACs")
 
 
 def closing_table(metrics: Mapping[str, Any]) -> Table:
@@ -41,7 +42,7 @@ def closing_table(metrics: Mapping[str, Any]) -> Table:
     """
     title, sentence = verdict(metrics)
     table = Table(
-        title="Test slices, mean ± standard deviation. ms: median latency, exported",
+        title="Test slices, mean ± standard deviation; ms: exported, median; time: of full",
         caption=f"{title}: {sentence}",
         caption_justify="left",
         title_justify="left",
@@ -83,26 +84,39 @@ def table_rows(metrics: Mapping[str, Any]) -> list[tuple[str, ...]]:
         metrics: The content of `metrics.json`.
 
     Returns:
-        Rows of name, PSNR, SSIM, NMSE, latency, parameters and multiply-accumulates.
+        Rows of name, PSNR, SSIM, NMSE, latency, time relative to the full network, parameters and
+        multiply-accumulates.
     """
     rows: list[tuple[str, ...]] = []
     for key, name in _ROWS.items():
         quality = metrics["quality"].get(key)
-        if quality is None:
-            continue
-        cost = _COSTS.get(key)
-        rows.append(
-            (
-                name,
-                f"{quality['psnr_db']:.2f} ± {quality['psnr_db_std']:.2f}",
-                f"{quality['ssim']:.3f} ± {quality['ssim_std']:.3f}",
-                f"{quality['nmse']:.4f}",
-                f"{metrics['latency_ms'][cost]['exported']['median']:.2f}" if cost else "",
-                _short(metrics["parameters"][cost]) if cost else "",
-                _short(metrics["macs"][cost]) if cost else "",
+        if quality is not None:
+            rows.append(
+                (
+                    name,
+                    f"{quality['psnr_db']:.2f} ± {quality['psnr_db_std']:.2f}",
+                    f"{quality['ssim']:.3f} ± {quality['ssim_std']:.3f}",
+                    f"{quality['nmse']:.4f}",
+                    *_costs(metrics, key),
+                )
             )
-        )
     return rows
+
+
+def _costs(metrics: Mapping[str, Any], key: str) -> tuple[str, str, str, str]:
+    if key == "fewer_iterations":
+        ratio = metrics.get("rivals", {}).get(key, {}).get("ratio")
+        return "", f"{ratio['value']:.3f}" if ratio else "", "", ""
+    if key not in _COSTS:
+        return "", "", "", ""
+    network = _COSTS[key]
+    ratio = 1 if network == "full" else metrics["exported_ratio"]["value"]
+    return (
+        f"{metrics['latency_ms'][network]['exported']['median']:.2f}",
+        f"{ratio:.3f}",
+        _short(metrics["parameters"][network]),
+        _short(metrics["macs"][network]),
+    )
 
 
 def write_report(
@@ -137,8 +151,6 @@ def write_report(
     except ImportError as error:
         raise MissingExtraError("jinja2", "report") from error
 
-    from spade_keras.metrics.image_quality import CONVENTION
-
     folder = Path(folder)
     quality_name = metrics["search"]["quality"]
     images = {
@@ -171,7 +183,7 @@ def write_report(
         metrics=metrics,
         quality_name=quality_name,
         trials=[_trial_row(trial) for trial in trials],
-        convention=CONVENTION,
+        about=_about(metrics),
         error_gain=figures.ERROR_GAIN,
         fingerprint=list(_flat(metrics["fingerprint"])),
         images={name: base64.b64encode(data).decode() for name, data in images.items()},
@@ -198,6 +210,25 @@ def _cards(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         full, slim = metrics[key]["full"], metrics[key]["slim"]
         cards.append((label, f"{slim / full:.3f}", f"of full: {_short(slim)} of {_short(full)}"))
     return cards
+
+
+def _about(metrics: Mapping[str, Any]) -> str:
+    """The conventions behind the table."""
+    rival = metrics.get("rivals", {}).get("fewer_iterations")
+    sentences = [
+        f"Quality: {metrics['convention']}",
+        "ms: median latency of the exported model for the input shapes below",
+        "time: relative to the full network; the slim widths trained from scratch cost the same",
+        "MACs: multiply-accumulates of the prunable networks in all their calls, without Fourier "
+        "transforms",
+    ]
+    if rival:
+        sentences.insert(
+            3,
+            f"fewer iterations: the full network cut to {rival['iterations']}, its time measured "
+            f"in Keras",
+        )
+    return ". ".join(sentences) + "."
 
 
 def _latency_rows(metrics: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:

@@ -35,6 +35,8 @@ class Stages:
 
     Args:
         folder: The run's folder; made when the first stage runs.
+        results: Names of files in `folder` that are made from the stages. They are removed as soon
+            as a stage has to be made anew, so that they never speak of another run.
 
     Example:
         >>> import tempfile
@@ -45,8 +47,9 @@ class Stages:
         ('greet', True)
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, results: Sequence[str] = ()) -> None:
         self.folder = Path(folder)
+        self._results = tuple(results)
         self._lock = FileLock(self.folder / _LOCK, timeout=0)
 
     def __enter__(self) -> Stages:
@@ -112,6 +115,8 @@ class Stages:
             target = self.folder / name
             if self._holds(name, digest):
                 return target
+            for result in self._results:
+                (self.folder / result).unlink(missing_ok=True)
             self._remove(name)
             attempt = self.folder / f".attempt-{name}"
             if keep_partial:

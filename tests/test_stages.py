@@ -262,6 +262,22 @@ def test_a_partial_attempt_is_continued_under_the_same_inputs_only(tmp_path):
     assert not list(tmp_path.glob(".partial-*"))
 
 
+def test_results_go_as_soon_as_a_stage_is_made_anew(tmp_path):
+    stages, report = Stages(tmp_path, results=["report.html", "absent"]), tmp_path / "report.html"
+    stages.run("a", {"seed": 0}, Counter())
+    report.write_text("Budget met")
+    stages.run("a", {"seed": 0}, Counter())
+    assert report.exists()
+
+    def fail(folder):
+        assert not report.exists()
+        raise RuntimeError("budget not met")
+
+    with pytest.raises(RuntimeError, match="budget"):
+        stages.run("a", {"seed": 1}, fail)
+    assert not report.exists()
+
+
 def test_seconds_are_recorded_in_the_order_of_finishing(tmp_path):
     stages = Stages(tmp_path)
     stages.run("z", {}, lambda folder: time.sleep(0.05))
