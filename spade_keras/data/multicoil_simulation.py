@@ -109,7 +109,7 @@ def coil_sensitivities(coils: int, height: int, width: int, rng: np.random.Gener
     """Smooth complex maps of coils around the field of view, unit sum of squares.
 
     Every coil sits at a slightly random place on a circle around the object; its map falls off
-    with distance and turns in phase across it.
+    with distance, and its phase is a random slope.
 
     Returns:
         complex64 array `(coils, height, width)`.
@@ -119,7 +119,8 @@ def coil_sensitivities(coils: int, height: int, width: int, rng: np.random.Gener
     radius = rng.uniform(1.1, 1.4, coils)
     dy = y - (radius * np.sin(angle))[:, None, None]
     dx = x - (radius * np.cos(angle))[:, None, None]
-    phase = rng.uniform(0, 2 * np.pi, coils)[:, None, None] + 0.8 * np.arctan2(dy, dx)
+    slope_y, slope_x = rng.uniform(-1, 1, (2, coils, 1, 1))
+    phase = rng.uniform(0, 2 * np.pi, (coils, 1, 1)) + slope_y * y + slope_x * x
     maps = np.exp(1j * phase) / (0.3 + dy**2 + dx**2)
     return (maps / np.sqrt(np.sum(np.abs(maps) ** 2, axis=0))).astype("complex64")
 

@@ -45,11 +45,11 @@ class CartesianMRI(LinearOperator):
         """Returns M F S x."""
         real, imaginary = split(x)
         coil_images = multiply(split(sensitivities), (real[:, None], imaginary[:, None]))
-        return ops.multiply(join(fft2c(coil_images)), mask[:, None, ..., None])
+        return join(fft2c(coil_images)) * _per_coil(mask)[..., None]
 
     def adjoint(self, y: Any, *, mask: Any, sensitivities: Any) -> Any:  # type: ignore[override]
         """Returns S^H F^-1 M y, of shape `(batch, height, width, 2)`."""
-        coil_images = ifft2c(split(ops.multiply(y, mask[:, None, ..., None])))
+        coil_images = ifft2c(split(ops.cast(y, "float32") * _per_coil(mask)[..., None]))
         return join(_sum_coils(conjugate_multiply(split(sensitivities), coil_images)))
 
     def normal(self, x: Any, *, mask: Any, sensitivities: Any) -> Any:  # type: ignore[override]
@@ -62,9 +62,13 @@ class CartesianMRI(LinearOperator):
         maps = multiply(split(sensitivities), space_ramp(height, width))
         real, imaginary = split(x)
         spectrum = ops.fft2(multiply(maps, (real[:, None], imaginary[:, None])))
-        mask = ops.convert_to_tensor(mask)[:, None]
-        coil_images = ops.ifft2((spectrum[0] * mask, spectrum[1] * mask))
+        sampled = _per_coil(mask)
+        coil_images = ops.ifft2((spectrum[0] * sampled, spectrum[1] * sampled))
         return join(_sum_coils(conjugate_multiply(maps, coil_images)))
+
+
+def _per_coil(mask: Any) -> Any:
+    return ops.cast(mask, "float32")[:, None]
 
 
 def _sum_coils(pair: tuple[Any, Any]) -> tuple[Any, Any]:

@@ -15,8 +15,8 @@ Pair = tuple[Any, Any]
 
 
 def split(x: Any) -> Pair:
-    """Splits the last axis, of length 2, into a pair `(real, imaginary)`."""
-    x = ops.convert_to_tensor(x)
+    """Splits the last axis, of length 2, into a float32 pair `(real, imaginary)`."""
+    x = ops.cast(x, "float32")
     return x[..., 0], x[..., 1]
 
 

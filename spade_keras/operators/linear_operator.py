@@ -29,6 +29,12 @@ class LinearOperator(keras.layers.Layer):
         # Fourier transforms fail in 16-bit floats on every backend.
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
+        # A sampling mask is not the padding mask that Keras passes from layer to layer.
+        self.supports_masking = True
+
+    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> None:
+        """Returns None: an operator's output has no padding."""
+        return None
 
     @abstractmethod
     def forward(self, x: Any, **parameters: Any) -> Any:
