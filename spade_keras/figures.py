@@ -1,15 +1,18 @@
-"""The figures of a report as PNG bytes. Each function takes plain data and draws, nothing else."""
+"""The figures of a report. Each function takes plain data and draws, nothing else."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spade_keras.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ERROR_GAIN = 5
 FEASIBLE, INFEASIBLE, CHOSEN = "#2563eb", "#94a3b8", "#ea580c"
@@ -29,7 +32,7 @@ _STYLE = {
 
 def tradeoff(
     trials: Sequence[Mapping[str, Any]], *, latency_budget: float, quality_name: str
-) -> bytes:
+) -> Figure:
     """Draws quality against latency for all trials, with the budget as a line.
 
     An infeasible trial was rejected by its latency before its quality was computed: it stands on a
@@ -41,7 +44,7 @@ def tradeoff(
         quality_name: What the vertical axis shows, with its unit.
 
     Returns:
-        A PNG file.
+        The figure; `png` renders it.
 
     Raises:
         MissingExtraError: If matplotlib is not installed.
@@ -71,17 +74,17 @@ def tradeoff(
         strip.tick_params(axis="y", length=0)
         strip.set_xlabel("measured latency / full network's latency")
         _tradeoff_legend(figure, latency_budget)
-        return _png(figure)
+        return figure
 
 
-def widths_before_after(widths: Sequence[Mapping[str, Any]]) -> bytes:
+def widths_before_after(widths: Sequence[Mapping[str, Any]]) -> Figure:
     """Draws the width of every channel group before and after.
 
     Args:
         widths: Dicts with "group", "before" and "after".
 
     Returns:
-        A PNG file.
+        The figure; `png` renders it.
 
     Raises:
         MissingExtraError: If matplotlib is not installed.
@@ -93,7 +96,7 @@ def widths_before_after(widths: Sequence[Mapping[str, Any]]) -> bytes:
         axes = figure.subplots()
         axes.barh(rows, before, height=0.7, color=_GRID, label="before")
         axes.barh(rows, after, height=0.7, color=FEASIBLE, label="after")
-        for row, old, new in zip(rows, before, after, strict=True):
+        for row, (old, new) in enumerate(zip(before, after, strict=True)):
             axes.text(old, row, f"  {old:.0f} → {new:.0f}", va="center", fontsize=9)
         axes.set_yticks(rows, [str(row["group"]) for row in widths])
         axes.invert_yaxis()
@@ -102,17 +105,17 @@ def widths_before_after(widths: Sequence[Mapping[str, Any]]) -> bytes:
         axes.spines["left"].set_visible(False)
         axes.tick_params(axis="y", length=0)
         figure.legend(loc="outside upper center", ncols=2, frameon=False)
-        return _png(figure)
+        return figure
 
 
-def pictures(panel: Mapping[str, np.ndarray]) -> bytes:
+def pictures(panel: Mapping[str, np.ndarray]) -> Figure:
     """Draws truth and reconstructions over their error maps, all on one stated scale.
 
     Args:
         panel: "truth", "zero_filled", "full" and "finetuned" -> magnitudes `(height, width)`.
 
     Returns:
-        A PNG file.
+        The figure; `png` renders it.
 
     Raises:
         MissingExtraError: If matplotlib is not installed.
@@ -149,7 +152,21 @@ def pictures(panel: Mapping[str, np.ndarray]) -> bytes:
         figure.colorbar(
             errors, ax=list(grid[1]), label=f"{ERROR_GAIN} x |error|", shrink=0.85, pad=0.01
         )
-        return _png(figure)
+        return figure
+
+
+def png(figure: Figure) -> bytes:
+    """Renders a figure as a PNG file.
+
+    Args:
+        figure: What one of the functions above returned.
+
+    Returns:
+        The file's content.
+    """
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=160)
+    return file.getvalue()
 
 
 def error_map(image: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -206,7 +223,7 @@ def _or(value: float | None, default: float) -> float:
 
 
 @contextlib.contextmanager
-def _figure(width: float, height: float) -> Iterator[Any]:
+def _figure(width: float, height: float) -> Iterator[Figure]:
     """A figure in the report's style, without pyplot's global state."""
     try:
         import matplotlib
@@ -215,9 +232,3 @@ def _figure(width: float, height: float) -> Iterator[Any]:
         raise MissingExtraError("matplotlib", "report") from error
     with matplotlib.rc_context(_STYLE):
         yield Figure(figsize=(width, height), layout="constrained")
-
-
-def _png(figure: Any) -> bytes:
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=160)
-    return file.getvalue()

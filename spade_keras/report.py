@@ -153,13 +153,14 @@ def write_report(
 
     folder = Path(folder)
     quality_name = metrics["search"]["quality"]
-    images = {
+    drawn = {
         "tradeoff": figures.tradeoff(
             trials, latency_budget=metrics["latency_budget"], quality_name=quality_name
         ),
         "widths": figures.widths_before_after(widths),
         "pictures": figures.pictures(panel),
     }
+    images = {name: figures.png(figure) for name, figure in drawn.items()}
     for name, data in images.items():
         write_bytes_atomic(folder / f"{name}.png", data)
     environment = jinja2.Environment(

@@ -1,0 +1,261 @@
+"""The closing table and the page of a run, from synthetic metrics."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import re
+import sys
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from spade_keras import figures
+from spade_keras.errors import MissingExtraError
+from spade_keras.report import closing_table, table_rows, verdict, write_report
+
+
+def quality(psnr_db):
+    return {
+        "psnr_db": psnr_db,
+        "psnr_db_std": 0.81,
+        "ssim": 0.951,
+        "ssim_std": 0.012,
+        "nmse": 0.0123,
+        "nmse_std": 0.002,
+    }
+
+
+def times(median):
+    return {"median": median, "q1": median - 0.1, "q3": median + 0.2}
+
+
+METRICS = {
+    "quality": {
+        "zero_filled": quality(24.1),
+        "full": quality(33.52),
+        "pruned": quality(29.07),
+        "finetuned": quality(33.31),
+        "from_scratch": quality(32.84),
+        "fewer_iterations": quality(32.15),
+    },
+    "latency_ms": {
+        "full": {"keras": times(21.2), "exported": times(20.1)},
+        "slim": {"keras": times(9.9), "exported": times(9.2)},
+    },
+    "latency_ratio": {"value": 0.467, "low": 0.46, "high": 0.474},
+    "exported_ratio": {"value": 0.458, "low": 0.449, "high": 0.466},
+    "latency_budget": 0.5,
+    "parameters": {"full": 38050, "slim": 9120},
+    "macs": {"full": 1_753_000_000, "slim": 420_000_000},
+    "trials": {"total": 4, "feasible": 2, "infeasible": 1},
+    "search": {"quality": "agreement <with> the teacher / dB", "target": 0.48},
+    "rivals": {"fewer_iterations": {"iterations": 2, "ratio": {"value": 0.441}}},
+    "export": {"format": "saved_model", "max_abs_error": 2.4e-6},
+    "data_note": "One averaged template; slabs, not subjects.",
+    "convention": "magnitudes of the test slices",
+    "seconds": {"data": 3.0, "train": 71.2},
+    "fingerprint": {
+        "device": {"kind": "cpu", "name": "Some CPU", "memory_bytes": 1024**3},
+        "backend": "tensorflow",
+        "shapes": [[1, 96, 96, 2]],
+    },
+}
+TRIALS = [
+    {
+        "number": number,
+        "state": state,
+        "latency_ms": ratio and 20 * ratio,
+        "latency_ratio": ratio,
+        "ratio_low": ratio and ratio - 0.01,
+        "ratio_high": ratio and ratio + 0.02,
+        "quality": score,
+        "origin": "uniform",
+        "widths": {"prior/conv_0": 8 + number},
+        "chosen": chosen,
+    }
+    for number, state, ratio, score, chosen in [
+        (0, "feasible", 0.31, 35.5, False),
+        (1, "feasible", 0.46, 36.6, True),
+        (2, "infeasible", 0.77, None, False),
+        (3, "failed", None, None, False),
+    ]
+]
+WIDTHS = [
+    {"group": "prior/<conv_0>", "before": 32, "after": 9},
+    {"group": "prior/conv_1", "before": 48, "after": 48},
+]
+
+
+def panel():
+    rng = np.random.default_rng(0)
+    truth = rng.uniform(0, 2, (24, 20))
+    return {
+        "truth": truth,
+        "zero_filled": truth + 0.3,
+        "full": truth - 0.01,
+        "finetuned": truth + 0.02,
+    }
+
+
+def write(folder, **changes):
+    return write_report(
+        folder, metrics={**METRICS, **changes}, trials=TRIALS, widths=WIDTHS, panel=panel()
+    )
+
+
+@pytest.mark.parametrize(("high", "title"), [(0.5, "Budget met"), (0.5001, "Budget not met")])
+def test_the_verdict_hangs_on_the_upper_end_of_the_interval(high, title, tmp_path):
+    ratio = {"value": 0.458, "low": 0.449, "high": high}
+    metrics = {**METRICS, "exported_ratio": ratio}
+    assert verdict(metrics)[0] == title
+    assert (
+        f"0.458 of the full network's time (95 % interval 0.449 to {high:.3f})"
+        in (verdict(metrics)[1])
+    )
+    page = write(tmp_path, exported_ratio=ratio).read_text()
+    assert f"<strong>{title}</strong>" in page
+    assert ('class="verdict met"' in page) is (title == "Budget met")
+    assert page.index(title) < page.index("Quality and cost")
+
+
+def test_the_rows_hold_each_networks_numbers():
+    rows = {row[0]: row[1:] for row in table_rows(METRICS)}
+    assert list(rows) == [
+        "zero-filled",
+        "full",
+        "slim, as pruned",
+        "slim, fine-tuned",
+        "slim, from scratch",
+        "fewer iterations",
+    ]
+    shared = ("0.951 ± 0.012", "0.0123")
+    full = ("33.52 ± 0.81", *shared, "20.10", "1.000", "38 k", "1.75 G")
+    assert rows["full"] == full
+    slim = ("9.20", "0.458", "9.12 k", "420 M")
+    assert rows["slim, as pruned"] == ("29.07 ± 0.81", *shared, *slim)
+    assert rows["slim, fine-tuned"] == ("33.31 ± 0.81", *shared, *slim)
+    assert rows["fewer iterations"] == ("32.15 ± 0.81", *shared, "", "0.441", "", "")
+    assert rows["zero-filled"][3:] == ("", "", "", "")
+
+
+def test_without_rivals_the_table_has_no_such_rows():
+    metrics = copy.deepcopy(METRICS)
+    del metrics["quality"]["from_scratch"], metrics["quality"]["fewer_iterations"]
+    metrics["rivals"] = {}
+    assert [row[0] for row in table_rows(metrics)][-1] == "slim, fine-tuned"
+
+
+def test_the_closing_table_fits_a_terminal_of_80_columns():
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(closing_table(METRICS))
+    shown = console.export_text()
+    assert "…" not in shown
+    for row in table_rows(METRICS):
+        assert all(cell in shown for cell in row)
+    assert "Budget met" in shown
+
+
+def test_the_page_stands_alone(tmp_path):
+    path = write(tmp_path)
+    page = path.read_text()
+    assert path == tmp_path / "report.html"
+    assert not re.search(r"https?://|<script|<link|@import", page)
+    sources = re.findall(r'src="([^"]*)"', page)
+    embedded = {
+        base64.b64decode(source.removeprefix("data:image/png;base64,")) for source in sources
+    }
+    beside = {name: (tmp_path / name).read_bytes() for name in FILES}
+    assert embedded == set(beside.values())
+    assert len(embedded) == 3
+    assert {entry.name for entry in tmp_path.iterdir()} == {*FILES, "report.html"}
+    assert 'name="viewport"' in page
+
+
+FILES = ("tradeoff.png", "widths.png", "pictures.png")
+
+
+def test_the_page_names_what_its_numbers_rest_on(tmp_path):
+    page = write(tmp_path).read_text()
+    for text in (
+        METRICS["data_note"],
+        METRICS["convention"],
+        "Some CPU",
+        "1,073,741,824",
+        "[[1, 96, 96, 2]]",
+        "4 trials: 2 within the budget, 1 over it",
+        "5 x the absolute difference",
+        "cut to 2",
+        "-0.21 dB",
+        "2.4e-06",
+        "74.2",
+        "0.770 (0.760 to 0.790)",
+        "0.467 (95 % interval 0.460 to 0.474)",
+    ):
+        assert text in page, text
+
+
+def test_names_are_escaped(tmp_path):
+    page = write(tmp_path).read_text()
+    assert "<with>" not in page
+    assert "agreement &lt;with&gt; the teacher" in page
+
+
+def points(axes):
+    """All (x, y) that lines of the axes show, by color."""
+    found = {}
+    for line in axes.lines:
+        if line.get_linestyle() in ("None", ""):
+            found.setdefault(line.get_color(), []).extend(np.transpose(line.get_data()).tolist())
+    return found
+
+
+def test_the_plot_marks_feasible_chosen_and_infeasible_trials():
+    figure = figures.tradeoff(TRIALS, latency_budget=0.5, quality_name="PSNR / dB")
+    axes, strip = figure.axes
+    assert points(axes)[figures.FEASIBLE] == [[0.31, 35.5]]
+    assert points(axes)[figures.CHOSEN] == [[0.46, 36.6]]
+    assert points(strip)[figures.INFEASIBLE] == [[0.77, 0]]
+    for part in (axes, strip):
+        assert any(list(line.get_xdata()) == [0.5, 0.5] for line in part.lines)
+    assert axes.get_xlim()[0] < 0.31 and axes.get_xlim()[1] > 0.77
+    bars = axes.containers[1].lines[2][0].get_segments()
+    np.testing.assert_allclose(bars[0][:, 0], [0.45, 0.48])
+    assert axes.get_ylabel() == "PSNR / dB"
+
+
+@pytest.mark.parametrize("kept", [[], [3], [2, 3], [0]], ids=str)
+def test_the_plot_needs_no_trial_of_any_kind(kept):
+    chosen = [TRIALS[number] for number in kept]
+    figure = figures.tradeoff(chosen, latency_budget=0.5, quality_name="q")
+    assert figures.png(figure).startswith(b"\x89PNG")
+
+
+def test_the_bars_show_widths_before_and_after():
+    axes = figures.widths_before_after(WIDTHS).axes[0]
+    before, after = axes.containers
+    assert [bar.get_width() for bar in before] == [32, 48]
+    assert [bar.get_width() for bar in after] == [9, 48]
+    assert [text.get_text().strip() for text in axes.texts] == ["32 → 9", "48 → 48"]
+
+
+def test_pictures_and_error_maps_share_one_scale():
+    images = panel()
+    figure = figures.pictures(images)
+    shown = [axes.images[0] for axes in figure.axes if axes.images]
+    top = images["truth"].max()
+    assert len(shown) == 7
+    assert {image.get_clim() for image in shown} == {(0, top)}
+    errors = [image.get_array() for image in shown if image.get_cmap().name == "magma"]
+    np.testing.assert_allclose(errors[0], 1.5)
+    np.testing.assert_allclose(errors[1], 0.05)
+    np.testing.assert_allclose(errors[2], 0.1)
+
+
+@pytest.mark.parametrize("package", ["jinja2", "matplotlib"])
+def test_a_missing_extra_gives_the_pip_line_and_writes_nothing(package, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'spade-keras\[report\]'"):
+        write(tmp_path)
+    assert not list(tmp_path.iterdir())
