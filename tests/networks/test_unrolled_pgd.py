@@ -114,5 +114,5 @@ def test_wrong_filters(filters):
 def test_wrong_arguments():
     with pytest.raises(ValueError, match="iterations=0"):
         UnrolledPGD(CartesianMRI(), priors.dncnn(filters=[4]), iterations=0)
-    with pytest.raises(ValueError, match="Unknown prior.*dncnn"):
+    with pytest.raises(ValueError, match=r"Unknown prior.*dncnn"):
         priors.get("dncn")

@@ -47,7 +47,7 @@ def test_a_slightly_scaled_adjoint_fails():
             return super().adjoint(y, **parameters) * 1.001
 
     x, parameters = problem((96, 96), batch=1, coils=4)
-    with pytest.raises(ValueError, match="Scaled.adjoint"):
+    with pytest.raises(ValueError, match=r"Scaled\.adjoint"):
         adjoint_test(Scaled(), x.shape, parameters)
 
 
