@@ -7,6 +7,7 @@ met the latency budget; 130 interrupted.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -145,7 +146,7 @@ def measure(
     repeats: Annotated[int, typer.Option(min=5, help="Timed calls.")] = 50,
 ) -> None:
     """Measure latency, parameters, multiply-accumulates and memory on this device."""
-    import_keras()
+    _import_library()
     from spade_keras import latency, pruning
 
     network, arrays = _load(model, shape, inputs)
@@ -181,7 +182,7 @@ def export(
         raise typer.BadParameter(f"`--format` must be saved_model. Received: {format_}")
     if output.exists():
         raise typer.BadParameter(f"`--output` must not exist yet. Received: {output}")
-    import_keras()
+    _import_library()
     from spade_keras import export as exporting
 
     network, arrays = _load(model, shape, inputs)
@@ -193,7 +194,7 @@ def export(
 @app.command()
 def inspect(model: ModelFile) -> None:
     """Show the channel groups: what is coupled, what is fixed and why."""
-    import_keras()
+    _import_library()
     from spade_keras.pruning import files
 
     with _refusals_are_mistakes():
@@ -206,16 +207,16 @@ def prune(
     model: ModelFile,
     output: Annotated[Path, typer.Option("-o", "--output", help="The .keras file to write.")],
     ratio: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Fraction of channels to remove, below 1.")
+        float | None, typer.Option(help="Fraction of channels to remove, 0 <= ratio < 1.")
     ] = None,
     plan: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="A plan made before (JSON).")
     ] = None,
     target_macs: Annotated[
-        float | None, typer.Option(help="Multiply-accumulates to keep, as a fraction.")
+        float | None, typer.Option(help="Multiply-accumulates to keep; below 1: a fraction.")
     ] = None,
     target_parameters: Annotated[
-        float | None, typer.Option(help="Parameters to keep, as a fraction.")
+        float | None, typer.Option(help="Parameters to keep; below 1: a fraction.")
     ] = None,
     importance: Annotated[str, typer.Option(help="What ranks channels.")] = "group_l1",
     round_to: Annotated[int, typer.Option(min=1, help="Keep multiples of this width.")] = 1,
@@ -234,11 +235,14 @@ def prune(
     if len(given) != 1:
         received = " ".join(given) or "none"
         raise typer.BadParameter(f"Give exactly one of {', '.join(ways)}. Received: {received}")
+    if ratio is not None and not 0 <= ratio < 1:
+        hint = f" For {ratio:g} % pass {ratio / 100:g}." if 1 < ratio < 100 else ""
+        raise typer.BadParameter(f"`--ratio` must be in [0, 1). Received: {ratio:g}.{hint}")
     if output.suffix != ".keras" or not output.parent.is_dir():
         raise typer.BadParameter(
             f"`--output` must be a .keras file in an existing folder. Received: {output}"
         )
-    import_keras()
+    _import_library()
     from spade_keras.model_inputs import parse_shape
     from spade_keras.pruning import files
 
@@ -266,11 +270,18 @@ def _refusals_are_mistakes() -> Iterator[None]:
         raise typer.BadParameter(str(error)) from error
 
 
+def _import_library() -> None:
+    """Imports keras and whatever registers classes that a `.keras` file may name."""
+    import_keras()
+    importlib.import_module("spade_keras.networks")
+
+
 def _load(model: Path, shape: list[str] | None, inputs: Path | None) -> tuple[Any, Any]:
-    from spade_keras.model_inputs import example_inputs, load_model
+    from spade_keras.model_inputs import example_inputs
+    from spade_keras.pruning.files import load_model_safely
 
     with _refusals_are_mistakes():
-        network = load_model(model)
+        network = load_model_safely(model)
         return network, example_inputs(network, shape or (), inputs)
 
 

@@ -1,37 +1,12 @@
-"""Example inputs for a saved model: from given shapes, from its own shapes, or from a file."""
+"""Example inputs for a model: from given shapes, from its own shapes, or from a file."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    import keras
-
-
-def load_model(path: str | Path) -> keras.Model:
-    """Loads a `.keras` file, layers and networks of spade-keras included.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The model.
-
-    Raises:
-        ValueError: If the file is not there or is no Keras model.
-    """
-    import keras
-
-    import spade_keras.networks  # noqa: F401  (registers the networks with Keras)
-
-    try:
-        return keras.saving.load_model(path, compile=False)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"`{path}` cannot be loaded as a Keras model: {error}") from error
 
 
 def example_inputs(

@@ -35,7 +35,8 @@ def import_keras() -> str:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if "keras" not in sys.modules:
         with _native_messages_held_back():
-            importlib.import_module("keras")
+            keras = importlib.import_module("keras")
+            keras.ops.convert_to_numpy(keras.ops.zeros(1))  # opens the device, which logs too
     return backend
 
 
