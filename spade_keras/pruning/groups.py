@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -56,3 +57,43 @@ class Group:
     def members(self) -> tuple[str, ...]:
         """Paths of the layers whose weights the group slices, in order, each once."""
         return tuple(dict.fromkeys(slot.layer for slot in self.slots))
+
+
+def find_groups(model: Any) -> tuple[Group, ...]:
+    """The coupled groups of a model, from its structure alone.
+
+    Args:
+        model: A built Keras model, or a network with `priors`: then the groups of every
+            prior, each name after `"<prior key>/"`.
+
+    Returns:
+        The groups in the order of their first producers; the same objects on every call.
+
+    Raises:
+        TraceError: The graph of the model cannot be read; the message says why.
+
+    Example:
+        >>> import keras
+        >>> from spade_keras.pruning.groups import find_groups
+        >>> inputs = keras.Input((None, None, 3))
+        >>> x = keras.layers.Conv2D(8, 3, name="wide")(inputs)
+        >>> outputs = keras.layers.Conv2D(2, 3, name="last")(x)
+        >>> [(g.name, g.width, g.fixed) for g in find_groups(keras.Model(inputs, outputs))]
+        [('wide', 8, None), ('last', 2, 'a model output')]
+    """
+    from spade_keras.pruning.analysis import analyze
+    from spade_keras.pruning.partition import partition
+
+    if not is_network(model):
+        return partition(analyze(model)).groups
+    found = []
+    for key, prior in model.priors.items():
+        for group in partition(analyze(prior)).groups:
+            slots = tuple(replace(slot, layer=f"{key}/{slot.layer}") for slot in group.slots)
+            found.append(replace(group, name=f"{key}/{group.name}", slots=slots))
+    return tuple(found)
+
+
+def is_network(model: Any) -> bool:
+    """True for networks that expose their prunable parts as `priors` and `with_priors`."""
+    return hasattr(model, "priors") and hasattr(model, "with_priors")

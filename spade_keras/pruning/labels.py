@@ -1,0 +1,252 @@
+"""Integer labels: which channels of which tensors and weights are the same channel.
+
+A tensor of shape `(batch, height, width, channels)` has a label array of shape
+`(1, 1, 1, channels)`: an axis of size 1 says that all positions along it share their labels.
+Label 0 marks a width that never changes. Labels that are tied are kept or removed together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Labels = np.ndarray
+Shape = tuple[int | None, ...]
+
+
+@dataclass
+class SlotRecord:
+    """Labels along one axis of one weight.
+
+    Args:
+        path: Path of the layer that owns the weight in its graph.
+        layer: That layer.
+        variable: The weight.
+        axis: The axis of the weight.
+        labels: One label per position along the axis.
+        role: `"producer"`, `"consumer"` or `"parameter"`.
+        unit: Suffix of the group's name where channels are not what is pruned, such as heads.
+    """
+
+    path: str
+    layer: Any
+    variable: Any
+    axis: int
+    labels: Labels
+    role: str
+    unit: str = ""
+
+
+@dataclass
+class BlockRecord:
+    """Channels in equal blocks, each of which must keep equally many."""
+
+    path: str
+    labels: Labels
+    count: int
+
+
+class LabelStore:
+    """Hands out labels and remembers what is tied, frozen, sliced and blocked."""
+
+    def __init__(self) -> None:
+        self.size = 1
+        self.edges: list[tuple[Labels, Labels]] = []
+        self.frozen: list[tuple[Labels, str]] = []
+        self.slots: list[SlotRecord] = []
+        self.blocks: list[BlockRecord] = []
+        self._slot_at: dict[tuple[int, int], SlotRecord] = {}
+
+    def new(self, count: int) -> Labels:
+        """Fresh labels for `count` channels."""
+        labels = np.arange(self.size, self.size + count)
+        self.size += count
+        return labels
+
+    def tie(self, first: Labels, second: Labels) -> None:
+        """Couples two label arrays element by element; label 0 freezes its partner."""
+        if first is second:
+            return
+        first, second = np.broadcast_arrays(first, second)
+        a, b = first.ravel(), second.ravel()
+        zero = (a == 0) | (b == 0)
+        if zero.any():
+            self.freeze(np.maximum(a, b)[zero], "coupled with a width that never changes")
+            a, b = a[~zero], b[~zero]
+        if a.size:
+            self.edges.append((a, b))
+
+    def freeze(self, labels: Labels, reason: str) -> None:
+        """Forbids the removal of every channel in `labels`."""
+        self.frozen.append((np.ravel(labels), reason))
+
+    def constant(self, rank: int, reason: str | None = None) -> Labels:
+        """Labels of a tensor whose width never changes; a reason freezes what meets it."""
+        if reason is None:
+            return np.zeros((1,) * rank, dtype=np.int64)
+        label = self.new(1)
+        self.freeze(label, reason)
+        return label.reshape((1,) * rank)
+
+    def attach(self, record: SlotRecord) -> Labels:
+        """Adds a slot; a weight seen before (a shared layer) ties the labels instead."""
+        key = (id(record.variable), record.axis)
+        known = self._slot_at.get(key)
+        if known is not None:
+            self.tie(known.labels, record.labels)
+            return known.labels
+        self._slot_at[key] = record
+        self.slots.append(record)
+        return record.labels
+
+    def known(self, variable: Any, axis: int) -> Labels | None:
+        """Labels already given to an axis of a weight."""
+        record = self._slot_at.get((id(variable), axis))
+        return None if record is None else record.labels
+
+    def elementwise(self, tensors: Sequence[tuple[Shape, Labels]]) -> Labels:
+        """Labels of a broadcasting element-wise result; ties what must shrink together.
+
+        An axis of size 1 that is stretched (a gate) neither ties nor freezes the wide side.
+
+        Args:
+            tensors: Shape and labels of each operand.
+        """
+        first = tensors[0][1]
+        if all(labels is first for _, labels in tensors):
+            return first
+        rank = max(len(shape) for shape, _ in tensors)
+        shapes = [(1,) * (rank - len(shape)) + tuple(shape) for shape, _ in tensors]
+        arrays = [x.reshape((1,) * (rank - x.ndim) + x.shape) for _, x in tensors]
+        varying = [{a for a in range(rank) if x.shape[a] > 1} for x in arrays]
+        union = set().union(*varying)
+        lead = next((k for k in range(len(arrays)) if varying[k] == union), None)
+        if lead is None:
+            reason = "an outer product of two channel axes"
+            for array in arrays:
+                self.freeze(array, reason)
+            return self.constant(rank, reason)
+        if not union:
+            return self._meet_uniform(shapes, arrays)
+        result = arrays[lead]
+        for k, array in enumerate(arrays):
+            if k == lead:
+                continue
+            if array.size == 1:
+                if any(shapes[k][axis] != 1 for axis in union):
+                    self.tie(result, array)
+            else:
+                self.tie(result, array)
+        return result
+
+    def _meet_uniform(self, shapes: list[Shape], arrays: list[Labels]) -> Labels:
+        """Picks the operand that is not stretched; its width is the result's."""
+
+        def wide(k: int) -> tuple[int, bool]:
+            return sum(size != 1 for size in shapes[k]), bool(arrays[k].any())
+
+        return arrays[max(range(len(arrays)), key=wide)]
+
+    def along(self, labels: Labels, axis: int, size: int) -> Labels:
+        """One label per position of an axis, tying the labels that differ elsewhere.
+
+        Args:
+            labels: Label array of a tensor.
+            axis: The axis to read.
+            size: Number of positions of the tensor along it.
+        """
+        rows = np.moveaxis(labels, axis, -1).reshape(-1, labels.shape[axis])
+        if len(rows) > 1:
+            self.tie(rows[:1], rows[1:])
+        vector = rows[0]
+        return np.repeat(vector, size) if len(vector) == 1 and size > 1 else vector
+
+    def collapse(self, labels: Labels, axes: Iterable[int]) -> Labels:
+        """Ties the labels along `axes`, so that those axes carry none of their own."""
+        for axis in axes:
+            if labels.shape[axis] > 1:
+                head = np.take(labels, [0], axis=axis)
+                self.tie(head, np.delete(labels, 0, axis=axis))
+                labels = head
+        return labels
+
+
+def reshape(labels: Labels, before: Shape, after: Shape) -> Labels | None:
+    """Labels of a reshaped tensor, or None when unknown sizes hide where they go.
+
+    Args:
+        labels: Labels of the tensor before.
+        before: Its shape, None for unknown sizes.
+        after: The new shape.
+    """
+    left = 0
+    while left < min(len(before), len(after)) and before[left] == after[left]:
+        left += 1
+    right = 0
+    limit = min(len(before), len(after)) - left
+    while right < limit and before[-1 - right] == after[-1 - right]:
+        right += 1
+    middle_in = before[left : len(before) - right]
+    middle_out = after[left : len(after) - right]
+    axes = range(left, len(before) - right)
+    if all(labels.shape[axis] == 1 for axis in axes):
+        shape = labels.shape[:left] + (1,) * len(middle_out) + labels.shape[len(before) - right :]
+        return labels.reshape(shape)
+    if None in middle_in or None in middle_out:
+        return None
+    full_shape = list(labels.shape)
+    new_middle: list[int] = []
+    sizes_in = [int(size or 1) for size in middle_in]
+    sizes_out = [int(size or 1) for size in middle_out]
+    for inputs, outputs in _segments(sizes_in, sizes_out, left):
+        if all(labels.shape[axis] == 1 for axis in inputs):
+            new_middle += [1] * len(outputs)
+        else:
+            for axis in inputs:
+                full_shape[axis] = sizes_in[axis - left]
+            new_middle += outputs
+    full = np.broadcast_to(labels, full_shape)
+    tail = labels.shape[len(before) - right :]
+    return squeeze_uniform(full.reshape((*labels.shape[:left], *new_middle, *tail)))
+
+
+def squeeze_uniform(labels: Labels) -> Labels:
+    """Stores axes along which the labels do not differ with size 1."""
+    for axis in range(labels.ndim):
+        if labels.shape[axis] > 1:
+            head = np.take(labels, [0], axis=axis)
+            if (labels == head).all():
+                labels = head
+    return labels
+
+
+def _segments(
+    before: Sequence[int], after: Sequence[int], offset: int
+) -> list[tuple[list[int], list[int]]]:
+    """Smallest runs of axes with equal products: (axes before, sizes after)."""
+    found = []
+    i = j = 0
+    while i < len(before) or j < len(after):
+        inputs: list[int] = []
+        outputs: list[int] = []
+        size_in = size_out = 1
+        while True:
+            if size_in <= size_out and i < len(before):
+                size_in *= before[i]
+                inputs.append(offset + i)
+                i += 1
+            elif j < len(after):
+                size_out *= after[j]
+                outputs.append(after[j])
+                j += 1
+            else:
+                size_in *= before[i]
+                inputs.append(offset + i)
+                i += 1
+            if size_in == size_out and (outputs or j == len(after)):
+                break
+        found.append((inputs, outputs))
+    return found

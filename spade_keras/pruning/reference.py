@@ -1,0 +1,198 @@
+"""The masked original: what a slim model must compute, without building it.
+
+The removed channels are zeroed where they are summed over: in the weights of every layer that
+contracts them. Where channels are mixed without such weights (a layer normalisation, a mean over
+channels) zero is not absence: there the kept channels are cut out, the definition is applied
+to them, and the result is put back.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from spade_keras.pruning.analysis import Analysis
+from spade_keras.pruning.labels import Labels
+from spade_keras.pruning.partition import Partition
+from spade_keras.pruning.rules.passing import mixes_channels
+from spade_keras.pruning.trace import Call, Graph, is_functional, trace
+
+Values = dict[int, np.ndarray]
+Watch = Callable[[Call, list[Any]], None]
+
+
+def masked_values(
+    analysis: Analysis, groups: Partition, kept: Mapping[str, Any], values: Values
+) -> Values:
+    """Weights with zeros where a contracting layer reads removed channels.
+
+    Args:
+        analysis: The labels of the model.
+        groups: Its groups.
+        kept: Kept channels by group name.
+        values: The weights by the id of their variables.
+    """
+    layers = {path: key for key, path in analysis.paths.items()}
+    operations = {id(record.layer): record.layer for record in analysis.store.slots}
+    masked = dict(values)
+    for group in groups.groups:
+        removed = np.setdiff1d(np.arange(group.width), kept.get(group.name, range(group.width)))
+        if not len(removed):
+            continue
+        for slot in group.slots:
+            if slot.role != "consumer":
+                continue
+            variable = operations[layers[slot.layer]].weights[slot.weight_index]
+            value = np.array(masked[id(variable)])
+            front = np.moveaxis(value, slot.axis, 0)
+            front[slot.positions[removed].ravel()] = 0
+            masked[id(variable)] = value
+    return masked
+
+
+class Replay:
+    """Runs a graph eagerly, call by call.
+
+    Args:
+        values: Weights that stand in for the variables' own; None: their own.
+        watch: Called with every call and its outputs.
+        analysis: With it, channels that are not alive are absent where channels are mixed.
+        alive: A flag per label.
+    """
+
+    def __init__(
+        self,
+        values: Values | None,
+        watch: Watch,
+        analysis: Analysis | None = None,
+        alive: np.ndarray | None = None,
+    ) -> None:
+        self.values = values
+        self.watch = watch
+        self.analysis = analysis
+        self.alive = alive
+
+    def run(self, graph: Graph, inputs: list[Any], variables: list[Any]) -> list[Any]:
+        """Outputs of the graph, a final softmax left out.
+
+        Args:
+            graph: The graph.
+            inputs: One array per graph input.
+            variables: The variables that `values` replaces.
+        """
+        if self.values is None:
+            return self._graph(graph, inputs, top=True)
+        mapping = [(v, self.values[id(v)]) for v in variables if id(v) in self.values]
+        with keras.StatelessScope(state_mapping=mapping):
+            return self._graph(graph, inputs, top=True)
+
+    def _graph(self, graph: Graph, inputs: list[Any], top: bool = False) -> list[Any]:
+        tensors = {id(x): value for x, value in zip(graph.inputs, inputs, strict=True)}
+        final = {id(x) for x in graph.outputs} if top else set()
+        for call in graph.calls:
+            if any(id(x) in final for x in call.outputs):
+                results = self._final(call, tensors)
+            else:
+                results = self._call(graph, call, tensors)
+            for old, new in zip(call.outputs, results, strict=True):
+                tensors[id(old)] = new
+            self.watch(call, results)
+        return [tensors[id(x)] for x in graph.outputs]
+
+    def _call(self, graph: Graph, call: Call, tensors: dict[int, Any]) -> list[Any]:
+        operation = call.operation
+        nested = graph.nested.get(id(operation))
+        if nested is None and self.analysis is None and is_functional(operation):
+            nested = graph.nested[id(operation)] = trace(operation)
+        if nested is not None:
+            inputs = [tensors[id(x)] for x in call.inputs[: len(nested.inputs)]]
+            return self._graph(nested, inputs)
+        if self.analysis is not None:
+            rule: Any = self.analysis.rules[id(operation)]
+            labels = [self.analysis.labels[id(x)] for x in call.inputs]
+            if rule.mixes(labels, call) and not all(self._alive(x).all() for x in labels):
+                return self._mix(rule, call, tensors)
+        return keras.tree.flatten(self._plain(operation, call, tensors))
+
+    def _plain(self, operation: Any, call: Call, tensors: dict[int, Any]) -> Any:
+        def fill(value: Any) -> Any:
+            return tensors[id(value)] if isinstance(value, keras.KerasTensor) else value
+
+        args = keras.tree.map_structure(fill, call.args)
+        kwargs = keras.tree.map_structure(fill, call.kwargs) if call.kwargs else {}
+        return operation(*args, **kwargs)
+
+    def _final(self, call: Call, tensors: dict[int, Any]) -> list[Any]:
+        """The last call, its softmax left out, for a softmax hides differences."""
+        operation = call.operation
+        activation = getattr(operation, "activation", None)
+        if type(operation).__name__ in ("Softmax", "LogSoftmax"):
+            return [tensors[id(call.inputs[0])]]
+        if activation is not None and mixes_channels(activation):
+            operation = copy.copy(operation)
+            operation.activation = keras.activations.linear
+            return [self._plain(operation, call, tensors)]
+        graph = self.analysis.graph if self.analysis is not None else Graph([], [], [], [], [])
+        return self._call(graph, call, tensors)
+
+    def _mix(self, rule: Any, call: Call, tensors: dict[int, Any]) -> list[Any]:
+        """A call that mixes channels, made on the kept ones."""
+        assert self.analysis is not None
+        labels_of = self.analysis.labels
+        cut = {
+            id(x): self._cut(np.asarray(_numpy(tensors[id(x)])), labels_of[id(x)])
+            for x in call.inputs
+        }
+        if hasattr(rule, "reference"):
+            x = keras.ops.convert_to_tensor(cut[id(call.inputs[0])])
+            weights = {v.name: self._weight(v) for v in call.operation.weights}
+            results = [rule.reference(call.operation, x, weights)]
+        else:
+            given = {key: keras.ops.convert_to_tensor(value) for key, value in cut.items()}
+            results = keras.tree.flatten(self._plain(call.operation, call, given))
+        return [
+            keras.ops.convert_to_tensor(self._paste(_numpy(y), labels_of[id(x)]))
+            for x, y in zip(call.outputs, results, strict=True)
+        ]
+
+    def _alive(self, labels: Labels) -> np.ndarray:
+        assert self.alive is not None
+        return self.alive[labels]
+
+    def _flags(self, labels: Labels, axis: int) -> np.ndarray:
+        others = tuple(a for a in range(labels.ndim) if a != axis)
+        return np.asarray(self._alive(labels).any(axis=others))
+
+    def _cut(self, array: np.ndarray, labels: Labels) -> np.ndarray:
+        for axis in range(labels.ndim):
+            if labels.shape[axis] > 1:
+                array = np.compress(self._flags(labels, axis), array, axis=axis)
+        return array
+
+    def _paste(self, array: np.ndarray, labels: Labels) -> np.ndarray:
+        for axis in range(labels.ndim):
+            if labels.shape[axis] > 1:
+                flags = self._flags(labels, axis)
+                shape = list(array.shape)
+                shape[axis] = len(flags)
+                full = np.zeros(shape, array.dtype)
+                np.moveaxis(full, axis, 0)[flags] = np.moveaxis(array, axis, 0)
+                array = full
+        return array
+
+    def _weight(self, variable: Any) -> np.ndarray:
+        """A weight of a mixing layer without what belongs to removed channels."""
+        assert self.analysis is not None
+        value = self.values[id(variable)] if self.values is not None else _numpy(variable)
+        for record in self.analysis.store.slots:
+            if record.variable is variable:
+                value = np.compress(self._alive(record.labels), value, axis=record.axis)
+        return value
+
+
+def _numpy(value: Any) -> np.ndarray:
+    return np.asarray(keras.ops.convert_to_numpy(value))

@@ -1,0 +1,146 @@
+"""One rule per layer: how its channels are labeled and how it is made again with fewer.
+
+`RULES` maps the name of a Keras layer (`"Conv2D"`) or operation (`"ops.Reshape"`) to its rule.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from spade_keras.pruning.rules.convolution import ConvRule, ConvTransposeRule
+from spade_keras.pruning.rules.dense import DenseRule, EinsumDenseRule, EmbeddingRule
+from spade_keras.pruning.rules.depthwise import DepthwiseRule, SeparableRule
+from spade_keras.pruning.rules.elementwise import ConcatenateRule, ElementwiseOpRule, MergeRule
+from spade_keras.pruning.rules.normalization import (
+    BatchNormalizationRule,
+    GroupNormalizationRule,
+    LayerNormalizationRule,
+    PReLURule,
+    ScaleListRule,
+    UnitNormalizationRule,
+)
+from spade_keras.pruning.rules.passing import ActivationRule, Boundary, PassThrough, SoftmaxRule
+from spade_keras.pruning.rules.rule import Change, ChannelCall, ChannelRule
+
+__all__ = [
+    "RULES",
+    "Boundary",
+    "Change",
+    "ChannelCall",
+    "ChannelRule",
+    "register_channel_rule",
+    "rule_for",
+]
+
+_PASSING_LAYERS = (
+    "ReLU LeakyReLU ELU Dropout SpatialDropout1D SpatialDropout2D SpatialDropout3D AlphaDropout "
+    "GaussianDropout GaussianNoise ActivityRegularization Identity Masking"
+)
+_PASSING_OPS = (
+    "Relu Relu6 Sigmoid SparseSigmoid Softplus Softsign SoftShrink SparsePlus Silu Squareplus "
+    "LogSigmoid LeakyRelu HardSigmoid HardSilu Elu Selu Gelu Celu TanhShrink HardTanh HardShrink "
+    "Threshold Absolute Abs Fabs Arccos Arccosh Arcsin Arcsinh Arctan Arctanh Cbrt Ceil Clip Copy "
+    "Cos Cosh Deg2rad Rad2deg Exp Exp2 Expm1 Floor Log Log10 Log1p Log2 Negative NanToNum "
+    "Reciprocal Rint Round Sign Signbit Sin Sinc Sinh Square Sqrt Tan Tanh Trunc Rsqrt Erf Erfc "
+    "Erfinv Cast SaturateCast StopGradient LogicalNot Isfinite Isinf Isnan Real Imag Conjugate "
+    "Angle OnesLike ZerosLike ConvertToTensor"
+)
+_MERGING_LAYERS = "Add Subtract Multiply Average Maximum Minimum"
+_ELEMENTWISE_OPS = (
+    "Add Subtract Multiply Divide DivideNoNan TrueDivide FloorDivide Maximum Minimum Fmax Fmin "
+    "Power Mod Fmod Arctan2 Logaddexp Logaddexp2 Hypot Equal NotEqual Greater GreaterEqual Less "
+    "LessEqual LogicalAnd LogicalOr LogicalXor Where Heaviside Nextafter Isclose"
+)
+
+RULES: dict[str, ChannelRule] = {
+    "Dense": DenseRule(),
+    "EinsumDense": EinsumDenseRule(),
+    "Embedding": EmbeddingRule(),
+    "ReversibleEmbedding": EmbeddingRule(),
+    "Conv1D": ConvRule(),
+    "Conv2D": ConvRule(),
+    "Conv3D": ConvRule(),
+    "Conv1DTranspose": ConvTransposeRule(),
+    "Conv2DTranspose": ConvTransposeRule(),
+    "Conv3DTranspose": ConvTransposeRule(),
+    "DepthwiseConv1D": DepthwiseRule(),
+    "DepthwiseConv2D": DepthwiseRule(),
+    "SeparableConv1D": SeparableRule(),
+    "SeparableConv2D": SeparableRule(),
+    "BatchNormalization": BatchNormalizationRule(),
+    "LayerNormalization": LayerNormalizationRule(),
+    "RMSNormalization": LayerNormalizationRule(),
+    "GroupNormalization": GroupNormalizationRule(),
+    "UnitNormalization": UnitNormalizationRule(),
+    "PReLU": PReLURule(),
+    "Rescaling": ScaleListRule(),
+    "Normalization": ScaleListRule(),
+    "Activation": ActivationRule(),
+    "Softmax": SoftmaxRule(),
+    "Concatenate": ConcatenateRule(),
+    "ops.Softmax": SoftmaxRule(),
+    "ops.LogSoftmax": SoftmaxRule(),
+    "ops.Concatenate": ConcatenateRule(),
+    **dict.fromkeys(_PASSING_LAYERS.split(), PassThrough()),
+    **{f"ops.{name}": PassThrough() for name in _PASSING_OPS.split()},
+    **dict.fromkeys(_MERGING_LAYERS.split(), MergeRule()),
+    **{f"ops.{name}": ElementwiseOpRule() for name in _ELEMENTWISE_OPS.split()},
+}
+
+_REGISTERED: dict[type, ChannelRule] = {}
+_FOUND: dict[type, ChannelRule | None] = {}
+
+
+def register_channel_rule(layer_class: type, rule: ChannelRule) -> None:
+    """Teaches the pruner a layer or operation class.
+
+    Args:
+        layer_class: The class; subclasses are not covered, for their `call` may differ.
+        rule: How its channels go through.
+
+    Raises:
+        ValueError: The class has a rule already, or `rule` is not a `ChannelRule`.
+
+    Example:
+        >>> import keras
+        >>> from spade_keras.pruning.rules import register_channel_rule
+        >>> from spade_keras.pruning.rules.passing import PassThrough
+        >>> class Shift(keras.layers.Layer):
+        ...     def call(self, x):
+        ...         return x + 1.0
+        >>> register_channel_rule(Shift, PassThrough())
+    """
+    if not isinstance(rule, ChannelRule):
+        raise ValueError(
+            "`rule` must be an instance of a ChannelRule subclass. "
+            f"Received: rule={rule!r} of type {type(rule).__name__}."
+        )
+    if rule_for(layer_class) is not None:
+        raise ValueError(
+            "`layer_class` has a channel rule already. "
+            f"Received: layer_class={layer_class.__name__}. Subclass it to give it another."
+        )
+    _REGISTERED[layer_class] = rule
+    _FOUND.pop(layer_class, None)
+
+
+def rule_for(operation_class: type) -> ChannelRule | None:
+    """The rule of a class, None where nobody has taught it.
+
+    Args:
+        operation_class: Class of a layer or operation.
+    """
+    if operation_class not in _FOUND:
+        _FOUND[operation_class] = _find(operation_class)
+    return _FOUND[operation_class]
+
+
+def _find(operation_class: Any) -> ChannelRule | None:
+    if operation_class in _REGISTERED:
+        return _REGISTERED[operation_class]
+    module = operation_class.__module__
+    if module.startswith("keras.src.layers."):
+        return RULES.get(operation_class.__name__)
+    if module.startswith("keras.src.ops."):
+        return RULES.get(f"ops.{operation_class.__name__}")
+    return None

@@ -1,0 +1,198 @@
+"""What a rule is, and the two views of a layer call it works with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from spade_keras.pruning.initializers import with_zeros
+from spade_keras.pruning.labels import Labels, LabelStore, Shape, SlotRecord
+from spade_keras.pruning.trace import copy_operation
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A tensor known by its shape alone, for calls inside wrappers."""
+
+    shape: Shape
+
+
+@dataclass
+class ChannelCall:
+    """One call of an operation, with the labels of its input tensors.
+
+    Args:
+        operation: The layer or operation that is called.
+        path: Path of the layer in the model.
+        owner: The layer of the graph that owns the weights; a wrapper owns its inner ones.
+        args: Positional arguments as recorded.
+        kwargs: Keyword arguments as recorded.
+        inputs: Every tensor among the arguments; only `.shape` is used.
+        labels: Label arrays of `inputs`.
+        outputs: The output tensors; only `.shape` is used.
+        store: Where labels, ties and slots go.
+    """
+
+    operation: Any
+    path: str
+    owner: Any
+    args: tuple
+    kwargs: dict[str, Any]
+    inputs: Sequence[Any]
+    labels: list[Labels]
+    outputs: Sequence[Any]
+    store: LabelStore
+
+    def shape(self, index: int = 0) -> Shape:
+        """Shape of an input tensor."""
+        return tuple(self.inputs[index].shape)
+
+    def labels_of(self, tensor: Any) -> Labels:
+        """Labels of one of the input tensors, found by identity."""
+        for spec, labels in zip(self.inputs, self.labels, strict=True):
+            if spec is tensor:
+                return labels
+        raise KeyError(f"not an input of {self.path}")
+
+    def argument(self, position: int, name: str) -> Any:
+        """An argument of the call by its position or name, None when absent."""
+        if len(self.args) > position:
+            return self.args[position]
+        return self.kwargs.get(name)
+
+    def vector(self, axis: int, index: int = 0) -> Labels:
+        """One label per position of an input's axis; ties what differs elsewhere."""
+        size = self.inputs[index].shape[axis]
+        return self.store.along(self.labels[index], axis, 1 if size is None else int(size))
+
+    def contract(self, variable: Any, axis: int, labels: Labels) -> None:
+        """The weight sums over these channels along its axis."""
+        self._attach(variable, axis, labels, "consumer")
+
+    def parameter(self, variable: Any, axis: int, labels: Labels) -> None:
+        """The weight holds something for each of these channels along its axis."""
+        if variable is not None:
+            self._attach(variable, axis, labels, "parameter")
+
+    def produce(self, variable: Any, axis: int, repeats: int = 1, unit: str = "") -> Labels:
+        """New channels made by the weight along its axis.
+
+        Args:
+            variable: The weight.
+            axis: Its axis.
+            repeats: How often the channels stand one after another along the axis (the gates
+                of an LSTM: 4).
+            unit: Suffix of the group's name, such as `"#heads"`.
+
+        Returns:
+            One label per channel; zeros for a single channel, which can never go.
+        """
+        count = int(variable.shape[axis]) // repeats
+        known = self.store.known(variable, axis)
+        labels = self.store.new(count) if known is None else known[:count]
+        if known is None:
+            tiled = np.tile(labels, repeats) if repeats > 1 else labels
+            self._attach(variable, axis, tiled, "producer", unit)
+            if count == 1:
+                self.store.freeze(labels, "a single channel")
+        return np.zeros(1, dtype=np.int64) if count == 1 else labels
+
+    def also_produce(self, variable: Any, axis: int, labels: Labels, unit: str = "") -> None:
+        """A further weight that makes channels already labeled."""
+        if variable is not None:
+            self._attach(variable, axis, labels, "producer", unit)
+
+    def spread(self, vector: Labels, axis: int, rank: int) -> Labels:
+        """The label array of a tensor whose labels vary along one axis only."""
+        shape = [1] * rank
+        shape[axis] = len(vector)
+        return vector.reshape(shape)
+
+    def freeze_all(self, reason: str) -> list[Labels]:
+        """Freezes every input and returns outputs of constant width."""
+        for labels in self.labels:
+            self.store.freeze(labels, reason)
+        return [self.store.constant(len(output.shape), reason) for output in self.outputs]
+
+    def _attach(self, variable: Any, axis: int, labels: Labels, role: str, unit: str = "") -> None:
+        axis = axis % len(variable.shape)
+        record = SlotRecord(self.path, self.owner, variable, axis, labels, role, unit)
+        self.store.attach(record)
+
+
+@dataclass
+class Change:
+    """What a plan does to one operation: the view a rule rebuilds it from.
+
+    Args:
+        operation: The original layer or operation.
+        inputs: `(old shape, new shape)` of every input tensor of its first call.
+        outputs: The same for its outputs.
+        new_shape: Shape of one of the operation's weights after the plan.
+        kept: `kept(tensor index, axis)` gives the kept positions along an input's axis;
+            `kept(index, axis, "outputs")` along an output's.
+    """
+
+    operation: Any
+    inputs: Sequence[tuple[Shape, Shape]]
+    outputs: Sequence[tuple[Shape, Shape]]
+    new_shape: Callable[[Any], tuple[int, ...]]
+    kept: Callable[..., np.ndarray]
+
+    @property
+    def unchanged(self) -> bool:
+        """True when no tensor around the operation changes its shape."""
+        return all(old == new for old, new in (*self.inputs, *self.outputs))
+
+
+class ChannelRule:
+    """How one kind of layer treats channels: the extension point of the pruner.
+
+    A rule says how labels go through the layer (`propagate`), how the layer is made again
+    with fewer channels (`resize`), and, where removal is not the same as zeroing, what the
+    slim layer computes from the kept channels (`reference`).
+    """
+
+    def propagate(self, call: ChannelCall) -> Labels | list[Labels]:
+        """Labels of the outputs; attaches weights, ties and freezes through `call`.
+
+        Args:
+            call: The call with the labels of its inputs.
+
+        Returns:
+            One label array, or one per output tensor.
+        """
+        raise NotImplementedError
+
+    def configure(self, config: dict[str, Any], change: Change) -> dict[str, Any]:
+        """The configuration of the slim layer; by default nothing depends on widths."""
+        return config
+
+    def resize(self, change: Change) -> Any:
+        """The slim operation, unbuilt."""
+        operation = change.operation
+        if isinstance(operation, keras.layers.Layer):
+            config = self.configure(operation.get_config(), change)
+            if type(operation).__module__.startswith("keras.src."):
+                config = with_zeros(config)
+            return type(operation).from_config(config)
+        return copy_operation(operation)
+
+    def arguments(
+        self, args: tuple, kwargs: dict[str, Any], change: Change
+    ) -> tuple[tuple, dict[str, Any]]:
+        """The arguments of one call of the slim operation; tensors are filled in later."""
+        return args, kwargs
+
+    def mixes(self, labels: Sequence[Labels], call: Any) -> bool:
+        """True when the call mixes labeled channels, so that zeroing is not removal.
+
+        Args:
+            labels: Label arrays of the inputs.
+            call: The recorded call.
+        """
+        return False

@@ -1,0 +1,264 @@
+"""Models as plain lists of calls: the one file that reads Keras's graph internals."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+from keras.src.models.functional import Functional, functional_like_constructor
+
+from spade_keras.errors import SpadeError
+
+
+class TraceError(SpadeError):
+    """A model or layer whose `call` cannot be turned into a graph."""
+
+
+@dataclass
+class Call:
+    """One call of an operation in a graph.
+
+    Args:
+        operation: The layer or `keras.ops` operation.
+        args: Positional arguments as recorded, symbolic tensors included.
+        kwargs: Keyword arguments as recorded.
+        inputs: Every symbolic tensor among the arguments.
+        outputs: The symbolic tensors it returned.
+    """
+
+    operation: Any
+    args: tuple
+    kwargs: dict[str, Any]
+    inputs: list[Any]
+    outputs: list[Any]
+
+
+@dataclass
+class Graph:
+    """The calls of a model in the order in which they can run.
+
+    Args:
+        inputs: Flat symbolic inputs.
+        outputs: Flat symbolic outputs.
+        calls: Calls in running order, inputs excluded.
+        input_struct: The inputs in the structure the model takes.
+        output_struct: The outputs in the structure the model returns.
+        traced: True when `call` was traced, so that the class is lost by a rebuild.
+        nested: Graphs of nested models and composite layers by the id of the operation.
+    """
+
+    inputs: list[Any]
+    outputs: list[Any]
+    calls: list[Call]
+    input_struct: Any
+    output_struct: Any
+    traced: bool = False
+    nested: dict[int, Graph] = field(default_factory=dict)
+
+
+def is_functional(operation: Any) -> bool:
+    """True for models that carry their own graph: Functional ones and built Sequential ones."""
+    if isinstance(operation, keras.Sequential):
+        return True
+    return isinstance(operation, Functional)
+
+
+def takes_inputs_and_outputs(model: Any) -> bool:
+    """True when the class of `model` is constructed from `inputs` and `outputs`."""
+    return isinstance(model, Functional) and functional_like_constructor(type(model))
+
+
+def source_of(model: Any) -> Any:
+    """The object whose identity changes when the graph of `model` does."""
+    return getattr(model, "_functional", None) or model
+
+
+def trace(model: Any) -> Graph:
+    """Reads the graph of a built model, calling a subclassed one on symbolic tensors.
+
+    Args:
+        model: A Functional or Sequential model, or a built subclassed one.
+
+    Returns:
+        The graph; nested models are not opened.
+
+    Raises:
+        TraceError: `model` is not built, or its `call` needs values.
+    """
+    if not isinstance(model, keras.Model):
+        raise TraceError(
+            "`model` must be a keras.Model or a network with `priors`. "
+            f"Received: model={model!r} of type {type(model).__name__}."
+        )
+    if isinstance(model, keras.Sequential):
+        functional = getattr(model, "_functional", None)
+        if functional is None:
+            raise TraceError(
+                f"`model` must be built. Received: the Sequential {model.name!r} without an input "
+                "shape. Call `model.build(input_shape)` or add `keras.Input(...)` first."
+            )
+        return _graph(functional)
+    if isinstance(model, Functional):
+        return _graph(model)
+    return _trace_subclass(model)
+
+
+def trace_layer(layer: Any, args: tuple, kwargs: dict[str, Any]) -> Graph:
+    """Traces the `call` of a composite layer on tensors shaped like its recorded arguments.
+
+    Args:
+        layer: A built layer made of other layers.
+        args: The positional arguments of one recorded call.
+        kwargs: The keyword arguments of that call.
+
+    Returns:
+        The graph from the symbolic arguments to the outputs.
+
+    Raises:
+        TraceError: `call` needs values, or uses weights that belong to no inner layer.
+    """
+    fresh: list[Any] = []
+
+    def renew(value: Any) -> Any:
+        if not isinstance(value, keras.KerasTensor):
+            return value
+        tensor = keras.Input(batch_shape=value.shape, dtype=value.dtype)
+        fresh.append(tensor)
+        return tensor
+
+    new_args = keras.tree.map_structure(renew, args)
+    new_kwargs = keras.tree.map_structure(renew, kwargs)
+    return _trace_call(layer, fresh, list(fresh), new_args, new_kwargs)
+
+
+def copy_operation(operation: Any, name: str | None = None, **changes: Any) -> Any:
+    """A copy of a weightless `keras.ops` operation with some constructor arguments changed.
+
+    Args:
+        operation: The operation to copy; it stays as it is.
+        name: Name of the copy; None keeps the name.
+        **changes: Attributes to change.
+    """
+    made = copy.copy(operation)
+    made._inbound_nodes = []
+    made._outbound_nodes = []
+    if name is not None:
+        made.name = name
+    for key, value in changes.items():
+        setattr(made, key, value)
+    recorded = getattr(operation, "_auto_config", None)
+    if recorded is not None and changes:
+        made._auto_config = copy.copy(recorded)
+        made._auto_config.config = {**recorded.config, **changes}
+    return made
+
+
+def _graph(model: Any) -> Graph:
+    calls = []
+    nodes_by_depth = model._nodes_by_depth
+    for depth in sorted(nodes_by_depth, reverse=True):
+        for node in nodes_by_depth[depth]:
+            if node.operation is None or node.is_input:
+                continue
+            arguments = node.arguments
+            calls.append(
+                Call(
+                    node.operation,
+                    arguments.args,
+                    arguments.kwargs,
+                    arguments.keras_tensors,
+                    node.outputs,
+                )
+            )
+    return Graph(
+        inputs=list(model._inputs),
+        outputs=list(model._outputs),
+        calls=calls,
+        input_struct=model._inputs_struct,
+        output_struct=model._outputs_struct,
+    )
+
+
+def _trace_subclass(model: Any) -> Graph:
+    if not model.built:
+        raise TraceError(
+            f"`model` must be built. Received: {type(model).__name__} {model.name!r} without "
+            "weights. Call it once on an example input first."
+        )
+    shapes = getattr(model, "_build_shapes_dict", None)
+    if not shapes:
+        raise TraceError(
+            f"The input shape of {type(model).__name__} {model.name!r} is unknown. Call the model "
+            "once on an example input, or write it as a Functional model."
+        )
+
+    def is_shape(value: Any) -> bool:
+        return isinstance(value, (tuple, list)) and all(
+            size is None or isinstance(size, int) for size in value
+        )
+
+    fresh: list[Any] = []
+
+    def renew(value: Any, name: str) -> Any:
+        if value is None:
+            return None
+        if is_shape(value):
+            shape = (None, *value[1:])
+            tensor = keras.Input(batch_shape=shape, dtype=model.input_dtype, name=name)
+            fresh.append(tensor)
+            return tensor
+        if isinstance(value, dict):
+            return {key: renew(item, str(key)) for key, item in value.items()}
+        return type(value)(renew(item, f"{name}_{i}") for i, item in enumerate(value))
+
+    values = list(shapes.items())
+    first = renew(values[0][1], _input_name(values[0][0]))
+    kwargs = {_input_name(key): renew(value, _input_name(key)) for key, value in values[1:]}
+    struct = first if not kwargs else list(fresh)
+    return _trace_call(model, fresh, struct, (first,), kwargs)
+
+
+def _input_name(key: str) -> str:
+    return "inputs" if key == "input_shape" else key.removesuffix("_shape")
+
+
+def _trace_call(layer: Any, fresh: list[Any], struct: Any, args: tuple, kwargs: dict) -> Graph:
+    hint = (
+        "Write it as a Functional model, or teach the pruner its layer with "
+        "`spade_keras.pruning.register_channel_rule`."
+    )
+    try:
+        outputs = layer.call(*args, **kwargs)
+        function = keras.Function(struct, outputs)
+    except Exception as error:
+        raise TraceError(
+            f"The `call` of {type(layer).__name__} {layer.name!r} cannot be traced on symbolic "
+            f"tensors: {type(error).__name__}: {_first_line(error)} {hint}"
+        ) from error
+    graph = _graph(function)
+    graph.traced = True
+    _check_weights(layer, graph, hint)
+    return graph
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else ""
+
+
+def _check_weights(layer: Any, graph: Graph, hint: str) -> None:
+    """Refuses a trace that lost weights: those used without a layer around them."""
+    reached = {
+        id(weight)
+        for call in graph.calls
+        if isinstance(call.operation, keras.layers.Layer)
+        for weight in call.operation.weights
+    }
+    lost = [weight.path for weight in layer.weights if id(weight) not in reached]
+    if lost:
+        raise TraceError(
+            f"{type(layer).__name__} {layer.name!r} uses weights outside of any layer, which a "
+            f"trace would lose: {', '.join(lost[:5])}. {hint}"
+        )
