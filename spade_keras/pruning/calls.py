@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
+
+from spade_keras.pruning.analysis import analyze
+from spade_keras.pruning.trace import Graph, is_functional
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Call:
 
 
 def layer_calls(model: keras.Model, inputs: Any = None) -> list[Call]:
-    """Lists the calls of one forward pass, nested models opened.
+    """Lists the calls of one forward pass, nested models and composite layers opened.
 
     Args:
         model: A built model.
@@ -52,21 +55,20 @@ def layer_calls(model: keras.Model, inputs: Any = None) -> list[Call]:
         The calls in the order of computation.
 
     Raises:
-        ValueError: If the model is not built, or `inputs` does not fit it.
+        ValueError: If `inputs` does not fit the model.
+        TraceError: If the model has no graph that can be read.
     """
     calls: list[Call] = []
-    _open_model(model, input_specs(model, inputs), "", calls)
+    _walk(analyze(model).graph, input_specs(model, inputs), "", calls)
     return calls
 
 
-def input_specs(model: keras.Model, inputs: Any = None) -> Any:
-    """Symbolic inputs of the shapes given, or of those the model declares."""
-    graph = graph_of(model)
+def input_specs(model: keras.Model, inputs: Any = None) -> list[Any]:
+    """Symbolic inputs, flat, of the shapes given, or of those the model declares."""
+    graph = analyze(model).graph
     if inputs is None:
-        return keras.tree.map_structure(
-            lambda x: keras.KerasTensor(_one_sample(x.shape), x.dtype), graph.input
-        )
-    if isinstance(inputs, Mapping) and not isinstance(graph.input, dict):
+        return [keras.KerasTensor(_one_sample(x.shape), x.dtype) for x in graph.inputs]
+    if isinstance(inputs, Mapping) and not isinstance(graph.input_struct, dict):
         inputs = [inputs[tensor.name] for tensor in graph.inputs]
     shapes = list(_shapes(inputs))
     if [len(shape) for shape in shapes] != [len(x.shape) for x in graph.inputs]:
@@ -74,58 +76,53 @@ def input_specs(model: keras.Model, inputs: Any = None) -> Any:
             f"`inputs` must hold arrays or shapes like {[x.shape for x in graph.inputs]}, the "
             f"inputs of {model.name!r}. Received: shapes={shapes}."
         )
-    flat = [
+    return [
         keras.KerasTensor(_one_sample(shape), x.dtype)
         for shape, x in zip(shapes, graph.inputs, strict=True)
     ]
-    return keras.tree.pack_sequence_as(graph.input, flat)
 
 
-def graph_of(model: Any) -> Any:
-    """The Functional graph of a built Functional or Sequential model.
+def _walk(graph: Graph, inputs: Sequence[Any], prefix: str, calls: list[Call]) -> list[Any]:
+    """Lists the calls of a graph on given inputs and returns its outputs, flat."""
+    known = {id(x): given for x, given in zip(graph.inputs, inputs, strict=True)}
 
-    Raises:
-        ValueError: If the model has no graph.
-    """
-    graph = getattr(model, "_functional", None) if _is_sequential(model) else model
-    if graph is None or not hasattr(graph, "_run_through_graph"):
-        raise ValueError(
-            "`model` must be a built Functional or Sequential model. "
-            f"Received: model={getattr(model, 'name', model)!r} of type {type(model).__name__}. "
-            "Call it on an input once, or write it as a Functional model."
-        )
-    return graph
+    def given(value: Any) -> Any:
+        return known.get(id(value), value)
 
-
-def _is_sequential(model: Any) -> bool:
-    return isinstance(model, keras.Sequential)
-
-
-def _open_model(model: Any, inputs: Any, prefix: str, calls: list[Call]) -> Any:
-    def recorded(operation: Any) -> Callable[..., Any]:
-        return lambda *args, **kwargs: _record(operation, args, kwargs, prefix, calls)
-
-    return graph_of(model)._run_through_graph(inputs, operation_fn=recorded)
+    for call in graph.calls:
+        args, kwargs = keras.tree.map_structure(given, (call.args, call.kwargs))
+        nested = graph.nested.get(id(call.operation))
+        path = prefix + call.operation.name
+        if nested is None:
+            outputs = _record(call.operation, path, args, kwargs, calls)
+        else:
+            outputs = _walk(nested, _tensors((args, kwargs)), f"{path}/", calls)
+        known |= {id(x): made for x, made in zip(call.outputs, outputs, strict=True)}
+    return [known[id(x)] for x in graph.outputs]
 
 
-def _record(operation: Any, args: Any, kwargs: Any, prefix: str, calls: list[Call]) -> Any:
-    path = prefix + operation.name
-    if isinstance(operation, keras.Model) and (
-        _is_sequential(operation) or hasattr(operation, "_run_through_graph")
-    ):
-        return _open_model(operation, args[0] if args else kwargs, f"{path}/", calls)
-    outputs = operation.compute_output_spec(*args, **kwargs)
+def _record(operation: Any, path: str, args: Any, kwargs: Any, calls: list[Call]) -> Sequence[Any]:
+    outputs = keras.tree.flatten(operation.compute_output_spec(*args, **kwargs))
     if isinstance(operation, keras.layers.TimeDistributed):
         batch, steps, *shape = args[0].shape
-        steps = None if None in (batch, steps) else batch * steps
-        step = keras.KerasTensor((steps, *shape), args[0].dtype)
-        _record(operation.layer, (step,), {}, f"{path}/", calls)
+        together = None if None in (batch, steps) else batch * steps
+        step = keras.KerasTensor((together, *shape), args[0].dtype)
+        _open(operation.layer, path, (step,), calls)
     elif isinstance(operation, keras.layers.Bidirectional):
         for layer in (operation.forward_layer, operation.backward_layer):
-            _record(layer, args[:1], {}, f"{path}/", calls)
+            _open(layer, path, args[:1], calls)
     else:
-        calls.append(Call(path, operation, (args, kwargs), _tensors(outputs)))
+        calls.append(Call(path, operation, (args, kwargs), tuple(outputs)))
     return outputs
+
+
+def _open(inner: Any, path: str, args: tuple[Any, ...], calls: list[Call]) -> None:
+    """Lists the calls inside a wrapper, whose inner layer may be a whole model."""
+    path = f"{path}/{inner.name}"
+    if is_functional(inner):
+        _walk(analyze(inner).graph, _tensors(args), f"{path}/", calls)
+    else:
+        _record(inner, path, args, {}, calls)
 
 
 def _tensors(structure: Any) -> tuple[Any, ...]:

@@ -74,7 +74,7 @@ def count_macs(model: Any, inputs: Any = None) -> MacReport:
     recurrent layers, attention, `Dot`, `matmul`, `einsum`), as published tables do.
 
     Args:
-        model: A Functional or Sequential model, or a network with `priors`.
+        model: A Keras model, or a network with `priors`.
         inputs: Arrays or shapes, in the structure of the model's inputs. None: the shapes the
             model declares; needed where these leave sizes open, and for networks. A batch of
             unknown size counts as one sample, a given batch as it is.
@@ -84,6 +84,7 @@ def count_macs(model: Any, inputs: Any = None) -> MacReport:
 
     Raises:
         ValueError: If the model is not built, or sizes stay unknown.
+        TraceError: If `call` of a subclassed model cannot be traced.
 
     Example:
         >>> import keras
@@ -150,7 +151,7 @@ def _parts(model: Any, inputs: Any) -> Iterator[tuple[str, keras.Model, Any]]:
 def _part_work(model: keras.Model, inputs: Any) -> Work:
     known = _known_work.setdefault(model, {})
     specs = input_specs(model, inputs)
-    key = tuple(tuple(x.shape) for x in keras.tree.flatten(specs))
+    key = tuple(tuple(x.shape) for x in specs)
     if key not in known:
         known[key] = _find_work(model, inputs)
     return known[key]

@@ -12,7 +12,7 @@ import numpy as np
 
 from spade_keras.pruning import importance as importances
 from spade_keras.pruning.cost import check_built
-from spade_keras.pruning.groups import Group
+from spade_keras.pruning.groups import Group, find_groups
 from spade_keras.pruning.plan import GroupPlan, PruningPlan
 from spade_keras.pruning.plan_cost import PlanCost
 from spade_keras.pruning.ranking import rank_globally
@@ -77,8 +77,6 @@ def make_plan(  # noqa: PLR0913 - every setting is a keyword of its own
         >>> make_plan(keras.Sequential(layers), ratio=0.5).widths["a"]
         3
     """
-    from spade_keras.pruning.groups import find_groups
-
     _check_settings(ratio, widths, target, scope)
     _check_count("round_to", round_to)
     _check_count("minimum_width", minimum_width)

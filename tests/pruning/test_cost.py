@@ -285,3 +285,41 @@ def test_published_counts():
     model = keras.applications.MobileNetV2(weights=None)
     assert count_macs(model).total == pytest.approx(300e6, rel=0.01)
     assert count_parameters(model) == 3_538_984
+
+
+@keras.saving.register_keras_serializable("test_cost")
+class Block(layers.Layer):
+    """A composite layer: what it does is in the layers it calls."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.first = layers.Dense(3, name="first")
+        self.second = layers.Dense(5, name="second")
+
+    def build(self, shape):
+        self.first.build(shape)
+        self.second.build((*shape[:-1], 3))
+
+    def call(self, x):
+        return self.second(self.first(x)) + 1.0
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.block = Block(name="block")
+        self.head = layers.Dense(2, name="head")
+
+    def call(self, x):
+        return self.head(self.block(x))
+
+
+def test_composite_layers_and_subclassed_models_are_opened():
+    inputs = keras.Input((4,))
+    report = count_macs(keras.Model(inputs, Block(name="block")(inputs)))
+    assert report.layers["block/first"] == 4 * 3 and report.layers["block/second"] == 3 * 5
+    model = Subclassed()
+    model(np.zeros((1, 4), "float32"))
+    report = count_macs(model)
+    assert (report.total, report.uncounted) == (4 * 3 + 3 * 5 + 5 * 2, ())
+    assert count_macs(model, (6, 4)).total == 6 * (4 * 3 + 3 * 5 + 5 * 2)

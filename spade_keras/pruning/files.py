@@ -1,0 +1,218 @@
+"""Pruning from file to file: load safely, say what is coupled, write the slim model whole."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from spade_keras.pruning.cost import count_macs, count_parameters
+from spade_keras.pruning.groups import Group, find_groups
+from spade_keras.pruning.plan import PruningPlan
+from spade_keras.pruning.planning import make_plan
+from spade_keras.pruning.rebuild import rebuild
+from spade_keras.pruning.selection import own_layers, width_step
+
+_PARTS = ("config.json", "metadata.json", "model.weights.h5")
+
+
+def load_model_safely(path: str | Path) -> keras.Model:
+    """Loads a `.keras` file without running code it may carry.
+
+    Args:
+        path: The file. Classes of its own must have been imported and registered with Keras.
+
+    Returns:
+        The model, not compiled.
+
+    Raises:
+        ValueError: If the file is missing, damaged or of another kind, holds code, or needs a
+            class that is not registered.
+    """
+    _check_archive(Path(path))
+    try:
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"`path` must be a .keras file that loads in safe mode. Received: path={path}. "
+            f"Keras says: {reason} For classes of your own, import the module that registers "
+            "them with `keras.saving.register_keras_serializable`; Lambda layers with Python "
+            "code must be replaced by layers."
+        ) from error
+
+
+def inspect_model(path: str | Path) -> str:
+    """Tells which channels of a saved model are coupled, and which are fixed and why.
+
+    Args:
+        path: A `.keras` file.
+
+    Returns:
+        A text table, one line per group.
+
+    Raises:
+        ValueError: If the file cannot be loaded.
+    """
+    return inspect_text(load_model_safely(path))
+
+
+def inspect_text(model: Any) -> str:
+    """Tells which channels of a model are coupled, and which are fixed and why.
+
+    Args:
+        model: A Keras model, or a network with `priors`.
+
+    Returns:
+        A text table, one line per group.
+    """
+    groups = find_groups(model)
+    free = sum(group.fixed is None for group in groups)
+    lines = [f"{model.name}: {count_parameters(model):,} parameters, {_macs_text(model)}"]
+    lines.append(f"{len(groups)} groups of coupled channels, {free} of which can be narrowed")
+    rows = [("group", "width", "layers, or why fixed"), *map(_group_row, groups)]
+    sizes = [max(len(row[column]) for row in rows) for column in range(2)]
+    lines += [f"{name:<{sizes[0]}}  {width:>{sizes[1]}}  {note}" for name, width, note in rows]
+    return "\n".join(lines)
+
+
+def prune_model(  # noqa: PLR0913 - one argument per command-line option
+    path: str | Path,
+    out: str | Path,
+    *,
+    ratio: float | None = None,
+    plan: str | Path | None = None,
+    target_macs: float | None = None,
+    target_parameters: float | None = None,
+    importance: str = "group_l1",
+    round_to: int = 1,
+    input_shape: tuple[int, ...] | None = None,
+) -> str:
+    """Prunes a saved model into a new file, which appears whole or not at all.
+
+    Exactly one of `ratio`, `plan`, `target_macs` and `target_parameters` says how much.
+
+    Args:
+        path: The `.keras` file to prune; it is not changed.
+        out: The `.keras` file to write.
+        ratio: Fraction of every group's channels to remove.
+        plan: A JSON file written from `PruningPlan.to_json`.
+        target_macs: Multiply-accumulates to keep; below 1, as a fraction.
+        target_parameters: Parameters to keep; below 1, as a fraction.
+        importance: What ranks the channels.
+        round_to: Narrower widths are multiples of it.
+        input_shape: Shape to count multiply-accumulates for, batch first.
+
+    Returns:
+        The summary of the plan and what it left of the model.
+
+    Raises:
+        ValueError: If a file or an argument is wrong; nothing is written then.
+    """
+    out = Path(out)
+    if out.suffix != ".keras" or not out.parent.is_dir():
+        raise ValueError(f"`out` must be a .keras file in an existing folder. Received: out={out}.")
+    given = {
+        "ratio": ratio,
+        "plan": plan,
+        "target_macs": target_macs,
+        "target_parameters": target_parameters,
+    }
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) != 1:
+        raise ValueError(f"Exactly one of {list(given)} must be given. Received: {names}.")
+    model = load_model_safely(path)
+    if plan is not None:
+        chosen = _read_plan(Path(plan))
+    else:
+        amount: dict[str, Any] = {"ratio": ratio}
+        if ratio is None:
+            quantity = names[0].removeprefix("target_")
+            amount = {"target": {quantity: given[names[0]]}}
+        chosen = make_plan(
+            model, **amount, importance=importance, round_to=round_to, inputs=input_shape
+        )
+    slim = rebuild(model, chosen)
+    save_whole(slim, out)
+    before, after = count_parameters(model), count_parameters(slim)
+    lines = [
+        chosen.summary(),
+        f"parameters  {before:,} -> {after:,}",
+        f"before  {_macs_text(model, input_shape)}",
+        f"after   {_macs_text(slim, input_shape)}",
+        f"wrote {out}",
+    ]
+    return "\n".join(lines)
+
+
+def save_whole(model: keras.Model, out: Path) -> None:
+    """Writes a model beside its place and moves it there, so that no half file is ever seen."""
+    handle, name = tempfile.mkstemp(prefix=".", suffix=".keras", dir=out.parent)
+    os.close(handle)
+    written = Path(name)
+    try:
+        model.save(written)
+        with written.open("rb") as file:
+            os.fsync(file.fileno())
+        written.chmod(0o666 & ~_umask())
+        written.replace(out)
+    finally:
+        written.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _check_archive(path: Path) -> None:
+    if not path.is_file():
+        raise ValueError(f"`path` must be an existing .keras file. Received: path={path}.")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(
+            f"`path` must be a .keras file. Received: path={path}, which is of another kind or "
+            "cut off. Save the model again with `model.save('model.keras')`."
+        )
+    try:
+        with zipfile.ZipFile(path) as archive:
+            missing = sorted(set(_PARTS) - set(archive.namelist()))
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError) as error:
+        missing, damaged = [], str(error)
+    if missing or damaged:
+        fault = f"in which {damaged} is damaged" if damaged else f"which lacks {missing}"
+        raise ValueError(f"`path` must be a whole .keras file. Received: path={path}, {fault}.")
+
+
+def _read_plan(path: Path) -> PruningPlan:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"`plan` must be a JSON file. Received: plan={path}: {error}.") from error
+    return PruningPlan.from_json(text)
+
+
+def _macs_text(model: Any, inputs: Any = None) -> str:
+    try:
+        report = count_macs(model, inputs)
+    except ValueError:
+        return "MACs unknown (input sizes are open)"
+    text = f"{report.total:,} MACs"
+    if report.uncounted:
+        text += f" without {', '.join(report.uncounted)}, for which there is no rule"
+    return text
+
+
+def _group_row(group: Group) -> tuple[str, str, str]:
+    if group.fixed is not None:
+        return group.name, str(group.width), f"fixed: {group.fixed}"
+    note = ", ".join(own_layers(group))
+    step = width_step(group)
+    if step > 1:
+        note += f" (a multiple of {step})"
+    return group.name, str(group.width), note
