@@ -161,6 +161,8 @@ def loss_gradients(
         One array for each of `model.trainable_variables`, in that order; zeros where the loss
         does not depend on the variable.
     """
+    if not model.trainable_variables:
+        return []
     return _implementation().loss_gradients(model, loss, _in_floatx(inputs), _in_floatx(targets))
 
 

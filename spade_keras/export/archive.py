@@ -22,6 +22,12 @@ from spade_keras.export.reports import ExportReport
 
 MARKER = "saved_model.pb"
 
+_CONVERT = """
+import pathlib, sys
+from spade_keras.export import conversion
+conversion.convert(pathlib.Path(sys.argv[1]))
+"""
+
 
 def saved_model(network: keras.Model, folder: str | Path, inputs: Any) -> ExportReport:
     """Exports a model as a TensorFlow SavedModel, which needs neither Keras nor spade-keras.
@@ -109,7 +115,7 @@ def named_arrays(inputs: Any) -> dict[str, np.ndarray]:
 def _write_archive_in_child(
     network: keras.Model, fresh: Path, arrays: dict[str, np.ndarray]
 ) -> None:
-    modules = sorted(set(_modules(keras.saving.serialize_keras_object(network))))
+    modules = custom_modules(keras.saving.serialize_keras_object(network))
     if "__main__" in modules:
         raise ExportError(
             f"Under the {keras.backend.backend()} backend the model is converted in another "
@@ -124,7 +130,7 @@ def _write_archive_in_child(
         job = {"modules": modules, "archive": str(fresh), "dtype": keras.config.floatx()}
         (folder / "job.json").write_text(json.dumps(job))
         run_python(
-            ["-m", "spade_keras.export.conversion", folder],
+            ["-c", _CONVERT, folder],
             purpose="converts the model to a SavedModel",
             environment={
                 "KERAS_BACKEND": "tensorflow",
@@ -137,14 +143,28 @@ def _write_archive_in_child(
         )
 
 
-def _modules(config: Any) -> Iterator[str]:
-    """Finds the modules of all classes and functions that a serialized object needs."""
+def custom_modules(config: Any) -> list[str]:
+    """Finds the modules of all registered classes and functions that a serialized object needs.
+
+    Args:
+        config: What `keras.saving.serialize_keras_object` returned.
+
+    Returns:
+        Their names, sorted. Loading the object works once these are imported.
+    """
+    return sorted(set(_custom_modules(config)))
+
+
+def _custom_modules(config: Any) -> Iterator[str]:
     if isinstance(config, Mapping):
-        module = config.get("module")
-        if isinstance(module, str) and module.split(".")[0] not in ("keras", "builtins"):
-            yield module
+        # Keras records the module of its own classes; of others the registered name is to be had,
+        # which for a function stands in the place of its config.
+        is_function = config.get("class_name") == "function"
+        name = config.get("config" if is_function else "registered_name")
+        if isinstance(name, str) and (found := keras.saving.get_registered_object(name)):
+            yield found.__module__
         for value in config.values():
-            yield from _modules(value)
+            yield from _custom_modules(value)
     elif isinstance(config, (list, tuple)):
         for value in config:
-            yield from _modules(value)
+            yield from _custom_modules(value)

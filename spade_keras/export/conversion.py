@@ -1,16 +1,13 @@
 """Writing a SavedModel, where Keras runs on TensorFlow.
 
-    python -m spade_keras.export.conversion FOLDER
-
-reads `network.keras`, `inputs.npz` and `job.json` of FOLDER; `export.archive` calls it so when
-Keras runs on another backend.
+When Keras runs on another backend, `export.archive` leaves the model in a folder and calls
+`convert` in a process with KERAS_BACKEND=tensorflow.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +35,13 @@ def write_archive(network: keras.Model, folder: Path, arrays: dict[str, np.ndarr
     )
 
 
-def _structured(named: dict[str, Any]) -> Any:
-    return named[""] if set(named) == {""} else named
+def convert(folder: Path) -> None:
+    """Writes the SavedModel that a folder describes.
 
-
-def _convert(folder: Path) -> None:
+    Args:
+        folder: Holds the model in `network.keras`, example inputs in `inputs.npz`, and in
+            `job.json` the modules to import, the default dtype and where to write.
+    """
     job = json.loads((folder / "job.json").read_text())
     for module in job["modules"]:
         importlib.import_module(module)
@@ -55,5 +54,5 @@ def _convert(folder: Path) -> None:
     write_archive(network, Path(job["archive"]), arrays)
 
 
-if __name__ == "__main__":
-    _convert(Path(sys.argv[1]))
+def _structured(named: dict[str, Any]) -> Any:
+    return named[""] if set(named) == {""} else named
