@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
@@ -117,8 +118,7 @@ class WeightTable:
         array = self.array(slot)
         key = (id(self.variable(slot)), slot.axis, name)
         if key not in self._sums:
-            others = tuple(axis for axis in range(array.ndim) if axis != slot.axis)
-            self._sums[key] = function(array).sum(axis=others, dtype=np.float64)
+            self._sums[key] = _sum_others(function(array), slot.axis)
         return self._sums[key][slot.positions].sum(axis=1)
 
     def rows(self, slot: Slot, array: np.ndarray | None = None) -> np.ndarray:
@@ -131,3 +131,12 @@ class WeightTable:
         array = self.array(slot) if array is None else array
         front = np.moveaxis(array, slot.axis, 0)
         return front[slot.positions].reshape(len(slot.positions), -1)
+
+
+def _sum_others(array: np.ndarray, axis: int) -> np.ndarray:
+    """Sums over all axes but one, as matrix products: several times faster than `np.sum`."""
+    shape = array.shape
+    cube = array.reshape(math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :]))
+    if cube.shape[2] == 1:
+        return (np.ones(len(cube), cube.dtype) @ cube[:, :, 0]).astype(np.float64)
+    return (cube @ np.ones(cube.shape[2], cube.dtype)).sum(axis=0, dtype=np.float64)

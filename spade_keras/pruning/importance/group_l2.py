@@ -20,9 +20,5 @@ class GroupL2(Importance):
         """Takes the root of the summed squares of each member's slices."""
         slots = magnitude_slots(group)
         return stack_members(
-            group, (np.sqrt(weights.sums(slot, "square", _square)) for slot in slots)
+            group, (np.sqrt(weights.sums(slot, "square", np.square)) for slot in slots)
         )
-
-
-def _square(array: np.ndarray) -> np.ndarray:
-    return np.square(array, dtype=np.float64)

@@ -24,7 +24,7 @@ class Lamp(Importance):
         """Divides each filter's squared norm by those of the filters that outlive it."""
         slots = producer_slots(group)
         return stack_members(
-            group, (_survivor_shares(weights.sums(slot, "square", _square)) for slot in slots)
+            group, (_survivor_shares(weights.sums(slot, "square", np.square)) for slot in slots)
         )
 
 
@@ -36,7 +36,3 @@ def _survivor_shares(squares: np.ndarray) -> np.ndarray:
         squares[order], survivors, out=np.zeros_like(squares), where=survivors > 0
     )
     return shares
-
-
-def _square(array: np.ndarray) -> np.ndarray:
-    return np.square(array, dtype=np.float64)
