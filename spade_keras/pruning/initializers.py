@@ -9,6 +9,19 @@ import keras
 _SUFFIX = "_initializer"
 
 
+def without_build_shapes(config: Any) -> Any:
+    """A layer configuration whose inner layers forget the shapes they were built for.
+
+    Args:
+        config: Configuration from `get_config`.
+    """
+    if isinstance(config, dict):
+        return {k: without_build_shapes(v) for k, v in config.items() if k != "build_config"}
+    if isinstance(config, list):
+        return [without_build_shapes(item) for item in config]
+    return config
+
+
 def with_zeros(config: dict[str, Any]) -> dict[str, Any]:
     """A layer configuration whose initializers are all zeros: drawing numbers is what costs.
 
@@ -21,6 +34,8 @@ def with_zeros(config: dict[str, Any]) -> dict[str, Any]:
             result[key] = "zeros"
         elif isinstance(value, dict):
             result[key] = with_zeros(value)
+        elif isinstance(value, list):
+            result[key] = [with_zeros(x) if isinstance(x, dict) else x for x in value]
         else:
             result[key] = value
     return result

@@ -102,8 +102,10 @@ def _make_rectangular(
     store: LabelStore, component: np.ndarray, fixed: np.ndarray, varied: list[Labels]
 ) -> bool:
     """Ties labels until every tensor loses whole slices along one axis only."""
-    changed = False
+    touched = np.zeros(store.size, dtype=bool)
     for labels in varied:
+        if touched[labels].any():
+            continue
         ids = component[labels]
         ids = np.where(fixed[ids] >= 0, -1, ids)
         axes = [axis for axis in range(ids.ndim) if ids.shape[axis] > 1]
@@ -111,8 +113,8 @@ def _make_rectangular(
             continue
         rows = np.moveaxis(labels, axes[-1], -1).reshape(-1, labels.shape[axes[-1]])
         store.tie(rows[:1], rows[1:])
-        changed = True
-    return changed
+        touched[labels] = True
+    return bool(touched.any())
 
 
 def _constant_elsewhere(ids: np.ndarray, axis: int) -> bool:

@@ -7,6 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from spade_keras.pruning.rules.attention import (
+    AttentionRule,
+    DotProductAttentionRule,
+    GroupedQueryAttentionRule,
+    MultiHeadAttentionRule,
+)
 from spade_keras.pruning.rules.convolution import ConvRule, ConvTransposeRule
 from spade_keras.pruning.rules.dense import DenseRule, EinsumDenseRule, EmbeddingRule
 from spade_keras.pruning.rules.depthwise import DepthwiseRule, SeparableRule
@@ -20,7 +26,41 @@ from spade_keras.pruning.rules.normalization import (
     UnitNormalizationRule,
 )
 from spade_keras.pruning.rules.passing import ActivationRule, Boundary, PassThrough, SoftmaxRule
+from spade_keras.pruning.rules.pooling import (
+    DepthToSpaceRule,
+    GlobalPoolingRule,
+    SpaceToDepthRule,
+    SpatialRule,
+)
+from spade_keras.pruning.rules.recurrent import BidirectionalRule, RecurrentRule
+from spade_keras.pruning.rules.reduction import (
+    DotRule,
+    GluRule,
+    MatmulRule,
+    NormalizeRule,
+    ReductionRule,
+)
 from spade_keras.pruning.rules.rule import Change, ChannelCall, ChannelRule
+from spade_keras.pruning.rules.selection import (
+    FlipRule,
+    GetItemRule,
+    PadRule,
+    RepeatRule,
+    RollRule,
+    SliceRule,
+    SplitRule,
+    TakeRule,
+)
+from spade_keras.pruning.rules.shapes import (
+    BroadcastRule,
+    FlattenRule,
+    RepeatVectorRule,
+    ReshapeRule,
+    StackRule,
+    TransposeRule,
+    UnstackRule,
+)
+from spade_keras.pruning.rules.wrappers import SpectralNormalizationRule, TimeDistributedRule
 
 __all__ = [
     "RULES",
@@ -45,12 +85,37 @@ _PASSING_OPS = (
     "Erfinv Cast SaturateCast StopGradient LogicalNot Isfinite Isinf Isnan Real Imag Conjugate "
     "Angle OnesLike ZerosLike ConvertToTensor"
 )
+_SPATIAL_LAYERS = (
+    "MaxPooling1D MaxPooling2D MaxPooling3D AveragePooling1D AveragePooling2D AveragePooling3D "
+    "AdaptiveAveragePooling1D AdaptiveAveragePooling2D AdaptiveAveragePooling3D "
+    "AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveMaxPooling3D UpSampling1D UpSampling2D "
+    "UpSampling3D ZeroPadding1D ZeroPadding2D ZeroPadding3D Cropping1D Cropping2D Cropping3D "
+    "Resizing CenterCrop"
+)
+_SPATIAL_OPS = "MaxPool AveragePool AdaptiveMaxPool AdaptiveAveragePool Resize PadImages CropImages"
+_GLOBAL_LAYERS = (
+    "GlobalAveragePooling1D GlobalAveragePooling2D GlobalAveragePooling3D GlobalMaxPooling1D "
+    "GlobalMaxPooling2D GlobalMaxPooling3D"
+)
+_REDUCTIONS = "Sum Mean Max Min Amax Amin Prod Var Std Any All Logsumexp Median CountNonzero"
 _MERGING_LAYERS = "Add Subtract Multiply Average Maximum Minimum"
 _ELEMENTWISE_OPS = (
     "Add Subtract Multiply Divide DivideNoNan TrueDivide FloorDivide Maximum Minimum Fmax Fmin "
     "Power Mod Fmod Arctan2 Logaddexp Logaddexp2 Hypot Equal NotEqual Greater GreaterEqual Less "
     "LessEqual LogicalAnd LogicalOr LogicalXor Where Heaviside Nextafter Isclose"
 )
+
+
+def rule_for(operation_class: type) -> ChannelRule | None:
+    """The rule of a class, None where nobody has taught it.
+
+    Args:
+        operation_class: Class of a layer or operation.
+    """
+    if operation_class not in _FOUND:
+        _FOUND[operation_class] = _find(operation_class)
+    return _FOUND[operation_class]
+
 
 RULES: dict[str, ChannelRule] = {
     "Dense": DenseRule(),
@@ -81,6 +146,49 @@ RULES: dict[str, ChannelRule] = {
     "ops.Softmax": SoftmaxRule(),
     "ops.LogSoftmax": SoftmaxRule(),
     "ops.Concatenate": ConcatenateRule(),
+    "Reshape": ReshapeRule(),
+    "Flatten": FlattenRule(),
+    "Permute": TransposeRule(),
+    "RepeatVector": RepeatVectorRule(),
+    "ops.Reshape": ReshapeRule(),
+    "ops.Squeeze": ReshapeRule(),
+    "ops.ExpandDims": ReshapeRule(),
+    "ops.Ravel": ReshapeRule(),
+    "ops.Transpose": TransposeRule(),
+    "ops.Swapaxes": TransposeRule(),
+    "ops.Moveaxis": TransposeRule(),
+    "ops.BroadcastTo": BroadcastRule(),
+    "ops.Stack": StackRule(),
+    "ops.Unstack": UnstackRule(),
+    "ops.Split": SplitRule(),
+    "ops.GetItem": GetItemRule(),
+    "ops.Take": TakeRule(),
+    "ops.Slice": SliceRule(),
+    "ops.Pad": PadRule(),
+    "ops.Roll": RollRule(),
+    "ops.Flip": FlipRule(),
+    "ops.Repeat": RepeatRule(),
+    "ops.Tile": RepeatRule(),
+    "ops.DepthToSpace": DepthToSpaceRule(),
+    "ops.SpaceToDepth": SpaceToDepthRule(),
+    "ops.Normalize": NormalizeRule(),
+    "ops.Glu": GluRule(),
+    "ops.Matmul": MatmulRule(),
+    "ops.DotProductAttention": DotProductAttentionRule(),
+    "Dot": DotRule(),
+    "Attention": AttentionRule(),
+    "AdditiveAttention": AttentionRule(),
+    "MultiHeadAttention": MultiHeadAttentionRule(),
+    "GroupedQueryAttention": GroupedQueryAttentionRule(),
+    "Bidirectional": BidirectionalRule(),
+    "TimeDistributed": TimeDistributedRule(rule_for),
+    "SpectralNormalization": SpectralNormalizationRule(rule_for),
+    **dict.fromkeys(["SimpleRNN", "LSTM", "GRU", "RNN"], RecurrentRule()),
+    **dict.fromkeys(["ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D"], RecurrentRule()),
+    **dict.fromkeys(_SPATIAL_LAYERS.split(), SpatialRule()),
+    **dict.fromkeys(_GLOBAL_LAYERS.split(), GlobalPoolingRule()),
+    **{f"ops.{name}": SpatialRule() for name in _SPATIAL_OPS.split()},
+    **{f"ops.{name}": ReductionRule() for name in _REDUCTIONS.split()},
     **dict.fromkeys(_PASSING_LAYERS.split(), PassThrough()),
     **{f"ops.{name}": PassThrough() for name in _PASSING_OPS.split()},
     **dict.fromkeys(_MERGING_LAYERS.split(), MergeRule()),
@@ -122,17 +230,6 @@ def register_channel_rule(layer_class: type, rule: ChannelRule) -> None:
         )
     _REGISTERED[layer_class] = rule
     _FOUND.pop(layer_class, None)
-
-
-def rule_for(operation_class: type) -> ChannelRule | None:
-    """The rule of a class, None where nobody has taught it.
-
-    Args:
-        operation_class: Class of a layer or operation.
-    """
-    if operation_class not in _FOUND:
-        _FOUND[operation_class] = _find(operation_class)
-    return _FOUND[operation_class]
 
 
 def _find(operation_class: Any) -> ChannelRule | None:

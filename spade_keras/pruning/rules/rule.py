@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from spade_keras.pruning.initializers import with_zeros
+from spade_keras.pruning.initializers import with_zeros, without_build_shapes
 from spade_keras.pruning.labels import Labels, LabelStore, Shape, SlotRecord
 from spade_keras.pruning.trace import copy_operation
 
@@ -177,6 +177,7 @@ class ChannelRule:
         operation = change.operation
         if isinstance(operation, keras.layers.Layer):
             config = self.configure(operation.get_config(), change)
+            config = without_build_shapes(config)
             if type(operation).__module__.startswith("keras.src."):
                 config = with_zeros(config)
             return type(operation).from_config(config)

@@ -1,0 +1,158 @@
+"""Recurrent layers: the units of all gates, the recurrent kernel and the state go together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from spade_keras.pruning.labels import Labels
+from spade_keras.pruning.rules.rule import Change, ChannelCall, ChannelRule
+
+_GATES = {"SimpleRNNCell": 1, "GRUCell": 3, "LSTMCell": 4, "ConvLSTMCell": 4}
+_STATES = {"SimpleRNNCell": 1, "GRUCell": 1, "LSTMCell": 2, "ConvLSTMCell": 2}
+
+
+def _cells(layer: Any) -> list[Any]:
+    """The cells of a recurrent layer in the order in which they run."""
+    cell = layer.cell
+    return list(cell.cells) if type(cell).__name__ == "StackedRNNCells" else [cell]
+
+
+def _known(layer: Any) -> bool:
+    return all(type(cell).__name__ in _GATES for cell in _cells(layer))
+
+
+def _label_cell(call: ChannelCall, cell: Any, source: Labels) -> Labels:
+    """Contracts the inputs of a cell and makes its units."""
+    gates = _GATES[type(cell).__name__]
+    call.contract(cell.kernel, -2, source)
+    units = call.produce(cell.kernel, -1, repeats=gates)
+    tiled = np.tile(units, gates)
+    call.also_produce(cell.recurrent_kernel, -1, tiled)
+    call.contract(cell.recurrent_kernel, -2, units)
+    call.parameter(cell.bias, -1, tiled)
+    return units
+
+
+def _label_layer(call: ChannelCall, layer: Any, source: Labels, states: list[Any]) -> list[Labels]:
+    """Label vectors of a recurrent layer's output and of each of its states."""
+    vector = source
+    of_states: list[Labels] = []
+    for cell in _cells(layer):
+        vector = _label_cell(call, cell, vector)
+        of_states += [vector] * _STATES[type(cell).__name__]
+    axis = _channel_axis(layer)
+    for state, units in zip(states, of_states, strict=False):
+        labels = call.labels_of(state)
+        place = axis % labels.ndim
+        call.store.tie(units, call.store.along(labels, place, int(state.shape[place])))
+    for variable, units in zip(keras.tree.flatten(layer.states or []), of_states, strict=False):
+        call.parameter(variable, axis, units)
+    return [vector, *of_states]
+
+
+def _channel_axis(layer: Any) -> int:
+    """Channel axis of a state: 1 for channels_first convolutions, else the last."""
+    return 1 if getattr(layer.cell, "data_format", None) == "channels_first" else -1
+
+
+def _input_axis(layer: Any) -> int:
+    return 2 if _channel_axis(layer) == 1 else -1
+
+
+def _spread(call: ChannelCall, layer: Any, vectors: list[Labels]) -> list[Labels]:
+    """Label arrays of the output tensors: the sequence or last output, then the states."""
+    arrays = []
+    for index, output in enumerate(call.outputs):
+        rank = len(output.shape)
+        axis = _channel_axis(layer)
+        if index == 0 and layer.return_sequences:
+            axis = _input_axis(layer)
+        arrays.append(call.spread(vectors[index], axis, rank))
+    return arrays
+
+
+def _states_of(call: ChannelCall) -> list[Any]:
+    given = call.argument(1, "initial_state")
+    return [x for x in keras.tree.flatten(given) if isinstance(x, keras.KerasTensor)]
+
+
+class RecurrentRule(ChannelRule):
+    """`SimpleRNN`, `LSTM`, `GRU`, `ConvLSTM`, and `RNN` of their cells."""
+
+    def propagate(self, call: ChannelCall) -> list[Labels]:
+        """Contracts the inputs and makes the units."""
+        layer = call.operation
+        if not _known(layer):
+            return call.freeze_all(f"a cell of {call.path} that no rule knows")
+        source = call.vector(_input_axis(layer))
+        vectors = _label_layer(call, layer, source, _states_of(call))
+        return _spread(call, layer, vectors)
+
+    def configure(self, config: dict[str, Any], change: Change) -> dict[str, Any]:
+        """Sets `units` (or `filters`)."""
+        return _configure(change.operation, config, change)
+
+
+def _configure(layer: Any, config: dict[str, Any], change: Change) -> dict[str, Any]:
+    if not _known(layer):
+        return config
+    sizes = []
+    for cell in _cells(layer):
+        gates = _GATES[type(cell).__name__]
+        sizes.append(change.new_shape(cell.kernel)[-1] // gates)
+    if "filters" in config:
+        return {**config, "filters": sizes[0]}
+    if "units" in config:
+        return {**config, "units": sizes[0]}
+    inner = config["cell"]["config"]
+    if "cells" in inner:
+        for cell, size in zip(inner["cells"], sizes, strict=True):
+            cell["config"]["units"] = size
+    else:
+        inner["units"] = sizes[0]
+    return config
+
+
+class BidirectionalRule(ChannelRule):
+    """`Bidirectional`: two recurrent layers, joined, added, averaged or multiplied."""
+
+    def propagate(self, call: ChannelCall) -> list[Labels]:
+        """Labels both directions and merges them."""
+        layer = call.operation
+        inner = [layer.forward_layer, layer.backward_layer]
+        if not all(_known(x) for x in inner):
+            return call.freeze_all(f"a cell of {call.path} that no rule knows")
+        states = _states_of(call)
+        half = len(states) // 2
+        source = call.vector(_input_axis(inner[0]))
+        given = [states[:half], states[half:]]
+        found = [_label_layer(call, x, source, s) for x, s in zip(inner, given, strict=True)]
+        outputs = [vectors[0] for vectors in found]
+        mode = layer.merge_mode
+        if mode == "concat":
+            merged = [np.concatenate(outputs)]
+        elif mode is None:
+            merged = outputs
+        else:
+            call.store.tie(outputs[0], outputs[1])
+            merged = outputs[:1]
+        vectors = merged + found[0][1:] + found[1][1:]
+        arrays = []
+        for index, output in enumerate(call.outputs):
+            first = index < len(merged) and inner[0].return_sequences
+            axis = _input_axis(inner[0]) if first else _channel_axis(inner[0])
+            arrays.append(call.spread(vectors[index], axis, len(output.shape)))
+        return arrays
+
+    def configure(self, config: dict[str, Any], change: Change) -> dict[str, Any]:
+        """Sets `units` in both directions."""
+        layer = change.operation
+        for key, inner in (
+            ("layer", layer.forward_layer),
+            ("backward_layer", layer.backward_layer),
+        ):
+            config[key]["config"] = _configure(inner, config[key]["config"], change)
+        return config

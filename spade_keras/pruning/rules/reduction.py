@@ -1,0 +1,120 @@
+"""Sums, means and products over channels: nothing has weights, so the kept channels decide."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from spade_keras.pruning.labels import Labels
+from spade_keras.pruning.rules.rule import ChannelCall, ChannelRule
+
+
+def _axes(operation: Any, rank: int) -> list[int]:
+    axis = getattr(operation, "axis", None)
+    if axis is None:
+        return list(range(rank))
+    axes = axis if isinstance(axis, (list, tuple)) else [axis]
+    return sorted(a % rank for a in axes)
+
+
+class ReductionRule(ChannelRule):
+    """`ops.sum`, `ops.mean`, `ops.max`, ...: reduced axes lose their labels."""
+
+    def propagate(self, call: ChannelCall) -> Labels:
+        """Drops the reduced axes; where other axes carry channels, these take the ties."""
+        labels = call.labels[0]
+        axes = _axes(call.operation, labels.ndim)
+        others = [a for a in range(labels.ndim) if a not in axes and labels.shape[a] > 1]
+        if others:
+            labels = call.store.collapse(labels, axes)
+        elif any(labels.shape[a] > 1 for a in axes):
+            labels = np.zeros((1,) * labels.ndim, dtype=np.int64)
+        if getattr(call.operation, "keepdims", False):
+            return labels
+        shape = [s for a, s in enumerate(labels.shape) if a not in axes]
+        return labels.reshape(shape)
+
+    def mixes(self, labels: Sequence[Labels], call: Any) -> bool:
+        """True when channels are reduced."""
+        axes = _axes(call.operation, labels[0].ndim)
+        return any(labels[0].shape[a] > 1 for a in axes)
+
+
+class NormalizeRule(ChannelRule):
+    """`ops.normalize`: divides by a norm over an axis."""
+
+    def propagate(self, call: ChannelCall) -> Labels:
+        """Passes labels on."""
+        return call.labels[0]
+
+    def mixes(self, labels: Sequence[Labels], call: Any) -> bool:
+        """True when the norm runs over channels."""
+        return any(labels[0].shape[a] > 1 for a in _axes(call.operation, labels[0].ndim))
+
+
+class GluRule(ChannelRule):
+    """`ops.glu`: one half of the channels gates the other."""
+
+    def propagate(self, call: ChannelCall) -> Labels:
+        """Ties the halves and passes one on."""
+        labels = call.labels[0]
+        axis = call.operation.axis % labels.ndim
+        if labels.shape[axis] == 1:
+            return labels
+        first, second = np.split(labels, 2, axis=axis)
+        call.store.tie(first, second)
+        return first
+
+
+class MatmulRule(ChannelRule):
+    """`ops.matmul` of two tensors: the inner axis is contracted, outer ones go through."""
+
+    def propagate(self, call: ChannelCall) -> Labels | list[Labels]:
+        """Ties the inner axes; channels on further axes (heads) take the ties."""
+        if len(call.inputs) != 2 or min(x.ndim for x in call.labels) < 2:
+            return call.freeze_all(f"a product with a constant or a vector at {call.path}")
+        store = call.store
+        left, right = call.labels
+        many = [x.size > x.shape[a] for x, a in ((left, -1), (right, -2))]
+        if any(many):
+            left = store.collapse(left, [left.ndim - 1])
+            right = store.collapse(right, [right.ndim - 2])
+        inner = np.swapaxes(left, -1, -2), right
+        if inner[0].shape[-2] > 1 or inner[1].shape[-2] > 1:
+            size = int(call.shape(0)[-1] or 1)
+            store.tie(
+                store.along(left, left.ndim - 1, size), store.along(right, right.ndim - 2, size)
+            )
+            left = left[..., :1] * 0
+            right = right[..., :1, :] * 0 if right.shape[-2] > 1 else right
+        shapes = [list(call.shape(0)), list(call.shape(1))]
+        shapes[0][-1] = 1
+        shapes[1][-2] = 1
+        pairs = [(tuple(shapes[0]), left), (tuple(shapes[1]), right)]
+        return store.elementwise(pairs)
+
+    def mixes(self, labels: Sequence[Labels], call: Any) -> bool:
+        """True when the contracted axis carries channels."""
+        return labels[0].shape[-1] > 1 or (len(labels) > 1 and labels[1].shape[-2] > 1)
+
+
+class DotRule(ChannelRule):
+    """`Dot`: contracts one axis of each input."""
+
+    def propagate(self, call: ChannelCall) -> Labels | list[Labels]:
+        """Ties the contracted axes; channels on other axes keep their widths."""
+        axes = call.operation.axes
+        axes = [axes, axes] if isinstance(axes, int) else list(axes)
+        axes = [a % x.ndim for a, x in zip(axes, call.labels, strict=True)]
+        vectors = [call.vector(axis, index) for index, axis in enumerate(axes)]
+        call.store.tie(*vectors)
+        for labels, axis in zip(call.labels, axes, strict=True):
+            if labels.size > labels.shape[axis]:
+                call.store.freeze(labels, f"a channel axis beside the contraction at {call.path}")
+        return call.store.constant(len(call.outputs[0].shape))
+
+    def mixes(self, labels: Sequence[Labels], call: Any) -> bool:
+        """True when the contracted axes carry channels."""
+        return any(x.size > 1 for x in labels)

@@ -1,0 +1,301 @@
+"""Operations that take, drop, repeat or reorder positions: split, slice, pad, roll, tile."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from spade_keras.pruning.labels import Labels
+from spade_keras.pruning.rules.rule import Change, ChannelCall, ChannelRule
+from spade_keras.pruning.trace import copy_operation
+
+
+def _positions(change: Change, axis: int) -> np.ndarray:
+    """Kept positions of the first input along an axis."""
+    return change.kept(0, axis)
+
+
+class SplitRule(ChannelRule):
+    """`ops.split` and `ops.array_split`: every part keeps what is left of it."""
+
+    def propagate(self, call: ChannelCall) -> list[Labels]:
+        """Cuts the label array."""
+        labels = call.labels[0]
+        axis = call.operation.axis % labels.ndim
+        if labels.shape[axis] == 1:
+            return [labels] * len(call.outputs)
+        sizes = [int(output.shape[axis]) for output in call.outputs]
+        return np.split(labels, np.cumsum(sizes)[:-1], axis=axis)
+
+    def resize(self, change: Change) -> Any:
+        """Cuts at the positions that remain."""
+        operation = change.operation
+        if change.unchanged:
+            return copy_operation(operation)
+        axis = operation.axis % len(change.inputs[0][0])
+        sizes = [new[axis] for _, new in change.outputs]
+        cuts = tuple(int(x) for x in np.cumsum(sizes)[:-1])
+        if hasattr(operation, "indices_or_sections"):
+            return copy_operation(operation, indices_or_sections=cuts)
+        return copy_operation(operation)
+
+
+class GetItemRule(ChannelRule):
+    """`tensor[...]` with integers, slices, `None` and an ellipsis."""
+
+    def propagate(self, call: ChannelCall) -> Labels | list[Labels]:
+        """Indexes the label array."""
+        labels, shape = call.labels[0], call.shape()
+        pieces: list[Any] = []
+        for axis, key in _expand(call.argument(1, "key"), labels.ndim):
+            if key is None:
+                pieces.append(None)
+            elif isinstance(key, int):
+                if labels.shape[axis] > 1:
+                    taken = np.take(labels, [key], axis=axis)
+                    call.store.freeze(taken, f"a single channel taken at {call.path}")
+                pieces.append(key if labels.shape[axis] > 1 else 0)
+            elif labels.shape[axis] == 1:
+                pieces.append(slice(None))
+            else:
+                pieces.append(key)
+                self._keep_step(call, key, axis, int(shape[axis] or 1))
+        result = labels[tuple(pieces)]
+        for size, spec in zip(result.shape, call.outputs[0].shape, strict=True):
+            if size == 1 and spec == 1 and result.size == 1 and result.any():
+                call.store.freeze(result, f"a single channel taken at {call.path}")
+                return np.zeros_like(result)
+        return result
+
+    def _keep_step(self, call: ChannelCall, key: slice, axis: int, size: int) -> None:
+        """A step other than 1 stays right only if whole periods are removed."""
+        step = key.step or 1
+        if step == 1:
+            return
+        labels = np.moveaxis(call.labels[0], axis, 0)
+        if step > 1 and size % step == 0 and (key.start or 0) < step and key.stop is None:
+            rows = labels.reshape(size // step, step, -1)
+            call.store.tie(rows[:, :1], rows[:, 1:])
+        elif not (step == -1 and key.start is None and key.stop is None):
+            call.store.freeze(labels, f"a slice with a step at {call.path}")
+
+    def arguments(
+        self, args: tuple, kwargs: dict[str, Any], change: Change
+    ) -> tuple[tuple, dict[str, Any]]:
+        """Moves indices and bounds to where the channels now are."""
+        old, new = change.inputs[0]
+        if old == new:
+            return args, kwargs
+        key = args[1] if len(args) > 1 else kwargs["key"]
+        pieces = []
+        for axis, piece in _expand(key, len(old)):
+            if piece is None or old[axis] == new[axis]:
+                pieces.append(piece)
+            else:
+                pieces.append(_moved(piece, int(old[axis] or 1), _positions(change, axis)))
+        return (args[0], tuple(pieces)), {}
+
+
+def _moved(piece: Any, size: int, kept: np.ndarray) -> Any:
+    if isinstance(piece, int):
+        return int(np.searchsorted(kept, piece % size))
+    step = piece.step or 1
+    if step != 1:
+        return piece
+    start, stop, _ = piece.indices(size)
+    return slice(int(np.searchsorted(kept, start)), int(np.searchsorted(kept, stop)))
+
+
+def _expand(key: Any, rank: int) -> list[tuple[int, Any]]:
+    """Pairs of axis and key with the ellipsis spelled out; the axis of None is -1."""
+    keys = list(key) if isinstance(key, (tuple, list)) else [key]
+    if not any(k is Ellipsis for k in keys):
+        keys.append(Ellipsis)
+    fill = rank - sum(k is not None and k is not Ellipsis for k in keys)
+    found: list[tuple[int, Any]] = []
+    axis = 0
+    for item in keys:
+        if item is None:
+            found.append((-1, None))
+        elif item is Ellipsis:
+            found += [(axis + i, slice(None)) for i in range(fill)]
+            axis += fill
+        else:
+            found.append((axis, item))
+            axis += 1
+    return found
+
+
+class TakeRule(ChannelRule):
+    """`ops.take` with constant indices."""
+
+    def propagate(self, call: ChannelCall) -> Labels | list[Labels]:
+        """Takes labels."""
+        labels = call.labels[0]
+        indices = call.argument(1, "indices")
+        axis = call.operation.axis
+        if axis is None or isinstance(indices, keras.KerasTensor) or len(call.inputs) > 1:
+            return call.freeze_all(f"indices that depend on the data at {call.path}")
+        axis = axis % labels.ndim
+        indices = np.asarray(keras.ops.convert_to_numpy(indices))
+        if labels.shape[axis] == 1:
+            shape = labels.shape[:axis] + (1,) * indices.ndim + labels.shape[axis + 1 :]
+            return labels.reshape(shape)
+        taken = np.take(labels, indices, axis=axis)
+        if indices.ndim != 1 or indices.size == 1:
+            call.store.freeze(taken, f"single channels taken at {call.path}")
+        return taken
+
+    def arguments(
+        self, args: tuple, kwargs: dict[str, Any], change: Change
+    ) -> tuple[tuple, dict[str, Any]]:
+        """Drops indices of removed channels and moves the others."""
+        axis = change.operation.axis
+        old, new = change.inputs[0]
+        if axis is None or old[axis] == new[axis]:
+            return args, kwargs
+        indices = args[1] if len(args) > 1 else kwargs["indices"]
+        indices = np.asarray(keras.ops.convert_to_numpy(indices)) % old[axis]
+        kept = _positions(change, axis)
+        moved = np.searchsorted(kept, indices[np.isin(indices, kept)])
+        return (args[0], moved.reshape(-1) if indices.ndim else moved[0]), {}
+
+
+class SliceRule(ChannelRule):
+    """`ops.slice` with constant bounds."""
+
+    def propagate(self, call: ChannelCall) -> Labels | list[Labels]:
+        """Cuts the label array."""
+        labels = call.labels[0]
+        starts = call.argument(1, "start_indices")
+        if isinstance(starts, keras.KerasTensor) or len(call.inputs) > 1:
+            return call.freeze_all(f"bounds that depend on the data at {call.path}")
+        key = []
+        for axis, start in enumerate(np.asarray(keras.ops.convert_to_numpy(starts)).tolist()):
+            size = call.outputs[0].shape[axis]
+            whole = labels.shape[axis] == 1
+            key.append(slice(None) if whole else slice(start, start + int(size)))
+        return labels[tuple(key)]
+
+    def resize(self, change: Change) -> Any:
+        """Cuts out as many positions as remain."""
+        shape = tuple(
+            size if size == -1 or old == new else new
+            for size, old, new in zip(change.operation.shape, *change.outputs[0], strict=True)
+        )
+        return copy_operation(change.operation, shape=shape)
+
+    def arguments(
+        self, args: tuple, kwargs: dict[str, Any], change: Change
+    ) -> tuple[tuple, dict[str, Any]]:
+        """Moves the bounds."""
+        old, new = change.inputs[0]
+        if old == new:
+            return args, kwargs
+        starts = args[1] if len(args) > 1 else kwargs["start_indices"]
+        moved = list(np.asarray(keras.ops.convert_to_numpy(starts)).tolist())
+        for axis, start in enumerate(moved):
+            if old[axis] != new[axis]:
+                moved[axis] = int(np.searchsorted(_positions(change, axis), start))
+        return (args[0], moved), {}
+
+
+class PadRule(ChannelRule):
+    """`ops.pad`: padding of a channel axis shrinks with the channels it is added to."""
+
+    def propagate(self, call: ChannelCall) -> Labels | list[Labels]:
+        """Gives every padded channel a label of its own."""
+        labels = call.labels[0]
+        mode = call.operation.mode
+        for axis, (before, after) in enumerate(_widths(call.operation, labels.ndim)):
+            if labels.shape[axis] == 1 or not (before or after):
+                continue
+            if mode != "constant":
+                return call.freeze_all(f"{mode} padding of channels at {call.path}")
+            shape = list(labels.shape)
+            parts = []
+            for count in (before, after):
+                shape[axis] = count
+                fresh = call.store.new(count)
+                view = [1] * labels.ndim
+                view[axis] = count
+                parts.append(np.broadcast_to(fresh.reshape(view), shape))
+            labels = np.concatenate([parts[0], labels, parts[1]], axis=axis)
+        return labels
+
+    def resize(self, change: Change) -> Any:
+        """Pads with what remains of the padding."""
+        operation = change.operation
+        old, new = change.outputs[0]
+        widths = _widths(operation, len(old))
+        if old == new:
+            return copy_operation(operation)
+        for axis, (before, _) in enumerate(widths):
+            if old[axis] != new[axis]:
+                kept = change.kept(0, axis, "outputs")
+                front = int((kept < before).sum())
+                inside = change.inputs[0][1][axis] or 0
+                widths[axis] = (front, len(kept) - front - inside)
+        return copy_operation(operation, pad_width=tuple(widths))
+
+
+def _widths(operation: Any, rank: int) -> list[tuple[int, int]]:
+    widths = [tuple(pair) for pair in operation.pad_width]
+    return [widths[0]] * rank if len(widths) == 1 else widths
+
+
+class RollRule(ChannelRule):
+    """`ops.roll`: a shift of channels shrinks with the channels it carries over the end."""
+
+    def propagate(self, call: ChannelCall) -> Labels | list[Labels]:
+        """Rolls the label array."""
+        operation = call.operation
+        labels = call.labels[0]
+        if operation.axis is None or not isinstance(operation.axis, int):
+            if labels.size > 1:
+                return call.freeze_all(f"a roll over several axes at {call.path}")
+            return labels
+        return np.roll(labels, operation.shift, axis=operation.axis)
+
+    def resize(self, change: Change) -> Any:
+        """Rolls by the number of kept channels among those carried over."""
+        operation = change.operation
+        axis = operation.axis
+        old, new = change.inputs[0]
+        if axis is None or old[axis] == new[axis]:
+            return copy_operation(operation)
+        shift = operation.shift % old[axis]
+        kept = _positions(change, axis)
+        return copy_operation(operation, shift=int((kept >= old[axis] - shift).sum()))
+
+
+class FlipRule(ChannelRule):
+    """`ops.flip`: the order is reversed."""
+
+    def propagate(self, call: ChannelCall) -> Labels:
+        """Flips the label array."""
+        return np.flip(call.labels[0], call.operation.axis)
+
+
+class RepeatRule(ChannelRule):
+    """`ops.repeat` and `ops.tile`: copies carry the labels of what they copy."""
+
+    def propagate(self, call: ChannelCall) -> Labels | list[Labels]:
+        """Repeats the label array along axes that carry channels."""
+        operation = call.operation
+        labels = call.labels[0]
+        repeats = operation.repeats
+        if hasattr(operation, "axis"):
+            if not isinstance(repeats, int) or operation.axis is None:
+                return call.freeze_all(f"an uneven repeat at {call.path}")
+            if labels.shape[operation.axis] == 1:
+                return labels
+            return np.repeat(labels, repeats, axis=operation.axis)
+        repeats = [repeats] if isinstance(repeats, int) else list(repeats)
+        rank = max(labels.ndim, len(repeats))
+        labels = labels.reshape((1,) * (rank - labels.ndim) + labels.shape)
+        repeats = [1] * (rank - len(repeats)) + repeats
+        factors = [r if s > 1 else 1 for r, s in zip(repeats, labels.shape, strict=True)]
+        return np.tile(labels, factors)

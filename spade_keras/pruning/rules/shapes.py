@@ -1,0 +1,132 @@
+"""Layers and operations that move channels to other axes: reshape, transpose, flatten."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from spade_keras.pruning.labels import Labels, Shape, reshape
+from spade_keras.pruning.rules.rule import Change, ChannelCall, ChannelRule
+from spade_keras.pruning.trace import copy_operation
+
+
+def resized(stated: Any, old: Shape, new: Shape) -> tuple[int, ...]:
+    """A target shape with the sizes that a plan changed; -1 stays -1.
+
+    Args:
+        stated: The sizes as the operation was given them, without the batch or with it.
+        old: The old output shape.
+        new: The new one.
+    """
+    stated = list(stated)
+    offset = len(old) - len(stated)
+    for i, size in enumerate(stated):
+        if size not in (-1, None) and old[offset + i] != new[offset + i]:
+            stated[i] = new[offset + i]
+    return tuple(stated)
+
+
+class ReshapeRule(ChannelRule):
+    """`Reshape`, `ops.reshape`, `ops.squeeze`, `ops.expand_dims`, `ops.ravel`."""
+
+    def propagate(self, call: ChannelCall) -> Labels | list[Labels]:
+        """Reshapes the label array; sizes that hide where channels go freeze them."""
+        result = reshape(call.labels[0], call.shape(), tuple(call.outputs[0].shape))
+        if result is None:
+            return call.freeze_all(f"a reshape of unknown sizes at {call.path}")
+        return result
+
+    def configure(self, config: dict[str, Any], change: Change) -> dict[str, Any]:
+        """Rewrites the sizes of `target_shape`."""
+        if "target_shape" not in config:
+            return config
+        return {**config, "target_shape": resized(config["target_shape"], *change.outputs[0])}
+
+    def resize(self, change: Change) -> Any:
+        """A reshape to the new sizes."""
+        operation = change.operation
+        if isinstance(operation, keras.layers.Layer):
+            return super().resize(change)
+        shape = getattr(operation, "newshape", None)
+        if shape is None or isinstance(shape, int):
+            return copy_operation(operation)
+        return copy_operation(operation, newshape=resized(shape, *change.outputs[0]))
+
+
+class FlattenRule(ChannelRule):
+    """`Flatten`: the channels of every position, one after another."""
+
+    def propagate(self, call: ChannelCall) -> Labels | list[Labels]:
+        """Flattens the label array, channels last."""
+        labels, shape = call.labels[0], call.shape()
+        if call.operation.data_format == "channels_first" and len(shape) > 2:
+            axes = (0, *range(2, len(shape)), 1)
+            labels = labels.transpose(axes)
+            shape = tuple(shape[a] for a in axes)
+        result = reshape(labels, shape, tuple(call.outputs[0].shape))
+        if result is None:
+            return call.freeze_all(f"a reshape of unknown sizes at {call.path}")
+        return result
+
+
+class TransposeRule(ChannelRule):
+    """`Permute`, `ops.transpose`, `ops.swapaxes`, `ops.moveaxis`."""
+
+    def propagate(self, call: ChannelCall) -> Labels:
+        """Transposes the label array."""
+        operation = call.operation
+        labels = call.labels[0]
+        if isinstance(operation, keras.layers.Permute):
+            return labels.transpose((0, *operation.dims))
+        if hasattr(operation, "axes"):
+            return np.transpose(labels, operation.axes)
+        if hasattr(operation, "axis1"):
+            return np.swapaxes(labels, operation.axis1, operation.axis2)
+        return np.moveaxis(labels, operation.source, operation.destination)
+
+
+class RepeatVectorRule(ChannelRule):
+    """`RepeatVector`: a new axis along which nothing differs."""
+
+    def propagate(self, call: ChannelCall) -> Labels:
+        """Adds an axis."""
+        return call.labels[0][:, None]
+
+
+class BroadcastRule(ChannelRule):
+    """`ops.broadcast_to`: stretched axes carry no labels."""
+
+    def propagate(self, call: ChannelCall) -> Labels:
+        """Adds leading axes."""
+        labels = call.labels[0]
+        rank = len(call.outputs[0].shape)
+        return labels.reshape((1,) * (rank - labels.ndim) + labels.shape)
+
+    def resize(self, change: Change) -> Any:
+        """Broadcasts to the new sizes."""
+        shape = resized(change.operation.shape, *change.outputs[0])
+        return copy_operation(change.operation, shape=shape)
+
+
+class StackRule(ChannelRule):
+    """`ops.stack`: a new axis; the stacked tensors lose the same channels."""
+
+    def propagate(self, call: ChannelCall) -> Labels:
+        """Ties the tensors and adds an axis."""
+        pairs = [(tuple(s.shape), x) for s, x in zip(call.inputs, call.labels, strict=True)]
+        rank = len(call.outputs[0].shape)
+        return np.expand_dims(call.store.elementwise(pairs), call.operation.axis % rank)
+
+
+class UnstackRule(ChannelRule):
+    """`ops.unstack`: an axis is taken apart."""
+
+    def propagate(self, call: ChannelCall) -> list[Labels]:
+        """Takes the label array apart; an axis of channels keeps its length."""
+        labels = call.labels[0]
+        axis = call.operation.axis % labels.ndim
+        if labels.shape[axis] > 1:
+            call.store.freeze(labels, f"single channels taken at {call.path}")
+        return [np.take(labels, 0, axis=axis)] * len(call.outputs)
