@@ -212,6 +212,15 @@ def test_a_stage_made_anew_from_the_same_inputs_makes_its_successors_anew(tmp_pa
     assert (first.calls, second.calls) == (2, 2)
 
 
+def test_a_stage_that_reads_other_stages_is_made_anew(tmp_path):
+    stages, make = Stages(tmp_path), Counter()
+    for name in ("data", "train"):
+        stages.run(name, {}, Counter())
+    for after in (["data"], ["data"], ["data", "train"], ["train"]):
+        stages.run("search", {}, make, after=after)
+    assert make.calls == 3
+
+
 def test_a_damaged_stage_is_made_again(tmp_path):
     stages, make = Stages(tmp_path), Counter("four")
     at = stages.run("a", {}, make)
