@@ -8,6 +8,7 @@ RECIPE := recipes/mri_unrolled_quickstart.toml
 BACKENDS := tensorflow jax torch
 PYTEST := $(BIN)/python -m pytest
 
+.DELETE_ON_ERROR:
 .PHONY: setup demo test doctest lint sweep clean
 
 setup: $(VENV)/.all-installed
