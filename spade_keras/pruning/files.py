@@ -37,7 +37,8 @@ def load_model_safely(path: str | Path) -> keras.Model:
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        reason = str(error).strip().split("\n")[0]
+        # Keras wraps the cause of a failed nested layer in a text about the outer one.
+        reason = str(error).rpartition("Exception encountered:")[2].strip().split("\n")[0]
         raise ValueError(
             f"`path` must be a .keras file that loads in safe mode. Received: path={path}. "
             f"Keras says: {reason} For classes of your own, import the module that registers "
