@@ -36,7 +36,7 @@ lint: $(VENV)/.all-installed
 	$(BIN)/lint-imports
 
 sweep: $(VENV)/.all-installed
-	KERAS_BACKEND=tensorflow $(BIN)/python benchmarks/pruning_sweep.py
+	KERAS_BACKEND=tensorflow $(BIN)/python tests/pruning/sweep_applications.py
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
