@@ -144,12 +144,21 @@ def measure(
     shape: Shapes = None,
     inputs: InputsFile = None,
     repeats: Annotated[int, typer.Option(min=5, help="Timed calls.")] = 50,
+    self_check: Annotated[
+        bool,
+        typer.Option("--self-check", help="Time the model against itself: what can be resolved?"),
+    ] = False,
 ) -> None:
     """Measure latency, parameters, multiply-accumulates and memory on this device."""
     _import_library()
     from spade_keras import latency, pruning
 
     network, arrays = _load(model, shape, inputs)
+    if self_check:
+        with _refusals_are_mistakes():
+            check = latency.self_check(network, arrays, pairs=repeats)
+        Console().print(str(check), markup=False, soft_wrap=True, highlight=False)
+        return
     with _refusals_are_mistakes():
         timing = latency.measure(network, arrays, repeats=repeats)
         macs = pruning.count_macs(network, arrays)

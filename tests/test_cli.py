@@ -182,6 +182,13 @@ def test_measure_shows_time_size_and_device(model_file, capsys):
     assert "1,728" in out
 
 
+def test_measure_tells_what_the_machine_can_resolve(model_file, capsys):
+    assert cli.main(["measure", str(model_file), "--self-check", "--repeats", "5"]) == 0
+    out, _ = output_of(capsys)
+    assert "against itself: ratio" in out
+    assert "cannot be resolved with 5 pairs" in out
+
+
 def test_export_hands_over_model_and_inputs(model_file, tmp_path, monkeypatch, capsys):
     calls = []
     monkeypatch.setattr("spade_keras.export.saved_model", lambda *args: calls.append(args))
