@@ -29,6 +29,7 @@ class LinearOperator(keras.layers.Layer):
         # Fourier transforms fail in 16-bit floats on every backend.
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
+        self.built = True  # there are no weights to build
         # A sampling mask is not the padding mask that Keras passes from layer to layer.
         self.supports_masking = True
 
