@@ -1,0 +1,291 @@
+"""The search: constraint first, quality second; what it may see; what a kill may not lose."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import keras
+import numpy as np
+import optuna
+import pytest
+
+from spade_keras import data, latency, search
+from spade_keras.errors import BudgetNotMetError, SpadeError
+from spade_keras.networks import UnrolledPGD, priors
+from spade_keras.operators import CartesianMRI
+from spade_keras.pruning import count_parameters
+from spade_keras.search.journal import open_journal
+from spade_keras.search.quality import Quality
+
+
+def make_network(seed=0):
+    keras.utils.set_random_seed(seed)
+    network = UnrolledPGD(CartesianMRI(), priors.dncnn(filters=[8, 8]), iterations=2)
+    last = network.prior.get_layer("residual").kernel
+    last.assign(np.random.default_rng(seed).normal(scale=0.1, size=last.shape))
+    return network
+
+
+@pytest.fixture(scope="module")
+def network():
+    return make_network()
+
+
+@pytest.fixture(scope="module")
+def slices():
+    images = np.random.default_rng(0).uniform(size=(2, 8, 8)).astype("float32")
+    return data.simulate_multicoil(images, coils=2, acs_lines=2)
+
+
+def comparison(ratio, spread=0.01):
+    def summary(milliseconds):
+        circumstances = {"first_ms": 1.0, "calls_per_window": 1, "stable": True}
+        return latency.summarize(
+            [milliseconds] * 3, **circumstances, peak_memory_bytes=None, fingerprint={}
+        )
+
+    interval = latency.Ratio(ratio, ratio - spread, ratio + spread, 0.95, 3)
+    return latency.Comparison(summary(10.0), summary(10 * ratio), interval)
+
+
+def parameter_timer(network):
+    """A device whose time is proportional to the parameters: the same on every machine."""
+    full = count_parameters(network)
+    return lambda candidate: comparison(count_parameters(candidate) / full)
+
+
+class Parameters(Quality):
+    """More parameters, better quality; remembers what it was asked."""
+
+    name = "parameters"
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, network):
+        self.asked.append(count_parameters(network))
+        return float(self.asked[-1])
+
+
+def run(network, budget=0.6, trials=12, **options):
+    options = {
+        "quality": Parameters(),
+        "timer": parameter_timer(network),
+        "space": search.WidthSpace.from_groups(
+            search.study.find_groups(network), multiple=2, minimum=2
+        ),
+        **options,
+    }
+    return search.run(
+        network, budget=search.LatencyBudget(budget), data=None, trials=trials, **options
+    )
+
+
+def test_best_is_the_best_of_those_within_the_budget(network):
+    quality = Parameters()
+    result = run(network, quality=quality)
+    full = count_parameters(network)
+    assert result.counts()["total"] == 12 == len(result.trials)
+    assert result.counts()["feasible"] + result.counts()["infeasible"] == 12
+    assert result.counts()["infeasible"] > 0
+    for trial in result.trials:
+        assert (trial.state == "feasible") == (trial.ratio_high <= 0.6)
+        assert (trial.quality is None) == (trial.state == "infeasible")
+    assert result.best.quality == max(t.quality for t in result.trials if t.quality)
+    assert result.best.quality == pytest.approx(result.best.latency_ratio * full)
+    # Never asked for the quality of what the device rejected.
+    assert max(quality.asked) / full <= 0.59 + 1e-9
+
+
+def test_an_interval_that_reaches_over_the_budget_is_rejected(network):
+    full = count_parameters(network)
+    result = run(network, timer=lambda c: comparison(count_parameters(c) / full, spread=0.2))
+    for trial in result.trials:
+        assert (trial.state == "feasible") == (trial.latency_ratio + 0.2 <= 0.6)
+
+
+def test_a_pair_of_widths_is_timed_and_judged_once(network):
+    timed = []
+    timer = parameter_timer(network)
+    quality = Parameters()
+
+    def counting(candidate):
+        timed.append(tuple(w.shape for w in candidate.weights))
+        return timer(candidate)
+
+    result = run(network, trials=30, timer=counting, quality=quality)
+    distinct = {tuple(t.widths.values()) for t in result.trials}
+    assert len(timed) == len(set(timed)) == len(distinct) < 30
+    assert len(quality.asked) == len(set(map(tuple, (t.widths.values() for t in result.ranking))))
+
+
+def test_ranking_is_by_quality_without_repetitions(network):
+    ranking = run(network, trials=30).ranking
+    assert [t.quality for t in ranking] == sorted((t.quality for t in ranking), reverse=True)
+    assert len({tuple(t.widths.items()) for t in ranking}) == len(ranking)
+
+
+def test_no_width_meets_the_budget(network):
+    result = run(network, budget=0.01)
+    assert result.counts() == {"total": 12, "feasible": 0, "infeasible": 12, "failed": 0}
+    assert result.fastest.latency_ratio == min(t.latency_ratio for t in result.trials)
+    assert set(result.fastest.widths.values()) == {2}
+    with pytest.raises(BudgetNotMetError, match=f"{result.fastest.latency_ratio:.3f} times"):
+        _ = result.best
+
+
+def test_seeded(network):
+    first, again, other = (run(network, seed=seed, trials=14) for seed in (1, 1, 2))
+    assert first == again
+    assert [t.widths for t in first.trials] != [t.widths for t in other.trials]
+
+
+def test_result_round_trips(network):
+    result = run(network)
+    assert search.SearchResult.from_dict(result.as_dict()) == result
+
+
+def test_real_clock(network, slices):
+    result = search.run(
+        network,
+        budget=search.LatencyBudget(0.99),
+        data=(slices.inputs, slices.truth),
+        trials=2,
+        space=search.WidthSpace.from_groups(
+            search.study.find_groups(network), multiple=4, minimum=4
+        ),
+    )
+    assert all(t.latency_ms > 0 and t.ratio_low <= t.ratio_high for t in result.trials)
+    assert result.quality_name == search.ValidationPSNR.name
+
+
+@pytest.mark.parametrize("strategy", ["school", "self_supervised", "supervised"])
+def test_quality_prefers_what_its_strategy_is_after(network, slices, strategy):
+    other = make_network(seed=4)
+    quality = search.strategy_quality(
+        strategy, slices.inputs, targets=slices.truth, teacher=network
+    )
+    if strategy == "school":
+        assert quality(network) > 100 > quality(other)
+    elif strategy == "supervised":
+        predictions = keras.ops.convert_to_numpy(network(slices.inputs, training=False))
+        ideal = search.ValidationPSNR(slices.inputs, predictions)
+        assert ideal(network) > 100 > quality(network)
+    else:
+        loss = 10 ** (-quality(network) / 10)
+        tuner = search.quality.SelfSupervised(network)
+        prediction = network(slices.inputs, training=False)
+        expected = tuner.strategy_loss(slices.inputs, None, prediction, training=False)
+        assert loss == pytest.approx(float(keras.ops.convert_to_numpy(expected)), rel=1e-4)
+
+
+def test_only_the_supervised_quality_sees_the_truth(network, slices):
+    poison = np.full_like(slices.truth, np.nan)
+    scores = {}
+    for strategy in ("school", "self_supervised", "supervised"):
+        for truth in (slices.truth, poison):
+            quality = search.strategy_quality(
+                strategy, slices.inputs, targets=truth, teacher=make_network(seed=4)
+            )
+            scores.setdefault(strategy, []).append(quality(network))
+    assert scores["school"][0] == scores["school"][1]
+    assert scores["self_supervised"][0] == scores["self_supervised"][1]
+    assert np.isnan(scores["supervised"][1])
+
+
+def test_wrong_options(network, slices):
+    with pytest.raises(ValueError, match="sampler='cma'"):
+        run(network, sampler="cma")
+    with pytest.raises(ValueError, match="strategy='school', targets missing, teacher missing"):
+        search.strategy_quality("school", slices.inputs)
+
+
+def test_goes_on_with_the_trials_there_are(network, tmp_path):
+    journal = tmp_path / "study.journal"
+    first = run(network, trials=5, storage=journal)
+    fresh = []
+    whole = run(network, trials=9, storage=journal, on_trial=fresh.append)
+    assert whole.trials[:5] == first.trials
+    assert len(whole.trials) == 9
+    assert [t.number for t in fresh] == [5, 6, 7, 8]
+    assert run(network, trials=9, storage=journal) == whole
+
+
+def test_another_space_is_refused(network, tmp_path):
+    run(network, trials=2, storage=tmp_path / "study.journal")
+    groups = search.study.find_groups(network)
+    with pytest.raises(SpadeError, match="searches other widths"):
+        run(
+            network,
+            storage=tmp_path / "study.journal",
+            space=search.WidthSpace.from_groups(groups, multiple=4, minimum=4),
+        )
+
+
+def test_half_a_line_at_the_end_is_cut_off(network, tmp_path):
+    journal = tmp_path / "study.journal"
+    first = run(network, trials=4, storage=journal)
+    whole = journal.read_bytes()
+    with journal.open("ab") as file:
+        file.write(b'{"op_code": 4, "worker_id"')
+    open_journal(journal)
+    assert journal.read_bytes() == whole
+    assert run(network, trials=6, storage=journal).trials[:4] == first.trials
+
+
+def test_nan_quality_fails_its_trial_and_the_search_goes_on(network):
+    class Sometimes(Parameters):
+        def __call__(self, candidate):
+            value = super().__call__(candidate)
+            return float("nan") if len(self.asked) == 1 else value
+
+    result = run(network, quality=Sometimes())
+    assert result.counts()["failed"] == 1
+    assert result.counts()["feasible"] + result.counts()["infeasible"] == 12
+    assert np.isfinite(result.best.quality)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs kill -9")
+def test_kill_in_the_middle_of_a_trial_loses_nothing(tmp_path):
+    """A seed is being tried when the process dies: it is tried again, the rest is kept."""
+    journal = tmp_path / "study.journal"
+    script = textwrap.dedent(f"""
+        import os, signal, optuna
+        from spade_keras.search.journal import open_journal
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        study = optuna.create_study(
+            study_name="widths", storage=open_journal({str(journal)!r}), direction="maximize")
+        study.set_user_attr("edges", {{"a": [4, 8]}})
+        for index in (1, 0):
+            study.enqueue_trial({{"a": index}}, user_attrs={{"origin": "seed"}})
+        def objective(trial):
+            if trial.suggest_int("a", 0, 1) == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return 1.0
+        study.optimize(objective, n_trials=2)
+    """)
+    done = subprocess.run([sys.executable, "-c", script], env={**os.environ}, check=False)
+    assert done.returncode == -signal.SIGKILL
+    study = optuna.load_study(study_name="widths", storage=open_journal(journal))
+    states = [t.state.name for t in study.trials]
+    assert states == ["COMPLETE", "RUNNING"]
+    orphans = search.journal.fail_orphans(study)
+    assert [o.params for o in orphans] == [{"a": 0}]
+    assert [t.state.name for t in study.trials] == ["COMPLETE", "FAIL"]
+
+
+def test_an_orphan_is_tried_again(network, tmp_path):
+    journal = tmp_path / "study.journal"
+    run(network, trials=1, storage=journal)
+    study = optuna.load_study(study_name="widths", storage=open_journal(journal))
+    orphan = study.ask()  # taken, never finished: what a kill leaves
+    widths = {name: orphan.suggest_int(name, 0, 3) for name in study.user_attrs["edges"]}
+    result = run(network, trials=20, storage=journal)
+    states = [t.state for t in result.trials if t.number == orphan.number]
+    assert states == ["failed"]
+    edges = study.user_attrs["edges"]
+    wanted = {name: edges[name][index] for name, index in widths.items()}
+    assert wanted in [t.widths for t in result.trials if t.state != "failed"]
+    assert len([t for t in result.trials if t.state != "failed"]) == 20
