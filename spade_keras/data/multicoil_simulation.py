@@ -42,7 +42,7 @@ class MulticoilSlices:
 
     def save(self, path: str) -> None:
         """Writes all arrays to one `.npz` file."""
-        np.savez(path, truth=self.truth, **self.inputs)
+        np.savez(path, truth=self.truth, **self.inputs)  # type: ignore[arg-type]
 
     @classmethod
     def load(cls, path: str) -> MulticoilSlices:
@@ -94,9 +94,9 @@ def simulate_multicoil(
     maps = to_channels(
         np.stack([coil_sensitivities(coils, height, width, rng) for _ in range(slices)])
     )
-    offsets = rng.integers(acceleration, size=slices)
+    offsets = rng.integers(acceleration, size=slices).tolist()
     mask = np.stack(
-        [equispaced_mask(width, acceleration, acs_lines, offset=int(o)) for o in offsets]
+        [equispaced_mask(width, acceleration, acs_lines, offset=offset) for offset in offsets]
     )[:, None]
     full = np.ones_like(mask)
     kspace = ops.convert_to_numpy(CartesianMRI().forward(truth, mask=full, sensitivities=maps))

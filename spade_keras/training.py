@@ -1,0 +1,67 @@
+"""One `fit` for every network of a run: Adam with cosine decay, best weights by held-out loss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from spade_keras import backend
+
+
+def fit_best(
+    model: keras.Model,
+    train: keras.utils.PyDataset,
+    validation: keras.utils.PyDataset,
+    *,
+    epochs: int,
+    learning_rate: float,
+    checkpoint: Path,
+    compile_options: dict[str, Any] | None = None,
+    callbacks: tuple[keras.callbacks.Callback, ...] = (),
+) -> dict[str, list[float]]:
+    """Trains a model and leaves it with the weights of the lowest validation loss.
+
+    Args:
+        model: A network, or a fine-tuner around one.
+        train: Training batches.
+        validation: Held-out batches of the same kind.
+        epochs: Passes over `train`.
+        learning_rate: Of Adam at the start; falls to zero by a cosine.
+        checkpoint: Where to keep the best weights meanwhile, ending in `.weights.h5`; removed.
+        compile_options: Of `compile`, such as loss and metrics.
+        callbacks: More callbacks.
+
+    Returns:
+        The history: metric -> one value per epoch.
+
+    Raises:
+        FloatingPointError: If the loss becomes NaN or infinite.
+    """
+    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * len(train))
+    # On a CPU TensorFlow's own kernels beat XLA's, twofold for convolutions.
+    on_tf_cpu = keras.backend.backend() == "tensorflow" and backend.device().kind == "cpu"
+    model.compile(
+        optimizer=keras.optimizers.Adam(schedule),
+        jit_compile=False if on_tf_cpu else "auto",
+        **(compile_options or {}),
+    )
+    best = keras.callbacks.ModelCheckpoint(
+        checkpoint, monitor="val_loss", mode="min", save_best_only=True, save_weights_only=True
+    )
+    history = model.fit(
+        train,
+        validation_data=validation,
+        epochs=epochs,
+        verbose=0,
+        callbacks=[best, keras.callbacks.TerminateOnNaN(), *callbacks],
+    ).history
+    if not checkpoint.exists():
+        raise FloatingPointError(
+            "No epoch had a finite validation loss. Lower the learning rate. "
+            f"Received: learning_rate={learning_rate}, losses={history.get('loss')}"
+        )
+    model.load_weights(checkpoint)
+    checkpoint.unlink()
+    return {name: [float(v) for v in values] for name, values in history.items()}

@@ -1,0 +1,277 @@
+"""The whole run on a tiny recipe: its figures, what it may see, and what a kill may not break."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from rich.console import Console
+
+from spade_keras import data, latency, pipeline, search
+from spade_keras.errors import BudgetNotMetError
+from spade_keras.job import Job
+from spade_keras.pruning import count_parameters
+from spade_keras.recipe import load_recipe
+from spade_keras.stages import Stages
+
+TINY = [
+    "data.height=48",
+    "data.width=48",
+    "data.validation_slices=3",
+    "data.test_slices=3",
+    "data.gap_slices=46",
+    "network.iterations=3",
+    "network.prior.filters=[48,48]",
+    "training.epochs=2",
+    "training.batch_size=2",
+    "search.latency_budget=0.9",
+    "search.trials=4",
+    "search.width_multiple=8",
+    "search.minimum_width=8",
+    "search.pairs=5",
+    "finetuning.epochs=2",
+    "export.pairs=15",
+]
+RECIPE = "mri_unrolled_quickstart"
+ON_TF = keras.backend.backend() == "tensorflow"
+
+
+def recipe(folder, *overrides):
+    return load_recipe(RECIPE, [*TINY, f'run.folder="{folder}"', *overrides])
+
+
+def job(settings):
+    return Job(settings, Stages(settings.run_folder), Console(quiet=True))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A tiny run, from the data to the report."""
+    settings = recipe(tmp_path_factory.mktemp("runs"))
+    return settings, pipeline.run(settings, Console(quiet=True))
+
+
+@pytest.fixture
+def parameter_clock(monkeypatch):
+    """A device whose time is proportional to the parameters: the same in every run."""
+
+    def timer(network, inputs, *, pairs):
+        full = count_parameters(network)
+
+        def compare(candidate):
+            share = count_parameters(candidate) / full
+            circumstances = {"first_ms": 1.0, "calls_per_window": 1, "stable": True}
+            a, b = (
+                latency.summarize([ms] * 3, **circumstances, peak_memory_bytes=None, fingerprint={})
+                for ms in (10.0, 10 * share)
+            )
+            return latency.Comparison(a, b, latency.Ratio(share, share, share, 0.95, 3))
+
+        return compare
+
+    monkeypatch.setattr(search, "interleaved_timer", timer)
+
+
+def test_metrics_hold_what_was_measured(finished):
+    settings, metrics = finished
+    assert json.loads((settings.run_folder / "metrics.json").read_text()) == metrics
+    assert set(metrics["quality"]) == {
+        "zero_filled",
+        "full",
+        "pruned",
+        "finetuned",
+        "from_scratch",
+        "fewer_iterations",
+    }
+    for scores in metrics["quality"].values():
+        assert {"psnr_db", "ssim", "nmse", "psnr_db_std", "ssim_std", "nmse_std"} == set(scores)
+        assert np.isfinite(list(scores.values())).all()
+    for name in ("full", "slim"):
+        for where in ("keras", "exported"):
+            times = metrics["latency_ms"][name][where]
+            assert 0 < times["q1"] <= times["median"] <= times["q3"]
+    for ratio in (metrics["latency_ratio"], metrics["exported_ratio"]):
+        assert 0 < ratio["low"] <= ratio["value"] <= ratio["high"]
+    assert metrics["exported_ratio"]["high"] <= metrics["latency_budget"] == 0.9
+    exported = metrics["latency_ms"]
+    assert metrics["exported_ratio"]["value"] == pytest.approx(
+        exported["slim"]["exported"]["median"] / exported["full"]["exported"]["median"]
+    )
+    assert metrics["trials"]["total"] >= 4
+    assert metrics["trials"]["feasible"] + metrics["trials"]["infeasible"] == 4
+    assert metrics["export"]["format"] == "saved_model"
+    assert metrics["export"]["max_abs_error"] < 1e-4
+    assert set(metrics["seconds"]) >= {"data", "train", "search", "prune", "finetune", "evaluate"}
+    assert metrics["fingerprint"]["backend"] == keras.backend.backend()
+    assert "average" in metrics["data_note"]
+
+
+def test_slim_network_is_the_plan_and_smaller(finished):
+    settings, metrics = finished
+    this = job(settings)
+    full, slim = this.model("train"), this.model("finetune")
+    widths = metrics["search"]["chosen"]["widths"]
+    for name, width in widths.items():
+        layer = name.removeprefix("prior/")
+        if layer.startswith("conv"):
+            assert slim.prior.get_layer(layer).filters == width
+    assert count_parameters(slim) == metrics["parameters"]["slim"] < metrics["parameters"]["full"]
+    assert metrics["macs"]["slim"] < metrics["macs"]["full"]
+    assert count_parameters(full) == metrics["parameters"]["full"]
+    scratch = this.model("rivals", "from_scratch")
+    assert [w.shape for w in scratch.weights] == [w.shape for w in slim.weights]
+    fewer = this.model("rivals", "fewer_iterations")
+    assert fewer.iterations == metrics["rivals"]["fewer_iterations"]["iterations"] < full.iterations
+    assert metrics["rivals"]["from_scratch"]["epochs"] == 4  # 2 to train + 2 to fine-tune
+
+
+def test_training_helps_even_here(finished):
+    _, metrics = finished
+    quality = metrics["quality"]
+    assert quality["full"]["psnr_db"] > quality["zero_filled"]["psnr_db"]
+    assert quality["finetuned"]["psnr_db"] > quality["pruned"]["psnr_db"]
+
+
+def test_a_finished_run_is_not_run_again(finished):
+    settings, metrics = finished
+    record = settings.run_folder / "train" / "stage.json"
+    before = record.read_text()
+    started = time.perf_counter()
+    assert pipeline.run(settings, Console(quiet=True)) == metrics
+    assert time.perf_counter() - started < 30
+    assert record.read_text() == before
+
+
+def test_report_shows_the_run(finished):
+    settings, _ = finished
+    page = (settings.run_folder / "report.html").read_text()
+    assert "Budget met" in page
+    assert list(settings.run_folder.glob("*.png"))
+    assert load_recipe(settings.run_folder / "recipe.toml") == settings
+
+
+def rerun_stages(settings, source, target, poison):
+    """Search, prune and fine-tune anew on a copy of a run's data and trained network."""
+    for stage in ("data", "train"):
+        shutil.copytree(source / stage, target / stage)
+    if poison:
+        for split in ("train", "validation", "test"):
+            path = str(target / "data" / f"{split}.npz")
+            slices = data.MulticoilSlices.load(path)
+            slices.truth[:] = np.nan
+            slices.save(path)
+    this = Job(settings, Stages(target), Console(quiet=True))
+    for name, stage in (
+        ("search", pipeline.search_widths),
+        ("prune", pipeline.prune),
+        ("finetune", pipeline.finetune),
+    ):
+        (target / name).mkdir()
+        stage(this, target / name)
+    weights = [np.array(w) for w in this.model("finetune").get_weights()]
+    return this.json("prune", "chosen")["widths"], weights
+
+
+@pytest.mark.parametrize("strategy", ["school", "self_supervised", "supervised"])
+def test_only_supervised_runs_touch_the_truth(finished, parameter_clock, tmp_path, strategy):
+    """NaN as truth: the same widths and weights, or, where truth is needed, a loud failure."""
+    source = finished[0].run_folder
+    settings = recipe(tmp_path, f"finetuning.strategy={strategy}", "search.latency_budget=0.5")
+    (tmp_path / "clean").mkdir()
+    (tmp_path / "poisoned").mkdir()
+    if strategy == "supervised":
+        with pytest.raises(Exception, match=r"failed|finite"):
+            rerun_stages(settings, source, tmp_path / "poisoned", poison=True)
+        return
+    widths, weights = rerun_stages(settings, source, tmp_path / "clean", poison=False)
+    poisoned_widths, poisoned = rerun_stages(settings, source, tmp_path / "poisoned", poison=True)
+    assert poisoned_widths == widths
+    for a, b in zip(weights, poisoned, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert all(np.isfinite(w).all() for w in weights)
+
+
+def test_a_budget_out_of_reach_ends_honestly(finished, parameter_clock, tmp_path):
+    settings = recipe(tmp_path, "search.latency_budget=0.001")
+    for stage in ("data", "train"):
+        shutil.copytree(finished[0].run_folder / stage, settings.run_folder / stage)
+    with pytest.raises(BudgetNotMetError, match=r"The fastest took 0\.0"):
+        pipeline.run(settings, Console(quiet=True))
+    assert not (settings.run_folder / "prune").exists()
+    assert not (settings.run_folder / "metrics.json").exists()
+    assert (settings.run_folder / "search" / "result.json").exists()
+
+
+def command(settings_overrides, folder):
+    return [
+        sys.executable,
+        "-m",
+        "spade_keras.cli",
+        "run",
+        RECIPE,
+        *TINY,
+        f'run.folder="{folder}"',
+        *settings_overrides,
+    ]
+
+
+def wait_for(condition, process, seconds=180):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def finished_trials(folder):
+    journals = [*folder.glob(".partial-search-*/study.journal"), *folder.glob("search/*.journal")]
+    return journals[0].read_bytes().count(b'"state": 1') if journals else 0
+
+
+@pytest.mark.skipif(not ON_TF, reason="the command line is the same; one backend is enough")
+def test_killed_at_two_moments_a_run_continues(tmp_path):
+    overrides = ["evaluation.rivals=false", "finetuning.epochs=1", "search.trials=5"]
+    folder = Path(recipe(tmp_path, *overrides).run_folder)
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+    def start():
+        return subprocess.Popen(
+            command(overrides, tmp_path),
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    process = start()
+    wait_for(lambda: finished_trials(folder) >= 2, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    trained = (folder / "train" / "stage.json").read_text()
+    kept = finished_trials(folder)
+    assert not (folder / "search").exists()
+
+    process = start()
+    wait_for((folder / "prune" / "stage.json").exists, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert (folder / "train" / "stage.json").read_text() == trained
+    searched = (folder / "search" / "stage.json").read_text()
+    assert kept >= 2
+
+    process = start()
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert (folder / "search" / "stage.json").read_text() == searched
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["trials"]["feasible"] + metrics["trials"]["infeasible"] == 5
+    assert metrics["trials"]["total"] <= 6  # at most the interrupted one was tried again
+    assert set(metrics["quality"]) == {"zero_filled", "full", "pruned", "finetuned"}
+    assert not [path for path in folder.iterdir() if path.name.startswith(".attempt")]
