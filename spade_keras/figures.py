@@ -53,7 +53,7 @@ def tradeoff(
     scored = [
         trial for trial in timed if trial["state"] == "feasible" and trial["quality"] is not None
     ]
-    rejected = [trial["latency_ratio"] for trial in timed if trial["state"] == "infeasible"]
+    rejected = [trial for trial in timed if trial["state"] == "infeasible"]
     with _figure(8, 4.8) as figure:
         axes, strip = figure.subplots(2, 1, sharex=True, height_ratios=[10, 1])
         _scatter(axes, [trial for trial in scored if not trial["chosen"]], FEASIBLE, "o", 7)
@@ -61,9 +61,24 @@ def tradeoff(
         for part in (axes, strip):
             part.axvline(latency_budget, color=_INK, linestyle="--", linewidth=1.2)
         axes.axvspan(latency_budget, 1e3, color=_GRID, alpha=0.5, linewidth=0)
-        strip.plot(rejected, np.zeros(len(rejected)), "|", color=INFEASIBLE, markersize=14, mew=1.8)
-        everything = [latency_budget, *(trial["latency_ratio"] for trial in timed)]
-        margin = 0.08 * (max(everything) - min(everything)) + 0.02
+        strip.hlines(
+            np.zeros(len(rejected)),
+            [_ends(trial)[0] for trial in rejected],
+            [_ends(trial)[1] for trial in rejected],
+            color=INFEASIBLE,
+            linewidth=1,
+            alpha=0.6,
+        )
+        strip.plot(
+            [trial["latency_ratio"] for trial in rejected],
+            np.zeros(len(rejected)),
+            "|",
+            color=INFEASIBLE,
+            markersize=14,
+            mew=1.8,
+        )
+        everything = [latency_budget, *(end for trial in timed for end in _ends(trial))]
+        margin = 0.04 * (max(everything) - min(everything)) + 0.01
         axes.set_xlim(min(everything) - margin, max(everything) + margin)
         axes.margins(y=0.12)
         axes.grid(color=_GRID)
@@ -186,12 +201,11 @@ def _scatter(
     axes: Any, trials: Sequence[Mapping[str, Any]], color: str, marker: str, size: float
 ) -> None:
     ratios = np.array([trial["latency_ratio"] for trial in trials], float)
-    low = [_or(trial.get("ratio_low"), trial["latency_ratio"]) for trial in trials]
-    high = [_or(trial.get("ratio_high"), trial["latency_ratio"]) for trial in trials]
+    ends = np.array([_ends(trial) for trial in trials], float).reshape(-1, 2)
     axes.errorbar(
         ratios,
         [trial["quality"] for trial in trials],
-        xerr=np.maximum(0, [ratios - np.array(low, float), np.array(high, float) - ratios]),
+        xerr=np.maximum(0, [ratios - ends[:, 0], ends[:, 1] - ratios]),
         fmt=marker,
         color=color,
         ecolor=color,
@@ -218,8 +232,11 @@ def _tradeoff_legend(figure: Any, latency_budget: float) -> None:
     )
 
 
-def _or(value: float | None, default: float) -> float:
-    return default if value is None else value
+def _ends(trial: Mapping[str, Any]) -> tuple[float, float]:
+    """The interval of a trial's latency ratio; the ratio itself where there is none."""
+    low, high = trial.get("ratio_low"), trial.get("ratio_high")
+    ratio = trial["latency_ratio"]
+    return (ratio if low is None else low), (ratio if high is None else high)
 
 
 @contextlib.contextmanager

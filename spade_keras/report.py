@@ -271,6 +271,12 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key} ")
         else:
-            name = f"{prefix}{key}".replace("_", " ")
-            is_memory = name.endswith(" bytes") and isinstance(value, int)
-            yield name, f"{value:,}" if is_memory else str(value)
+            yield f"{prefix}{key}".replace("_", " "), _plain(str(key), value)
+
+
+def _plain(key: str, value: Any) -> str:
+    if key.endswith("_bytes") and isinstance(value, int):
+        return f"{value / 2**30:.1f} GiB ({value:,})"
+    if isinstance(value, list) and all(isinstance(item, Mapping) for item in value):
+        return "; ".join(" ".join(str(part) for part in item.values()) for item in value)
+    return str(value)

@@ -59,7 +59,7 @@ METRICS = {
     "fingerprint": {
         "device": {"kind": "cpu", "name": "Some CPU", "memory_bytes": 1024**3},
         "backend": "tensorflow",
-        "shapes": [[1, 96, 96, 2]],
+        "inputs": [{"name": "mask", "shape": [1, 1, 96], "dtype": "float32"}],
     },
 }
 TRIALS = [
@@ -182,8 +182,8 @@ def test_the_page_names_what_its_numbers_rest_on(tmp_path):
         METRICS["data_note"],
         METRICS["convention"],
         "Some CPU",
-        "1,073,741,824",
-        "[[1, 96, 96, 2]]",
+        "1.0 GiB (1,073,741,824)",
+        "mask [1, 1, 96] float32",
         "4 trials: 2 within the budget, 1 over it",
         "5 x the absolute difference",
         "cut to 2",
@@ -219,7 +219,8 @@ def test_the_plot_marks_feasible_chosen_and_infeasible_trials():
     assert points(strip)[figures.INFEASIBLE] == [[0.77, 0]]
     for part in (axes, strip):
         assert any(list(line.get_xdata()) == [0.5, 0.5] for line in part.lines)
-    assert axes.get_xlim()[0] < 0.31 and axes.get_xlim()[1] > 0.77
+    assert axes.get_xlim()[0] < 0.30 and axes.get_xlim()[1] > 0.79
+    np.testing.assert_allclose(strip.collections[0].get_segments()[0][:, 0], [0.76, 0.79])
     bars = axes.containers[1].lines[2][0].get_segments()
     np.testing.assert_allclose(bars[0][:, 0], [0.45, 0.48])
     assert axes.get_ylabel() == "PSNR / dB"
