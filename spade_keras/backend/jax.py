@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -31,8 +32,10 @@ def inference_function(model: Any, inputs: Any, mode: str) -> Callable[[], Any]:
     trainable = [variable.value for variable in model.trainable_variables]
     fixed = [variable.value for variable in model.non_trainable_variables]
 
+    options = _call_options(model)
+
     def forward(trainable: list[Any], fixed: list[Any], x: Any) -> Any:
-        outputs, _ = model.stateless_call(trainable, fixed, x, training=False)
+        outputs, _ = model.stateless_call(trainable, fixed, x, **options)
         return outputs
 
     compiled = jax.jit(forward)
@@ -88,6 +91,12 @@ def loss_gradients(
     return [np.asarray(value) for value in gradient(trainable, fixed, inputs, targets)]
 
 
+def _call_options(model: Any) -> dict[str, bool]:
+    """Returns the options of an inference call; unlike `__call__`, `stateless_call` is strict."""
+    takes = inspect.signature(model.call).parameters
+    return {"training": False} if "training" in takes else {}
+
+
 def _gradient_function(
     model: weakref.ref[keras.Model], loss: Callable[[Any, Any], Any]
 ) -> Callable[..., list[Any]]:
@@ -95,7 +104,7 @@ def _gradient_function(
         alive = model()
         if alive is None:
             raise RuntimeError("The model was deleted while its gradient was being computed.")
-        outputs, _ = alive.stateless_call(trainable, fixed, x, training=False)
+        outputs, _ = alive.stateless_call(trainable, fixed, x, **_call_options(alive))
         return keras.ops.mean(loss(y, outputs))
 
     return jax.jit(jax.grad(mean_loss))

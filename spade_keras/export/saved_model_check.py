@@ -127,6 +127,10 @@ def check(folder: Path) -> None:
     )
     for model, times in zip(answer["models"].values(), samples, strict=True):
         model["samples_ms"] = times
+    answer["inputs"] = [
+        {"name": name, "shape": array.shape.as_list(), "dtype": array.dtype.name}
+        for name, array in timed.items()
+    ]
     answer["device"] = _device_name(tf)
     answer["versions"] = {
         "python": platform.python_version(),

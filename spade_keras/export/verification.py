@@ -78,8 +78,7 @@ def check_saved_models(
     }
     with device_lock() if lock else contextlib.nullcontext():
         answer = _ask(job, arrays, outputs)
-    timed = {name: array[: timing_batch or batch] for name, array in arrays.items()}
-    return _report(answer, timed)
+    return _report(answer)
 
 
 def _ask(
@@ -109,7 +108,7 @@ def _ask(
         return json.loads((folder / "answer.json").read_text())
 
 
-def _report(answer: dict[str, Any], timed: dict[str, np.ndarray]) -> CheckReport:
+def _report(answer: dict[str, Any]) -> CheckReport:
     device = backend.host_cpu().as_dict()
     if answer["device"] != "cpu":
         device = {**device, "kind": "gpu", "name": answer["device"], "memory_bytes": None}
@@ -119,10 +118,7 @@ def _report(answer: dict[str, Any], timed: dict[str, np.ndarray]) -> CheckReport
         "mode": "saved_model",
         "versions": answer["versions"],
         "dtype": keras.config.dtype_policy().name,
-        "inputs": [
-            {"name": name, "shape": list(array.shape), "dtype": str(array.dtype)}
-            for name, array in timed.items()
-        ],
+        "inputs": answer["inputs"],
     }
     models = answer["models"]
     latency = {name: _latency(model, fingerprint) for name, model in models.items()}

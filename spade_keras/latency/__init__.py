@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from spade_keras.latency.batches import BatchLatency, sweep_batches
 from spade_keras.latency.circumstances import fingerprint
 from spade_keras.latency.interval import ratio_interval
 from spade_keras.latency.lock import DeviceBusyError, device_lock, lock_path
@@ -10,6 +11,7 @@ from spade_keras.latency.results import Comparison, Latency, Ratio, SelfCheck, s
 from spade_keras.latency.windows import Stopwatch
 
 __all__ = [
+    "BatchLatency",
     "Comparison",
     "DeviceBusyError",
     "Latency",
@@ -24,4 +26,5 @@ __all__ = [
     "ratio_interval",
     "self_check",
     "summarize",
+    "sweep_batches",
 ]

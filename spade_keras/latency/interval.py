@@ -37,7 +37,7 @@ def ratio_interval(
 
     Example:
         >>> print(ratio_interval([10.0, 10.2, 9.9, 10.1], [5.1, 5.0, 5.0, 5.2]))
-        0.502 [0.493, 0.515]
+        0.502 [0.490, 0.515]
     """
     # scipy.stats takes a second to import, which only those who time models shall wait for.
     from scipy import stats

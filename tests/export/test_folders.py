@@ -16,6 +16,8 @@ def test_a_folder_appears_when_it_is_complete(tmp_path):
     with complete_folder(target, MARKER) as fresh:
         fill(fresh, "one")
         assert not target.exists()
+        number = fresh.stat().st_ino
+    assert target.stat().st_ino == number  # renamed as a whole, not copied file by file
     assert target.joinpath("sub", "data").read_text() == "one"
     assert list(target.parent.iterdir()) == [target]
 

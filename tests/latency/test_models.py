@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from spade_keras import backend
-from spade_keras.latency import compare, fingerprint, measure
+from spade_keras.latency import compare, fingerprint, measure, sweep_batches
 
 
 def network(filters, depth=1):
@@ -65,3 +65,13 @@ def test_fingerprint_tells_what_differs_from_what_does_not(inputs):
 def test_an_unknown_mode_is_refused(inputs):
     with pytest.raises(ValueError, match=r"`mode` must be one of.*mode=fastest"):
         measure(network(2), inputs, mode="fastest")
+
+
+def test_a_sweep_runs_the_batches_asked_for(inputs):
+    pair = {"image": np.concatenate([inputs["image"], 2 * inputs["image"]])}
+    one, five = sweep_batches(network(2), pair, (1, 5), repeats=3)
+    shapes = [entry.latency.fingerprint["inputs"][0]["shape"] for entry in (one, five)]
+    assert shapes == [[1, 16, 16, 2], [5, 16, 16, 2]]
+    assert five.samples_per_s == pytest.approx(5000 / five.latency.median_ms)
+    with pytest.raises(ValueError, match=r"`batches` must be .*batches=\(0,\)"):
+        sweep_batches(network(2), pair, (0,))
