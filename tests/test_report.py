@@ -185,6 +185,7 @@ def test_the_page_names_what_its_numbers_rest_on(tmp_path):
         "1.0 GiB (1,073,741,824)",
         "mask [1, 1, 96] float32",
         "4 trials: 2 within the budget, 1 over it",
+        "upper end is at most 0.48, the budget less a margin",
         "5 x the absolute difference",
         "cut to 2",
         "-0.21 dB",
