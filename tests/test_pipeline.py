@@ -11,6 +11,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import optuna
 import pytest
 from rich.console import Console
 
@@ -135,8 +136,7 @@ def test_slim_network_is_the_plan_and_smaller(finished):
 def test_training_helps_even_here(finished):
     _, metrics = finished
     quality = metrics["quality"]
-    assert quality["full"]["psnr_db"] > quality["zero_filled"]["psnr_db"]
-    assert quality["finetuned"]["psnr_db"] > quality["pruned"]["psnr_db"]
+    assert quality["full"]["psnr_db"] > quality["zero_filled"]["psnr_db"] + 1
 
 
 def test_a_finished_run_is_not_run_again(finished):
@@ -231,8 +231,17 @@ def wait_for(condition, process, seconds=180):
 
 
 def finished_trials(folder):
-    journals = [*folder.glob(".partial-search-*/study.journal"), *folder.glob("search/*.journal")]
-    return journals[0].read_bytes().count(b'"state": 1') if journals else 0
+    """Complete and pruned trials in the journal of a search under way."""
+    [journal, *_] = [*folder.glob(".partial-search-*/study.journal"), None]
+    if journal is None:
+        return 0
+    entries = [
+        json.loads(line)
+        for line in journal.read_text().splitlines(keepends=True)
+        if line.endswith("\n")
+    ]
+    done = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+    return sum(entry.get("state") in done for entry in entries)
 
 
 @pytest.mark.skipif(not ON_TF, reason="the command line is the same; one backend is enough")

@@ -94,7 +94,7 @@ def simulate_multicoil(
     maps = to_channels(
         np.stack([coil_sensitivities(coils, height, width, rng) for _ in range(slices)])
     )
-    offsets = rng.integers(acceleration, size=slices).tolist()
+    offsets = [int(rng.integers(acceleration)) for _ in range(slices)]
     mask = np.stack(
         [equispaced_mask(width, acceleration, acs_lines, offset=offset) for offset in offsets]
     )[:, None]
