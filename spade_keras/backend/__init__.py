@@ -7,6 +7,7 @@ file here with the same functions; the file of the backend in use is imported on
 from __future__ import annotations
 
 import importlib
+import os
 import platform
 from collections.abc import Callable, Mapping
 from types import ModuleType
@@ -27,11 +28,19 @@ __all__ = [
     "modes",
     "peak_memory_bytes",
     "reset_peak_memory",
+    "settings",
     "synchronize",
     "versions",
 ]
 
 _BACKENDS = ("tensorflow", "jax", "torch")
+_FLAGS = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "XLA_FLAGS",
+    "TF_XLA_FLAGS",
+    "TF_ENABLE_ONEDNN_OPTS",
+)
 
 
 def _implementation() -> ModuleType:
@@ -115,6 +124,15 @@ def versions() -> dict[str, str]:
         "numpy": np.__version__,
         "keras": keras.__version__,
         **_implementation().versions(),
+    }
+
+
+def settings() -> dict[str, str]:
+    """Lists what the user can set and a measured time depends on: threads, precision, flags."""
+    return {
+        "image_data_format": keras.config.image_data_format(),
+        **{name: os.environ[name] for name in _FLAGS if name in os.environ},
+        **_implementation().settings(),
     }
 
 

@@ -65,6 +65,14 @@ def versions() -> dict[str, str]:
     return found
 
 
+def settings() -> dict[str, str]:
+    """Lists the precision of matrix products and whether doubles are on."""
+    return {
+        "matmul_precision": str(jax.config.jax_default_matmul_precision),
+        "x64": str(jax.config.jax_enable_x64),
+    }
+
+
 def peak_memory_bytes() -> int | None:
     """Reads the peak of the GPU allocator, or of the process on a CPU."""
     found = jax.devices()[0]

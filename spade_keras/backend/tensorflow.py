@@ -54,6 +54,16 @@ def versions() -> dict[str, str]:
     return found
 
 
+def settings() -> dict[str, str]:
+    """Lists threads (0: as many as cores) and whether float32 may be computed as TF32."""
+    threading = tf.config.threading
+    return {
+        "intra_op_threads": str(threading.get_intra_op_parallelism_threads()),
+        "inter_op_threads": str(threading.get_inter_op_parallelism_threads()),
+        "tf32": str(tf.config.experimental.tensor_float_32_execution_enabled()),
+    }
+
+
 def peak_memory_bytes() -> int | None:
     """Reads the peak of the GPU allocator, or of the process on a CPU."""
     if tf.config.list_physical_devices("GPU"):

@@ -57,6 +57,15 @@ def versions() -> dict[str, str]:
     return found
 
 
+def settings() -> dict[str, str]:
+    """Lists threads, the precision of matrix products and whether cuDNN looks for fast kernels."""
+    return {
+        "threads": str(torch.get_num_threads()),
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        "cudnn_benchmark": str(torch.backends.cudnn.benchmark),
+    }
+
+
 def peak_memory_bytes() -> int | None:
     """Reads the peak of the GPU allocator, or of the process on a CPU."""
     if _on_cuda():

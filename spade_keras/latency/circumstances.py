@@ -17,9 +17,10 @@ def fingerprint(inputs: Any = None, *, mode: str | None = None) -> dict[str, Any
         mode: How the backend runs the model (`backend.modes`); None for its default.
 
     Returns:
-        A dict of plain JSON values with the keys "device", "backend", "mode", "versions", "dtype"
-        (the global policy) and "inputs" (a list with path, shape and dtype of each). A time is
-        comparable, and a cached one valid, only where these are equal.
+        A dict of plain JSON values with the keys "device", "backend", "mode", "versions",
+        "settings" (threads, precision, flags), "dtype" (the global policy) and "inputs" (a list
+        with name, shape and dtype of each). A time is comparable, and a cached one valid, only
+        where these are equal.
     """
     described = []
     if inputs is not None:
@@ -32,6 +33,7 @@ def fingerprint(inputs: Any = None, *, mode: str | None = None) -> dict[str, Any
         "backend": keras.backend.backend(),
         "mode": mode or backend.modes()[0],
         "versions": backend.versions(),
+        "settings": backend.settings(),
         "dtype": keras.config.dtype_policy().name,
         "inputs": described,
     }

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import getpass
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,7 +39,6 @@ def device_lock(timeout_s: float = 600.0) -> Iterator[Path]:
         DeviceBusyError: If the device is still held after `timeout_s`; names who holds it.
     """
     path = lock_path()
-    path.parent.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(path, is_singleton=True)
     holder = path.with_suffix(".json")
     try:
@@ -56,13 +57,22 @@ def device_lock(timeout_s: float = 600.0) -> Iterator[Path]:
 
 
 def lock_path() -> Path:
-    """Returns the lock file of the device in use."""
+    """Returns the lock file of the device in use; its folder is made if it is missing."""
     kind = backend.device().kind
     # Processes see GPUs under their own numbers; the variable tells which ones they share.
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip() or "0"
     safe = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in visible)
     name = kind if kind == "cpu" else f"{kind}-{safe}"
-    return _cache_folder() / "spade-keras" / "locks" / f"{name}.lock"
+    folder = _cache_folder() / "spade-keras" / "locks"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        usable = os.access(folder, os.W_OK)
+    except OSError:
+        usable = False
+    if not usable:  # a home that cannot be written to, as in many containers
+        folder = Path(tempfile.gettempdir()) / f"spade-keras-locks-{getpass.getuser()}"
+        folder.mkdir(exist_ok=True)
+    return folder / f"{name}.lock"
 
 
 def _cache_folder() -> Path:

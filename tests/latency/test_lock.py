@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 
 import pytest
@@ -25,6 +26,15 @@ def test_the_lock_lies_in_the_cache_folder(own_cache):
     with device_lock() as path:
         assert path == lock_path()
         assert own_cache in path.parents
+
+
+def test_without_a_usable_cache_folder_the_lock_lies_with_temporary_files(own_cache, monkeypatch):
+    (own_cache / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(own_cache / "file"))
+    monkeypatch.setattr(tempfile, "tempdir", str(own_cache))
+    with device_lock() as path:
+        assert path.parent.parent == own_cache
+        assert path.exists()
 
 
 def test_another_thread_waits_and_learns_who_holds_the_device():
@@ -56,7 +66,6 @@ def test_a_thread_may_take_its_lock_again():
 
 def test_a_killed_process_leaves_no_lock_behind():
     path = lock_path()
-    path.parent.mkdir(parents=True)
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(path)],
         stdin=subprocess.PIPE,

@@ -54,12 +54,15 @@ def test_fingerprint_says_on_what_a_time_depends(inputs):
     assert found["device"]["cores"] >= 1
 
 
-def test_fingerprint_tells_what_differs_from_what_does_not(inputs):
+def test_fingerprint_tells_what_differs_from_what_does_not(inputs, monkeypatch):
     wider = {"image": np.zeros((1, 16, 20, 2), "float32")}
     assert fingerprint(wider) != fingerprint(inputs)
     in_double = {"image": inputs["image"].astype("float64")}
     assert fingerprint(in_double) == fingerprint(inputs)  # it is run in floatx
     assert fingerprint(inputs, mode=backend.modes()[1]) != fingerprint(inputs)
+    before = fingerprint(inputs)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1234")
+    assert fingerprint(inputs) != before
 
 
 def test_an_unknown_mode_is_refused(inputs):
