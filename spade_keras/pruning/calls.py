@@ -103,6 +103,10 @@ def _walk(graph: Graph, inputs: Sequence[Any], prefix: str, calls: list[Call]) -
 
 def _record(operation: Any, path: str, args: Any, kwargs: Any, calls: list[Call]) -> Sequence[Any]:
     outputs = keras.tree.flatten(operation.compute_output_spec(*args, **kwargs))
+    if _is_open(_tensors(outputs)) and not _is_open(_tensors((args, kwargs))):
+        # Some layers answer from their arguments alone; tracing the call finds the sizes.
+        traced = keras.Operation.compute_output_spec(operation, *args, **kwargs)
+        outputs = keras.tree.flatten(traced)
     if isinstance(operation, keras.layers.TimeDistributed):
         batch, steps, *shape = args[0].shape
         together = None if None in (batch, steps) else batch * steps
@@ -114,6 +118,10 @@ def _record(operation: Any, path: str, args: Any, kwargs: Any, calls: list[Call]
     else:
         calls.append(Call(path, operation, (args, kwargs), tuple(outputs)))
     return outputs
+
+
+def _is_open(tensors: Sequence[Any]) -> bool:
+    return any(None in tensor.shape for tensor in tensors)
 
 
 def _open(inner: Any, path: str, args: tuple[Any, ...], calls: list[Call]) -> None:

@@ -10,9 +10,14 @@ from typing import Any
 
 import keras
 
+from spade_keras.errors import SpadeError
 from spade_keras.pruning.calls import input_specs, layer_calls
 from spade_keras.pruning.mac_rules import Term, call_terms
 from spade_keras.pruning.weights import priors_of
+
+
+class OpenSizesError(SpadeError, ValueError):
+    """Multiply-accumulates depend on input sizes that are not known."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ def count_macs(model: Any, inputs: Any = None) -> MacReport:
         The count in all and per layer.
 
     Raises:
-        ValueError: If the model is not built, or sizes stay unknown.
+        ValueError: If the model is not built, or (`OpenSizesError`) sizes stay unknown.
         TraceError: If `call` of a subclassed model cannot be traced.
 
     Example:
@@ -105,7 +110,7 @@ def work_of(model: Any, inputs: Any = None) -> Work:
     """The terms of one forward pass, remembered per model and input shapes.
 
     Raises:
-        ValueError: If the model is not built, or sizes stay unknown.
+        ValueError: If the model is not built, or (`OpenSizesError`) sizes stay unknown.
     """
     check_built(model)
     parts = list(_parts(model, inputs))
@@ -139,7 +144,7 @@ def _parts(model: Any, inputs: Any) -> Iterator[tuple[str, keras.Model, Any]]:
         yield "", model, inputs
         return
     if inputs is None:
-        raise ValueError(
+        raise OpenSizesError(
             "`inputs` must be given to count the work of a network, whose priors are called on "
             f"sizes that depend on it. Received: inputs=None for {model.name!r}."
         )
@@ -167,7 +172,7 @@ def _find_work(model: keras.Model, inputs: Any) -> Work:
             shapes = [x.shape for x in call.inputs]
             if not any(None in shape for shape in shapes):
                 raise
-            raise ValueError(
+            raise OpenSizesError(
                 "`inputs` must give the sizes that the model leaves open. Received: "
                 f"inputs={inputs}, which leaves {call.path!r} with input shapes {shapes}. "
                 "Pass a shape such as (1, 128, 128, 2)."

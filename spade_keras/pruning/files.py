@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 
-from spade_keras.pruning.cost import count_macs, count_parameters
+from spade_keras.pruning.cost import OpenSizesError, count_macs, count_parameters
 from spade_keras.pruning.groups import Group, find_groups
 from spade_keras.pruning.plan import PruningPlan
 from spade_keras.pruning.planning import make_plan
@@ -201,7 +201,7 @@ def _read_plan(path: Path) -> PruningPlan:
 def _macs_text(model: Any, inputs: Any = None) -> str:
     try:
         report = count_macs(model, inputs)
-    except ValueError:
+    except OpenSizesError:
         return "MACs unknown (input sizes are open)"
     text = f"{report.total:,} MACs"
     if report.uncounted:

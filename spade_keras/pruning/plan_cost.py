@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from spade_keras.pruning.cost import count_parameters, work_of
+from spade_keras.pruning.cost import OpenSizesError, count_parameters, work_of
 from spade_keras.pruning.groups import Group
 from spade_keras.pruning.mac_rules import Term
-from spade_keras.pruning.weights import WeightTable, priors_of
+from spade_keras.pruning.weights import WeightTable
 
 
 class PlanCost:
@@ -87,16 +87,16 @@ class PlanCost:
 
 
 def _mac_terms(model: Any, inputs: Any) -> tuple[int | None, dict[int, list[Term]]]:
-    if inputs is None and (priors_of(model) is not None or _sizes_open(model)):
+    try:
+        work = work_of(model, inputs)
+    except OpenSizesError:
+        if inputs is not None:
+            raise
         return None, {}
     total = 0
     terms: dict[int, list[Term]] = {}
-    for _, term in work_of(model, inputs).terms:
+    for _, term in work.terms:
         total += term.macs(() if term.variable is None else tuple(term.variable.shape))
         if term.variable is not None:
             terms.setdefault(id(term.variable), []).append(term)
     return total, terms
-
-
-def _sizes_open(model: Any) -> bool:
-    return any(None in tensor.shape[1:] for tensor in model.inputs)

@@ -51,7 +51,7 @@ def make_plan(  # noqa: PLR0913 - every setting is a keyword of its own
         model: A Keras model, or a network with `priors`.
         ratio: Fraction of channels to remove, in [0, 1), from every group; or by name, and
             groups not named keep theirs. Widths are rounded to the nearest allowed one.
-        widths: Widths by name, taken as they are.
+        widths: Widths by name, taken as they are; a wildcard passes over fixed groups.
         target: What may be left of the model, found by ranking the channels of all groups:
             one of `{"parameters": n}`, `{"macs": n}` and `{"width": n}`. A number below 1 is
             a fraction of the original.
@@ -168,6 +168,9 @@ class _Planner:
                 continue
             pattern, width = matched[group.name]
             _check_count(f"widths[{pattern!r}]", width)
+            reason = None if self._may_change(group) else self._fixed[group.name]
+            if reason and is_wildcard(pattern):
+                continue
             step = width_step(group)
             narrower = width < group.width and width % step == 0
             if width != group.width and not narrower:
@@ -175,7 +178,6 @@ class _Planner:
                     f"`widths[{pattern!r}]` must be {group.width} or a smaller multiple of {step} "
                     f"for group {group.name!r}. Received: {width}."
                 )
-            reason = None if self._may_change(group) else self._fixed[group.name]
             if narrower and reason:
                 raise ValueError(
                     f"`widths[{pattern!r}]` must be {group.width}, because group {group.name!r} "

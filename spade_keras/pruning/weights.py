@@ -10,12 +10,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from spade_keras.pruning.groups import Slot
+from spade_keras.pruning.groups import Slot, is_network
 
 
 def priors_of(model: Any) -> dict[str, keras.Model] | None:
     """The prunable parts of a network, or None when `model` is itself the part."""
-    return getattr(model, "priors", None)
+    return model.priors if is_network(model) else None
 
 
 def layers_by_path(model: Any) -> dict[str, keras.Layer]:

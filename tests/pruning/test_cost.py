@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from spade_keras.pruning import count_macs, count_parameters
+from spade_keras.pruning import count_macs, count_parameters, make_plan, rebuild
 
 
 def _model(layer, *shapes):
@@ -201,6 +201,14 @@ def test_open_sizes_need_inputs():
         count_macs(model, (1, 10, 2))
 
 
+def test_sizes_a_layer_does_not_tell_are_found_by_tracing_it():
+    inputs = keras.Input((9, 16))
+    x = layers.EinsumDense("abc,cd->abd", output_shape=(None, 12))(inputs)
+    model = keras.Model(inputs, layers.Dense(5)(x))
+    assert model.layers[-1].input.shape == (None, None, 12)
+    assert count_macs(model).total == 9 * 16 * 12 + 9 * 12 * 5
+
+
 def test_named_inputs_are_taken_by_name():
     a, b = keras.Input((3,), name="a"), keras.Input((5,), name="b")
     model = keras.Model({"b": b, "a": a}, layers.Dense(2)(a) + layers.Dense(2)(b))
@@ -245,22 +253,25 @@ def test_unbuilt_models_and_other_objects_are_refused():
 class Network(keras.Model):
     """Two priors, the first called three times: the protocol of an unrolled network."""
 
-    def __init__(self):
+    def __init__(self, priors=None):
         super().__init__()
         self.step = self.add_weight(shape=(), name="step")
-        self.inner = {key: self._prior(key) for key in ("image", "maps")}
+        self.inner = priors or {key: self._prior(key) for key in ("image", "maps")}
         self.built = True
 
     @staticmethod
     def _prior(name):
         inputs = keras.Input((None, None, 2))
-        return keras.Model(
-            inputs, layers.Conv2D(2, 3, padding="same", name="conv")(inputs), name=name
-        )
+        wide = layers.Conv2D(8, 3, padding="same", name="wide")
+        conv = layers.Conv2D(2, 3, padding="same", name="conv")
+        return keras.Model(inputs, conv(wide(inputs)), name=name)
 
     @property
     def priors(self):
         return dict(self.inner)
+
+    def with_priors(self, priors):
+        return Network({**self.priors, **priors})
 
     def prior_input_shapes(self, inputs):
         batch, coils, height, width, _ = inputs.shape
@@ -271,13 +282,31 @@ class Network(keras.Model):
 def test_networks_sum_over_priors_and_calls_and_say_what_is_left_out():
     network = Network()
     report = count_macs(network, np.zeros((1, 4, 6, 5, 2)))
-    once = 30 * 9 * 2 * 2
-    assert report.layers == {"image/conv": 3 * once, "maps/conv": 4 * once}
-    assert report.total == 7 * once
+    once = 30 * 9 * 2 * 8
+    assert report.layers == {
+        f"{prior}/{layer}": calls * once
+        for prior, calls in (("image", 3), ("maps", 4))
+        for layer in ("wide", "conv")
+    }
+    assert report.total == 14 * once
     assert "FFT" in report.note
-    assert count_parameters(network) == 2 * (9 * 4 + 2) + 1
+    assert count_parameters(network) == 2 * (2 * 9 * 16 + 8 + 2) + 1
     with pytest.raises(ValueError, match="`inputs` must be given"):
         count_macs(network)
+
+
+def test_networks_are_planned_over_their_priors_with_every_call_counted():
+    network = Network()
+    arrays = np.zeros((1, 4, 6, 5, 2), "float32")
+    assert make_plan(network, ratio=0.5).macs is None
+    plan = make_plan(network, widths={"image/wide": 1, "maps/*": 5}, inputs=arrays)
+    assert plan.widths == {"image/wide": 1, "image/conv": 2, "maps/wide": 5, "maps/conv": 2}
+    slim = rebuild(network, plan)
+    assert plan.macs - plan.macs_saved == count_macs(slim, arrays).total
+    assert plan.parameters - plan.parameters_saved == count_parameters(slim)
+    # A channel of the image prior takes part in three calls, one of the maps' in four.
+    assert plan.groups[0].macs_saved == 3 * 30 * (8 - 1) * 9 * (2 + 2)
+    assert plan.groups[2].macs_saved == 4 * 30 * (8 - 5) * 9 * (2 + 2)
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="one backend is enough")

@@ -96,6 +96,11 @@ def test_ratios_by_name_leave_the_other_groups_alone(model):
     assert plan.widths == {"one": 8, "three": 3, "last": 2}
 
 
+def test_wildcards_pass_over_fixed_groups(model):
+    assert make_plan(model, widths={"*": 5}).widths == {"one": 5, "three": 5, "last": 2}
+    assert make_plan(model, ratio={"*": 0.5}).widths == {"one": 4, "three": 3, "last": 2}
+
+
 def test_rounding_minimum_and_protection(model):
     assert make_plan(model, ratio=0.6, round_to=4).widths["one"] == 4
     assert make_plan(model, ratio=0.9, minimum_width=3).widths == {"one": 3, "three": 3, "last": 2}
