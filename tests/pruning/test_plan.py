@@ -17,6 +17,7 @@ from spade_keras.pruning import (
     make_plan,
     rebuild,
 )
+from spade_keras.pruning.importance import Taylor
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,50 @@ def test_savings_are_those_of_the_slim_model(model):
         assert plan.parameters - plan.parameters_saved == count_parameters(slim)
         assert plan.macs - plan.macs_saved == count_macs(slim).total
         assert plan.parameters == count_parameters(model)
+
+
+def _recurrent():
+    x = inputs = keras.Input((7,), dtype="int32")
+    x = layers.Embedding(30, 12)(x)
+    x = layers.Bidirectional(layers.GRU(6, return_sequences=True))(x)
+    return keras.Model(inputs, layers.Dense(3)(layers.LSTM(8)(x)))
+
+
+def _attention():
+    inputs = keras.Input((9, 16))
+    x = layers.Dense(16)(inputs)
+    x = layers.Add()([x, layers.MultiHeadAttention(4, 6)(x, x)])
+    x = layers.Add()([x, layers.GroupQueryAttention(4, 4, 2)(x, x)])
+    return keras.Model(inputs, layers.Dense(4)(layers.LayerNormalization()(x)))
+
+
+def _convolutional():
+    x = inputs = keras.Input((10, 10, 3))
+    x = layers.SeparableConv2D(8, 3)(layers.Conv2D(8, 3)(x))
+    x = layers.Conv2D(8, 3, groups=4, padding="same")(layers.DepthwiseConv2D(3)(x))
+    x = layers.Concatenate()([x, layers.Conv2DTranspose(6, 3, padding="same")(x)])
+    return keras.Model(inputs, layers.Dense(2)(layers.Flatten()(x)))
+
+
+@pytest.mark.parametrize("make", [_recurrent, _attention, _convolutional])
+def test_savings_are_exact_for_layers_of_many_kinds(make):
+    model = make()
+    plan = make_plan(model, ratio=0.5)
+    slim = rebuild(model, plan)
+    assert plan.parameters - plan.parameters_saved == count_parameters(slim)
+    assert plan.macs - plan.macs_saved == count_macs(slim).total
+    assert plan.parameters_saved > 0.5 * plan.parameters
+
+
+def test_taylor_ranks_by_the_data(model):
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(2, 12, 12, 3)).astype("float32")
+    taylor = Taylor("mse", [(x, np.zeros((2, 10, 10, 2), "float32"))])
+    plan = make_plan(model, ratio=0.5, importance=taylor)
+    assert plan.importance == "Taylor" and plan.widths["three"] == 3
+    # The loss is zero without data: nothing matters, and the first channels stay.
+    silent = Taylor("mse", [(0 * x, np.zeros((2, 10, 10, 2), "float32"))])
+    assert make_plan(model, ratio=0.5, importance=silent).groups[1].kept == (0, 1, 2)
 
 
 def test_savings_per_group_count_what_the_groups_before_left(model):
