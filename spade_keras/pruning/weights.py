@@ -134,9 +134,8 @@ class WeightTable:
 
 
 def _sum_others(array: np.ndarray, axis: int) -> np.ndarray:
-    """Sums over all axes but one, as matrix products: several times faster than `np.sum`."""
+    """Sums over all axes but one: along memory first, several times faster than one `np.sum`."""
     shape = array.shape
     cube = array.reshape(math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :]))
-    if cube.shape[2] == 1:
-        return (np.ones(len(cube), cube.dtype) @ cube[:, :, 0]).astype(np.float64)
-    return (cube @ np.ones(cube.shape[2], cube.dtype)).sum(axis=0, dtype=np.float64)
+    rows = cube[:, :, 0] if cube.shape[2] == 1 else cube.sum(axis=2)
+    return rows.sum(axis=0).astype(np.float64)
