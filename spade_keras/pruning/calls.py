@@ -112,6 +112,8 @@ def _record(operation: Any, path: str, args: Any, kwargs: Any, calls: list[Call]
         together = None if None in (batch, steps) else batch * steps
         step = keras.KerasTensor((together, *shape), args[0].dtype)
         _open(operation.layer, path, (step,), calls)
+    elif isinstance(operation, keras.layers.SpectralNormalization):
+        _open(operation.layer, path, args[:1], calls)
     elif isinstance(operation, keras.layers.Bidirectional):
         for layer in (operation.forward_layer, operation.backward_layer):
             _open(layer, path, args[:1], calls)

@@ -140,6 +140,12 @@ def _dot_product_attention(layer: Any, call: Call) -> list[Term]:
     return [Term(_size(query[:-1]) * value[-2] * (query[-1] + value[-1]))]
 
 
+def _additive_attention(layer: Any, call: Call) -> list[Term]:
+    query, value = (x.shape for x in call.inputs[:2])
+    pairs = _size(query[:-1]) * value[-2]
+    return [Term(pairs * (value[-1] + (query[-1] if layer.use_scale else 0)))]
+
+
 def _dot_layer(layer: Any, call: Call) -> list[Term]:
     axes = layer.axes if isinstance(layer.axes, int) else layer.axes[0]
     return [Term(_size(call.outputs[0].shape) * call.inputs[0].shape[axes])]
@@ -152,6 +158,25 @@ def _matmul(operation: Any, call: Call) -> list[Term]:
 def _einsum(operation: Any, call: Call) -> list[Term]:
     sizes = _label_sizes(operation.subscripts, [x.shape for x in call.inputs])
     return [Term(_size(sizes.values()))]
+
+
+def _convolve(operation: Any, call: Call) -> list[Term]:
+    kernel = call.inputs[1].shape
+    return [Term(_size(call.outputs[0].shape) * _size(kernel[:-1]))]
+
+
+def _convolve_depthwise(operation: Any, call: Call) -> list[Term]:
+    kernel = call.inputs[1].shape
+    return [Term(_size(call.outputs[0].shape) * _size(kernel[:-2]))]
+
+
+def _convolve_transposed(operation: Any, call: Call) -> list[Term]:
+    kernel = call.inputs[1].shape
+    return [Term(_size(call.inputs[0].shape) * _size(kernel[:-1]))]
+
+
+def _no_rule(operation: Any, call: Call) -> None:
+    return None
 
 
 def _label_sizes(equation: str, shapes: list[tuple[int, ...]]) -> dict[str, int]:
@@ -193,6 +218,18 @@ _RULES: dict[type, Rule] = {
     _layers.RNN: _recurrent,
     **dict.fromkeys((_layers.MultiHeadAttention, _layers.GroupQueryAttention), _multi_head),
     _layers.Attention: _dot_product_attention,
+    _layers.AdditiveAttention: _additive_attention,
     _layers.Dot: _dot_layer,
 }
-_OPERATIONS: dict[str, Rule] = {"Matmul": _matmul, "Einsum": _einsum}
+_OPERATIONS: dict[str, Rule] = {
+    "Matmul": _matmul,
+    "Einsum": _einsum,
+    "Conv": _convolve,
+    "DepthwiseConv": _convolve_depthwise,
+    "ConvTranspose": _convolve_transposed,
+    **dict.fromkeys(
+        ("SeparableConv", "DotProductAttention", "Dot", "Tensordot", "Inner", "Outer", "Kron"),
+        _no_rule,
+    ),
+    **dict.fromkeys(("FFT", "FFT2", "IFFT2", "RFFT", "IRFFT", "STFT", "ISTFT"), _no_rule),
+}

@@ -87,6 +87,16 @@ CASES = {
     ),
     "embedding": (lambda: layers.Embedding(20, 4), [(6,)], 0),
     "attention": (lambda: layers.Attention(), [(5, 4), (7, 4)], 5 * 7 * (4 + 4)),
+    "additive_attention": (
+        lambda: layers.AdditiveAttention(),
+        [(5, 4), (7, 4)],
+        5 * 7 * (4 + 4),
+    ),
+    "spectral_norm": (
+        lambda: layers.SpectralNormalization(layers.Conv2D(4, 3)),
+        [(5, 5, 2)],
+        9 * 9 * 2 * 4,
+    ),
     "dot": (lambda: layers.Dot(axes=-1), [(5, 4), (7, 4)], 5 * 7 * 4),
     "norm": (lambda: layers.BatchNormalization(), [(5, 4)], 0),
     "prelu": (lambda: layers.PReLU(), [(5, 4)], 0),
@@ -138,6 +148,30 @@ def test_operations_of_the_graph_are_counted():
     assert report.total == 3 * 4 * 5
     report = count_macs(keras.Model([a, b], keras.ops.einsum("bij,bjk->bik", a, b)))
     assert report.total == 3 * 4 * 5
+
+
+def test_convolution_operations_are_counted_and_other_products_listed():
+    x, kernel = keras.Input((6, 6, 4)), keras.Input(batch_shape=(3, 3, 4, 8))
+    report = count_macs(
+        keras.Model([x, kernel], keras.ops.conv(x, kernel)), [(1, 6, 6, 4), (3, 3, 4, 8)]
+    )
+    assert report.total == 16 * 9 * 4 * 8
+    depthwise = keras.Input(batch_shape=(3, 3, 4, 2))
+    model = keras.Model([x, depthwise], keras.ops.depthwise_conv(x, depthwise))
+    assert count_macs(model).total == 16 * 9 * 4 * 2
+    transposed = keras.Input(batch_shape=(3, 3, 5, 4))
+    model = keras.Model([x, transposed], keras.ops.conv_transpose(x, transposed, strides=2))
+    assert count_macs(model).total == 36 * 9 * 5 * 4
+    a, b = keras.Input((4,)), keras.Input((4,))
+    report = count_macs(keras.Model([a, b], keras.ops.outer(a, b)))
+    assert (report.total, report.uncounted) == (0, ("outer",))
+
+
+def test_a_tied_embedding_is_counted_when_it_projects_back():
+    layer = layers.ReversibleEmbedding(20, 4, name="words")
+    inputs = keras.Input((6,), dtype="int32")
+    model = keras.Model(inputs, layer(layers.Dense(4)(layer(inputs)), reverse=True))
+    assert count_macs(model).total == 6 * 4 * 4 + 6 * 4 * 20
 
 
 def test_shared_and_nested_layers_count_once_per_call():
