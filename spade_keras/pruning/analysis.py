@@ -146,11 +146,7 @@ def _choose_rule(graph: Graph, call: Call, path: str) -> ChannelRule | None:
         )
     rule = rule_for(type(operation))
     if rule is not None:
-        if getattr(operation, "lora_enabled", False) or getattr(
-            operation, "quantization_mode", None
-        ):
-            return Boundary(_CONVERTED)
-        return rule
+        return Boundary(_CONVERTED) if is_layer and _is_converted(operation) else rule
     kind = type(operation).__name__
     if is_layer and list(operation._flatten_layers(include_self=False, recursive=False)):
         if operation.__class__.__module__.startswith("keras.src.layers."):
@@ -161,6 +157,12 @@ def _choose_rule(graph: Graph, call: Call, path: str) -> ChannelRule | None:
         except TraceError as error:
             return Boundary(str(error).replace("{", "{{").replace("}", "}}"))
     return Boundary(_UNKNOWN.replace("{kind}", kind))
+
+
+def _is_converted(layer: Any) -> bool:
+    """True for layers whose weights are not what their configuration says."""
+    state = vars(layer)
+    return bool(state.get("lora_enabled")) or ("lora_rank" in state and layer.quantization_mode)
 
 
 def _label_nested(

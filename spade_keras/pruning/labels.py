@@ -58,6 +58,7 @@ class LabelStore:
         self.frozen: list[tuple[Labels, str]] = []
         self.slots: list[SlotRecord] = []
         self.blocks: list[BlockRecord] = []
+        self._vectors: dict[tuple[int, int, int], tuple[Labels, Labels]] = {}
         self._slot_at: dict[tuple[int, int], SlotRecord] = {}
 
     def new(self, count: int) -> Labels:
@@ -158,6 +159,16 @@ class LabelStore:
             axis: The axis to read.
             size: Number of positions of the tensor along it.
         """
+        key = (id(labels), axis % labels.ndim, size)
+        known = self._vectors.get(key)
+        if known is None:
+            known = self._vectors[key] = (labels, self._along(labels, axis, size))
+        return known[1]
+
+    def _along(self, labels: Labels, axis: int, size: int) -> Labels:
+        if labels.size == labels.shape[axis]:
+            vector = labels.reshape(-1)
+            return np.repeat(vector, size) if len(vector) == 1 and size > 1 else vector
         rows = np.moveaxis(labels, axis, -1).reshape(-1, labels.shape[axis])
         if len(rows) > 1:
             self.tie(rows[:1], rows[1:])

@@ -237,7 +237,7 @@ def _build(
             if record.role == "producer":
                 first.setdefault(group, number)
             slots[group].append(
-                Slot(record.path, variable.name, position, record.axis, positions, record.role)
+                _slot(record.path, variable.name, position, record.axis, positions, record.role)
             )
     order = sorted(first, key=first.__getitem__)
     taken: dict[str, int] = {}
@@ -265,12 +265,53 @@ def _build(
     return tuple(groups)
 
 
+def _slot(*values: Any) -> Slot:
+    """A `Slot` made without the field-by-field checks of a frozen dataclass: there are many."""
+    slot = object.__new__(Slot)
+    slot.__dict__.update(zip(_SLOT_FIELDS, values, strict=True))
+    return slot
+
+
+_SLOT_FIELDS = ("layer", "weight", "weight_index", "axis", "positions", "role")
+
+
+def _place_runs(
+    group: np.ndarray, unit: np.ndarray, widths: np.ndarray
+) -> list[tuple[int, np.ndarray]] | None:
+    """`_place` for the common case of whole groups one after another."""
+    change = group[1:] != group[:-1]
+    if not change.any():
+        name = int(group[0])
+        if name < 0:
+            return []
+        place = np.arange(len(group))
+        whole = len(group) == widths[name] and (unit == place).all()
+        return [(name, place[:, None])] if whole else None
+    cuts = np.flatnonzero(change) + 1
+    starts = np.concatenate(([0], cuts))
+    sizes = np.diff(starts, append=len(group))
+    names = group[starts]
+    real = names >= 0
+    if (sizes[real] != widths[names[real]]).any() or len(set(names.tolist())) != len(names):
+        return None
+    place = np.arange(len(group))
+    offsets = place - np.repeat(starts, sizes)
+    if (offsets != unit)[np.repeat(real, sizes)].any():
+        return None
+    column = place[:, None]
+    ends = starts + sizes
+    return [
+        (name, column[start:end])
+        for name, start, end in zip(names.tolist(), starts.tolist(), ends.tolist(), strict=True)
+        if name >= 0
+    ]
+
+
 def _place(group: np.ndarray, unit: np.ndarray, widths: np.ndarray) -> list[tuple[int, np.ndarray]]:
     """Positions per channel for every group along one axis of a weight."""
-    if len(group) and group[0] >= 0 and (group == group[0]).all():
-        width = int(widths[group[0]])
-        if len(group) == width and (np.diff(unit) > 0).all():
-            return [(int(group[0]), np.arange(width).reshape(-1, 1))]
+    runs = _place_runs(group, unit, widths)
+    if runs is not None:
+        return runs
     order = np.lexsort((unit, group))
     ordered = group[order]
     bounds = np.flatnonzero(np.diff(ordered, prepend=-2))

@@ -8,13 +8,13 @@ import keras
 import numpy as np
 
 from spade_keras.pruning.analysis import Analysis
-from spade_keras.pruning.reference import Values
+from spade_keras.pruning.calibration import Values
 from spade_keras.pruning.trace import Graph
 
 _AROUND_ONE = ("gamma", "scale", "variance", "stddev")
 _GAIN = 1.6
 _UNKNOWN_SIZE = 16
-_BATCH = 2
+_BATCH = 4
 
 
 def random_values(variables: list[Any], analysis: Analysis, seed: int) -> Values:
@@ -40,25 +40,27 @@ def random_values(variables: list[Any], analysis: Analysis, seed: int) -> Values
 
 def _draw(generator: np.random.Generator, variable: Any, roles: dict[int, str]) -> np.ndarray:
     shape = tuple(variable.shape)
+    value: np.ndarray
     if any(variable.name.endswith(word) for word in _AROUND_ONE):
         value = generator.uniform(0.5, 1.5, shape)
     elif len(shape) < 2 or "bias" in variable.name:
-        value = generator.normal(0.0, 0.3, shape)
+        value = 0.3 * generator.standard_normal(shape, "float32")
     elif "embeddings" in variable.name:
-        value = generator.normal(0.0, 1.0, shape)
+        value = generator.standard_normal(shape, "float32")
     else:
         made = [axis for axis, role in roles.items() if role != "consumer"]
         made = made or [len(shape) - 1]
         fan = np.prod([size for axis, size in enumerate(shape) if axis not in made])
-        value = generator.normal(0.0, _GAIN / np.sqrt(max(fan, 1.0)), shape)
-    return value.astype("float32")
+        value = generator.standard_normal(shape, "float32")
+        value *= np.float32(_GAIN / np.sqrt(max(fan, 1.0)))
+    return np.asarray(value, dtype="float32")
 
 
 def random_inputs(graph: Graph, seed: int) -> list[np.ndarray]:
     """One array per input of a graph: normal numbers, or small integers.
 
     Args:
-        graph: The graph; unknown sizes become a batch of 2 and 16 elsewhere.
+        graph: The graph; unknown sizes become a batch of 4 and 16 elsewhere.
         seed: Seed of the draws.
     """
     generator = np.random.default_rng(seed + 1)

@@ -8,7 +8,6 @@ to them, and the result is put back.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,12 +15,12 @@ import keras
 import numpy as np
 
 from spade_keras.pruning.analysis import Analysis
+from spade_keras.pruning.calibration import Calibration, Values
 from spade_keras.pruning.labels import Labels
 from spade_keras.pruning.partition import Partition
 from spade_keras.pruning.rules.passing import mixes_channels
-from spade_keras.pruning.trace import Call, Graph, is_functional, trace
+from spade_keras.pruning.trace import Call, Graph, is_functional, trace, without_activation
 
-Values = dict[int, np.ndarray]
 Watch = Callable[[Call, list[Any]], None]
 
 
@@ -39,6 +38,7 @@ def masked_values(
     layers = {path: key for key, path in analysis.paths.items()}
     operations = {id(record.layer): record.layer for record in analysis.store.slots}
     masked = dict(values)
+    copied: set[int] = set()
     for group in groups.groups:
         removed = np.setdiff1d(np.arange(group.width), kept.get(group.name, range(group.width)))
         if not len(removed):
@@ -47,10 +47,11 @@ def masked_values(
             if slot.role != "consumer":
                 continue
             variable = operations[layers[slot.layer]].weights[slot.weight_index]
-            value = np.array(masked[id(variable)])
-            front = np.moveaxis(value, slot.axis, 0)
+            if id(variable) not in copied:
+                masked[id(variable)] = np.array(masked[id(variable)])
+                copied.add(id(variable))
+            front = np.moveaxis(masked[id(variable)], slot.axis, 0)
             front[slot.positions[removed].ravel()] = 0
-            masked[id(variable)] = value
     return masked
 
 
@@ -62,6 +63,7 @@ class Replay:
         watch: Called with every call and its outputs.
         analysis: With it, channels that are not alive are absent where channels are mixed.
         alive: A flag per label.
+        calibration: Adjusts the weights as the model runs.
     """
 
     def __init__(
@@ -70,11 +72,14 @@ class Replay:
         watch: Watch,
         analysis: Analysis | None = None,
         alive: np.ndarray | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         self.values = values
         self.watch = watch
         self.analysis = analysis
         self.alive = alive
+        self.calibration = calibration
+        self._scope: Any = None
 
     def run(self, graph: Graph, inputs: list[Any], variables: list[Any]) -> list[Any]:
         """Outputs of the graph, a final softmax left out.
@@ -87,7 +92,7 @@ class Replay:
         if self.values is None:
             return self._graph(graph, inputs, top=True)
         mapping = [(v, self.values[id(v)]) for v in variables if id(v) in self.values]
-        with keras.StatelessScope(state_mapping=mapping):
+        with keras.StatelessScope(state_mapping=mapping) as self._scope:
             return self._graph(graph, inputs, top=True)
 
     def _graph(self, graph: Graph, inputs: list[Any], top: bool = False) -> list[Any]:
@@ -116,7 +121,15 @@ class Replay:
             labels = [self.analysis.labels[id(x)] for x in call.inputs]
             if rule.mixes(labels, call) and not all(self._alive(x).all() for x in labels):
                 return self._mix(rule, call, tensors)
+        self._adjust(operation, call, tensors)
         return keras.tree.flatten(self._plain(operation, call, tensors))
+
+    def _adjust(self, operation: Any, call: Call, tensors: dict[int, Any]) -> None:
+        if self.calibration is not None and isinstance(operation, keras.layers.Layer):
+            first = tensors[id(call.inputs[0])]
+            self.calibration.adjust(
+                self._scope, operation, first, lambda layer: self._plain(layer, call, tensors)
+            )
 
     def _plain(self, operation: Any, call: Call, tensors: dict[int, Any]) -> Any:
         def fill(value: Any) -> Any:
@@ -133,9 +146,8 @@ class Replay:
         if type(operation).__name__ in ("Softmax", "LogSoftmax"):
             return [tensors[id(call.inputs[0])]]
         if activation is not None and mixes_channels(activation):
-            operation = copy.copy(operation)
-            operation.activation = keras.activations.linear
-            return [self._plain(operation, call, tensors)]
+            self._adjust(operation, call, tensors)
+            return [self._plain(without_activation(operation), call, tensors)]
         graph = self.analysis.graph if self.analysis is not None else Graph([], [], [], [], [])
         return self._call(graph, call, tensors)
 

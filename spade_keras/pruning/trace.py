@@ -70,6 +70,12 @@ def takes_inputs_and_outputs(model: Any) -> bool:
     return isinstance(model, Functional) and functional_like_constructor(type(model))
 
 
+def shape_of(variable: Any) -> tuple[int, ...]:
+    """Shape of a variable without the backend's own shape object, which is slow to make."""
+    shape = getattr(variable, "_shape", None)
+    return tuple(variable.shape if shape is None else shape)
+
+
 def source_of(model: Any) -> Any:
     """The object whose identity changes when the graph of `model` does."""
     return getattr(model, "_functional", None) or model
@@ -141,7 +147,7 @@ def copy_operation(operation: Any, name: str | None = None, **changes: Any) -> A
         name: Name of the copy; None keeps the name.
         **changes: Attributes to change.
     """
-    made = copy.copy(operation)
+    made = _shallow(operation)
     made._inbound_nodes = []
     made._outbound_nodes = []
     if name is not None:
@@ -152,6 +158,26 @@ def copy_operation(operation: Any, name: str | None = None, **changes: Any) -> A
     if recorded is not None and changes:
         made._auto_config = copy.copy(recorded)
         made._auto_config.config = {**recorded.config, **changes}
+    return made
+
+
+def without_activation(layer: Any) -> Any:
+    """The same layer, sharing its weights, with a linear activation.
+
+    Args:
+        layer: A layer; one without an activation is returned itself.
+    """
+    if getattr(layer, "activation", None) is None:
+        return layer
+    made = _shallow(layer)
+    made.activation = keras.activations.linear
+    return made
+
+
+def _shallow(operation: Any) -> Any:
+    """A shallow copy; `copy.copy` would save and load the operation, weights included."""
+    made = object.__new__(type(operation))
+    made.__dict__.update(operation.__dict__)
     return made
 
 

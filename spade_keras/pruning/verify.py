@@ -11,11 +11,12 @@ import numpy as np
 
 from spade_keras.errors import SpadeError
 from spade_keras.pruning.analysis import Analysis, analyze
+from spade_keras.pruning.calibration import Calibration, Values, spread
 from spade_keras.pruning.groups import is_network
 from spade_keras.pruning.partition import partition
 from spade_keras.pruning.random_weights import random_inputs, random_values
 from spade_keras.pruning.rebuild import check_plan, rebuild_with
-from spade_keras.pruning.reference import Replay, Values, masked_values
+from spade_keras.pruning.reference import Replay, masked_values
 from spade_keras.pruning.trace import Call, trace
 
 _SMALLEST_STD = 1e-2
@@ -32,13 +33,17 @@ class VerificationReport:
     Args:
         errors: Largest absolute difference over the standard deviation, by tensor: the
             outputs (logits where a softmax ends the model) and one tensor inside.
-        stds: Standard deviation of each of these tensors over its elements.
+        stds: Standard deviation of each of these tensors from sample to sample.
         tolerance: The largest error that passes.
+        parameters: Parameters of the model (of a network: of its priors).
+        slim_parameters: Parameters of the slim model.
     """
 
     errors: dict[str, float] = field(default_factory=dict)
     stds: dict[str, float] = field(default_factory=dict)
     tolerance: float = 1e-3
+    parameters: int = 0
+    slim_parameters: int = 0
 
     @property
     def largest_error(self) -> float:
@@ -55,8 +60,9 @@ class VerificationReport:
         for name, error in self.errors.items():
             if not self.stds[name] > _SMALLEST_STD:
                 raise VerificationError(
-                    f"The check of {name!r} proves nothing: its standard deviation is "
-                    f"{self.stds[name]:.2g}. Pass other `inputs` or `randomize=True`."
+                    f"The check of {name!r} proves nothing: its standard deviation from sample "
+                    f"to sample is {self.stds[name]:.2g}, at least {_SMALLEST_STD} is needed. "
+                    "Pass other `inputs` or `randomize=True`."
                 )
             if not error <= self.tolerance:
                 raise VerificationError(
@@ -140,6 +146,7 @@ def measure_difference(
         return checked.report(slim_plan, inputs, tolerance)
     errors: dict[str, float] = {}
     stds: dict[str, float] = {}
+    counts = [0, 0]
     for key, prior in model.priors.items():
         prefix = f"{key}/"
         kept = check_plan(analyze(prior), plan, prefix)
@@ -148,7 +155,8 @@ def measure_difference(
         report = _Check(prior, kept, randomize, seed).report(part, given, tolerance)
         errors |= {prefix + name: error for name, error in report.errors.items()}
         stds |= {prefix + name: std for name, std in report.stds.items()}
-    return VerificationReport(errors, stds, tolerance)
+        counts = [counts[0] + report.parameters, counts[1] + report.slim_parameters]
+    return VerificationReport(errors, stds, tolerance, *counts)
 
 
 @dataclass(frozen=True)
@@ -185,9 +193,12 @@ class _Check:
         self.kept = kept
         self.alive = self.groups.alive(kept)
         self.seed = seed
-        self.values: Values = {id(v): keras.ops.convert_to_numpy(v) for v in model.variables}
-        if randomize:
-            self.values |= random_values(model.variables, self.analysis, seed)
+        self.randomize = randomize
+        drawn = random_values(model.variables, self.analysis, seed) if randomize else {}
+        self.values: Values = {
+            id(v): drawn[id(v)] if id(v) in drawn else keras.ops.convert_to_numpy(v)
+            for v in model.variables
+        }
 
     def report(self, slim_plan: Any, inputs: Any, tolerance: float) -> VerificationReport:
         graph = self.analysis.graph
@@ -200,9 +211,12 @@ class _Check:
         wanted: dict[str, np.ndarray] = {}
         found: dict[str, np.ndarray] = {}
         masked = masked_values(self.analysis, self.groups, self.kept, self.values)
-        replay = Replay(masked, _keeper(inside, wanted), self.analysis, self.alive)
+        keeper = _keeper(inside, wanted)
+        values = dict(self.values)
+        calibration = Calibration(values) if self.randomize else None
+        replay = Replay(masked, keeper, self.analysis, self.alive, calibration)
         outputs = replay.run(graph, tensors, self.model.variables)
-        slim = rebuild_with(self.model, slim_plan, lambda v: self.values[id(v)])
+        slim = rebuild_with(self.model, slim_plan, lambda v: values[id(v)])
         if inside is not None:
             labels = self.analysis.labels[id(inside.outputs[0])]
             wanted = {key: replay._cut(value, labels) for key, value in wanted.items()}
@@ -212,13 +226,14 @@ class _Check:
             name = name if name not in wanted else f"{name} (output {len(wanted)})"
             wanted[name] = keras.ops.convert_to_numpy(old)
             found[name] = keras.ops.convert_to_numpy(new)
-        errors = {}
-        stds = {}
+        errors: dict[str, float] = {}
+        stds: dict[str, float] = {}
         for name, value in wanted.items():
             value = np.asarray(value, dtype=np.float64)
-            stds[name] = float(value.std())
+            stds[name] = spread(value)
             errors[name] = _relative_error(value, found[name], stds[name])
-        return VerificationReport(errors, stds, tolerance)
+        counts = self.model.count_params(), slim.count_params()
+        return VerificationReport(errors, stds, tolerance, *counts)
 
     def _inside(self) -> Call | None:
         """The call in the middle of those whose output the plan narrows."""

@@ -13,7 +13,6 @@ from spade_keras.pruning.rebuild import rebuild
 from spade_keras.pruning.verify import measure_difference, verify_plan
 
 CASES = {}
-FIRST = keras.backend.backend() != "tensorflow"
 
 
 def case(**widths):
@@ -417,10 +416,8 @@ def spectral_normalization():
 def reductions():
     x = keras.Input((6, 6, 2))
     a = layers.Conv2D(8, 3, name="a")(x)
-    y = [ops.sum(a, -1), ops.max(a, axis=-1), ops.mean(a, axis=3)]
-    return x, layers.Conv2D(2, 1)(ops.stack(y, axis=-1)) + ops.mean(
-        a, axis=(1, 2, 3), keepdims=True
-    )
+    y = ops.stack([ops.sum(a, -1), ops.max(a, axis=-1), ops.mean(a, axis=3)], axis=-1)
+    return x, layers.Conv2D(2, 1)(y) + ops.mean(a, axis=(1, 2, 3), keepdims=True)
 
 
 def build(name):
@@ -438,8 +435,6 @@ def test_layer_family(name):
     verify_plan(model, plan, tolerance=1e-4)
     slim = rebuild(model, plan)
     assert slim.count_params() < model.count_params()
-    for _, mutated in mutations(model, plan):
-        report = measure_difference(model, plan, mutated)
-        assert report.largest_error > 1e-3
-        if FIRST:
-            break
+    if keras.backend.backend() == "tensorflow":
+        for _, mutated in mutations(model, plan):
+            assert measure_difference(model, plan, mutated).largest_error > 1e-3

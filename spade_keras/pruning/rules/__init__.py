@@ -21,6 +21,7 @@ from spade_keras.pruning.rules.normalization import (
     BatchNormalizationRule,
     GroupNormalizationRule,
     LayerNormalizationRule,
+    LayerScaleRule,
     PReLURule,
     ScaleListRule,
     UnitNormalizationRule,
@@ -74,7 +75,8 @@ __all__ = [
 
 _PASSING_LAYERS = (
     "ReLU LeakyReLU ELU Dropout SpatialDropout1D SpatialDropout2D SpatialDropout3D AlphaDropout "
-    "GaussianDropout GaussianNoise ActivityRegularization Identity Masking"
+    "GaussianDropout GaussianNoise ActivityRegularization Identity Masking "
+    "StochasticDepth"
 )
 _PASSING_OPS = (
     "Relu Relu6 Sigmoid SparseSigmoid Softplus Softsign SoftShrink SparsePlus Silu Squareplus "
@@ -140,6 +142,7 @@ RULES: dict[str, ChannelRule] = {
     "PReLU": PReLURule(),
     "Rescaling": ScaleListRule(),
     "Normalization": ScaleListRule(),
+    "LayerScale": LayerScaleRule(),
     "Activation": ActivationRule(),
     "Softmax": SoftmaxRule(),
     "Concatenate": ConcatenateRule(),
@@ -236,7 +239,7 @@ def _find(operation_class: Any) -> ChannelRule | None:
     if operation_class in _REGISTERED:
         return _REGISTERED[operation_class]
     module = operation_class.__module__
-    if module.startswith("keras.src.layers."):
+    if module.startswith(("keras.src.layers.", "keras.src.applications.")):
         return RULES.get(operation_class.__name__)
     if module.startswith("keras.src.ops."):
         return RULES.get(f"ops.{operation_class.__name__}")

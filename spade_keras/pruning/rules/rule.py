@@ -11,7 +11,7 @@ import numpy as np
 
 from spade_keras.pruning.initializers import with_zeros, without_build_shapes
 from spade_keras.pruning.labels import Labels, LabelStore, Shape, SlotRecord
-from spade_keras.pruning.trace import copy_operation
+from spade_keras.pruning.trace import copy_operation, shape_of
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class ChannelCall:
         Returns:
             One label per channel; zeros for a single channel, which can never go.
         """
-        count = int(variable.shape[axis]) // repeats
+        count = shape_of(variable)[axis] // repeats
         known = self.store.known(variable, axis)
         labels = self.store.new(count) if known is None else known[:count]
         if known is None:
@@ -119,7 +119,7 @@ class ChannelCall:
         return [self.store.constant(len(output.shape), reason) for output in self.outputs]
 
     def _attach(self, variable: Any, axis: int, labels: Labels, role: str, unit: str = "") -> None:
-        axis = axis % len(variable.shape)
+        axis = axis if axis >= 0 else axis + len(shape_of(variable))
         record = SlotRecord(self.path, self.owner, variable, axis, labels, role, unit)
         self.store.attach(record)
 

@@ -1,0 +1,115 @@
+"""Random weights adjusted layer by layer, so that the input is still felt at the output.
+
+In a deep network with random weights the biases soon outweigh what is left of the input, and a
+comparison of outputs proves little. Every kernel is scaled, every bias and moving statistic
+shifted, so that what every layer computes still varies from sample to sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from spade_keras.pruning.trace import without_activation
+
+# The spread that layers are scaled to, small enough that sigmoids and gates are nearly linear,
+# and how much of its mean is taken out of a tensor. Without centering the biases win; at full
+# spread and centering deep gated networks turn chaotic and amplify rounding errors.
+_TARGET = 0.3
+_CENTERED = 0.8
+Values = dict[int, np.ndarray]
+
+
+class Calibration:
+    """Adjusts weights while a model runs.
+
+    Args:
+        values: The weights by the id of their variables; adjusted in place.
+    """
+
+    def __init__(self, values: Values) -> None:
+        self.values = values
+        self._seen: set[int] = set()
+
+    def adjust(self, scope: Any, layer: Any, inputs: Any, run: Callable[[Any], Any]) -> None:
+        """Adjusts the weights of a layer at its first call.
+
+        Args:
+            scope: The `StatelessScope` the model runs in.
+            layer: The layer.
+            inputs: Its first input.
+            run: Calls a layer with the recorded arguments.
+        """
+        if id(layer) in self._seen:
+            return
+        self._seen.add(id(layer))
+        if isinstance(layer, keras.layers.BatchNormalization):
+            self._statistics(scope, layer, inputs)
+            return
+        kernel = getattr(layer, "pointwise_kernel", None)
+        kernel = getattr(layer, "kernel", None) if kernel is None else kernel
+        if isinstance(kernel, keras.Variable) and id(kernel) in self.values:
+            self._kernel(scope, layer, kernel, run)
+
+    def _kernel(self, scope: Any, layer: Any, kernel: Any, run: Callable[[Any], Any]) -> None:
+        result = keras.ops.convert_to_numpy(run(without_activation(layer)))
+        output = np.asarray(result, dtype=np.float64)
+        factor = _TARGET / max(_blend(spread(output), output), 1e-6)
+        self.values[id(kernel)] = self.values[id(kernel)] * np.float32(factor)
+        scope.add_update((kernel, scope.get_current_value(kernel) * factor))
+        bias = getattr(layer, "bias", None)
+        if isinstance(bias, keras.Variable) and len(bias.shape) == 1:
+            axis = _channel_axis(layer, output.ndim)
+            old = self.values[id(bias)]
+            mean = output.mean(axis=tuple(a for a in range(output.ndim) if a != axis))
+            self._set(scope, bias, old - _CENTERED * factor * (mean - old))
+
+    def _statistics(self, scope: Any, layer: Any, inputs: Any) -> None:
+        array = np.asarray(keras.ops.convert_to_numpy(inputs), dtype=np.float64)
+        axis = layer.axis if isinstance(layer.axis, int) else layer.axis[0]
+        axis = axis % array.ndim
+        others = tuple(a for a in range(array.ndim) if a != axis)
+        mean, variance = array.mean(axis=others), array.var(axis=others)
+        variance = (1 - _CENTERED) * _mean_square(array) + _CENTERED * variance + 1e-6
+        variance = variance / _TARGET**2
+        offset = self.values[id(layer.moving_mean)] * np.sqrt(variance)
+        self._set(scope, layer.moving_mean, _CENTERED * mean + offset)
+        scale = self.values[id(layer.moving_variance)]
+        self._set(scope, layer.moving_variance, variance * scale)
+
+    def _set(self, scope: Any, variable: Any, value: np.ndarray) -> None:
+        value = np.asarray(value, dtype="float32")
+        self.values[id(variable)] = value
+        scope.add_update((variable, keras.ops.convert_to_tensor(value, dtype=variable.dtype)))
+
+
+def _mean_square(array: np.ndarray) -> float:
+    return float((array**2).mean())
+
+
+def _blend(deviation: float, array: np.ndarray) -> float:
+    square = (1 - _CENTERED) * _mean_square(array) + _CENTERED * deviation**2
+    return float(np.sqrt(square))
+
+
+def _channel_axis(layer: Any, rank: int) -> int:
+    first = getattr(layer, "data_format", None) == "channels_first"
+    return 1 if first else rank - 1
+
+
+def spread(array: np.ndarray) -> float:
+    """Standard deviation of a tensor from sample to sample, the mean over its elements.
+
+    Biases make the elements of a tensor differ from each other even when nothing of the input
+    is left in them; only what differs between samples has come through the network.
+
+    Args:
+        array: The tensor; with a single sample all elements are compared.
+    """
+    array = np.asarray(array, dtype=np.float64)
+    if array.ndim < 2 or len(array) < 2:
+        return float(array.std())
+    return float(np.sqrt(array.var(axis=0).mean()))
