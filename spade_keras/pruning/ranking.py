@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
@@ -41,17 +42,17 @@ def rank_globally(
         order = removal_order(group, scores[group.name])
         cost = scores[group.name][order]
         widths = allowed[group.name][::-1]
+        mean = -math.inf
         for before, after in pairwise(widths):
-            taken = cost[group.width - before : group.width - after]
-            steps.append((float(taken.mean()), number, after))
-    # A group's own steps must stay in order where rounding makes a later mean the smaller.
+            # Means do not fall within a group, but for rounding: its steps stay in order.
+            mean = max(mean, float(cost[group.width - before : group.width - after].mean()))
+            steps.append((mean, number, after))
     steps.sort(key=lambda step: (step[0], step[1], -step[2]))
 
     def widths_after(count: int) -> dict[str, int]:
         widths = {group.name: group.width for group in groups}
         for _, number, after in steps[:count]:
-            name = groups[number].name
-            widths[name] = min(widths[name], after)
+            widths[groups[number].name] = after
         return widths
 
     smallest = remaining(widths_after(len(steps)))

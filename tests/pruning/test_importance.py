@@ -191,6 +191,16 @@ def test_a_function_may_serve_as_importance_but_must_fit(model, group):
         group_scores(lambda group, weights: np.arange(4.0), group, WeightTable(model))
 
 
+def test_scores_that_are_not_divided_are_means_too(model, group):
+    class Given(importance.Importance):
+        normalize = False
+
+        def __call__(self, group, weights):
+            return np.array([[1.0, 2, 3, 4, 5], [3, 2, 1, 0, -1]])
+
+    np.testing.assert_allclose(group_scores(Given(), group, WeightTable(model)), np.full(5, 2.0))
+
+
 def test_registry_adds_refuses_doubles_and_suggests():
     importance.register_importance("mine", importance.GroupL2)
     try:

@@ -10,14 +10,18 @@ import pytest
 from keras import layers
 
 from spade_keras.pruning import (
+    Group,
     GroupPlan,
     PruningPlan,
+    Slot,
     count_macs,
     count_parameters,
     make_plan,
     rebuild,
 )
 from spade_keras.pruning.importance import Taylor
+from spade_keras.pruning.plan_cost import PlanCost
+from spade_keras.pruning.weights import WeightTable
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +102,27 @@ def test_savings_are_exact_for_layers_of_many_kinds(make):
     assert plan.parameters_saved > 0.5 * plan.parameters
 
 
+def test_two_slots_of_a_group_in_one_weight_save_both():
+    inputs = keras.Input((4,))
+    x = layers.Dense(3, name="a")(inputs)
+    model = keras.Model(inputs, layers.Dense(2, name="b")(layers.Concatenate()([x, x])))
+    rows = np.arange(6).reshape(2, 3).T
+    group = Group(
+        "a",
+        3,
+        (
+            Slot("a", "kernel", 0, 1, rows[:, :1], "producer"),
+            Slot("b", "kernel", 0, 0, rows[:, :1], "consumer"),
+            Slot("b", "kernel", 0, 0, rows[:, 1:], "consumer"),
+        ),
+    )
+    cost = PlanCost(model, [group], WeightTable(model))
+    assert cost.savings({"a": 2}) == [(4 + 2 * 2, 4 + 2 * 2)]
+    assert cost.total({"a": 1}) == (4 * 3 + 3 + 6 * 2 + 2 - 16, 4 * 3 + 6 * 2 - 16)
+    found = make_plan(model, widths={"a": 2})
+    assert found.groups[0].parameters_saved == 4 + 1 + 2 * 2
+
+
 def test_taylor_ranks_by_the_data(model):
     generator = np.random.default_rng(0)
     x = generator.normal(size=(2, 12, 12, 3)).astype("float32")
@@ -132,12 +157,15 @@ def test_targets_are_met_and_missing_one_step_would_not_do(model):
     plan = make_plan(model, target={"width": 7})
     assert plan.widths["one"] + plan.widths["three"] == 7
     assert make_plan(model, ratio=0.5, scope="global").widths == plan.widths
+    # Of 14 free channels 30 % go, at least: 9 stay.
+    plan = make_plan(model, ratio=0.3, scope="global")
+    assert plan.widths["one"] + plan.widths["three"] == 9
 
 
 def test_ratios_by_name_leave_the_other_groups_alone(model):
     plan = make_plan(model, ratio={"two": 0.25, "thr*": 0.5})
     assert plan.widths == {"one": 6, "three": 3, "last": 2}
-    plan = make_plan(model, ratio={"three": 0.5})
+    plan = make_plan(model, ratio={"three": 0.5, "last": 0})
     assert plan.widths == {"one": 8, "three": 3, "last": 2}
 
 

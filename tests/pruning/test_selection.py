@@ -98,9 +98,7 @@ def test_unknown_and_contradicting_names_are_errors():
         match_groups({"conv_on": 0.5}, groups, "ratio")
     with pytest.raises(ValueError, match=r"'x\*', which matches none"):
         match_groups(["x*"], groups, "protect")
-    with pytest.raises(
-        ValueError, match=r"as group 'conv_one', with 0\.1 and 0\.2"
-    ):
+    with pytest.raises(ValueError, match=r"as group 'conv_one', with 0\.1 and 0\.2"):
         match_groups({"conv_one": 0.1, "conv_two": 0.2}, groups, "ratio")
     same = match_groups({"conv_one": 0.1, "conv_two": 0.1}, groups, "ratio")
     assert same["conv_one"][1] == 0.1
@@ -139,3 +137,16 @@ def test_global_ranking_respects_rounding_and_minimum():
     assert _rank(scores, 5, minimum=2) == {"a": 2, "b": 3}
     with pytest.raises(ValueError, match=r"at least 4.*Received: a target of 3"):
         _rank(scores, 3, minimum=2)
+
+
+def test_a_step_costs_the_mean_of_the_channels_it_takes():
+    # From 8 to 4, b gives up four channels of 1; from 5 to 4, a gives up one of 3.
+    scores = {"a": [3, 9, 9, 9, 9], "b": [1, 1, 1, 1, 9, 9, 9, 9]}
+    assert _rank(scores, 12, round_to=4) == {"a": 5, "b": 4}
+    assert _rank(scores, 8, round_to=4) == {"a": 4, "b": 4}
+
+
+def test_equal_scores_go_one_step_at_a_time_whatever_their_mean_rounds_to():
+    assert np.mean([0.1] * 3) > np.mean([0.1] * 4)
+    assert _rank({"a": [0.1] * 11}, 8, round_to=4) == {"a": 8}
+    assert _rank({"a": [0.1] * 11}, 4, round_to=4) == {"a": 4}

@@ -51,8 +51,6 @@ def producer_slots(group: Group) -> list[Slot]:
 
 
 def _is_magnitude(slot: Slot) -> bool:
-    if slot.weight.endswith("bias"):
-        return False
     return slot.role != "parameter" or slot.weight in _SCALES or slot.weight.endswith("kernel")
 
 
