@@ -42,9 +42,26 @@ def ifft2c(x: Pair) -> Pair:
     return scale(conjugate_multiply(space_ramp(height, width), image), _root(height, width), 1)
 
 
+def fft_rows(x: Pair) -> Pair:
+    """Plain, unscaled 1-D FFT over the last axis."""
+    return ops.fft(x)
+
+
+def ifft_rows(x: Pair) -> Pair:
+    """Inverse of `fft_rows`, by the FFT of the pair with its halves exchanged."""
+    imaginary, real = ops.fft((x[1], x[0]))
+    return scale((real, imaginary), x[0].shape[-1] or ops.shape(x[0])[-1], -1)
+
+
 def space_ramp(height: Any, width: Any) -> Pair:
     """D_x of both axes: pair of shape `(height, width)`, real for even sizes."""
     return _outer(_ramp(height, offset=False), _ramp(width, offset=False))
+
+
+def width_ramp(width: Any) -> Pair:
+    """D_x of the last axis alone: pair of shape `(1, width)`."""
+    real, imaginary = _ramp(width, offset=False)
+    return ops.convert_to_tensor(real)[None], ops.convert_to_tensor(imaginary)[None]
 
 
 def frequency_ramp(height: Any, width: Any) -> Pair:
@@ -54,6 +71,8 @@ def frequency_ramp(height: Any, width: Any) -> Pair:
 
 def scale(x: Pair, factor: Any, power: int) -> Pair:
     """Multiplies (`power=1`) or divides (`power=-1`) a pair by a real factor."""
+    if not isinstance(factor, int | float):
+        factor = ops.cast(factor, "float32")
     return (x[0] * factor, x[1] * factor) if power > 0 else (x[0] / factor, x[1] / factor)
 
 

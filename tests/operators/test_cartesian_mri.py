@@ -64,8 +64,12 @@ def test_equals_the_textbook_formula(size):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_normal_is_the_adjoint_of_the_forward(size):
+@pytest.mark.parametrize("rows", ["one row", "every row"])
+def test_normal_is_the_adjoint_of_the_forward(size, rows):
     x, parameters = problem(size)
+    if rows == "every row":
+        drawn = np.random.default_rng(7).uniform(size=(2, *size)) < 0.4
+        parameters["mask"] = drawn.astype("float32")
     operator = CartesianMRI()
     expected = operator.adjoint(operator.forward(x, **parameters), **parameters)
     np.testing.assert_allclose(
