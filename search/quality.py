@@ -14,6 +14,7 @@ import numpy as np
 
 from spade_keras.finetuning import SelfSupervised
 from spade_keras.metrics import psnr_per_image
+from spade_keras.prediction import batches, predict
 
 
 class Quality(ABC):
@@ -35,21 +36,6 @@ class Quality(ABC):
     def __call__(self, network: keras.Model) -> float:
         """Returns the score in dB."""
 
-    def outputs(self, network: keras.Model) -> np.ndarray:
-        """Returns the network's outputs for all inputs."""
-        batches = [
-            keras.ops.convert_to_numpy(network(batch, training=False)) for batch in self.batches()
-        ]
-        return np.concatenate(batches)
-
-    def batches(self) -> list[dict[str, np.ndarray]]:
-        """Returns the inputs in batches."""
-        length = len(next(iter(self.inputs.values())))
-        return [
-            {key: value[start : start + self.batch_size] for key, value in self.inputs.items()}
-            for start in range(0, length, self.batch_size)
-        ]
-
 
 class ValidationPSNR(Quality):
     """Mean PSNR against the ground truth, for images scaled to [0, 1].
@@ -70,7 +56,7 @@ class ValidationPSNR(Quality):
 
     def __call__(self, network: keras.Model) -> float:
         """Returns the mean PSNR in dB."""
-        return _mean_psnr(self.targets, self.outputs(network))
+        return _mean_psnr(self.targets, predict(network, self.inputs, batch_size=self.batch_size))
 
 
 class TeacherAgreement(Quality):
@@ -88,11 +74,11 @@ class TeacherAgreement(Quality):
         self, inputs: Mapping[str, np.ndarray], teacher: keras.Model, *, batch_size: int = 4
     ) -> None:
         super().__init__(inputs, batch_size=batch_size)
-        self.lessons = self.outputs(teacher)
+        self.lessons = predict(teacher, self.inputs, batch_size=self.batch_size)
 
     def __call__(self, network: keras.Model) -> float:
         """Returns the mean PSNR in dB."""
-        return _mean_psnr(self.lessons, self.outputs(network))
+        return _mean_psnr(self.lessons, predict(network, self.inputs, batch_size=self.batch_size))
 
 
 class SelfSupervisedScore(Quality):
@@ -104,7 +90,7 @@ class SelfSupervisedScore(Quality):
         """Returns the score in dB."""
         tuner = SelfSupervised(network)
         losses, sizes = [], []
-        for batch in self.batches():
+        for batch in batches(self.inputs, self.batch_size):
             prediction = network(batch, training=False)
             loss = tuner.strategy_loss(batch, None, prediction, training=False)
             losses.append(float(keras.ops.convert_to_numpy(loss)))

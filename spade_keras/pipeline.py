@@ -17,20 +17,20 @@ from rich.console import Console
 
 from spade_keras import data, latency, pruning, search
 from spade_keras.errors import BudgetNotMetError
-from spade_keras.export import check_saved_models, saved_model
-from spade_keras.finetuning import STRATEGIES, FineTuner
+from spade_keras.export import CheckReport, check_saved_models, saved_model
 from spade_keras.job import Job
-from spade_keras.metrics import PSNR, image_quality
-from spade_keras.networks import NETWORKS, priors
+from spade_keras.metrics import image_quality
 from spade_keras.operators import CartesianMRI
+from spade_keras.prediction import predict
 from spade_keras.progress import ProgressBar, stage_line
 from spade_keras.recipe import Recipe
 from spade_keras.report import write_report
 from spade_keras.run_metrics import collect_metrics
 from spade_keras.stages import Stages, write_bytes_atomic, write_json_atomic
-from spade_keras.training import fit_best
+from spade_keras.training import fit_by_strategy, fit_on_truth, new_network
 
 SPLITS = ("train", "validation", "test")
+RESULTS = ("metrics.json", "report.html", "tradeoff.png", "widths.png", "pictures.png")
 
 
 def run(recipe: Recipe, console: Console) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def run(recipe: Recipe, console: Console) -> dict[str, Any]:
     Raises:
         BudgetNotMetError: If no width met the latency budget when measured.
     """
-    with Stages(recipe.run_folder) as stages:
+    with Stages(recipe.run_folder, results=RESULTS) as stages:
         job = Job(recipe, stages, console)
         write_bytes_atomic(recipe.run_folder / "recipe.toml", recipe.to_toml().encode())
         for stage in _plan(recipe):
@@ -84,8 +84,8 @@ def make_data(job: Job, folder: Path) -> None:
 def train(job: Job, folder: Path) -> None:
     """Trains the full network on ground truth."""
     job.seed(1)
-    network = _new_network(job.recipe)
-    history = _fit_on_truth(job, folder, network, job.recipe.training.epochs, "epoch")
+    network = new_network(job.recipe)
+    history = fit_on_truth(job, folder, network, job.recipe.training.epochs, "epoch")
     network.save(folder / "network.keras")
     write_json_atomic(folder / "history.json", history)
 
@@ -171,7 +171,7 @@ def finetune(job: Job, folder: Path) -> None:
     """Fine-tunes the slim network by the strategy of the recipe."""
     job.seed(2)
     network = job.model("prune")
-    history = _fit_by_strategy(job, folder, network, "epoch")
+    history = fit_by_strategy(job, folder, network, "epoch")
     network.save(folder / "network.keras")
     write_json_atomic(folder / "history.json", history)
 
@@ -197,11 +197,11 @@ def train_rivals(job: Job, folder: Path) -> None:
     )
     per_epoch = len(job.batches("train", job.recipe.training.batch_size, with_truth=False))
     epochs = steps[0] + round(tuning_steps / per_epoch)
-    _fit_on_truth(job, folder, scratch, epochs, "from scratch, epoch")
+    fit_on_truth(job, folder, scratch, epochs, "from scratch, epoch")
     scratch.save(folder / "from_scratch.keras")
 
     fewer, ratio = _cut_to_budget(job, full)
-    _fit_by_strategy(job, folder, fewer, "fewer iterations, epoch")
+    fit_by_strategy(job, folder, fewer, "fewer iterations, epoch")
     fewer.save(folder / "fewer_iterations.keras")
     write_json_atomic(
         folder / "rivals.json",
@@ -230,13 +230,15 @@ def evaluate(job: Job, folder: Path) -> None:
         )
     }
     for name, network in networks.items():
-        images[name] = _magnitude(_predict(network, test.inputs))
+        images[name] = _magnitude(predict(network, test.inputs))
     scores = {name: image_quality(truth, image).as_dict() for name, image in images.items()}
     sample = {name: array[:1] for name, array in test.inputs.items()}
     full, slim = networks["full"], networks["finetuned"]
     timing = latency.compare(full, slim, sample, pairs=job.recipe.export.pairs)
     middle = len(truth) // 2
-    panel = {name: image[middle] for name, image in {"truth": truth, **images}.items()}
+    panel = {  # turned so that the front of the head is up
+        name: np.rot90(image[middle]) for name, image in {"truth": truth, **images}.items()
+    }
     np.savez(folder / "panel.npz", **panel)
     write_json_atomic(
         folder / "evaluation.json",
@@ -268,16 +270,9 @@ def export(job: Job, folder: Path) -> None:
     sample = {name: array[:1] for name, array in inputs.items()}
     for name, network in networks.items():
         saved_model(network, folder / name, sample)
-    check = check_saved_models(
-        {name: folder / name for name in networks},
-        inputs,
-        {name: _predict(network, inputs) for name, network in networks.items()},
-        pairs=job.recipe.export.pairs,
-        timing_batch=1,
-    )
+    check = _check_exports(job, folder, networks, inputs)
     budget = job.recipe.search.latency_budget
-    ratio = check.ratio
-    assert ratio is not None  # two models were timed
+    ratio = _ratio(check)
     if ratio.high > budget:
         raise BudgetNotMetError(
             f"The slim network met the latency budget of {budget:g} in Keras but not as exported: "
@@ -286,6 +281,31 @@ def export(job: Job, folder: Path) -> None:
             "again on a quieter machine, or raise `search.safety_margin`."
         )
     write_json_atomic(folder / "check.json", check.as_dict())
+
+
+def _check_exports(
+    job: Job, folder: Path, networks: Mapping[str, keras.Model], inputs: dict[str, np.ndarray]
+) -> CheckReport:
+    """Checks both exports; while the interval holds the budget, times twice as long, twice."""
+    expected = {name: predict(network, inputs) for name, network in networks.items()}
+    pairs = job.recipe.export.pairs
+    for attempt in range(3):
+        check = check_saved_models(
+            {name: folder / name for name in networks},
+            inputs,
+            expected,
+            pairs=pairs * 2**attempt,
+            timing_batch=1,
+        )
+        ratio = _ratio(check)
+        if not ratio.low <= job.recipe.search.latency_budget < ratio.high:
+            break
+    return check
+
+
+def _ratio(check: CheckReport) -> latency.Ratio:
+    assert check.ratio is not None  # two models were timed
+    return check.ratio
 
 
 def report(job: Job) -> dict[str, Any]:
@@ -364,50 +384,6 @@ def _run_stage(job: Job, stage: _Stage) -> None:
         )
 
 
-def _new_network(recipe: Recipe) -> keras.Model:
-    settings = recipe.network
-    prior = priors.get(**settings.prior.model_dump())
-    return NETWORKS[settings.name](CartesianMRI(), prior, iterations=settings.iterations)
-
-
-def _fit_on_truth(
-    job: Job, folder: Path, network: keras.Model, epochs: int, label: str
-) -> dict[str, list[float]]:
-    settings = job.recipe.training
-    return fit_best(
-        network,
-        job.batches("train", settings.batch_size, with_truth=True),
-        job.batches("validation", settings.batch_size, with_truth=True, shuffle=False),
-        epochs=epochs,
-        learning_rate=settings.learning_rate,
-        checkpoint=folder / "best.weights.h5",
-        compile_options={"loss": "mse", "metrics": [PSNR()]},
-        callbacks=(job.epochs_shown(label, epochs),),
-    )
-
-
-def _fit_by_strategy(
-    job: Job, folder: Path, network: keras.Model, label: str
-) -> dict[str, list[float]]:
-    settings = job.recipe.finetuning
-    supervised = settings.strategy == "supervised"
-    return fit_best(
-        _tuner(job, network),
-        job.batches(settings.on, settings.batch_size, with_truth=supervised),
-        job.batches("validation", settings.batch_size, with_truth=supervised, shuffle=False),
-        epochs=settings.epochs,
-        learning_rate=settings.learning_rate,
-        checkpoint=folder / "best.weights.h5",
-        callbacks=(job.epochs_shown(label, settings.epochs),),
-    )
-
-
-def _tuner(job: Job, network: keras.Model) -> FineTuner:
-    strategy = job.recipe.finetuning.strategy
-    extra: dict[str, Any] = {"teacher": job.model("train")} if strategy == "school" else {}
-    return STRATEGIES[strategy](network, **extra)
-
-
 def _cut_to_budget(job: Job, full: keras.Model) -> tuple[keras.Model, latency.Ratio]:
     """The full network with the most iterations that meet the budget, at least one."""
     timer = search.interleaved_timer(
@@ -426,16 +402,6 @@ def _budget(recipe: Recipe) -> search.LatencyBudget:
     return search.LatencyBudget(
         fraction=recipe.search.latency_budget, safety_margin=recipe.search.safety_margin
     )
-
-
-def _predict(network: keras.Model, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-    outputs = [
-        keras.ops.convert_to_numpy(
-            network({name: array[i : i + 4] for name, array in inputs.items()}, training=False)
-        )
-        for i in range(0, len(inputs["measurements"]), 4)
-    ]
-    return np.concatenate(outputs)
 
 
 def _magnitude(image: Any) -> np.ndarray:

@@ -124,6 +124,20 @@ def _supervised_keeps_off_test(values: Values) -> Iterator[str]:
         )
 
 
+def _importance_needs_weights_alone(values: Values) -> Iterator[str]:
+    importance = values.get("pruning.importance")
+    reasons = {
+        "taylor": "needs gradients on data, which only `make_plan` in Python can be given",
+        "batch_norm_scale": "needs batch normalization, which `dncnn` does not have",
+    }
+    if importance in reasons:
+        yield (
+            f"`pruning.importance` must be one that reads the prior's kernels alone, such as "
+            f'"group_l1"; "{importance}" {reasons[importance]}. '
+            f'Received: pruning.importance="{importance}"'
+        )
+
+
 _RULES: tuple[Callable[[Values], Iterator[str]], ...] = (
     _path_exists,
     _slabs_leave_training_slices,
@@ -133,4 +147,5 @@ _RULES: tuple[Callable[[Values], Iterator[str]], ...] = (
     _kernel_is_odd,
     _minimum_width_fits_filters,
     _supervised_keeps_off_test,
+    _importance_needs_weights_alone,
 )

@@ -1,4 +1,4 @@
-"""One `fit` for every network of a run: Adam with cosine decay, best weights by held-out loss."""
+"""Training of a run's networks: Adam with cosine decay, best weights by held-out loss."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ from typing import Any
 import keras
 
 from spade_keras import backend
+from spade_keras.finetuning import STRATEGIES, FineTuner
+from spade_keras.job import Job
+from spade_keras.metrics import PSNR
+from spade_keras.networks import NETWORKS, priors
+from spade_keras.operators import CartesianMRI
+from spade_keras.recipe import Recipe
 
 
 def fit_best(
@@ -65,3 +71,53 @@ def fit_best(
     model.load_weights(checkpoint)
     checkpoint.unlink()
     return {name: [float(v) for v in values] for name, values in history.items()}
+
+
+def new_network(recipe: Recipe) -> keras.Model:
+    """Makes the full network of a recipe, with new weights."""
+    settings = recipe.network
+    prior = priors.get(**settings.prior.model_dump())
+    return NETWORKS[settings.name](CartesianMRI(), prior, iterations=settings.iterations)
+
+
+def fit_on_truth(
+    job: Job, folder: Path, network: keras.Model, epochs: int, label: str
+) -> dict[str, list[float]]:
+    """Trains a network on ground truth with the recipe's `[training]`; see `fit_best`."""
+    settings = job.recipe.training
+    return fit_best(
+        network,
+        job.batches("train", settings.batch_size, with_truth=True),
+        job.batches("validation", settings.batch_size, with_truth=True, shuffle=False),
+        epochs=epochs,
+        learning_rate=settings.learning_rate,
+        checkpoint=folder / "best.weights.h5",
+        compile_options={"loss": "mse", "metrics": [PSNR()]},
+        callbacks=(job.epochs_shown(label, epochs),),
+    )
+
+
+def fit_by_strategy(
+    job: Job, folder: Path, network: keras.Model, label: str
+) -> dict[str, list[float]]:
+    """Trains a network with the recipe's `[finetuning]`; see `fit_best`.
+
+    Unless the strategy is supervised, neither training nor validation batches hold the truth.
+    """
+    settings = job.recipe.finetuning
+    supervised = settings.strategy == "supervised"
+    return fit_best(
+        _tuner(job, network),
+        job.batches(settings.on, settings.batch_size, with_truth=supervised),
+        job.batches("validation", settings.batch_size, with_truth=supervised, shuffle=False),
+        epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        checkpoint=folder / "best.weights.h5",
+        callbacks=(job.epochs_shown(label, settings.epochs),),
+    )
+
+
+def _tuner(job: Job, network: keras.Model) -> FineTuner:
+    strategy = job.recipe.finetuning.strategy
+    extra: dict[str, Any] = {"teacher": job.model("train")} if strategy == "school" else {}
+    return STRATEGIES[strategy](network, **extra)

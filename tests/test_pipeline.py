@@ -38,6 +38,7 @@ TINY = [
     "search.minimum_width=8",
     "search.pairs=5",
     "finetuning.epochs=2",
+    "finetuning.batch_size=2",
     "export.pairs=15",
 ]
 RECIPE = "mri_unrolled_quickstart"
