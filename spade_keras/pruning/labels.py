@@ -121,7 +121,9 @@ class LabelStore:
             return first
         rank = max(len(shape) for shape, _ in tensors)
         shapes = [(1,) * (rank - len(shape)) + tuple(shape) for shape, _ in tensors]
-        arrays = [x.reshape((1,) * (rank - x.ndim) + x.shape) for _, x in tensors]
+        arrays = [
+            x if x.ndim == rank else x.reshape((1,) * (rank - x.ndim) + x.shape) for _, x in tensors
+        ]
         varying = [{a for a in range(rank) if x.shape[a] > 1} for x in arrays]
         union = set().union(*varying)
         lead = next((k for k in range(len(arrays)) if varying[k] == union), None)

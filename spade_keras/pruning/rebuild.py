@@ -302,6 +302,10 @@ def copy_state(original: Any, made: Any, value: Read) -> None:
                 f"{source.path} should become {array.shape}, but layer {original.name!r} made "
                 f"again from its configuration has {tuple(target.shape)}."
             )
+        if array.dtype.kind == "f" and np.isnan(array.sum()):
+            raise RebuildError(
+                f"`model` must not have NaN among its weights. Received: NaN in {source.path}."
+            )
         target.assign(array)
         if target.trainable != source.trainable:
             target.trainable = source.trainable

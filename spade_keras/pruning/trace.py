@@ -11,6 +11,11 @@ from keras.src.models.functional import Functional, functional_like_constructor
 
 from spade_keras.errors import SpadeError
 
+_HINT = (
+    "Write it as a Functional model, or teach the pruner its layer with "
+    "`spade_keras.pruning.register_channel_rule`."
+)
+
 
 class TraceError(SpadeError):
     """A model or layer whose `call` cannot be turned into a graph."""
@@ -216,8 +221,8 @@ def _trace_subclass(model: Any) -> Graph:
     shapes = getattr(model, "_build_shapes_dict", None)
     if not shapes:
         raise TraceError(
-            f"The input shape of {type(model).__name__} {model.name!r} is unknown. Call the model "
-            "once on an example input, or write it as a Functional model."
+            f"The input shape of {type(model).__name__} {model.name!r} is unknown: Keras could not "
+            f"run its `call` on symbolic tensors. {_HINT}"
         )
 
     def is_shape(value: Any) -> bool:
@@ -251,30 +256,26 @@ def _input_name(key: str) -> str:
 
 
 def _trace_call(layer: Any, fresh: list[Any], struct: Any, args: tuple, kwargs: dict) -> Graph:
-    hint = (
-        "Write it as a Functional model, or teach the pruner its layer with "
-        "`spade_keras.pruning.register_channel_rule`."
-    )
     try:
         outputs = layer.call(*args, **kwargs)
         function = keras.Function(struct, outputs)
     except Exception as error:
         raise TraceError(
             f"The `call` of {type(layer).__name__} {layer.name!r} cannot be traced on symbolic "
-            f"tensors: {type(error).__name__}: {_first_line(error)} {hint}"
+            f"tensors: {type(error).__name__}: {_first_line(error)} {_HINT}"
         ) from error
     graph = _graph(function)
     graph.traced = True
-    _check_weights(layer, graph, hint)
+    _check_weights(layer, graph)
     return graph
 
 
 def _first_line(error: Exception) -> str:
     text = str(error).strip()
-    return text.splitlines()[0] if text else ""
+    return text.splitlines()[0][:200] if text else ""
 
 
-def _check_weights(layer: Any, graph: Graph, hint: str) -> None:
+def _check_weights(layer: Any, graph: Graph) -> None:
     """Refuses a trace that lost weights: those used without a layer around them."""
     reached = {
         id(weight)
@@ -286,5 +287,5 @@ def _check_weights(layer: Any, graph: Graph, hint: str) -> None:
     if lost:
         raise TraceError(
             f"{type(layer).__name__} {layer.name!r} uses weights outside of any layer, which a "
-            f"trace would lose: {', '.join(lost[:5])}. {hint}"
+            f"trace would lose: {', '.join(lost[:5])}. {_HINT}"
         )

@@ -31,9 +31,10 @@ class VerificationReport:
     """How far the slim model is from the masked original.
 
     Args:
-        errors: Largest absolute difference over the standard deviation, by tensor: the
-            outputs (logits where a softmax ends the model) and one tensor inside.
-        stds: Standard deviation of each of these tensors from sample to sample.
+        errors: Largest absolute difference over the spread, by tensor: the outputs (logits
+            where a softmax ends the model) and one tensor inside.
+        stds: Standard deviation of each of these tensors over all its elements.
+        spreads: Standard deviation from sample to sample, which is what the input causes.
         tolerance: The largest error that passes.
         parameters: Parameters of the model (of a network: of its priors).
         slim_parameters: Parameters of the slim model.
@@ -41,6 +42,7 @@ class VerificationReport:
 
     errors: dict[str, float] = field(default_factory=dict)
     stds: dict[str, float] = field(default_factory=dict)
+    spreads: dict[str, float] = field(default_factory=dict)
     tolerance: float = 1e-3
     parameters: int = 0
     slim_parameters: int = 0
@@ -58,11 +60,12 @@ class VerificationReport:
                 hardly varies, so that the comparison proves nothing.
         """
         for name, error in self.errors.items():
-            if not self.stds[name] > _SMALLEST_STD:
+            std, spread = self.stds[name], self.spreads[name]
+            if not (std > _SMALLEST_STD and spread > _SMALLEST_STD * std):
                 raise VerificationError(
-                    f"The check of {name!r} proves nothing: its standard deviation from sample "
-                    f"to sample is {self.stds[name]:.2g}, at least {_SMALLEST_STD} is needed. "
-                    "Pass other `inputs` or `randomize=True`."
+                    f"The check of {name!r} proves nothing: its standard deviation is {std:.2g}, "
+                    f"{spread:.2g} of it from sample to sample. Above {_SMALLEST_STD}, and that "
+                    "share of it, are needed. Pass other `inputs` or `randomize=True`."
                 )
             if not error <= self.tolerance:
                 raise VerificationError(
@@ -146,6 +149,7 @@ def measure_difference(
         return checked.report(slim_plan, inputs, tolerance)
     errors: dict[str, float] = {}
     stds: dict[str, float] = {}
+    spreads: dict[str, float] = {}
     counts = [0, 0]
     for key, prior in model.priors.items():
         prefix = f"{key}/"
@@ -155,8 +159,9 @@ def measure_difference(
         report = _Check(prior, kept, randomize, seed).report(part, given, tolerance)
         errors |= {prefix + name: error for name, error in report.errors.items()}
         stds |= {prefix + name: std for name, std in report.stds.items()}
+        spreads |= {prefix + name: value for name, value in report.spreads.items()}
         counts = [counts[0] + report.parameters, counts[1] + report.slim_parameters]
-    return VerificationReport(errors, stds, tolerance, *counts)
+    return VerificationReport(errors, stds, spreads, tolerance, *counts)
 
 
 @dataclass(frozen=True)
@@ -228,12 +233,14 @@ class _Check:
             found[name] = keras.ops.convert_to_numpy(new)
         errors: dict[str, float] = {}
         stds: dict[str, float] = {}
+        spreads: dict[str, float] = {}
         for name, value in wanted.items():
             value = np.asarray(value, dtype=np.float64)
-            stds[name] = spread(value)
-            errors[name] = _relative_error(value, found[name], stds[name])
+            stds[name] = float(value.std())
+            spreads[name] = spread(value)
+            errors[name] = _relative_error(value, found[name], spreads[name])
         counts = self.model.count_params(), slim.count_params()
-        return VerificationReport(errors, stds, tolerance, *counts)
+        return VerificationReport(errors, stds, spreads, tolerance, *counts)
 
     def _inside(self) -> Call | None:
         """The call in the middle of those whose output the plan narrows."""
@@ -248,11 +255,11 @@ class _Check:
         return narrowed[len(narrowed) // 2] if narrowed else None
 
 
-def _relative_error(wanted: np.ndarray, found: np.ndarray, std: float) -> float:
+def _relative_error(wanted: np.ndarray, found: np.ndarray, scale: float) -> float:
     if wanted.shape != found.shape:
         return float("inf")
     difference = np.abs(wanted - np.asarray(found, dtype=np.float64)).max()
-    return float(difference / max(std, 1e-30))
+    return float(difference / max(scale, 1e-30))
 
 
 def _keeper(inside: Call | None, kept: dict[str, np.ndarray]) -> Any:

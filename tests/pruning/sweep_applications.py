@@ -77,7 +77,7 @@ def sweep_one(name):
     report = verify_plan(model, plan)
     end = time.perf_counter()
     share = 1 - report.slim_parameters / report.parameters
-    errors = " ".join(f"{error:.1e}/{report.stds[k]:.1g}" for k, error in report.errors.items())
+    errors = " ".join(f"{error:.1e}/{report.spreads[k]:.1g}" for k, error in report.errors.items())
     return (
         f"{name:20s} removed {share:5.1%} of {report.parameters:>11,}  groups {len(groups):4d}  "
         f"fixed {','.join(sorted(fixed)):24s} build {built - start:5.1f} s  "

@@ -143,6 +143,7 @@ RULES: dict[str, ChannelRule] = {
     "Rescaling": ScaleListRule(),
     "Normalization": ScaleListRule(),
     "LayerScale": LayerScaleRule(),
+    "CustomScaleLayer": MergeRule(),
     "Activation": ActivationRule(),
     "Softmax": SoftmaxRule(),
     "Concatenate": ConcatenateRule(),
