@@ -197,7 +197,6 @@ def test_squeeze_and_excitation_counts_both_branches():
     assert report.total == 6 * 2 + 2 * 6
 
 
-@pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="not on TensorFlow's CPU")
 @pytest.mark.parametrize(
     ("make", "shape", "expected"),
     [
