@@ -99,6 +99,15 @@ def test_an_interrupted_write_leaves_the_old_file(saved, tmp_path, monkeypatch):
     assert _leftovers(tmp_path) == ["model.keras", "slim.keras"]
 
 
+def test_a_reader_of_the_old_file_never_sees_a_mixture(saved, tmp_path):
+    out = tmp_path / "slim.keras"
+    out.write_bytes(b"old")
+    with out.open("rb") as reader:
+        files.prune_model(saved, out, ratio=0.5)
+        assert reader.read() == b"old"
+    assert zipfile.is_zipfile(out)
+
+
 def test_missing_foreign_and_damaged_files_are_told_apart(saved, tmp_path):
     with pytest.raises(ValueError, match="must be an existing"):
         files.load_model_safely(tmp_path / "none.keras")
