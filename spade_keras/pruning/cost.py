@@ -130,7 +130,9 @@ def check_built(model: Any) -> None:
             f"`model` must be a Keras model. Received: model={model!r} of type "
             f"{type(model).__name__}."
         )
-    unbuilt = [layer.name for layer in model._flatten_layers() if not layer.built]
+    # Inside a layer, a part that is never called is rightly never built.
+    parts = [model, *getattr(model, "layers", ())]
+    unbuilt = [layer.name for layer in parts if not layer.built]
     if unbuilt:
         raise ValueError(
             f"`model` must be built. Received: model={model.name!r} with unbuilt {unbuilt[:5]}. "

@@ -283,6 +283,18 @@ def test_unbuilt_models_and_other_objects_are_refused():
         count_macs("model.keras")
 
 
+def test_a_part_of_a_layer_that_is_never_used_is_no_fault():
+    class Spare(Block):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.unused = layers.Dense(7)
+
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, Spare(name="block")(inputs))
+    assert not model.get_layer("block").unused.built
+    assert count_parameters(model) == 4 * 3 + 3 + 3 * 5 + 5
+
+
 class Network(keras.Model):
     """Two priors, the first called three times: the protocol of an unrolled network."""
 
