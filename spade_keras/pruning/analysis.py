@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from spade_keras.pruning.labels import Labels, LabelStore
-from spade_keras.pruning.rules import Boundary, ChannelCall, ChannelRule, rule_for
+from spade_keras.pruning.rules import Boundary, ChannelCall, ChannelRule, registered_count, rule_for
 from spade_keras.pruning.trace import (
     Call,
     Graph,
@@ -64,10 +64,11 @@ def analyze(model: Any) -> Analysis:
         TraceError: The model has no graph that can be read.
     """
     known = _ANALYSES.get(model) if isinstance(model, keras.Model) else None
-    if known is not None and known[0] == id(source_of(model)):
+    token = (id(source_of(model)), registered_count())
+    if known is not None and known[0] == token:
         return known[1]
     analysis = label_graph(trace(model))
-    _ANALYSES[model] = (id(source_of(model)), analysis)
+    _ANALYSES[model] = (token, analysis)
     return analysis
 
 

@@ -18,7 +18,7 @@ from spade_keras.pruning.trace import without_activation
 # The spread that layers are scaled to, small enough that sigmoids and gates are nearly linear,
 # and how much of its mean is taken out of a tensor. Without centering the biases win; at full
 # spread and centering deep gated networks turn chaotic and amplify rounding errors.
-_TARGET = 0.3
+_TARGET = 0.12
 _CENTERED = 0.8
 Values = dict[int, np.ndarray]
 
@@ -73,8 +73,9 @@ class Calibration:
         axis = axis % array.ndim
         others = tuple(a for a in range(array.ndim) if a != axis)
         mean, variance = array.mean(axis=others), array.var(axis=others)
-        variance = (1 - _CENTERED) * _mean_square(array) + _CENTERED * variance + 1e-6
-        variance = variance / _TARGET**2
+        # One variance for all channels: quiet ones would only have their rounding amplified.
+        blend = (1 - _CENTERED) * _mean_square(array) + _CENTERED * float(variance.mean()) + 1e-6
+        variance = np.full(len(mean), blend / _TARGET**2)
         offset = self.values[id(layer.moving_mean)] * np.sqrt(variance)
         self._set(scope, layer.moving_mean, _CENTERED * mean + offset)
         scale = self.values[id(layer.moving_variance)]

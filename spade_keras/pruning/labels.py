@@ -156,6 +156,8 @@ class LabelStore:
     def along(self, labels: Labels, axis: int, size: int) -> Labels:
         """One label per position of an axis, tying the labels that differ elsewhere.
 
+        An axis along which nothing differs has no labels of its own: zeros.
+
         Args:
             labels: Label array of a tensor.
             axis: The axis to read.
@@ -171,6 +173,8 @@ class LabelStore:
         if labels.size == labels.shape[axis]:
             vector = labels.reshape(-1)
             return np.repeat(vector, size) if len(vector) == 1 and size > 1 else vector
+        if labels.shape[axis] == 1:
+            return np.zeros(size, dtype=np.int64)
         rows = np.moveaxis(labels, axis, -1).reshape(-1, labels.shape[axis])
         if len(rows) > 1:
             self.tie(rows[:1], rows[1:])

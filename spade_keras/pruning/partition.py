@@ -232,7 +232,9 @@ def _build(
             pieces = _place(group_of[record.labels], unit_of[record.labels], widths)
             placed[id(record.labels)] = pieces
         variable = record.variable
-        position = indices[id(variable)]
+        position = indices.get(id(variable))
+        if position is None:
+            continue
         for group, positions in pieces:
             if record.role == "producer":
                 first.setdefault(group, number)

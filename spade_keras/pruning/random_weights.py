@@ -13,6 +13,7 @@ from spade_keras.pruning.trace import Graph
 
 _AROUND_ONE = ("gamma", "scale", "variance", "stddev")
 _GAIN = 1.6
+_BIAS = 0.06
 _UNKNOWN_SIZE = 16
 _BATCH = 4
 
@@ -44,7 +45,7 @@ def _draw(generator: np.random.Generator, variable: Any, roles: dict[int, str]) 
     if any(variable.name.endswith(word) for word in _AROUND_ONE):
         value = generator.uniform(0.5, 1.5, shape)
     elif len(shape) < 2 or "bias" in variable.name:
-        value = 0.3 * generator.standard_normal(shape, "float32")
+        value = _BIAS * generator.standard_normal(shape, "float32")
     elif "embeddings" in variable.name:
         value = generator.standard_normal(shape, "float32")
     else:

@@ -289,7 +289,7 @@ def copy_state(original: Any, made: Any, value: Read) -> None:
     Raises:
         RebuildError: The new layer has other weights than the original.
     """
-    old, new = original.variables, made.variables
+    old, new = _variables(original), _variables(made)
     if len(old) != len(new):
         raise RebuildError(
             f"Layer {original.name!r} ({type(original).__name__}) has {len(old)} variables, but "
@@ -310,6 +310,17 @@ def copy_state(original: Any, made: Any, value: Read) -> None:
         if target.trainable != source.trainable:
             target.trainable = source.trainable
     restore_initializers(original, made)
+
+
+def _variables(layer: Any) -> list[Any]:
+    """Variables of a layer and the states of stateful recurrent ones, which Keras leaves out."""
+    states = [
+        state
+        for inner in layer._flatten_layers()
+        for state in keras.tree.flatten(getattr(inner, "states", None) or [])
+        if isinstance(state, keras.Variable)
+    ]
+    return [*layer.variables, *states]
 
 
 def _fill(arguments: Any, tensors: dict[int, Any]) -> Any:

@@ -13,6 +13,7 @@ from spade_keras.errors import SpadeError
 from spade_keras.pruning.analysis import Analysis, analyze
 from spade_keras.pruning.calibration import Calibration, Values, spread
 from spade_keras.pruning.groups import is_network
+from spade_keras.pruning.narrowing import Read
 from spade_keras.pruning.partition import partition
 from spade_keras.pruning.random_weights import random_inputs, random_values
 from spade_keras.pruning.rebuild import check_plan, rebuild_with
@@ -204,6 +205,7 @@ class _Check:
             id(v): drawn[id(v)] if id(v) in drawn else keras.ops.convert_to_numpy(v)
             for v in model.variables
         }
+        self.read: Read = keras.ops.convert_to_numpy
 
     def report(self, slim_plan: Any, inputs: Any, tolerance: float) -> VerificationReport:
         graph = self.analysis.graph
@@ -221,7 +223,9 @@ class _Check:
         calibration = Calibration(values) if self.randomize else None
         replay = Replay(masked, keeper, self.analysis, self.alive, calibration)
         outputs = replay.run(graph, tensors, self.model.variables)
-        slim = rebuild_with(self.model, slim_plan, lambda v: values[id(v)])
+        slim = rebuild_with(
+            self.model, slim_plan, lambda v: values[id(v)] if id(v) in values else self.read(v)
+        )
         if inside is not None:
             labels = self.analysis.labels[id(inside.outputs[0])]
             wanted = {key: replay._cut(value, labels) for key, value in wanted.items()}

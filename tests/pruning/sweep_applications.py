@@ -52,6 +52,10 @@ FIXED = {
     "ConvNeXtXLarge": {"convnext_xlarge_head_dense"},
 }
 
+# The deepest of them amplify the rounding of single precision a thousandfold; one wrong channel
+# gives errors of 0.1 and more.
+TOLERANCE = 5e-3
+
 
 def build(name):
     """The application at its smallest legal input, freshly initialized."""
@@ -74,7 +78,7 @@ def sweep_one(name):
         raise AssertionError(f"fixed groups are {sorted(fixed)}, expected {sorted(wanted)}")
     plan = make_plan(model, ratio=0.5, importance="random")
     planned = time.perf_counter()
-    report = verify_plan(model, plan)
+    report = verify_plan(model, plan, tolerance=TOLERANCE)
     end = time.perf_counter()
     share = 1 - report.slim_parameters / report.parameters
     errors = " ".join(f"{error:.1e}/{report.spreads[k]:.1g}" for k, error in report.errors.items())

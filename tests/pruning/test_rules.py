@@ -307,6 +307,31 @@ def cells():
     return x, layers.Dense(2)(y)
 
 
+@case(g=6)
+def stateful():
+    x = keras.Input(batch_shape=(4, 3, 2))
+    return x, layers.Dense(2)(layers.GRU(6, stateful=True, name="g")(x))
+
+
+@case(t=6)
+def time_distributed_images():
+    x = keras.Input((3, 6, 6, 2))
+    y = layers.TimeDistributed(layers.Conv2D(6, 3), name="t")(x)
+    y = layers.TimeDistributed(layers.BatchNormalization())(y)
+    return x, layers.LSTM(3)(layers.TimeDistributed(layers.GlobalAveragePooling2D())(y))
+
+
+@case(**{"e": 8, "c": 10})
+def mlp_mixer():
+    x = keras.Input((6, 5))
+    e = layers.Dense(8, name="e")(x)
+    y = layers.Permute((2, 1))(layers.LayerNormalization()(e))
+    y = layers.Dense(6)(layers.Dense(7, activation="gelu")(y))
+    e = layers.Add()([e, layers.Permute((2, 1))(y)])
+    e = layers.Add()([e, layers.Dense(8)(layers.Dense(10, name="c")(e))])
+    return x, layers.Dense(2)(layers.GlobalAveragePooling1D()(e))
+
+
 @case(c=4)
 def conv_lstm():
     x = keras.Input((2, 4, 4, 2))

@@ -35,7 +35,7 @@ def test_report_compares_logits_and_a_tensor_inside():
     report = verify_plan(model, make_plan(model, ratio=0.5))
     assert "classes" in report.errors
     assert len(report.errors) == 2
-    assert report.largest_error < 1e-5
+    assert report.largest_error < 1e-4
     assert report.slim_parameters < report.parameters == model.count_params()
     assert all(std > 1e-2 for std in report.stds.values())
 

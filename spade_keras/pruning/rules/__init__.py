@@ -236,6 +236,11 @@ def register_channel_rule(layer_class: type, rule: ChannelRule) -> None:
     _FOUND.pop(layer_class, None)
 
 
+def registered_count() -> int:
+    """How many classes were registered so far: analyses made before know nothing of later ones."""
+    return len(_REGISTERED)
+
+
 def _find(operation_class: Any) -> ChannelRule | None:
     if operation_class in _REGISTERED:
         return _REGISTERED[operation_class]

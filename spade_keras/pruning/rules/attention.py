@@ -28,6 +28,8 @@ class MultiHeadAttentionRule(ChannelRule):
             sources.append((gate, query, heads))
         for dense, tensor, labels in sources:
             source = call.labels_of(tensor)
+            if source.size > 1 and source.shape[-1] == 1:
+                call.store.freeze(source, f"channels on an axis that {call.path} mixes")
             vector = call.store.along(source, source.ndim - 1, int(tensor.shape[-1]))
             call.contract(dense.kernel, 0, vector)
             call.also_produce(dense.kernel, 1, labels, "#heads")
@@ -105,6 +107,8 @@ class AttentionRule(ChannelRule):
         vectors = []
         for tensor in (query, key):
             labels = call.labels_of(tensor)
+            if labels.size > 1 and labels.shape[-1] == 1:
+                call.store.freeze(labels, f"channels on an axis that {call.path} mixes")
             vectors.append(call.store.along(labels, labels.ndim - 1, int(tensor.shape[-1])))
         call.store.tie(*vectors)
         scale = getattr(call.operation, "scale", None)

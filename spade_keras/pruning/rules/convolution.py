@@ -28,7 +28,7 @@ class ConvRule(ChannelRule):
         """Contracts the channels and makes `filters` new ones."""
         layer = call.operation
         axis = channel_axis(layer, len(call.shape()))
-        source = call.vector(axis)
+        source = call.source(axis)
         groups = layer.groups
         if groups > 1 and layer.kernel.shape[-2] == 1:
             return self._depthwise(call, source, axis)
@@ -69,7 +69,7 @@ class ConvTransposeRule(ChannelRule):
         """Contracts the channels and makes `filters` new ones."""
         layer = call.operation
         axis = channel_axis(layer, len(call.shape()))
-        call.contract(layer.kernel, -1, call.vector(axis))
+        call.contract(layer.kernel, -1, call.source(axis))
         labels = call.produce(layer.kernel, -2)
         call.parameter(layer.bias, 0, labels)
         return close(call, labels, axis)

@@ -20,6 +20,10 @@ class DenseRule(ChannelRule):
         call.contract(layer.kernel, 0, call.vector(-1))
         labels = call.produce(layer.kernel, 1)
         call.parameter(layer.bias, 0, labels)
+        source = call.labels[0]
+        if source.size > 1 and source.shape[-1] == 1:
+            call.store.freeze(labels, f"a second channel axis beside the one at {call.path}")
+            return source
         return guard_activation(call, call.spread(labels, -1, len(call.shape())))
 
     def configure(self, config: dict[str, Any], change: Change) -> dict[str, Any]:

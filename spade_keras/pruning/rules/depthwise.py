@@ -17,7 +17,7 @@ class DepthwiseRule(ChannelRule):
         """Every output channel carries the label of the channel it is made from."""
         layer = call.operation
         axis = channel_axis(layer, len(call.shape()))
-        source = call.vector(axis)
+        source = call.source(axis)
         call.parameter(layer.kernel, -2, source)
         labels = repeat(source, layer.depth_multiplier)
         call.parameter(layer.bias, 0, labels)
@@ -31,7 +31,7 @@ class SeparableRule(ChannelRule):
         """Passes the depthwise step, contracts in the pointwise one."""
         layer = call.operation
         axis = channel_axis(layer, len(call.shape()))
-        source = call.vector(axis)
+        source = call.source(axis)
         call.parameter(layer.depthwise_kernel, -2, source)
         call.contract(layer.pointwise_kernel, -2, repeat(source, layer.depth_multiplier))
         labels = call.produce(layer.pointwise_kernel, -1)

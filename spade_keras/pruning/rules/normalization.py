@@ -102,7 +102,7 @@ class GroupNormalizationRule(ChannelRule):
     def propagate(self, call: ChannelCall) -> Labels:
         """Attaches gamma and beta and asks for equal blocks."""
         layer = call.operation
-        vector = call.vector(layer.axis)
+        vector = call.source(layer.axis)
         for variable in (layer.gamma, layer.beta):
             call.parameter(variable, 0, vector)
         if 1 < layer.groups < len(vector) and call.labels[0].size > 1:

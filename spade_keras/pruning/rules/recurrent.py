@@ -87,7 +87,7 @@ class RecurrentRule(ChannelRule):
         layer = call.operation
         if not _known(layer):
             return call.freeze_all(f"a cell of {call.path} that no rule knows")
-        source = call.vector(_input_axis(layer))
+        source = call.source(_input_axis(layer))
         vectors = _label_layer(call, layer, source, _states_of(call))
         return _spread(call, layer, vectors)
 
@@ -127,7 +127,7 @@ class BidirectionalRule(ChannelRule):
             return call.freeze_all(f"a cell of {call.path} that no rule knows")
         states = _states_of(call)
         half = len(states) // 2
-        source = call.vector(_input_axis(inner[0]))
+        source = call.source(_input_axis(inner[0]))
         given = [states[:half], states[half:]]
         found = [_label_layer(call, x, source, s) for x, s in zip(inner, given, strict=True)]
         outputs = [vectors[0] for vectors in found]

@@ -69,6 +69,13 @@ class ChannelCall:
         size = self.inputs[index].shape[axis]
         return self.store.along(self.labels[index], axis, 1 if size is None else int(size))
 
+    def source(self, axis: int, index: int = 0) -> Labels:
+        """`vector` for an operation that sums or mixes along other axes too: freezes those."""
+        labels = self.labels[index]
+        if labels.shape[axis] == 1 and labels.size > 1:
+            self.store.freeze(labels, f"channels on an axis that {self.path} mixes")
+        return self.vector(axis, index)
+
     def contract(self, variable: Any, axis: int, labels: Labels) -> None:
         """The weight sums over these channels along its axis."""
         self._attach(variable, axis, labels, "consumer")
