@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 from rich.console import Console
 
 from spade_keras import data
@@ -42,13 +44,18 @@ class Job:
         return json.loads((self.stages.folder / stage / f"{name}.json").read_text())
 
     def batches(
-        self, split: str, batch_size: int, *, with_truth: bool, shuffle: bool = True
+        self,
+        split: str,
+        batch_size: int,
+        targets: Callable[[data.MulticoilSlices], np.ndarray] | None = None,
+        *,
+        shuffle: bool = True,
     ) -> data.SliceDataset:
-        """Serves a split; without truth, the truth is not there to be seen."""
+        """Serves the measurements of a split, with the targets that `targets` makes of it."""
         slices = self.slices(split)
         return data.SliceDataset(
             slices.inputs,
-            slices.truth if with_truth else None,
+            targets(slices) if targets else None,
             batch_size=min(batch_size, len(slices)),
             shuffle_seed=self.recipe.run.seed if shuffle else None,
         )

@@ -192,10 +192,8 @@ def train_rivals(job: Job, folder: Path) -> None:
     slim = job.model("prune")
     scratch = type(slim).from_config(slim.get_config())  # its widths, with new weights
     split = job.recipe.finetuning.on
-    tuning_steps = steps[1] * len(
-        job.batches(split, job.recipe.finetuning.batch_size, with_truth=False)
-    )
-    per_epoch = len(job.batches("train", job.recipe.training.batch_size, with_truth=False))
+    tuning_steps = steps[1] * len(job.batches(split, job.recipe.finetuning.batch_size))
+    per_epoch = len(job.batches("train", job.recipe.training.batch_size))
     epochs = steps[0] + round(tuning_steps / per_epoch)
     fit_on_truth(job, folder, scratch, epochs, "from scratch, epoch")
     scratch.save(folder / "from_scratch.keras")

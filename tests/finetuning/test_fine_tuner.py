@@ -73,6 +73,15 @@ def test_school_loss(slices):
     assert float(loss) == pytest.approx(mse(prediction, lesson), rel=1e-5)
 
 
+def test_school_is_supervision_by_the_teachers_answers(slices):
+    school = tuners()["school"]
+    lessons = ops.convert_to_numpy(make(6, 9)(slices.inputs, training=False))
+    _, by_teacher = fit(school, batches(slices))
+    _, by_answers = fit(Supervised(make(3, 3)), batches(slices, lessons))
+    for a, b in zip(by_teacher, by_answers, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
 def test_self_supervised_loss(slices):
     tuner = SelfSupervised(make(3, 3), consistency_weight=2.0, equivariance_weight=0.5)
     network, operator = tuner.network, CartesianMRI()
