@@ -12,7 +12,7 @@ from scipy.sparse.csgraph import connected_components
 
 from spade_keras.pruning.analysis import Analysis, is_varied
 from spade_keras.pruning.groups import Group, Slot
-from spade_keras.pruning.labels import Labels, LabelStore
+from spade_keras.pruning.labels import Labels, LabelStore, SlotRecord
 
 _UINT = np.uint64
 
@@ -242,14 +242,9 @@ def _build(
                 _slot(record.path, variable.name, position, record.axis, positions, record.role)
             )
     order = sorted(first, key=first.__getitem__)
-    taken: dict[str, int] = {}
+    names = _names([store.slots[first[group]] for group in order])
     groups = []
-    for group in order:
-        record = store.slots[first[group]]
-        name = record.path + record.unit
-        taken[name] = taken.get(name, 0) + 1
-        if taken[name] > 1:
-            name = f"{name}#{taken[name]}"
+    for group, name in zip(order, names, strict=True):
         why = int(reason[group])
         groups.append(
             Group(
@@ -265,6 +260,17 @@ def _build(
     renumber[order] = np.arange(len(order))
     group_of[:] = renumber[group_of]
     return tuple(groups)
+
+
+def _names(records: list[SlotRecord]) -> list[str]:
+    """A name per group from its first producer; a number where a layer makes several groups."""
+    taken: dict[str, int] = {}
+    names = []
+    for record in records:
+        name = record.path + record.unit
+        taken[name] = taken.get(name, 0) + 1
+        names.append(name if taken[name] == 1 else f"{name}#{taken[name]}")
+    return names
 
 
 def _slot(*values: Any) -> Slot:
