@@ -247,12 +247,14 @@ class _Check:
         return VerificationReport(errors, stds, spreads, tolerance, *counts)
 
     def _inside(self) -> Call | None:
-        """The call in the middle of those whose output the plan narrows."""
+        """The call in the middle of those that make channels and lose some of them."""
+        slots = self.analysis.store.slots
+        makers = {id(record.layer) for record in slots if record.role == "producer"}
         narrowed = [
             call
             for call in self.analysis.graph.calls
             if len(call.outputs) == 1
-            and isinstance(call.operation, keras.layers.Layer)
+            and id(call.operation) in makers
             and not self.alive[self.analysis.labels[id(call.outputs[0])]].all()
             and "float" in str(call.outputs[0].dtype)
         ]
