@@ -285,6 +285,8 @@ def test_an_orphan_is_tried_again(network, tmp_path):
     result = run(network, trials=20, storage=journal)
     states = [t.state for t in result.trials if t.number == orphan.number]
     assert states == ["failed"]
+    again = [t for t in study.get_trials() if t.number > orphan.number]
+    assert orphan.params in [t.system_attrs.get("fixed_params") for t in again]
     edges = study.user_attrs["edges"]
     wanted = {name: edges[name][index] for name, index in widths.items()}
     assert wanted in [t.widths for t in result.trials if t.state != "failed"]
