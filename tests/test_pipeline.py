@@ -61,15 +61,18 @@ def finished(tmp_path_factory):
     return settings, pipeline.run(settings, Console(quiet=True))
 
 
-@pytest.fixture
-def parameter_clock(monkeypatch):
-    """A device whose time is proportional to the parameters: the same in every run."""
+def parameter_timer(slower_when_timed_again=0.0):
+    """A device whose time is proportional to the parameters: the same in every run.
+
+    The pipeline times again with `export.pairs` pairs.
+    """
 
     def timer(network, inputs, *, pairs):
         full = count_parameters(network)
+        more = slower_when_timed_again if pairs == 15 else 0.0
 
         def compare(candidate):
-            share = count_parameters(candidate) / full
+            share = count_parameters(candidate) / full + more
             circumstances = {"first_ms": 1.0, "calls_per_window": 1, "stable": True}
             a, b = (
                 latency.summarize([ms] * 3, **circumstances, peak_memory_bytes=None, fingerprint={})
@@ -79,7 +82,12 @@ def parameter_clock(monkeypatch):
 
         return compare
 
-    monkeypatch.setattr(search, "interleaved_timer", timer)
+    return timer
+
+
+@pytest.fixture
+def parameter_clock(monkeypatch):
+    monkeypatch.setattr(search, "interleaved_timer", parameter_timer())
 
 
 def test_metrics_hold_what_was_measured(finished):
@@ -209,6 +217,37 @@ def test_a_budget_out_of_reach_ends_honestly(finished, parameter_clock, tmp_path
     assert not (settings.run_folder / "prune").exists()
     assert not (settings.run_folder / "metrics.json").exists()
     assert (settings.run_folder / "search" / "result.json").exists()
+
+
+@pytest.mark.parametrize("all_miss", [False, True])
+def test_what_misses_the_budget_when_timed_again_is_not_chosen(
+    finished, monkeypatch, parameter_clock, tmp_path, all_miss
+):
+    settings = recipe(tmp_path, "search.latency_budget=0.6", "search.trials=12")
+    this = Job(settings, Stages(tmp_path), Console(quiet=True))
+    for stage in ("data", "train"):
+        shutil.copytree(finished[0].run_folder / stage, tmp_path / stage)
+    for name in ("search", "prune"):
+        (tmp_path / name).mkdir()
+    pipeline.search_widths(this, tmp_path / "search")
+    ranking = search.SearchResult.from_dict(this.json("search", "result")).ranking
+    best, fastest = ranking[0].latency_ratio, min(trial.latency_ratio for trial in ranking)
+    assert fastest < best
+    # So much slower that the best misses the budget, and, or not, the fastest as well.
+    slower = 1.0 if all_miss else 0.6 - (best + fastest) / 2
+    monkeypatch.setattr(search, "interleaved_timer", parameter_timer(slower))
+    if all_miss:
+        with pytest.raises(BudgetNotMetError, match="missed it when they were timed again"):
+            pipeline.prune(this, tmp_path / "prune")
+        assert not list((tmp_path / "prune").iterdir())
+        return
+    pipeline.prune(this, tmp_path / "prune")
+    chosen = this.json("prune", "chosen")
+    assert chosen["ratio"]["high"] <= 0.6
+    assert all(rejected["ratio"]["high"] > 0.6 for rejected in chosen["rejected"])
+    tried = [rejected["number"] for rejected in chosen["rejected"]] + [chosen["number"]]
+    assert tried == [trial.number for trial in ranking[: len(tried)]]
+    assert len(tried) > 1
 
 
 def command(settings_overrides, folder):

@@ -38,8 +38,8 @@ class CartesianMRI(LinearOperator):
         >>> x = np.ones((1, 8, 6, 2), "float32")
         >>> mask = np.ones((1, 1, 6), "float32")
         >>> maps = np.ones((1, 4, 8, 6, 2), "float32")
-        >>> operator.forward(x, mask=mask, sensitivities=maps).shape[1:]
-        (4, 8, 6, 2)
+        >>> tuple(operator.forward(x, mask=mask, sensitivities=maps).shape)
+        (1, 4, 8, 6, 2)
 
     Reference:
         Pruessmann et al., "SENSE: sensitivity encoding for fast MRI", 1999.
