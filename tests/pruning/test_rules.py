@@ -9,6 +9,7 @@ from keras import layers, ops
 
 from spade_keras.pruning.groups import find_groups
 from spade_keras.pruning.plan import GroupPlan, PruningPlan
+from spade_keras.pruning.planning import make_plan
 from spade_keras.pruning.rebuild import rebuild
 from spade_keras.pruning.verify import measure_difference, verify_plan
 
@@ -463,3 +464,14 @@ def test_layer_family(name):
     if keras.backend.backend() == "tensorflow":
         for _, mutated in mutations(model, plan):
             assert measure_difference(model, plan, mutated).largest_error > 1e-3
+
+
+def test_attention_called_by_keywords():
+    inputs = keras.Input((5, 8))
+    x = layers.Dense(12, name="in")(inputs)
+    x = layers.MultiHeadAttention(4, 3, name="m")(query=x, value=x, key=x)
+    model = keras.Model(inputs, layers.Dense(3, name="out")(x))
+    plan = make_plan(model, ratio=0.5)
+    assert plan.widths["in"] == 6
+    assert plan.widths["m#heads"] == 2
+    verify_plan(model, plan)

@@ -18,7 +18,7 @@ class MultiHeadAttentionRule(ChannelRule):
         """Labels the heads once for query, key and value; makes the output channels."""
         layer = call.operation
         heads, key_heads = self._heads(call)
-        query, value = call.args[0], call.argument(1, "value")
+        query, value = call.argument(0, "query"), call.argument(1, "value")
         key = call.argument(2, "key")
         key = value if key is None else key
         sources = [(layer._query_dense, query, heads), (layer._key_dense, key, key_heads)]
