@@ -32,14 +32,18 @@ def fft2c(x: Pair) -> Pair:
     """
     height, width = ops.shape(x[0])[-2:]
     spectrum = ops.fft2(multiply(x, space_ramp(height, width)))
-    return scale(multiply(spectrum, frequency_ramp(height, width)), _root(height, width), -1)
+    real, imaginary = multiply(spectrum, frequency_ramp(height, width))
+    root = _root(height, width)
+    return real / root, imaginary / root
 
 
 def ifft2c(x: Pair) -> Pair:
     """Inverse, and adjoint, of `fft2c`; same shapes."""
     height, width = ops.shape(x[0])[-2:]
     image = ops.ifft2(conjugate_multiply(frequency_ramp(height, width), x))
-    return scale(conjugate_multiply(space_ramp(height, width), image), _root(height, width), 1)
+    real, imaginary = conjugate_multiply(space_ramp(height, width), image)
+    root = _root(height, width)
+    return real * root, imaginary * root
 
 
 def fft_rows(x: Pair) -> Pair:
@@ -50,7 +54,8 @@ def fft_rows(x: Pair) -> Pair:
 def ifft_rows(x: Pair) -> Pair:
     """Inverse of `fft_rows`, by the FFT of the pair with its halves exchanged."""
     imaginary, real = ops.fft((x[1], x[0]))
-    return scale((real, imaginary), x[0].shape[-1] or ops.shape(x[0])[-1], -1)
+    width = ops.cast(ops.shape(x[0])[-1], "float32")
+    return real / width, imaginary / width
 
 
 def space_ramp(height: Any, width: Any) -> Pair:
@@ -67,13 +72,6 @@ def width_ramp(width: Any) -> Pair:
 def frequency_ramp(height: Any, width: Any) -> Pair:
     """D_k of both axes: pair of shape `(height, width)`."""
     return _outer(_ramp(height, offset=True), _ramp(width, offset=True))
-
-
-def scale(x: Pair, factor: Any, power: int) -> Pair:
-    """Multiplies (`power=1`) or divides (`power=-1`) a pair by a real factor."""
-    if not isinstance(factor, int | float):
-        factor = ops.cast(factor, "float32")
-    return (x[0] * factor, x[1] * factor) if power > 0 else (x[0] / factor, x[1] / factor)
 
 
 def _root(height: Any, width: Any) -> Any:
