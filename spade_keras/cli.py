@@ -208,7 +208,7 @@ def inspect(model: ModelFile) -> None:
 
     with _refusals_are_mistakes():
         text = files.inspect_model(model)
-    Console().print(text, markup=False, highlight=False)
+    Console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -267,7 +267,7 @@ def prune(
             round_to=round_to,
             input_shape=None if shape is None else parse_shape(shape)[1],
         )
-    Console().print(text, markup=False, highlight=False)
+    Console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
