@@ -16,6 +16,8 @@ setup: $(VENV)/.all-installed
 demo: $(VENV)/.demo-installed
 	$(BIN)/spade-keras run $(RECIPE)
 
+# JAX compiles every new shape: without XLA's optimizations its tests take half as long.
+test: export JAX_DISABLE_MOST_OPTIMIZATIONS = 1
 test: $(VENV)/.all-installed
 	@set -e; for backend in $(BACKENDS); do \
 		echo "=== tests, KERAS_BACKEND=$$backend"; \
