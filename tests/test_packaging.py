@@ -13,6 +13,8 @@ import pytest
 
 from spade_keras import recipe as recipes
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 

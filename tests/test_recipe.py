@@ -14,6 +14,8 @@ from spade_keras import recipe_rules
 from spade_keras.errors import RecipeError
 from spade_keras.recipe import load_recipe, validate_recipe
 
+pytestmark = pytest.mark.once
+
 MINIMAL = {
     "run": {"name": "small"},
     "data": {"source": "mni152"},

@@ -15,6 +15,8 @@ from spade_keras import figures
 from spade_keras.errors import MissingExtraError
 from spade_keras.report import closing_table, table_rows, verdict, write_report
 
+pytestmark = pytest.mark.once
+
 
 def quality(psnr_db):
     return {

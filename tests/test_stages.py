@@ -16,6 +16,8 @@ import pytest
 from spade_keras.errors import SpadeError
 from spade_keras.stages import RECORD, Stages, write_bytes_atomic, write_json_atomic
 
+pytestmark = pytest.mark.once
+
 # Three chained stages; each writes three files of one number and logs that it was made. The first
 # argument is the run folder, the second the log, the third the system call to die at (0: none).
 RUN = """

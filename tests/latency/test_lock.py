@@ -8,6 +8,8 @@ import pytest
 
 from spade_keras.latency import DeviceBusyError, device_lock, lock_path, measure
 
+pytestmark = pytest.mark.once
+
 HOLD = """
 import filelock, sys
 with filelock.FileLock(sys.argv[1]):

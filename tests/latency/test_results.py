@@ -5,6 +5,8 @@ import pytest
 
 from spade_keras.latency import ratio_interval, summarize
 
+pytestmark = pytest.mark.once
+
 
 def summary(samples, **changes):
     values = {
