@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from spade_keras.latency.batches import BatchLatency, sweep_batches
 from spade_keras.latency.circumstances import fingerprint
-from spade_keras.latency.interval import ratio_interval
+from spade_keras.latency.interval import quantile_interval, ratio_interval
 from spade_keras.latency.lock import DeviceBusyError, device_lock, lock_path
 from spade_keras.latency.measurement import compare, measure, self_check
-from spade_keras.latency.results import Comparison, Latency, Ratio, SelfCheck, summarize
+from spade_keras.latency.results import Comparison, Estimate, Latency, Ratio, SelfCheck, summarize
 from spade_keras.latency.windows import Stopwatch
 
 __all__ = [
     "BatchLatency",
     "Comparison",
     "DeviceBusyError",
+    "Estimate",
     "Latency",
     "Ratio",
     "SelfCheck",
@@ -23,6 +24,7 @@ __all__ = [
     "fingerprint",
     "lock_path",
     "measure",
+    "quantile_interval",
     "ratio_interval",
     "self_check",
     "summarize",

@@ -15,12 +15,14 @@ from spade_keras.latency.results import Comparison, Latency, SelfCheck, summariz
 from spade_keras.latency.windows import Stopwatch, Warm, time_in_turn, warm_up
 
 
-def measure(
+def measure(  # noqa: PLR0913 - every setting is a keyword of its own
     model: Callable[..., Any],
     inputs: Any = None,
     *,
+    described: Any = None,
     repeats: int = 30,
     warmup: int = 10,
+    single_calls: bool = False,
     mode: str | None = None,
     lock: bool = True,
     stopwatch: Stopwatch | None = None,
@@ -35,8 +37,11 @@ def measure(
     Args:
         model: A Keras model; or a function without arguments, when `inputs` is None.
         inputs: Arrays, or a dict, list or tuple of them, with the batch axis.
+        described: The inputs of a function that is timed without any, for the fingerprint.
         repeats: Windows to time. A window is one call, or several below a millisecond.
         warmup: Most windows to warm up for; it ends earlier when the last three agree within 5 %.
+        single_calls: Whether every window is one call, however short, as the tail of the
+            distribution (`p99_ms`) asks for: the mean of several calls hides it.
         mode: How the backend runs the model, one of `backend.modes()`.
         lock: Whether to wait until no other process is timing on this device.
         stopwatch: Times windows; the default reads the system's clock and blocks on the backend.
@@ -45,7 +50,8 @@ def measure(
         Its latency, with quartiles, memory and fingerprint.
 
     Raises:
-        ValueError: If `repeats` or `warmup` is below 1, or `mode` is unknown.
+        ValueError: If `repeats` or `warmup` is below 1, `mode` is unknown, or both `inputs` and
+            `described` are given.
         DeviceBusyError: If another process keeps timing on this device.
 
     Example:
@@ -56,23 +62,25 @@ def measure(
         (5, True)
     """
     _check_counts(repeats=repeats, warmup=warmup)
-    stopwatch = stopwatch or Stopwatch(backend.synchronize)
-    circumstances = fingerprint(inputs, mode=mode)
+    circumstances = _circumstances(inputs, described, mode)
+    prepare = _Preparation(inputs, mode, stopwatch, warmup, single_calls)
     with device_lock() if lock else contextlib.nullcontext():
-        candidate = _prepare(model, inputs, mode, stopwatch, warmup)
+        candidate = prepare(model)
         [samples] = time_in_turn(
-            stopwatch, [candidate.function], [candidate.warm.calls], rounds=repeats
+            prepare.stopwatch, [candidate.function], [candidate.warm.calls], rounds=repeats
         )
     return candidate.latency(samples, circumstances)
 
 
-def compare(
+def compare(  # noqa: PLR0913 - every setting is a keyword of its own
     a: Callable[..., Any],
     b: Callable[..., Any],
     inputs: Any = None,
     *,
+    described: Any = None,
     pairs: int = 10,
     warmup: int = 10,
+    single_calls: bool = False,
     mode: str | None = None,
     lock: bool = True,
     stopwatch: Stopwatch | None = None,
@@ -83,8 +91,10 @@ def compare(
         a: The reference; see `measure`.
         b: The other model.
         inputs: Inputs of both.
+        described: The inputs of functions that are timed without any, for the fingerprint.
         pairs: Windows of each model. The time spent is about `pairs` + 5 times that of both.
         warmup: Most windows to warm up each model for.
+        single_calls: See `measure`.
         mode: How the backend runs the models, one of `backend.modes()`.
         lock: Whether to wait until no other process is timing on this device.
         stopwatch: Times windows; the default reads the system's clock and blocks on the backend.
@@ -93,7 +103,8 @@ def compare(
         Both latencies, and the time of `b` / the time of `a` with its 95 % interval.
 
     Raises:
-        ValueError: If `pairs` is below 2 or `warmup` below 1, or `mode` is unknown.
+        ValueError: If `pairs` is below 2 or `warmup` below 1, `mode` is unknown, or both `inputs`
+            and `described` are given.
         DeviceBusyError: If another process keeps timing on this device.
     """
     _check_counts(warmup=warmup)
@@ -102,12 +113,12 @@ def compare(
             f"`pairs` must be at least 2, for an interval needs more than one. "
             f"Received: pairs={pairs}"
         )
-    stopwatch = stopwatch or Stopwatch(backend.synchronize)
-    circumstances = fingerprint(inputs, mode=mode)
+    circumstances = _circumstances(inputs, described, mode)
+    prepare = _Preparation(inputs, mode, stopwatch, warmup, single_calls)
     with device_lock() if lock else contextlib.nullcontext():
-        candidates = [_prepare(model, inputs, mode, stopwatch, warmup) for model in (a, b)]
+        candidates = [prepare(model) for model in (a, b)]
         a_ms, b_ms = time_in_turn(
-            stopwatch,
+            prepare.stopwatch,
             [candidate.function for candidate in candidates],
             [candidate.warm.calls for candidate in candidates],
             rounds=pairs,
@@ -180,13 +191,39 @@ class _Candidate:
         )
 
 
-def _prepare(
-    model: Callable[..., Any], inputs: Any, mode: str | None, stopwatch: Stopwatch, warmup: int
-) -> _Candidate:
-    backend.reset_peak_memory()
-    function = model if inputs is None else backend.inference_function(model, inputs, mode)
-    warm = warm_up(stopwatch, function, warmup)
-    return _Candidate(function, warm, backend.peak_memory_bytes())
+class _Preparation:
+    """Turns models into warm candidates, all under the same settings."""
+
+    def __init__(
+        self,
+        inputs: Any,
+        mode: str | None,
+        stopwatch: Stopwatch | None,
+        warmup: int,
+        single_calls: bool,
+    ) -> None:
+        self.stopwatch = stopwatch or Stopwatch(backend.synchronize)
+        self._inputs = inputs
+        self._mode = mode
+        self._warmup = warmup
+        self._single_calls = single_calls
+
+    def __call__(self, model: Callable[..., Any]) -> _Candidate:
+        backend.reset_peak_memory()
+        function = model
+        if self._inputs is not None:
+            function = backend.inference_function(model, self._inputs, self._mode)
+        warm = warm_up(self.stopwatch, function, self._warmup, single_calls=self._single_calls)
+        return _Candidate(function, warm, backend.peak_memory_bytes())
+
+
+def _circumstances(inputs: Any, described: Any, mode: str | None) -> dict[str, Any]:
+    if inputs is not None and described is not None:
+        raise ValueError(
+            "`described` is for functions that are timed without inputs. Received: both `inputs` "
+            "and `described`. Pass `inputs` alone: they describe themselves."
+        )
+    return fingerprint(described if inputs is None else inputs, mode=mode)
 
 
 def _check_counts(**counts: int) -> None:

@@ -44,6 +44,32 @@ class Latency:
 
 
 @dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A quantile of a model's times, with its confidence interval.
+
+    Args:
+        value: The quantile of the samples, in milliseconds.
+        low: Lower bound.
+        high: Upper bound; a limit in milliseconds is met when this is below it.
+        confidence: Probability that the interval was made for.
+        samples: Times behind it.
+    """
+
+    value: float
+    low: float
+    high: float
+    confidence: float
+    samples: int
+
+    def as_dict(self) -> dict[str, float]:
+        """Returns the fields as plain JSON values."""
+        return _fields(self)
+
+    def __str__(self) -> str:
+        return f"{self.value:.3g} ms [{self.low:.3g}, {self.high:.3g}]"
+
+
+@dataclasses.dataclass(frozen=True)
 class Ratio:
     """The time of one model divided by the time of another, with its confidence interval.
 

@@ -59,15 +59,28 @@ class Warm(NamedTuple):
     stable: bool
 
 
-def warm_up(stopwatch: Stopwatch, function: Callable[[], Any], most_windows: int) -> Warm:
-    """Calls `function` until its time per call is stable, in at most `most_windows` windows."""
+def warm_up(
+    stopwatch: Stopwatch,
+    function: Callable[[], Any],
+    most_windows: int,
+    *,
+    single_calls: bool = False,
+) -> Warm:
+    """Calls `function` until its time per call is stable, in at most `most_windows` windows.
+
+    Args:
+        stopwatch: Times windows.
+        function: What is called.
+        most_windows: The limit.
+        single_calls: Whether a window is one call, however short: averaging hides the tail.
+    """
     first_ms = stopwatch.time(function)
     calls = 1
     windows: list[float] = []
     stable = False
     while len(windows) < most_windows and not stable:
         windows.append(stopwatch.time(function, calls))
-        calls = _calls_per_window(min(windows))
+        calls = 1 if single_calls else _calls_per_window(min(windows))
         last = windows[-STABLE_WINDOWS:]
         stable = len(last) == STABLE_WINDOWS and max(last) <= (1 + STABLE_SPREAD) * min(last)
     last = sorted(windows[-STABLE_WINDOWS:])

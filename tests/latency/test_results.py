@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from spade_keras.latency import ratio_interval, summarize
+from spade_keras.latency import quantile_interval, ratio_interval, summarize
 
 pytestmark = pytest.mark.once
 
@@ -95,3 +95,38 @@ def test_samples_that_make_no_ratio_are_refused(a, b, message):
 def test_confidence_outside_its_range_is_refused():
     with pytest.raises(ValueError, match=r"`confidence` must be in \(0, 1\).*confidence=95"):
         ratio_interval([1.0, 2.0], [1.0, 2.0], confidence=95)
+
+
+def test_the_median_lies_inside_its_interval():
+    samples = [10.0, 11.0, 12.0, 13.0, 30.0]
+    estimate = quantile_interval(samples)
+    assert estimate.value == 12.0
+    assert 10.0 <= estimate.low < 12.0 < estimate.high <= 30.0
+    assert (estimate.samples, estimate.confidence) == (5, 0.95)
+    assert json.loads(json.dumps(estimate.as_dict())) == estimate.as_dict()
+    assert quantile_interval(samples) == estimate
+
+
+def test_the_interval_of_a_tail_covers_the_true_one():
+    rng = np.random.default_rng(4)
+    covered = 0
+    for _ in range(15):
+        samples = 10 + rng.standard_exponential(500)
+        estimate = quantile_interval(samples, 0.99)
+        covered += estimate.low <= 10 - np.log(0.01) <= estimate.high
+        assert estimate.high <= samples.max()
+    assert covered >= 13
+
+
+@pytest.mark.parametrize(
+    ("samples", "options", "message"),
+    [
+        ([1.0], {}, "at least two times"),
+        ([1.0, -1.0], {}, r"above 0.*samples_ms=\[1.0, -1.0\]"),
+        ([1.0, 2.0], {"q": 99}, r"`q` must be in \(0, 1\).*q=99"),
+        ([1.0, 2.0], {"confidence": 95}, "`confidence` must be"),
+    ],
+)
+def test_samples_that_make_no_quantile_are_refused(samples, options, message):
+    with pytest.raises(ValueError, match=message):
+        quantile_interval(samples, **options)

@@ -5,6 +5,7 @@ import gc
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from spade_keras.latency import Stopwatch, compare, measure, self_check, windows
@@ -92,6 +93,37 @@ def test_short_calls_share_a_window_and_are_reported_per_call(device):
 def test_long_calls_have_windows_of_their_own(device):
     latency = measure(device.model(1.5), stopwatch=device.stopwatch(), lock=False, repeats=5)
     assert latency.calls_per_window == 1
+
+
+def test_single_calls_show_the_tail_that_windows_of_several_hide(device):
+    hiccup = [0.04] * 9 + [0.8]
+    times = [0.04, *hiccup * 600]  # every tenth call takes twenty times as long
+    options = {"stopwatch": device.stopwatch(), "lock": False, "repeats": 100}
+    latency = measure(device.model(*times), single_calls=True, **options)
+    assert latency.calls_per_window == 1
+    assert latency.median_ms == pytest.approx(0.05)  # dispatch included: nothing overlaps
+    assert latency.p99_ms == pytest.approx(0.81)
+    averaged = measure(device.model(*times), **options)
+    assert averaged.p99_ms < 0.2
+
+
+def test_comparisons_take_single_calls_too(device):
+    models = device.model(0.04), device.model(0.02)
+    options = {"stopwatch": device.stopwatch(), "lock": False, "single_calls": True}
+    result = compare(*models, pairs=4, **options)
+    assert (result.a.calls_per_window, result.b.calls_per_window) == (1, 1)
+    assert result.ratio.value == pytest.approx(0.03 / 0.05)
+
+
+def test_functions_without_inputs_can_be_described(device):
+    described = {"image": np.zeros((3, 8), "float32")}
+    options = {"stopwatch": device.stopwatch(), "lock": False, "described": described}
+    entry = [{"name": "image", "shape": [3, 8], "dtype": "float32"}]
+    assert measure(device.model(1.0), **options).fingerprint["inputs"] == entry
+    result = compare(device.model(1.0), device.model(1.0), None, **options)
+    assert result.a.fingerprint["inputs"] == result.b.fingerprint["inputs"] == entry
+    with pytest.raises(ValueError, match="both `inputs` and `described`"):
+        measure(device.model(1.0), described, **options)
 
 
 def test_the_ratio_is_the_time_of_b_over_the_time_of_a(device):
