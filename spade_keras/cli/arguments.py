@@ -1,0 +1,57 @@
+"""What the commands share: exit codes, arguments, loading a model."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from spade_keras.startup import import_keras
+
+FAILURE, MISTAKE, BUDGET_NOT_MET, INTERRUPTED = 1, 2, 3, 130
+
+ModelFile = Annotated[
+    Path,
+    typer.Argument(metavar="MODEL", exists=True, dir_okay=False, help="A .keras file."),
+]
+Shapes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--shape",
+        metavar="[NAME=]N,...",
+        help="Input shape, batch first: 1,256,256,2; once per input.",
+    ),
+]
+InputsFile = Annotated[
+    Path | None,
+    typer.Option("--inputs", exists=True, dir_okay=False, help="An .npz file with real inputs."),
+]
+
+
+@contextlib.contextmanager
+def refusals_are_mistakes() -> Iterator[None]:
+    """Turns the ValueError of an argument the library refuses into exit code 2."""
+    try:
+        yield
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def import_library() -> None:
+    """Imports keras and whatever registers classes that a `.keras` file may name."""
+    import_keras()
+    importlib.import_module("spade_keras.networks")
+
+
+def load_model(model: Path, shape: list[str] | None, inputs: Path | None) -> tuple[Any, Any]:
+    """Loads a model and makes inputs for it, as `--shape` and `--inputs` say."""
+    from spade_keras.model_inputs import example_inputs
+    from spade_keras.pruning.files import load_model_safely
+
+    with refusals_are_mistakes():
+        network = load_model_safely(model)
+        return network, example_inputs(network, shape or (), inputs)

@@ -1,0 +1,153 @@
+"""The commands that take a model: measure, export, inspect and prune."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from spade_keras.cli.arguments import (
+    InputsFile,
+    ModelFile,
+    Shapes,
+    import_library,
+    load_model,
+    refusals_are_mistakes,
+)
+
+
+def measure(
+    model: ModelFile,
+    shape: Shapes = None,
+    inputs: InputsFile = None,
+    repeats: Annotated[int, typer.Option(min=5, help="Timed calls.")] = 50,
+    self_check: Annotated[
+        bool,
+        typer.Option("--self-check", help="Time the model against itself: what can be resolved?"),
+    ] = False,
+) -> None:
+    """Measure latency, parameters, multiply-accumulates and memory on this device."""
+    import_library()
+    from spade_keras import latency, pruning
+
+    network, arrays = load_model(model, shape, inputs)
+    if self_check:
+        with refusals_are_mistakes():
+            check = latency.self_check(network, arrays, pairs=repeats)
+        Console().print(str(check), markup=False, soft_wrap=True, highlight=False)
+        return
+    with refusals_are_mistakes():
+        timing = latency.measure(network, arrays, repeats=repeats)
+        macs = pruning.count_macs(network, arrays)
+    table = Table("quantity", "value", title=str(model))
+    table.add_row("latency (median)", f"{timing.median_ms:.3f} ms")
+    table.add_row("latency (quartiles)", f"{timing.q1_ms:.3f} to {timing.q3_ms:.3f} ms")
+    table.add_row("latency (99th percentile)", f"{timing.p99_ms:.3f} ms")
+    table.add_row("first call, with compilation", f"{timing.compile_ms:.0f} ms")
+    table.add_row("parameters", f"{pruning.count_parameters(network):,}")
+    table.add_row("multiply-accumulates", f"{macs.total:,}")
+    if timing.peak_memory_bytes is not None:
+        table.add_row("peak memory", f"{timing.peak_memory_bytes / 2**20:.1f} MiB")
+    for key, value in timing.fingerprint.items():
+        table.add_row(str(key), _plain(value))
+    Console().print(table)
+
+
+def export(
+    model: ModelFile,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The folder to make.")],
+    shape: Shapes = None,
+    inputs: InputsFile = None,
+    format_: Annotated[
+        str, typer.Option("--format", help="The format: saved_model.")
+    ] = "saved_model",
+) -> None:
+    """Export a model for use without spade-keras."""
+    if format_ != "saved_model":
+        raise typer.BadParameter(f"`--format` must be saved_model. Received: {format_}")
+    if output.exists():
+        raise typer.BadParameter(f"`--output` must not exist yet. Received: {output}")
+    import_library()
+    from spade_keras import export as exporting
+
+    network, arrays = load_model(model, shape, inputs)
+    with refusals_are_mistakes():
+        exporting.saved_model(network, output, arrays)
+    Console().print(f"Wrote {output}", soft_wrap=True, highlight=False)
+
+
+def inspect(model: ModelFile) -> None:
+    """Show the channel groups: what is coupled, what is fixed and why."""
+    import_library()
+    from spade_keras.pruning import files
+
+    with refusals_are_mistakes():
+        text = files.inspect_model(model)
+    Console().print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def prune(
+    model: ModelFile,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The .keras file to write.")],
+    ratio: Annotated[
+        float | None, typer.Option(help="Fraction of channels to remove, 0 <= ratio < 1.")
+    ] = None,
+    plan: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="A plan made before (JSON).")
+    ] = None,
+    target_macs: Annotated[
+        float | None, typer.Option(help="Multiply-accumulates to keep; below 1: a fraction.")
+    ] = None,
+    target_parameters: Annotated[
+        float | None, typer.Option(help="Parameters to keep; below 1: a fraction.")
+    ] = None,
+    importance: Annotated[str, typer.Option(help="What ranks channels.")] = "group_l1",
+    round_to: Annotated[int, typer.Option(min=1, help="Keep multiples of this width.")] = 1,
+    shape: Annotated[
+        str | None, typer.Option(metavar="N,...", help="Input shape, batch first.")
+    ] = None,
+) -> None:
+    """Remove whole channels of any Keras model; give one of the four ways to say how many."""
+    ways = {
+        "--ratio": ratio,
+        "--plan": plan,
+        "--target-macs": target_macs,
+        "--target-parameters": target_parameters,
+    }
+    given = [name for name, value in ways.items() if value is not None]
+    if len(given) != 1:
+        received = " ".join(given) or "none"
+        raise typer.BadParameter(f"Give exactly one of {', '.join(ways)}. Received: {received}")
+    if ratio is not None and not 0 <= ratio < 1:
+        hint = f" For {ratio:g} % pass {ratio / 100:g}." if 1 < ratio < 100 else ""
+        raise typer.BadParameter(f"`--ratio` must be in [0, 1). Received: {ratio:g}.{hint}")
+    if output.suffix != ".keras" or not output.parent.is_dir():
+        raise typer.BadParameter(
+            f"`--output` must be a .keras file in an existing folder. Received: {output}"
+        )
+    import_library()
+    from spade_keras.model_inputs import parse_shape
+    from spade_keras.pruning import files
+
+    with refusals_are_mistakes():
+        text = files.prune_model(
+            model,
+            output,
+            ratio=ratio,
+            plan=plan,
+            target_macs=target_macs,
+            target_parameters=target_parameters,
+            importance=importance,
+            round_to=round_to,
+            input_shape=None if shape is None else parse_shape(shape)[1],
+        )
+    Console().print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(inner)}" for key, inner in value.items())
+    return str(value)
