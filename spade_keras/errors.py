@@ -25,6 +25,10 @@ class BudgetNotMetError(SpadeError):
     """No configuration met the latency budget; carries the fastest one found."""
 
 
+class StorageError(SpadeError):
+    """The trials of a search cannot be read or written; says where they are kept."""
+
+
 class MissingExtraError(SpadeError, ImportError):
     """An optional package is not installed.
 
