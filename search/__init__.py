@@ -8,21 +8,24 @@ from spade_keras.search.quality import (
     ValidationPSNR,
     strategy_quality,
 )
-from spade_keras.search.result import SearchResult, TrialRecord
-from spade_keras.search.space import WidthSpace, WidthVariable
-from spade_keras.search.study import SAMPLERS, WidthSearch, interleaved_timer, run
+from spade_keras.search.result import SearchResult, Timing, TrialRecord
+from spade_keras.search.space import Configuration, SearchSpace, WidthVariable
+from spade_keras.search.study import PRUNERS, SAMPLERS, Search, interleaved_timer, run
 
 __all__ = [
+    "PRUNERS",
     "SAMPLERS",
+    "Configuration",
     "LatencyBudget",
     "Quality",
+    "Search",
     "SearchResult",
+    "SearchSpace",
     "SelfSupervisedScore",
     "TeacherAgreement",
+    "Timing",
     "TrialRecord",
     "ValidationPSNR",
-    "WidthSearch",
-    "WidthSpace",
     "WidthVariable",
     "interleaved_timer",
     "run",

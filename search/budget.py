@@ -2,42 +2,146 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import Any
+
+from spade_keras.latency import Comparison, quantile_interval
+
+_NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)(?:e-?\d+)?"
+_FORMS = {
+    "fraction": re.compile(rf"({_NUMBER})"),
+    "median_ms": re.compile(rf"(?:median\s*<=\s*)?({_NUMBER})\s*ms"),
+    "p99_ms": re.compile(rf"p99\s*<=\s*({_NUMBER})\s*ms"),
+    "throughput": re.compile(rf"throughput\s*>=\s*({_NUMBER})\s*/\s*s"),
+}
+LIMITS = tuple(_FORMS)
 
 
 @dataclass(frozen=True)
 class LatencyBudget:
-    """Latency as a fraction of the full network's, both measured on the device in use.
+    """A limit on measured latency; exactly one of the four is given.
 
     Args:
-        fraction: The budget proper, 0 < fraction < 1.
+        fraction: Median time as a fraction of the full network's, both timed in turn on the
+            device in use; 0 < fraction < 1.
+        median_ms: Median time of a call in milliseconds.
+        p99_ms: 99th percentile of the time of a call in milliseconds.
+        throughput: Samples per second at `batch_size`, at least.
         safety_margin: Share of the budget left unused by the search, 0 <= margin < 1, so that the
             network found still meets the budget when it is measured again.
+        batch_size: Samples in a call: the budget is for this batch.
 
     Raises:
-        ValueError: If one is out of its range.
+        ValueError: If none or several limits are given, or one is out of its range.
 
     Example:
         >>> LatencyBudget(fraction=0.5, safety_margin=0.1).target
         0.45
+        >>> print(LatencyBudget.parse("p99<=8ms"))
+        p99 of at most 8 ms
     """
 
-    fraction: float
+    fraction: float | None = None
+    median_ms: float | None = None
+    p99_ms: float | None = None
+    throughput: float | None = None
     safety_margin: float = 0.0
+    batch_size: int = 1
 
     def __post_init__(self) -> None:
-        if not 0 < self.fraction < 1:
+        given = {name: value for name in LIMITS if (value := getattr(self, name)) is not None}
+        if len(given) != 1:
+            raise ValueError(
+                f"Exactly one of {', '.join(LIMITS)} must be given. Received: {given or 'none'}"
+            )
+        [(name, value)] = given.items()
+        if name == "fraction" and not 0 < value < 1:
             raise ValueError(
                 "`fraction` must be above 0 and below 1: the share of the full network's latency. "
-                f"Received: fraction={self.fraction}"
+                f"For milliseconds write '{value:g}ms'. Received: fraction={value}"
             )
+        if not 0 < value < float("inf"):
+            raise ValueError(f"`{name}` must be a number above 0. Received: {name}={value}")
         if not 0 <= self.safety_margin < 1:
             raise ValueError(
                 "`safety_margin` must be at least 0 and below 1. "
                 f"Received: safety_margin={self.safety_margin}"
             )
+        if self.batch_size < 1:
+            raise ValueError(
+                f"`batch_size` must be at least 1. Received: batch_size={self.batch_size}"
+            )
+
+    @classmethod
+    def parse(cls, text: str | float, **options: Any) -> LatencyBudget:
+        """Reads a budget as people write it.
+
+        Args:
+            text: A fraction of the full network's latency (`0.5`), a median (`"8ms"`), a tail
+                (`"p99<=8ms"`) or a rate (`"throughput>=200/s"`).
+            **options: `safety_margin`, `batch_size`.
+
+        Raises:
+            ValueError: If it is none of these, or out of its range.
+        """
+        for name, form in _FORMS.items():
+            found = form.fullmatch(str(text).strip().lower())
+            if found:
+                return cls(**{name: float(found.group(1))}, **options)
+        raise ValueError(
+            "A latency budget must read 0.5 (a fraction of the full network's latency), '8ms', "
+            f"'p99<=8ms' or 'throughput>=200/s'. Received: {text!r}"
+        )
+
+    @property
+    def kind(self) -> str:
+        """Which limit is given: one of `LIMITS`."""
+        return next(name for name in LIMITS if getattr(self, name) is not None)
+
+    @property
+    def limit(self) -> float:
+        """The limit itself, in the unit of `kind`."""
+        return float(getattr(self, self.kind))
 
     @property
     def target(self) -> float:
-        """The fraction that the search aims at."""
-        return self.fraction * (1 - self.safety_margin)
+        """The limit that the search aims at, with the safety margin."""
+        kept = 1 - self.safety_margin
+        return self.limit / kept if self.kind == "throughput" else self.limit * kept
+
+    @property
+    def single_calls(self) -> bool:
+        """Whether every call must be timed by itself: windows of several calls hide a tail."""
+        return self.kind == "p99_ms"
+
+    def excess(self, comparison: Comparison, *, margin: bool = True) -> float:
+        """Says by how much a network misses the budget.
+
+        The pessimistic end of the 95 % interval counts, so that noise does not pass for speed.
+
+        Args:
+            comparison: Full network (`a`) and candidate (`b`), timed in turn with `batch_size`
+                samples.
+            margin: Whether the safety margin is kept.
+
+        Returns:
+            Measured / allowed - 1: met at 0 and below.
+        """
+        limit = self.target if margin else self.limit
+        if self.kind == "fraction":
+            return comparison.ratio.high / limit - 1
+        quantile = 0.99 if self.kind == "p99_ms" else 0.5
+        slowest_ms = quantile_interval(comparison.b.samples, quantile).high
+        if self.kind == "throughput":
+            return limit * slowest_ms / (1e3 * self.batch_size) - 1
+        return slowest_ms / limit - 1
+
+    def __str__(self) -> str:
+        batch = f" at batch size {self.batch_size}" if self.batch_size > 1 else ""
+        return {
+            "fraction": f"{self.limit:g} of the full network's latency",
+            "median_ms": f"median of at most {self.limit:g} ms",
+            "p99_ms": f"p99 of at most {self.limit:g} ms",
+            "throughput": f"at least {self.limit:g} samples per second",
+        }[self.kind] + batch

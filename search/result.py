@@ -3,15 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import optuna
 
 from spade_keras.errors import BudgetNotMetError
 from spade_keras.search.budget import LatencyBudget
+from spade_keras.search.space import Configuration, SearchSpace
 
-FEASIBLE, INFEASIBLE, FAILED = "feasible", "infeasible", "failed"
+FEASIBLE, INFEASIBLE, STOPPED, FAILED = "feasible", "infeasible", "stopped", "failed"
+STATES = (FEASIBLE, INFEASIBLE, STOPPED, FAILED)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long a candidate takes, beside the full network.
+
+    Attributes:
+        latency_ms: Median time of a call.
+        latency_ratio: Its median / the full network's, timed in turn.
+        ratio_low: Lower end of the 95 % interval of that ratio.
+        ratio_high: Upper end.
+        p99_ms: 99th percentile of its time.
+        excess: See `LatencyBudget.excess`; met at 0 and below.
+    """
+
+    latency_ms: float
+    latency_ratio: float
+    ratio_low: float
+    ratio_high: float
+    p99_ms: float
+    excess: float
 
 
 @dataclass(frozen=True)
@@ -20,43 +43,72 @@ class TrialRecord:
 
     Attributes:
         number: Its number in the study.
-        state: "feasible", "infeasible" (rejected by its latency, quality never computed) or
-            "failed".
-        origin: "seed" or the name of the sampler.
-        widths: Width of every group.
-        latency_ms: Median latency; None if it failed before being timed.
-        latency_ratio: Its latency / the full network's, timed in turn.
-        ratio_low: Lower end of the 95 % interval of that ratio.
-        ratio_high: Upper end.
-        quality: In dB; None unless feasible.
+        state: "feasible"; "infeasible" (rejected by its latency); "stopped" (its short
+            fine-tuning was not promising); or "failed".
+        origin: The seed's or the sampler's name.
+        configuration: What was tried.
+        timing: None if it failed before being timed.
+        quality: Higher is better; None unless it was judged.
+        seconds: Where the time went: "build", "compile", "measure", "evaluate", "overhead".
+        reason: Why it failed; None unless it did.
+        worker: Which process tried it.
     """
 
     number: int
     state: str
     origin: str
-    widths: dict[str, int]
-    latency_ms: float | None = None
-    latency_ratio: float | None = None
-    ratio_low: float | None = None
-    ratio_high: float | None = None
+    configuration: Configuration
+    timing: Timing | None = None
     quality: float | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
+    reason: str | None = None
+    worker: str | None = field(default=None, compare=False)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Width of every group."""
+        return self.configuration.widths
+
+    @property
+    def latency_ratio(self) -> float | None:
+        """Its median time / the full network's."""
+        return None if self.timing is None else self.timing.latency_ratio
 
     @classmethod
     def from_trial(cls, trial: optuna.trial.FrozenTrial) -> TrialRecord:
-        """Reads a finished trial of a width search."""
-        timing: Mapping[str, float] = trial.user_attrs.get("timing", {})
-        state = {
-            optuna.trial.TrialState.COMPLETE: FEASIBLE,
-            optuna.trial.TrialState.PRUNED: INFEASIBLE,
-        }.get(trial.state, FAILED)
+        """Reads a finished trial of a search."""
+        attributes = trial.user_attrs
+        timing = Timing(**attributes["timing"]) if "timing" in attributes else None
+        state = FAILED
+        if timing is not None and trial.state != optuna.trial.TrialState.FAIL:
+            complete = trial.state == optuna.trial.TrialState.COMPLETE
+            state = INFEASIBLE if timing.excess > 0 else FEASIBLE if complete else STOPPED
         return cls(
             number=trial.number,
             state=state,
-            origin=trial.user_attrs.get("origin", "unknown"),
-            widths=trial.user_attrs.get("widths", {}),
-            quality=trial.value if state == FEASIBLE else None,
-            **timing,
+            origin=attributes.get("origin", "unknown"),
+            configuration=Configuration.from_dict(attributes.get("configuration", {"widths": {}})),
+            timing=timing,
+            quality=trial.values[0] if trial.values and state != STOPPED else None,
+            seconds=attributes.get("seconds", {}),
+            reason=attributes.get("reason"),
+            worker=attributes.get("worker"),
         )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values, the timing's beside the others; `from_dict` reads them."""
+        content = asdict(self)
+        timing = content.pop("timing") or dict.fromkeys(Timing.__dataclass_fields__)
+        return {**content, **timing, "widths": dict(self.widths)}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> TrialRecord:
+        """Reads what `as_dict` returned."""
+        fields = {name: content[name] for name in cls.__dataclass_fields__ if name in content}
+        timing = {name: content[name] for name in Timing.__dataclass_fields__}
+        fields["configuration"] = Configuration.from_dict(content["configuration"])
+        fields["timing"] = None if timing["latency_ms"] is None else Timing(**timing)
+        return cls(**fields)
 
 
 @dataclass(frozen=True)
@@ -67,19 +119,27 @@ class SearchResult:
         budget: What they had to meet.
         trials: In the order of their numbers.
         quality_name: What `TrialRecord.quality` measures.
+        space: What could be chosen.
+        fingerprint: Of the device and software that timed the candidates.
+        ended_by: "trials", "timeout" or "stagnation".
+        bottleneck: Where most of the full network's time goes, if it is known.
     """
 
     budget: LatencyBudget
     trials: tuple[TrialRecord, ...]
     quality_name: str
+    space: SearchSpace = SearchSpace(())
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)
+    ended_by: str = "trials"
+    bottleneck: str | None = None
 
     @property
     def ranking(self) -> tuple[TrialRecord, ...]:
-        """Feasible trials with distinct widths, the best quality first."""
+        """Feasible trials of distinct configurations, the best quality first."""
         feasible = [t for t in self.trials if t.state == FEASIBLE and t.quality is not None]
-        feasible.sort(key=lambda t: (-(t.quality or 0.0), t.latency_ratio or 0.0))
-        distinct = {tuple(t.widths.items()): t for t in reversed(feasible)}
-        return tuple(t for t in feasible if distinct[tuple(t.widths.items())] is t)
+        feasible.sort(key=lambda t: (-(t.quality or 0.0), t.latency_ratio or 0.0, t.number))
+        distinct = {t.configuration.key(): t for t in reversed(feasible)}
+        return tuple(t for t in feasible if distinct[t.configuration.key()] is t)
 
     @property
     def best(self) -> TrialRecord:
@@ -93,43 +153,70 @@ class SearchResult:
         return self.ranking[0]
 
     @property
+    def front(self) -> tuple[TrialRecord, ...]:
+        """The judged trials that no other beats in both time and quality, the fastest first."""
+        judged = [t for t in self.trials if t.quality is not None and t.timing is not None]
+        judged.sort(key=lambda t: (t.latency_ratio or 0.0, -(t.quality or 0.0)))
+        front: list[TrialRecord] = []
+        for trial in judged:
+            if not front or (trial.quality or 0.0) > (front[-1].quality or 0.0):
+                front.append(trial)
+        return tuple(front)
+
+    @property
     def fastest(self) -> TrialRecord | None:
         """The timed trial with the smallest ratio, or None if none was timed."""
-        timed = [t for t in self.trials if t.latency_ratio is not None]
+        timed = [t for t in self.trials if t.timing is not None]
         return min(timed, key=lambda t: t.latency_ratio or 0.0, default=None)
 
     def counts(self) -> dict[str, int]:
-        """Returns the number of trials: total, feasible, infeasible, failed."""
+        """Returns the number of trials in all and in each state."""
         states = [t.state for t in self.trials]
-        return {"total": len(states)} | {
-            state: states.count(state) for state in (FEASIBLE, INFEASIBLE, FAILED)
-        }
+        return {"total": len(states)} | {state: states.count(state) for state in STATES}
 
     def as_dict(self) -> dict[str, Any]:
         """Returns plain JSON values, which `from_dict` reads."""
-        return asdict(self)
+        return {
+            "budget": asdict(self.budget),
+            "trials": [trial.as_dict() for trial in self.trials],
+            "quality_name": self.quality_name,
+            "space": self.space.as_dict(),
+            "fingerprint": dict(self.fingerprint),
+            "ended_by": self.ended_by,
+            "bottleneck": self.bottleneck,
+        }
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> SearchResult:
         """Reads what `as_dict` returned."""
         return cls(
-            budget=LatencyBudget(**content["budget"]),
-            trials=tuple(TrialRecord(**trial) for trial in content["trials"]),
-            quality_name=content["quality_name"],
+            **{
+                **content,
+                "budget": LatencyBudget(**content["budget"]),
+                "trials": tuple(TrialRecord.from_dict(trial) for trial in content["trials"]),
+                "space": SearchSpace.from_dict(content["space"]),
+            }
         )
 
+    def with_bottleneck(self, bottleneck: str | None) -> SearchResult:
+        """Returns the same result that knows where most of the time goes."""
+        return replace(self, bottleneck=bottleneck)
+
     def failure(self) -> str:
-        """Says that the budget was not met, and by how much the fastest trial missed it."""
+        """Says that the budget was not met, by how much the fastest trial missed it, and why."""
         message = (
-            f"No configuration met the latency budget of {self.budget.fraction:g} times the full "
-            f"network's latency in {len(self.trials)} trials"
+            f"No configuration met the latency budget ({self.budget}) in {len(self.trials)} trials"
         )
         fastest = self.fastest
-        if fastest is None:
-            return f"{message}; none could be timed."
+        if fastest is None or fastest.timing is None:
+            reasons = {t.reason for t in self.trials if t.reason}
+            return f"{message}; none could be timed. {' '.join(sorted(reasons))}".strip()
+        timing = fastest.timing
+        bottleneck = f" The bottleneck is {self.bottleneck}." if self.bottleneck else ""
         return (
-            f"{message}. The fastest took {fastest.latency_ratio:.3f} times "
-            f"(95 % interval {fastest.ratio_low:.3f} to {fastest.ratio_high:.3f}; "
-            f"{fastest.latency_ms:.2f} ms), with the widths {fastest.widths}. "
-            "Raise `search.latency_budget`, allow narrower layers, or use fewer iterations."
+            f"{message}. The fastest took {timing.latency_ratio:.3f} times the full network's time "
+            f"(95 % interval {timing.ratio_low:.3f} to {timing.ratio_high:.3f}; median "
+            f"{timing.latency_ms:.2f} ms, p99 {timing.p99_ms:.2f} ms), with "
+            f"{fastest.configuration}.{bottleneck} Raise the budget, allow narrower layers, or "
+            "use fewer iterations."
         )

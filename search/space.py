@@ -1,16 +1,60 @@
-"""The widths a search may choose from."""
+"""What a search may choose: widths and, for iterative networks, depth and precision."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import optuna
 
 from spade_keras.pruning import Group
+
+# A layer's path never begins so: these names cannot be those of groups.
+_ITERATIONS, _DTYPE, _DROP = "@iterations", "@dtype", "@drop "
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One choice of everything that is searched.
+
+    Attributes:
+        widths: Width of every group that may change.
+        iterations: Iterations of the network; None: as many as it has.
+        dropped: Residual blocks left out, by their names in `pruning.find_residual_blocks`.
+        dtype: What the priors compute in; None: as they do.
+    """
+
+    widths: dict[str, int]
+    iterations: int | None = None
+    dropped: tuple[str, ...] = ()
+    dtype: str | None = None
+
+    def key(self) -> tuple[Any, ...]:
+        """Returns a hashable value that is equal for equal configurations."""
+        widths = tuple(sorted(self.widths.items()))
+        return (widths, self.iterations, tuple(sorted(self.dropped)), self.dtype)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values, which `from_dict` reads."""
+        return {**asdict(self), "dropped": list(self.dropped)}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Configuration:
+        """Reads what `as_dict` returned."""
+        return cls(**{**content, "dropped": tuple(content.get("dropped", ()))})
+
+    def __str__(self) -> str:
+        parts = [", ".join(f"{group} {width}" for group, width in self.widths.items())]
+        if self.iterations is not None:
+            parts.append(f"{self.iterations} iterations")
+        if self.dropped:
+            parts.append(f"without {', '.join(self.dropped)}")
+        if self.dtype is not None:
+            parts.append(self.dtype)
+        return "; ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -27,77 +71,143 @@ class WidthVariable:
 
 
 @dataclass(frozen=True)
-class WidthSpace:
-    """All width variables of a network.
+class SearchSpace:
+    """All variables of a search.
 
     Attributes:
         variables: One per channel group that may change, in the network's order.
+        iterations: Iteration counts allowed, ascending, the network's own last; empty: its own.
+        blocks: Residual blocks that may be left out.
+        dtypes: What the priors may compute in, their own first; empty: their own.
     """
 
     variables: tuple[WidthVariable, ...]
+    iterations: tuple[int, ...] = ()
+    blocks: tuple[str, ...] = ()
+    dtypes: tuple[str, ...] = ()
 
     @classmethod
     def from_groups(
-        cls, groups: Sequence[Group], *, multiple: int = 8, minimum: int = 8
-    ) -> WidthSpace:
+        cls, groups: Sequence[Group], *, multiple: int = 8, minimum: int = 8, **joint: Any
+    ) -> SearchSpace:
         """Allows multiples of `multiple` from `minimum` on, and the full width.
 
         Args:
             groups: The network's channel groups; fixed ones get no variable.
             multiple: Widths are multiples of it, and of what the group itself demands.
             minimum: The smallest width; a narrower group keeps its width.
+            **joint: `iterations`, `blocks`, `dtypes`.
 
         Raises:
-            ValueError: If no group may change.
+            ValueError: If no group may change and nothing else is searched.
         """
-        variables = []
+        edges = {}
         for group in groups:
             if group.fixed:
                 continue
             step = math.lcm(multiple, group.divisor)
             first = math.ceil(minimum / step) * step
-            edges = tuple(range(first, group.width, step))
-            if edges:
-                variables.append(WidthVariable(group.name, (*edges, group.width)))
-        if not variables:
+            below = tuple(range(first, group.width, step))
+            if below:
+                edges[group.name] = (*below, group.width)
+        if not edges and not any(joint.values()):
             raise ValueError(
                 "No channel group may change. Lower `multiple` or `minimum`. Received: "
                 f"multiple={multiple}, minimum={minimum}, widths="
                 f"{ {group.name: group.width for group in groups} }"
             )
-        return cls(tuple(variables))
+        return cls.from_edges(edges, **joint)
+
+    @classmethod
+    def from_edges(cls, edges: Mapping[str, Sequence[int]], **joint: Any) -> SearchSpace:
+        """Allows the widths given, such as the edges of measured staircases.
+
+        Args:
+            edges: Group -> widths, the full one among them.
+            **joint: `iterations`, `blocks`, `dtypes`.
+        """
+        variables = tuple(WidthVariable(g, tuple(sorted(set(e)))) for g, e in edges.items())
+        return cls(variables, **{name: tuple(values) for name, values in joint.items()})
 
     @property
-    def full(self) -> dict[str, int]:
-        """The full width of every group."""
-        return {v.group: v.edges[-1] for v in self.variables}
+    def full(self) -> Configuration:
+        """The network as it is."""
+        return Configuration({v.group: v.edges[-1] for v in self.variables}, *self._own())
 
-    def suggest(self, trial: optuna.Trial) -> dict[str, int]:
-        """Lets a trial choose a width for every group."""
-        return {
+    @property
+    def narrowest(self) -> Configuration:
+        """Every group at its smallest width, at the network's own depth and precision."""
+        return Configuration({v.group: v.edges[0] for v in self.variables}, *self._own())
+
+    def suggest(self, trial: optuna.Trial) -> Configuration:
+        """Lets a trial choose."""
+        widths = {
             v.group: v.edges[trial.suggest_int(v.group, 0, len(v.edges) - 1)]
             for v in self.variables
         }
+        iterations = dtype = None
+        if self.iterations:
+            count = len(self.iterations)
+            iterations = self.iterations[trial.suggest_int(_ITERATIONS, 0, count - 1)]
+        dropped = tuple(
+            block for block in self.blocks if trial.suggest_categorical(_DROP + block, [0, 1])
+        )
+        if self.dtypes:
+            dtype = trial.suggest_categorical(_DTYPE, list(self.dtypes))
+        return Configuration(widths, iterations, dropped, dtype)
 
-    def snap(self, widths: Mapping[str, float]) -> dict[str, int]:
-        """Returns, per group, the index of the allowed width nearest to the one given.
+    def parameters(self, configuration: Configuration) -> dict[str, Any]:
+        """Returns the Optuna parameters of a configuration, each width snapped to the nearest.
 
         Args:
-            widths: A width for every group, on or off the grid.
+            configuration: Its widths may lie off the grid; what it leaves open is the network's
+                own.
         """
-        return {
-            v.group: int(np.argmin(np.abs(np.array(v.edges) - widths[v.group])))
+        parameters: dict[str, Any] = {
+            v.group: int(np.argmin(np.abs(np.array(v.edges) - configuration.widths[v.group])))
             for v in self.variables
         }
+        if self.iterations:
+            wanted = configuration.iterations or self.iterations[-1]
+            parameters[_ITERATIONS] = int(np.argmin(np.abs(np.array(self.iterations) - wanted)))
+        parameters |= {_DROP + block: int(block in configuration.dropped) for block in self.blocks}
+        if self.dtypes:
+            known = configuration.dtype in self.dtypes
+            parameters[_DTYPE] = configuration.dtype if known else self.dtypes[0]
+        return parameters
 
-    def uniform(self, ratio: float) -> dict[str, int]:
-        """Returns the indices of all groups pruned by one ratio, 0 <= ratio < 1."""
-        return self.snap({group: width * (1 - ratio) for group, width in self.full.items()})
+    def snap(self, widths: Mapping[str, float], **joint: Any) -> Configuration:
+        """Returns the configuration of the allowed widths nearest to those given.
 
-    def as_dict(self) -> dict[str, list[int]]:
-        """Returns the allowed widths per group, as stored with a study."""
-        return {v.group: list(v.edges) for v in self.variables}
+        Args:
+            widths: A width for every group.
+            **joint: Other fields of `Configuration`.
+        """
+        own = dict(zip(("iterations", "dropped", "dtype"), self._own(), strict=True))
+        nearest = {
+            v.group: v.edges[int(np.argmin(np.abs(np.array(v.edges) - widths[v.group])))]
+            for v in self.variables
+        }
+        return Configuration(nearest, **{**own, **joint})
 
-    def key(self, widths: Mapping[str, Any]) -> tuple[int, ...]:
-        """Returns the widths in the order of the variables, to look measurements up by."""
-        return tuple(int(widths[v.group]) for v in self.variables)
+    def uniform(self, ratio: float) -> Configuration:
+        """Returns all groups pruned by one ratio, 0 <= ratio < 1, to the nearest widths."""
+        return self.snap({group: width * (1 - ratio) for group, width in self.full.widths.items()})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values, as stored with a study; `from_dict` reads them."""
+        return {
+            "edges": {v.group: list(v.edges) for v in self.variables},
+            "iterations": list(self.iterations),
+            "blocks": list(self.blocks),
+            "dtypes": list(self.dtypes),
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> SearchSpace:
+        """Reads what `as_dict` returned."""
+        return cls.from_edges(**content)
+
+    def _own(self) -> tuple[int | None, tuple[str, ...], str | None]:
+        iterations = self.iterations[-1] if self.iterations else None
+        return iterations, (), self.dtypes[0] if self.dtypes else None

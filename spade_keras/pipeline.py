@@ -103,7 +103,7 @@ def search_widths(job: Job, folder: Path) -> None:
         targets=validation.truth if supervised else None,
         teacher=network,
     )
-    space = search.WidthSpace.from_groups(
+    space = search.SearchSpace.from_groups(
         pruning.find_groups(network),
         multiple=settings.width_multiple,
         minimum=settings.minimum_width,

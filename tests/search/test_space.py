@@ -1,71 +1,102 @@
-"""Budgets, widths allowed and seeds."""
+"""What may be chosen."""
 
-import numpy as np
+import optuna
 import pytest
 
 from spade_keras.pruning import Group
-from spade_keras.search import LatencyBudget, WidthSpace
-from spade_keras.search.seeds import uniform_seeds
+from spade_keras.search import Configuration, SearchSpace
+
+pytestmark = pytest.mark.once
 
 
 def group(name, width, **kwargs):
     return Group(name=name, width=width, slots=(), **kwargs)
 
 
-def space():
-    return WidthSpace.from_groups(
+def space(**joint):
+    return SearchSpace.from_groups(
         [group("a", 16), group("image", 2, fixed="a model output"), group("b", 24)],
         multiple=8,
         minimum=8,
+        **joint,
     )
 
 
-def test_budget_aims_below_itself_by_the_margin():
-    assert LatencyBudget(0.5).target == 0.5
-    assert LatencyBudget(0.5, safety_margin=0.04).target == pytest.approx(0.48)
-
-
-@pytest.mark.parametrize("wrong", [0, 1, -0.1, 50, float("nan")])
-def test_wrong_budget(wrong):
-    with pytest.raises(ValueError, match="fraction="):
-        LatencyBudget(wrong)
-    with pytest.raises(ValueError, match="safety_margin=1"):
-        LatencyBudget(0.5, safety_margin=1)
+def joint_space():
+    return space(iterations=(2, 3, 5), blocks=("add_1", "add_2"), dtypes=("float32", "bfloat16"))
 
 
 def test_edges_are_multiples_and_the_full_width():
-    assert space().as_dict() == {"a": [8, 16], "b": [8, 16, 24]}
-    assert space().full == {"a": 16, "b": 24}
-    odd = WidthSpace.from_groups([group("a", 13)], multiple=4, minimum=6)
-    assert odd.as_dict() == {"a": [8, 12, 13]}
+    assert space().as_dict()["edges"] == {"a": [8, 16], "b": [8, 16, 24]}
+    assert space().full == Configuration({"a": 16, "b": 24})
+    assert space().narrowest == Configuration({"a": 8, "b": 8})
+    odd = SearchSpace.from_groups([group("a", 13)], multiple=4, minimum=6)
+    assert odd.as_dict()["edges"] == {"a": [8, 12, 13]}
 
 
 def test_edges_respect_what_the_group_demands():
-    grouped = WidthSpace.from_groups([group("a", 24, divisor=6)], multiple=4, minimum=4)
-    assert grouped.as_dict() == {"a": [12, 24]}
+    grouped = SearchSpace.from_groups([group("a", 24, divisor=6)], multiple=4, minimum=4)
+    assert grouped.as_dict()["edges"] == {"a": [12, 24]}
 
 
-def test_snap_takes_the_nearest_width():
-    assert space().snap({"a": 11, "b": 21}) == {"a": 0, "b": 2}
-    assert space().uniform(0.5) == {"a": 0, "b": 0}
-    assert space().uniform(0.0) == {"a": 1, "b": 2}
+def test_widths_off_the_grid_become_the_nearest():
+    assert space().parameters(Configuration({"a": 11, "b": 21})) == {"a": 0, "b": 2}
+    assert space().snap({"a": 11, "b": 21}).widths == {"a": 8, "b": 24}
+    assert space().uniform(0.5).widths == {"a": 8, "b": 8}
+    assert space().uniform(0.0) == space().full
 
 
 def test_nothing_to_search():
     with pytest.raises(ValueError, match="No channel group may change"):
-        WidthSpace.from_groups([group("a", 8, fixed="reason")])
+        SearchSpace.from_groups([group("a", 8, fixed="reason")])
     with pytest.raises(ValueError, match="minimum=32"):
-        WidthSpace.from_groups([group("a", 16)], minimum=32)
+        SearchSpace.from_groups([group("a", 16)], minimum=32)
+    depth_alone = SearchSpace.from_groups([group("a", 8, fixed="reason")], iterations=(1, 2))
+    assert depth_alone.full == Configuration({}, iterations=2)
 
 
-def test_seeds_are_distinct_legal_and_end_with_the_narrowest():
-    seeds = uniform_seeds(space())
-    assert len({tuple(seed.items()) for seed in seeds}) == len(seeds) > 1
-    for seed in seeds:
-        assert all(
-            0 <= seed[v.group] < len(v.edges) and np.issubdtype(type(seed[v.group]), np.integer)
-            for v in space().variables
-        )
-    wide = WidthSpace.from_groups([group("a", 64)], multiple=4, minimum=4)
-    assert uniform_seeds(wide)[-1] == {"a": 0}
-    assert uniform_seeds(wide)[0] == {"a": wide.snap({"a": 32})["a"]}
+@pytest.mark.parametrize("made", [space(), joint_space()])
+def test_parameters_and_configurations_are_one_another(made):
+    """Whatever a trial draws comes back when its configuration is enqueued again."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    drawn = set()
+    for _ in range(40):
+        trial = study.ask()
+        configuration = made.suggest(trial)
+        assert made.parameters(configuration) == trial.params
+        assert Configuration.from_dict(configuration.as_dict()) == configuration
+        drawn.add(configuration.key())
+        study.enqueue_trial(made.parameters(configuration))
+        assert made.suggest(study.ask()) == configuration
+    assert len(drawn) > 4
+    assert SearchSpace.from_dict(made.as_dict()) == made
+
+
+def test_joint_variables():
+    made = joint_space()
+    assert made.full == Configuration({"a": 16, "b": 24}, 5, (), "float32")
+    wanted = Configuration({"a": 8, "b": 24}, 3, ("add_2",), "bfloat16")
+    parameters = made.parameters(wanted)
+    assert parameters == {
+        "a": 0,
+        "b": 2,
+        "@iterations": 1,
+        "@drop add_1": 0,
+        "@drop add_2": 1,
+        "@dtype": "bfloat16",
+    }
+    own = made.parameters(Configuration({"a": 16, "b": 24}))
+    assert own == made.parameters(made.full)
+
+
+def test_a_key_is_of_what_is_chosen():
+    first = Configuration({"a": 8, "b": 16}, 3, ("x", "y"))
+    assert first.key() == Configuration({"b": 16, "a": 8}, 3, ("y", "x")).key()
+    others = [
+        Configuration({"a": 8, "b": 24}, 3, ("x", "y")),
+        Configuration({"a": 8, "b": 16}, 2, ("x", "y")),
+        Configuration({"a": 8, "b": 16}, 3, ("x",)),
+        Configuration({"a": 8, "b": 16}, 3, ("x", "y"), "float16"),
+    ]
+    assert len({first.key(), *(other.key() for other in others)}) == 5
+    assert str(first) == "a 8, b 16; 3 iterations; without x, y"

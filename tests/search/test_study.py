@@ -73,7 +73,7 @@ def run(network, budget=0.6, trials=12, **options):
     options = {
         "quality": Parameters(),
         "timer": parameter_timer(network),
-        "space": search.WidthSpace.from_groups(
+        "space": search.SearchSpace.from_groups(
             search.study.find_groups(network), multiple=2, minimum=2
         ),
         **options,
@@ -91,7 +91,7 @@ def test_best_is_the_best_of_those_within_the_budget(network):
     assert result.counts()["feasible"] + result.counts()["infeasible"] == 12
     assert result.counts()["infeasible"] > 0
     for trial in result.trials:
-        assert (trial.state == "feasible") == (trial.ratio_high <= 0.6)
+        assert (trial.state == "feasible") == (trial.timing.ratio_high <= 0.6)
         assert (trial.quality is None) == (trial.state == "infeasible")
     assert result.best.quality == max(t.quality for t in result.trials if t.quality)
     assert result.best.quality == pytest.approx(result.best.latency_ratio * full)
@@ -129,7 +129,13 @@ def test_ranking_is_by_quality_without_repetitions(network):
 
 def test_no_width_meets_the_budget(network):
     result = run(network, budget=0.01)
-    assert result.counts() == {"total": 12, "feasible": 0, "infeasible": 12, "failed": 0}
+    assert result.counts() == {
+        "total": 12,
+        "feasible": 0,
+        "infeasible": 12,
+        "stopped": 0,
+        "failed": 0,
+    }
     assert result.fastest.latency_ratio == min(t.latency_ratio for t in result.trials)
     assert set(result.fastest.widths.values()) == {2}
     with pytest.raises(BudgetNotMetError, match=f"{result.fastest.latency_ratio:.3f} times"):
@@ -153,11 +159,13 @@ def test_real_clock(network, slices):
         budget=search.LatencyBudget(0.99),
         data=(slices.inputs, slices.truth),
         trials=2,
-        space=search.WidthSpace.from_groups(
+        space=search.SearchSpace.from_groups(
             search.study.find_groups(network), multiple=4, minimum=4
         ),
     )
-    assert all(t.latency_ms > 0 and t.ratio_low <= t.ratio_high for t in result.trials)
+    assert all(
+        t.timing.latency_ms > 0 and t.timing.ratio_low <= t.timing.ratio_high for t in result.trials
+    )
     assert result.quality_name == search.ValidationPSNR.name
 
 
@@ -220,7 +228,7 @@ def test_another_space_is_refused(network, tmp_path):
         run(
             network,
             storage=tmp_path / "study.journal",
-            space=search.WidthSpace.from_groups(groups, multiple=4, minimum=4),
+            space=search.SearchSpace.from_groups(groups, multiple=4, minimum=4),
         )
 
 
@@ -281,13 +289,13 @@ def test_an_orphan_is_tried_again(network, tmp_path):
     run(network, trials=1, storage=journal)
     study = optuna.load_study(study_name="widths", storage=open_journal(journal))
     orphan = study.ask()  # taken, never finished: what a kill leaves
-    widths = {name: orphan.suggest_int(name, 0, 3) for name in study.user_attrs["edges"]}
+    widths = {name: orphan.suggest_int(name, 0, 3) for name in study.user_attrs["space"]["edges"]}
     result = run(network, trials=20, storage=journal)
     states = [t.state for t in result.trials if t.number == orphan.number]
     assert states == ["failed"]
     again = [t for t in study.get_trials() if t.number > orphan.number]
     assert orphan.params in [t.system_attrs.get("fixed_params") for t in again]
-    edges = study.user_attrs["edges"]
+    edges = study.user_attrs["space"]["edges"]
     wanted = {name: edges[name][index] for name, index in widths.items()}
     assert wanted in [t.widths for t in result.trials if t.state != "failed"]
     assert len([t for t in result.trials if t.state != "failed"]) == 20

@@ -1,0 +1,196 @@
+"""One trial: build the candidate, time it, reject it or judge it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+import optuna
+
+from spade_keras import latency
+from spade_keras.errors import SpadeError
+from spade_keras.search.budget import LatencyBudget
+from spade_keras.search.candidate import CandidateBuilder
+from spade_keras.search.result import Timing, TrialRecord
+from spade_keras.search.space import Configuration
+
+Timer = Callable[[keras.Model], latency.Comparison]
+"""Times a candidate against the full network."""
+
+
+class CandidateError(SpadeError):
+    """A candidate could not be built, timed or judged; the search goes on without it."""
+
+
+class Evaluation:
+    """What is known of candidates, and how more is found out.
+
+    Args:
+        build: Makes the network of a configuration.
+        timer: Times it.
+        budget: What its latency must meet.
+        objective: Judges it.
+        judge_all: Whether quality is computed for candidates over the budget too.
+    """
+
+    def __init__(
+        self,
+        build: CandidateBuilder,
+        timer: Timer,
+        budget: LatencyBudget,
+        objective: Any,
+        *,
+        judge_all: bool = False,
+    ) -> None:
+        self._build = build
+        self._timer = timer
+        self._budget = budget
+        self._objective = objective
+        self._judge_all = judge_all
+        self._timings: dict[tuple[Any, ...], Timing] = {}
+        self._qualities: dict[tuple[Any, ...], float] = {}
+
+    def remember(self, record: TrialRecord) -> None:
+        """Takes over what a finished trial measured, so that it is not measured again."""
+        key = self._build.canonical(record.configuration).key()
+        if record.timing is not None:
+            self._timings.setdefault(key, record.timing)
+        if record.quality is not None:
+            self._qualities.setdefault(key, record.quality)
+
+    def timing(self, configuration: Configuration) -> Timing:
+        """Returns the time of a candidate, measuring it if it is not known."""
+        return self._time(configuration, _Phases())[0]
+
+    def quality(self, configuration: Configuration) -> float:
+        """Returns the quality of a candidate, judging it if that was not done."""
+        key = self._build.canonical(configuration).key()
+        if key not in self._qualities:
+            self._qualities[key] = self._objective(self._build(configuration))
+        return self._qualities[key]
+
+    def run(self, trial: optuna.Trial, configuration: Configuration) -> tuple[float, Timing]:
+        """Tries a candidate for Optuna.
+
+        Args:
+            trial: Told the timing, the seconds spent, the constraint and the quality on the way.
+            configuration: What to try.
+
+        Returns:
+            Its quality and its timing.
+
+        Raises:
+            optuna.TrialPruned: If it is over the budget, or its short fine-tuning looks poor.
+            CandidateError: If it cannot be built, timed or judged; names the reason.
+        """
+        phases = _Phases()
+        try:
+            with _reasons(phases):
+                timing, candidate = self._time(configuration, phases)
+            trial.set_user_attr("timing", timing.__dict__)
+            # Before any pruning: a sampler takes a trial without a constraint for a feasible one.
+            trial.set_constraint("latency", timing.excess)
+            if timing.excess > 0 and not self._judge_all:
+                raise optuna.TrialPruned
+            with _reasons(phases):
+                return self._judge(trial, configuration, candidate, phases), timing
+        except CandidateError as error:
+            trial.set_user_attr("reason", str(error))
+            raise
+        finally:
+            trial.set_user_attr("seconds", phases.seconds)
+
+    def _time(
+        self, configuration: Configuration, phases: _Phases
+    ) -> tuple[Timing, keras.Model | None]:
+        key = self._build.canonical(configuration).key()
+        if key in self._timings:
+            return self._timings[key], None
+        with phases.spent("build"):
+            candidate = self._build(configuration)
+        with phases.spent("measure"):
+            comparison = self._timer(candidate)
+        compiling = (comparison.a.compile_ms + comparison.b.compile_ms) / 1e3
+        phases.move("measure", "compile", compiling)
+        ratio = comparison.ratio
+        timing = Timing(
+            latency_ms=comparison.b.median_ms,
+            latency_ratio=ratio.value,
+            ratio_low=ratio.low,
+            ratio_high=ratio.high,
+            p99_ms=comparison.b.p99_ms,
+            excess=self._budget.excess(comparison),
+        )
+        self._timings[key] = timing
+        return timing, candidate
+
+    def _judge(
+        self,
+        trial: optuna.Trial,
+        configuration: Configuration,
+        candidate: keras.Model | None,
+        phases: _Phases,
+    ) -> float:
+        key = self._build.canonical(configuration).key()
+        if key in self._qualities:
+            return self._qualities[key]
+        if candidate is None:
+            with phases.spent("build"):
+                candidate = self._build(configuration)
+
+        def report(step: int, value: float) -> None:
+            if len(trial.study.directions) > 1:
+                return  # Optuna prunes on one objective alone
+            trial.report(value, step)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+
+        with phases.spent("evaluate"):
+            quality = float(self._objective(candidate, report))
+        if not math.isfinite(quality):
+            raise CandidateError(f"Its quality ({self._objective.name}) is {quality}.")
+        self._qualities[key] = quality
+        return quality
+
+
+class _Phases:
+    """Where the time of one trial goes."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(("build", "compile", "measure", "evaluate"), 0.0)
+
+    @contextmanager
+    def spent(self, phase: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[phase] += time.perf_counter() - started
+
+    def move(self, source: str, destination: str, seconds: float) -> None:
+        seconds = min(seconds, self.seconds[source])
+        self.seconds[source] -= seconds
+        self.seconds[destination] += seconds
+
+
+@contextmanager
+def _reasons(phases: _Phases) -> Iterator[None]:
+    """Turns whatever goes wrong with one candidate into a `CandidateError` that says what."""
+    try:
+        yield
+    except (optuna.TrialPruned, CandidateError, latency.DeviceBusyError):
+        raise
+    except Exception as error:
+        kind = "out of memory" if _is_out_of_memory(error) else type(error).__name__
+        said = str(error).strip().split("\n")[0][:300]
+        raise CandidateError(f"{kind}: {said}" if said else f"{kind}.") from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    names = {cls.__name__ for cls in type(error).__mro__}
+    known = {"MemoryError", "ResourceExhaustedError", "OutOfMemoryError"}
+    return bool(names & known) or "RESOURCE_EXHAUSTED" in str(error)
