@@ -1,69 +1,16 @@
-"""Running Python in a process of its own, with everything it says when it fails."""
+"""Child processes of the export: what fails in them is an `ExportError`."""
 
 from __future__ import annotations
 
+import functools
 import importlib.util
-import os
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 
+from spade_keras import child_process
 from spade_keras.errors import MissingExtraError
 from spade_keras.export.errors import ExportError
 
-
-def run_python(
-    arguments: Sequence[str | Path],
-    *,
-    purpose: str,
-    environment: Mapping[str, str | None],
-    folder: Path,
-    timeout_s: float = 1800.0,
-) -> None:
-    """Runs the interpreter of this process and waits for it.
-
-    Args:
-        arguments: What follows `python` on the command line.
-        purpose: What the process does, for the error.
-        environment: Variables to set, or to unset where the value is None.
-        folder: Its working folder.
-        timeout_s: Seconds after which it is killed.
-
-    Raises:
-        ExportError: If it fails or takes longer; holds all that it wrote.
-    """
-    variables = dict(os.environ)
-    for name, value in environment.items():
-        if value is None:
-            variables.pop(name, None)
-        else:
-            variables[name] = value
-    command = [sys.executable, *map(str, arguments)]
-    try:
-        done = subprocess.run(
-            command,
-            env=variables,
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            timeout=timeout_s,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        said = error.stdout or b""
-        text = said if isinstance(said, str) else said.decode(errors="replace")
-        raise ExportError(
-            f"The process that {purpose} did not end within {timeout_s:g} s. It wrote:\n{text}"
-        ) from None
-    if done.returncode != 0:
-        raise ExportError(
-            f"The process that {purpose} failed with exit code {done.returncode}. "
-            f"It wrote:\n{done.stdout}"
-        )
+run_python = functools.partial(child_process.run_python, raises=ExportError)
+"""`child_process.run_python`, raising an `ExportError`."""
 
 
 def require_tensorflow() -> None:

@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
-from spade_keras.latency.batches import BatchLatency, sweep_batches
+from spade_keras.latency.batches import BatchLatency, fill_batch, sweep_batches
 from spade_keras.latency.circumstances import fingerprint
+from spade_keras.latency.fresh_process import FreshProcessError, compare_in_fresh_process
 from spade_keras.latency.interval import quantile_interval, ratio_interval
 from spade_keras.latency.lock import DeviceBusyError, device_lock, lock_path
 from spade_keras.latency.measurement import compare, measure, self_check
 from spade_keras.latency.results import Comparison, Estimate, Latency, Ratio, SelfCheck, summarize
+from spade_keras.latency.staircase import RESOLUTION, Staircase, right_edges
 from spade_keras.latency.windows import Stopwatch
 
 __all__ = [
+    "RESOLUTION",
     "BatchLatency",
     "Comparison",
     "DeviceBusyError",
     "Estimate",
+    "FreshProcessError",
     "Latency",
     "Ratio",
     "SelfCheck",
+    "Staircase",
     "Stopwatch",
     "compare",
+    "compare_in_fresh_process",
     "device_lock",
+    "fill_batch",
     "fingerprint",
     "lock_path",
     "measure",
     "quantile_interval",
     "ratio_interval",
+    "right_edges",
     "self_check",
     "summarize",
     "sweep_batches",

@@ -70,12 +70,36 @@ def sweep_batches(
     return tuple(_at_batch(model, inputs, batch, options) for batch in batches)
 
 
+def fill_batch(inputs: Any, batch_size: int) -> Any:
+    """Repeats or cuts inputs to a number of samples.
+
+    Args:
+        inputs: Arrays, or a dict, list or tuple of them, with the batch axis first.
+        batch_size: Samples wanted.
+
+    Returns:
+        NumPy arrays in the same structure.
+
+    Raises:
+        ValueError: If `batch_size` is below 1.
+
+    Example:
+        >>> import numpy as np
+        >>> fill_batch({"x": np.ones((2, 1))}, 3)["x"].shape
+        (3, 1)
+    """
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1. Received: batch_size={batch_size}")
+
+    def fill(array: Any) -> np.ndarray:
+        array = keras.ops.convert_to_numpy(array)
+        return np.take(array, np.arange(batch_size) % len(array), axis=0)
+
+    return keras.tree.map_structure(fill, inputs)
+
+
 def _at_batch(
     model: Callable[..., Any], inputs: Any, batch: int, options: dict[str, Any]
 ) -> BatchLatency:
-    def fill(array: Any) -> np.ndarray:
-        array = keras.ops.convert_to_numpy(array)
-        return np.take(array, np.arange(batch) % len(array), axis=0)
-
-    latency = measure(model, keras.tree.map_structure(fill, inputs), **options)
+    latency = measure(model, fill_batch(inputs, batch), **options)
     return BatchLatency(batch, latency, batch / latency.median_ms * 1e3)

@@ -42,6 +42,11 @@ class Latency:
         """Returns the fields as plain JSON values."""
         return {**_fields(self), "samples": list(self.samples)}
 
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Latency:
+        """Reads what `as_dict` returned."""
+        return cls(**{**content, "samples": tuple(content["samples"])})
+
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
@@ -112,6 +117,15 @@ class Comparison:
     def as_dict(self) -> dict[str, Any]:
         """Returns the fields as plain JSON values."""
         return {"a": self.a.as_dict(), "b": self.b.as_dict(), "ratio": self.ratio.as_dict()}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Comparison:
+        """Reads what `as_dict` returned."""
+        return cls(
+            a=Latency.from_dict(content["a"]),
+            b=Latency.from_dict(content["b"]),
+            ratio=Ratio(**content["ratio"]),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
