@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from spade_keras.latency.batches import BatchLatency, fill_batch, sweep_batches
+from spade_keras.latency.cache import LatencyCache
 from spade_keras.latency.circumstances import fingerprint
 from spade_keras.latency.fresh_process import FreshProcessError, compare_in_fresh_process
 from spade_keras.latency.interval import quantile_interval, ratio_interval
@@ -10,6 +11,7 @@ from spade_keras.latency.lock import DeviceBusyError, device_lock, lock_path
 from spade_keras.latency.measurement import compare, measure, self_check
 from spade_keras.latency.results import Comparison, Estimate, Latency, Ratio, SelfCheck, summarize
 from spade_keras.latency.staircase import RESOLUTION, Staircase, right_edges
+from spade_keras.latency.user_cache import user_cache_folder
 from spade_keras.latency.windows import Stopwatch
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "Estimate",
     "FreshProcessError",
     "Latency",
+    "LatencyCache",
     "Ratio",
     "SelfCheck",
     "Staircase",
@@ -37,4 +40,5 @@ __all__ = [
     "self_check",
     "summarize",
     "sweep_batches",
+    "user_cache_folder",
 ]

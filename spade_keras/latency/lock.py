@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import getpass
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import filelock
 
 from spade_keras import backend
 from spade_keras.errors import SpadeError
+from spade_keras.latency.user_cache import user_cache_folder
 
 
 class DeviceBusyError(SpadeError, TimeoutError):
@@ -63,26 +62,7 @@ def lock_path() -> Path:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip() or "0"
     safe = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in visible)
     name = kind if kind == "cpu" else f"{kind}-{safe}"
-    folder = _cache_folder() / "spade-keras" / "locks"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        usable = os.access(folder, os.W_OK)
-    except OSError:
-        usable = False
-    if not usable:  # a home that cannot be written to, as in many containers
-        folder = Path(tempfile.gettempdir()) / f"spade-keras-locks-{getpass.getuser()}"
-        folder.mkdir(exist_ok=True)
-    return folder / f"{name}.lock"
-
-
-def _cache_folder() -> Path:
-    if "XDG_CACHE_HOME" in os.environ:
-        return Path(os.environ["XDG_CACHE_HOME"])
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", str(Path.home() / "AppData" / "Local")))
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches"
-    return Path.home() / ".cache"
+    return user_cache_folder("locks") / f"{name}.lock"
 
 
 def _write(holder: Path) -> None:
