@@ -88,7 +88,7 @@ class LatencyBudget:
         for name, form in _FORMS.items():
             found = form.fullmatch(str(text).strip().lower())
             if found:
-                return cls(**{name: float(found.group(1))}, **options)
+                return cls(**{name: float(found.group(1)), **options})
         raise ValueError(
             "A latency budget must read 0.5 (a fraction of the full network's latency), '8ms', "
             f"'p99<=8ms' or 'throughput>=200/s'. Received: {text!r}"

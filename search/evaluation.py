@@ -98,9 +98,6 @@ class Evaluation:
                 raise optuna.TrialPruned
             with _reasons(phases):
                 return self._judge(trial, configuration, candidate, phases), timing
-        except CandidateError as error:
-            trial.set_user_attr("reason", str(error))
-            raise
         finally:
             trial.set_user_attr("seconds", phases.seconds)
 

@@ -41,7 +41,7 @@ def check_same(
         "space": "It searches other widths. Use another name or file",
         "budget": "It has another budget, so its constraints do not compare. Use another name",
         "quality": "Its quality is another one. Use another name or file",
-        "direction": "It has other objectives. Use another name or file",
+        "directions": "It has other objectives. Use another name or file",
     }
     for key, remedy in remedies.items():
         if stored.get(key) != now[key]:

@@ -128,7 +128,7 @@ class SearchResult:
     budget: LatencyBudget
     trials: tuple[TrialRecord, ...]
     quality_name: str
-    space: SearchSpace = SearchSpace(())
+    space: SearchSpace = field(default_factory=lambda: SearchSpace(()))
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
     ended_by: str = "trials"
     bottleneck: str | None = None

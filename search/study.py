@@ -20,11 +20,12 @@ from spade_keras.search.budget import LatencyBudget
 from spade_keras.search.candidate import CandidateBuilder
 from spade_keras.search.evaluation import CandidateError, Evaluation, Timer
 from spade_keras.search.identity import check_same, network_digest
-from spade_keras.search.journal import fail_orphans, open_journal
 from spade_keras.search.quality import Quality, TeacherAgreement, ValidationPSNR
-from spade_keras.search.result import FEASIBLE, INFEASIBLE, STOPPED, SearchResult, TrialRecord
+from spade_keras.search.result import FAILED, FEASIBLE, SearchResult, TrialRecord
 from spade_keras.search.seeds import uniform_seeds
 from spade_keras.search.space import Configuration, SearchSpace
+from spade_keras.search.storage import describe_storage, open_storage, storage_errors
+from spade_keras.search.workers import join
 
 SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
     "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed, n_startup_trials=8),
@@ -139,7 +140,9 @@ def interleaved_timer(
     return time_candidate
 
 
+# Fewer windows do not show a 99th percentile.
 _TAIL_PAIRS = 100
+_MOST_FAILURES = 3
 
 
 @dataclass
@@ -209,57 +212,73 @@ class Search:
     ) -> SearchResult:
         """Runs until enough trials are finished; see `run`."""
         started = time.monotonic()
-        with _quiet_optuna():
-            study = self._open(storage)
+
+        def ended_by() -> str | None:
+            if _stagnates(_records(study), stagnation):
+                return "stagnation"
+            return "timeout" if _is_over(started, timeout_s) else None
+
+        with _quiet_optuna(), join(open_storage(storage)) as worker:
+            study = self._open(worker.storage)
+            worker.seed_once(study, lambda: self._seed(study))
             for record in _records(study):
                 self._evaluation.remember(record)
-            failures = 0
-            while True:
-                records = _records(study)
-                ended_by = _end(records, trials, stagnation)
-                if timeout_s is not None and time.monotonic() - started >= timeout_s:
-                    ended_by = ended_by or "timeout"
-                if ended_by:
+            tried: list[TrialRecord] = []
+            while not ended_by():
+                trial = worker.claim(
+                    study, trials, sampler=self._sampler, stop=lambda: ended_by() is not None
+                )
+                if trial is None:
                     break
-                record = self._try_one(study)
-                failures += record.state == "failed"
-                self._check_failures(record, failures, len(records) + 1, storage)
+                done = worker.work(study, trial, self._objective, catch=(CandidateError,))
+                record = TrialRecord.from_trial(done)
+                self._evaluation.remember(record)
+                tried.append(record)
                 if on_trial:
                     on_trial(record)
-            return self._result(study, ended_by)
+                _check_failures(tried, describe_storage(worker.storage))
+            return SearchResult(
+                budget=self.budget,
+                trials=tuple(_records(study)),
+                quality_name=self.objective.name,
+                space=self.space,
+                fingerprint=latency.fingerprint(),
+                ended_by=ended_by() or "trials",
+            )
 
-    def _open(self, storage: str | Path | None) -> optuna.Study:
-        study = optuna.create_study(
-            study_name=self.name,
-            storage=None if storage is None else open_journal(storage),
-            directions=["maximize", "minimize"] if self.pareto else ["maximize"],
-            load_if_exists=True,
-            pruner=PRUNERS[self.pruner](),
-        )
-        now = {
-            "network": network_digest(self.network),
-            "space": self.space.as_dict(),
-            "budget": asdict(self.budget),
-            "quality": self.objective.name,
-            "direction": [direction.name for direction in study.directions],
-            "fingerprint": latency.fingerprint(),
-        }
-        if study.user_attrs:
-            where = f"{self.name!r} in {storage or 'memory'}"
-            check_same(study.user_attrs, now, where, mix_devices=self.mix_devices)
-        else:
-            for key, value in now.items():
-                study.set_user_attr(key, value)
-        for orphan in fail_orphans(study):
-            fixed = orphan.system_attrs.get("fixed_params", orphan.params)
-            study.enqueue_trial(fixed, user_attrs={"origin": _origin(orphan, self.sampler)})
+    def _open(self, storage: optuna.storages.BaseStorage) -> optuna.Study:
+        directions = ["maximize", "minimize"] if self.pareto else ["maximize"]
+        with storage_errors(storage):
+            study = optuna.create_study(
+                study_name=self.name,
+                storage=storage,
+                directions=directions,
+                load_if_exists=True,
+                pruner=PRUNERS[self.pruner](),
+            )
+            now = {
+                "network": network_digest(self.network),
+                "space": self.space.as_dict(),
+                "budget": asdict(self.budget),
+                "quality": self.objective.name,
+                "directions": directions,
+                "fingerprint": latency.fingerprint(),
+            }
+            if "network" in study.user_attrs:
+                where = f"{self.name!r} in {describe_storage(storage)}"
+                check_same(study.user_attrs, now, where, mix_devices=self.mix_devices)
+            else:
+                for key in sorted(now, key="network".__eq__):  # last: then all are there
+                    study.set_user_attr(key, now[key])
+        return study
+
+    def _seed(self, study: optuna.Study) -> None:
         for origin, configuration in self._proposals():
             study.enqueue_trial(
                 self.space.parameters(configuration),
                 user_attrs={"origin": origin},
                 skip_if_exists=True,
             )
-        return study
 
     def _proposals(self) -> Iterator[tuple[str, Configuration]]:
         for configuration in uniform_seeds(self.space):
@@ -268,49 +287,22 @@ class Search:
             for record in self.warm_start.ranking[:10]:
                 yield "warm start", record.configuration
 
-    def _try_one(self, study: optuna.Study) -> TrialRecord:
-        number = len(study.get_trials(deepcopy=False))
-        study.sampler = SAMPLERS[self.sampler](self.seed + number)
-        study.optimize(self._objective, n_trials=1, catch=(CandidateError,))
-        record = _records(study)[-1]
-        self._evaluation.remember(record)
-        return record
+    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        return SAMPLERS[self.sampler](self.seed + number)
 
     def _objective(self, trial: optuna.Trial) -> float | tuple[float, float]:
         started = time.perf_counter()
-        trial.set_user_attr("origin", _origin(trial, self.sampler))
+        if "origin" not in trial.user_attrs:
+            trial.set_user_attr("origin", self.sampler)
         configuration = self.space.suggest(trial)
         trial.set_user_attr("configuration", configuration.as_dict())
         try:
             quality, timing = self._evaluation.run(trial, configuration)
-        except KeyboardInterrupt:
-            trial.study.enqueue_trial(trial.params, user_attrs={"origin": _origin(trial, "")})
-            raise
         finally:
             seconds = trial.user_attrs.get("seconds", {})
             overhead = time.perf_counter() - started - sum(seconds.values())
             trial.set_user_attr("seconds", {**seconds, "overhead": overhead})
         return (quality, timing.latency_ratio) if self.pareto else quality
-
-    def _check_failures(
-        self, record: TrialRecord, failures: int, attempts: int, storage: str | Path | None
-    ) -> None:
-        if failures >= 3 and failures > attempts / 2:
-            raise SpadeError(
-                f"{failures} of {attempts} candidates failed, the last one for this reason: "
-                f"{record.reason} The study is kept in {storage or 'memory'}; mend the cause and "
-                "run again."
-            )
-
-    def _result(self, study: optuna.Study, ended_by: str) -> SearchResult:
-        return SearchResult(
-            budget=self.budget,
-            trials=tuple(_records(study)),
-            quality_name=self.objective.name,
-            space=self.space,
-            fingerprint=latency.fingerprint(),
-            ended_by=ended_by,
-        )
 
 
 class _AsPruned:
@@ -327,19 +319,29 @@ def _records(study: optuna.Study) -> list[TrialRecord]:
     return [TrialRecord.from_trial(trial) for trial in done]
 
 
-def _end(records: Sequence[TrialRecord], trials: int, stagnation: int | None) -> str | None:
-    """Why the search is over, or None."""
-    finished = [r for r in records if r.state in (FEASIBLE, INFEASIBLE, STOPPED)]
-    if len(finished) >= trials:
-        return "trials"
-    if stagnation is not None:
-        best, since = None, 0
-        for record in finished:
-            better = record.state == FEASIBLE and (best is None or (record.quality or 0) > best)
-            best, since = (record.quality, 0) if better else (best, since + 1)
-        if best is not None and since >= stagnation:
-            return "stagnation"
-    return None
+def _stagnates(records: Sequence[TrialRecord], patience: int | None) -> bool:
+    """Whether the last `patience` trials brought nothing better, once there is something."""
+    best, since = None, 0
+    for record in records:
+        if record.state == FAILED:
+            continue
+        better = record.state == FEASIBLE and (best is None or (record.quality or 0) > best)
+        best, since = (record.quality, 0) if better else (best, since + 1)
+    return patience is not None and best is not None and since >= patience
+
+
+def _is_over(started: float, timeout_s: float | None) -> bool:
+    return timeout_s is not None and time.monotonic() - started >= timeout_s
+
+
+def _check_failures(tried: Sequence[TrialRecord], where: str) -> None:
+    """Ends a search whose candidates mostly fail: the cause is not in the candidates."""
+    failed = [record for record in tried if record.state == FAILED]
+    if len(failed) >= _MOST_FAILURES and len(failed) > len(tried) / 2:
+        raise SpadeError(
+            f"{len(failed)} of {len(tried)} candidates failed, the last one for this reason: "
+            f"{failed[-1].reason} The study is kept in {where}; mend the cause and run again."
+        )
 
 
 def _check_name(argument: str, name: str, known: Mapping[str, Any]) -> None:
@@ -358,7 +360,3 @@ def _quiet_optuna() -> Iterator[None]:
         yield
     finally:
         optuna.logging.set_verbosity(before)
-
-
-def _origin(trial: Any, sampler: str) -> str:
-    return str(trial.user_attrs.get("origin", sampler))

@@ -25,7 +25,7 @@ from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from spade_keras.errors import StorageError
+from spade_keras.errors import SpadeError, StorageError
 from spade_keras.search.journal_file import Journal
 from spade_keras.search.storage import guard, is_postgresql, storage_errors
 
@@ -325,7 +325,8 @@ def _run(
     except (optuna.exceptions.OptunaError, StorageError):
         raise
     except Exception as error:
-        trial.set_user_attr("reason", f"{type(error).__name__}: {error}"[:1000])
+        name = "" if isinstance(error, SpadeError) else f"{type(error).__name__}: "
+        trial.set_user_attr("reason", f"{name}{error}"[:1000])
         return TrialState.FAIL, None, error
     except BaseException as error:  # Ctrl-C: the trial is no worse for it
         trial.set_user_attr("interrupted", True)

@@ -1,11 +1,5 @@
 """The search: constraint first, quality second; what it may see; what a kill may not lose."""
 
-import os
-import signal
-import subprocess
-import sys
-import textwrap
-
 import keras
 import numpy as np
 import optuna
@@ -16,8 +10,8 @@ from spade_keras.errors import BudgetNotMetError, SpadeError
 from spade_keras.networks import UnrolledPGD, priors
 from spade_keras.operators import CartesianMRI
 from spade_keras.pruning import count_parameters
-from spade_keras.search.journal import open_journal
 from spade_keras.search.quality import Quality
+from spade_keras.search.storage import open_storage
 
 
 def make_network(seed=0):
@@ -235,11 +229,8 @@ def test_another_space_is_refused(network, tmp_path):
 def test_half_a_line_at_the_end_is_cut_off(network, tmp_path):
     journal = tmp_path / "study.journal"
     first = run(network, trials=4, storage=journal)
-    whole = journal.read_bytes()
     with journal.open("ab") as file:
         file.write(b'{"op_code": 4, "worker_id"')
-    open_journal(journal)
-    assert journal.read_bytes() == whole
     assert run(network, trials=6, storage=journal).trials[:4] == first.trials
 
 
@@ -255,39 +246,10 @@ def test_nan_quality_fails_its_trial_and_the_search_goes_on(network):
     assert np.isfinite(result.best.quality)
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs kill -9")
-def test_kill_in_the_middle_of_a_trial_loses_nothing(tmp_path):
-    """A seed is being tried when the process dies: it is tried again, the rest is kept."""
-    journal = tmp_path / "study.journal"
-    script = textwrap.dedent(f"""
-        import os, signal, optuna
-        from spade_keras.search.journal import open_journal
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        study = optuna.create_study(
-            study_name="widths", storage=open_journal({str(journal)!r}), direction="maximize")
-        study.set_user_attr("edges", {{"a": [4, 8]}})
-        for index in (1, 0):
-            study.enqueue_trial({{"a": index}}, user_attrs={{"origin": "seed"}})
-        def objective(trial):
-            if trial.suggest_int("a", 0, 1) == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return 1.0
-        study.optimize(objective, n_trials=2)
-    """)
-    done = subprocess.run([sys.executable, "-c", script], env={**os.environ}, check=False)
-    assert done.returncode == -signal.SIGKILL
-    study = optuna.load_study(study_name="widths", storage=open_journal(journal))
-    states = [t.state.name for t in study.trials]
-    assert states == ["COMPLETE", "RUNNING"]
-    orphans = search.journal.fail_orphans(study)
-    assert [o.params for o in orphans] == [{"a": 0}]
-    assert [t.state.name for t in study.trials] == ["COMPLETE", "FAIL"]
-
-
 def test_an_orphan_is_tried_again(network, tmp_path):
     journal = tmp_path / "study.journal"
     run(network, trials=1, storage=journal)
-    study = optuna.load_study(study_name="widths", storage=open_journal(journal))
+    study = optuna.load_study(study_name="widths", storage=open_storage(journal))
     orphan = study.ask()  # taken, never finished: what a kill leaves
     widths = {name: orphan.suggest_int(name, 0, 3) for name in study.user_attrs["space"]["edges"]}
     result = run(network, trials=20, storage=journal)
@@ -299,3 +261,178 @@ def test_an_orphan_is_tried_again(network, tmp_path):
     wanted = {name: edges[name][index] for name, index in widths.items()}
     assert wanted in [t.widths for t in result.trials if t.state != "failed"]
     assert len([t for t in result.trials if t.state != "failed"]) == 20
+
+
+def trace_of(result):
+    """What a search did, for comparisons."""
+    return [(t.state, t.configuration.key(), t.quality) for t in result.trials]
+
+
+def test_pareto_mode_judges_all_and_returns_the_front(network):
+    quality = Parameters()
+    result = run(network, budget=0.3, trials=20, pareto=True, quality=quality)
+    assert all(t.quality is not None for t in result.trials)
+    assert {t.state for t in result.trials} == {"feasible", "infeasible"}
+    for trial in result.trials:
+        assert (trial.state == "feasible") == (trial.timing.ratio_high <= 0.3)
+    front = result.front
+    ratios, qualities = ([getattr(t, n) for t in front] for n in ("latency_ratio", "quality"))
+    assert ratios == sorted(ratios)
+    assert qualities == sorted(qualities)
+    assert len(front) > 3
+    for trial in result.trials:  # nobody beats the front
+        assert any(
+            f.latency_ratio <= trial.latency_ratio and f.quality >= trial.quality for f in front
+        )
+    assert result.best.latency_ratio <= 0.3
+
+
+def test_pareto_mode_and_pruners_exclude_each_other(network):
+    with pytest.raises(ValueError, match="pruner='median'"):
+        run(network, pareto=True, pruner="median")
+    with pytest.raises(ValueError, match="pruner='hyper'"):
+        run(network, pruner="hyper")
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "nsga2", "random"])
+def test_every_sampler_finds_something(network, sampler):
+    if sampler == "gp":
+        pytest.importorskip("torch")
+    result = run(network, trials=14, sampler=sampler)
+    assert result.counts()["total"] == 14
+    assert result.best.timing.excess <= 0
+    assert sampler in {t.origin for t in result.trials}
+
+
+def test_stops_by_time_and_by_stagnation(network):
+    result = run(network, trials=100, timeout_s=0.0)
+    assert (result.ended_by, result.trials) == ("timeout", ())
+
+    class Constant(Parameters):
+        def __call__(self, candidate):
+            return 1.0
+
+    result = run(network, trials=100, stagnation=4, quality=Constant())
+    assert result.ended_by == "stagnation"
+    first = next(i for i, t in enumerate(result.trials) if t.state == "feasible")
+    assert len(result.trials) == first + 1 + 4
+    assert run(network, trials=5).ended_by == "trials"
+
+
+def test_warm_start_tries_the_best_of_an_earlier_search(network):
+    earlier = run(network, trials=30, seed=7)
+    result = run(network, trials=20, warm_start=earlier, seeds=())
+    best = [t for t in result.trials if t.origin == "warm start"]
+    assert [t.configuration for t in best] == [t.configuration for t in earlier.ranking[:10]]
+    assert result.best.quality >= earlier.best.quality
+
+
+def test_a_study_of_something_else_is_refused(network, tmp_path):
+    journal = tmp_path / "study.journal"
+    run(network, trials=2, storage=journal)
+    with pytest.raises(SpadeError, match="other weights"):
+        run(make_network(seed=5), trials=3, storage=journal)
+    with pytest.raises(SpadeError, match="another budget"):
+        run(network, budget=0.5, trials=3, storage=journal)
+    with pytest.raises(SpadeError, match="other objectives"):
+        run(network, trials=3, storage=journal, pareto=True)
+
+    class Other(Parameters):
+        name = "something else"
+
+    with pytest.raises(SpadeError, match="Its quality is another one"):
+        run(network, trials=3, storage=journal, quality=Other())
+    assert len(run(network, trials=3, storage=journal).trials) == 3
+
+
+def test_times_of_another_device_are_not_mixed_unless_told_to(network, tmp_path, monkeypatch):
+    journal = tmp_path / "study.journal"
+    run(network, trials=2, storage=journal)
+    here = latency.fingerprint()
+    elsewhere = {**here, "device": {**here["device"], "name": "Another CPU"}}
+    monkeypatch.setattr(latency, "fingerprint", lambda *_, **__: elsewhere)
+    with pytest.raises(SpadeError, match=r"device name was .*, is Another CPU"):
+        run(network, trials=3, storage=journal)
+    assert len(run(network, trials=3, storage=journal, mix_devices=True).trials) == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MemoryError(), "out of memory."),
+        (RuntimeError("RESOURCE_EXHAUSTED: 8 GiB"), "out of memory: RESOURCE_EXHAUSTED: 8 GiB"),
+        (KeyError("label"), "KeyError: 'label'"),
+    ],
+)
+def test_one_candidate_that_fails_says_why_and_the_search_goes_on(network, error, reason):
+    class Raising(Parameters):
+        def __call__(self, candidate):
+            value = super().__call__(candidate)
+            if len(self.asked) == 2:
+                raise error
+            return value
+
+    result = run(network, quality=Raising())
+    assert [t.reason for t in result.trials if t.state == "failed"] == [reason]
+    assert result.counts()["feasible"] + result.counts()["infeasible"] == 12
+
+
+def test_a_search_whose_candidates_all_fail_ends_with_the_reason(network, tmp_path):
+    def broken(candidate):
+        raise RuntimeError("no such column")
+
+    with pytest.raises(SpadeError, match=r"3 of 3 candidates failed.*no such column"):
+        run(network, timer=broken, storage=tmp_path / "study.journal")
+    assert len(run(network, trials=4, storage=tmp_path / "study.journal").ranking) > 0
+
+
+def test_an_interrupted_trial_is_tried_again(network, tmp_path):
+    journal = tmp_path / "study.journal"
+
+    class Interrupting(Parameters):
+        def __call__(self, candidate):
+            if len(self.asked) == 1:
+                raise KeyboardInterrupt
+            return super().__call__(candidate)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(network, storage=journal, quality=Interrupting())
+    again = run(network, storage=journal)
+    assert trace_of(again)[-1][0] != "failed"
+    lost = [t for t in again.trials if t.state == "failed"]
+    assert len(lost) == 1
+    repeated = [t for t in again.trials if t.configuration == lost[0].configuration]
+    assert [t.state for t in repeated] == ["failed", "feasible"]
+    assert len(again.trials) == 13
+
+
+def test_where_the_time_goes_and_how_little_the_search_itself_takes(network, tmp_path):
+    result = run(network, trials=25, storage=tmp_path / "study.journal")
+    overheads = []
+    for trial in result.trials:
+        assert set(trial.seconds) == {"build", "compile", "measure", "evaluate", "overhead"}
+        overheads.append(trial.seconds["overhead"])
+    assert np.median(overheads) < 0.05
+    known = [t for t in result.trials if t.seconds["measure"] == 0]
+    assert all(t.seconds["build"] == t.seconds["compile"] == 0 for t in known)
+
+
+def test_compiling_is_kept_apart_from_measuring(network):
+    def slow(candidate):
+        import time
+
+        time.sleep(0.02)
+        made = comparison(0.5)
+        compiled = latency.summarize(
+            [5.0] * 3,
+            first_ms=20.0,
+            calls_per_window=1,
+            stable=True,
+            peak_memory_bytes=None,
+            fingerprint={},
+        )
+        return latency.Comparison(made.a, compiled, made.ratio)
+
+    [trial] = run(network, timer=slow, trials=1).trials
+    assert trial.seconds["compile"] == pytest.approx(0.015)
+    assert 0.005 <= trial.seconds["measure"] < 0.02
