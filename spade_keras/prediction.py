@@ -2,34 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
 
 
-def batches(inputs: Mapping[str, np.ndarray], size: int) -> Iterator[dict[str, np.ndarray]]:
-    """Cuts a dict of arrays into batches; the last one may be smaller.
+def batches(inputs: Any, size: int) -> Iterator[Any]:
+    """Cuts inputs into batches; the last one may be smaller.
 
     Args:
-        inputs: Arrays with the samples on the first axis.
+        inputs: An array, or a dict, list or tuple of arrays, with the samples on the first axis.
         size: Samples in a batch.
     """
-    length = len(next(iter(inputs.values())))
-    for start in range(0, length, size):
-        yield {name: array[start : start + size] for name, array in inputs.items()}
+    for start in range(0, count_samples(inputs), size):
+        yield first_samples(inputs, size, start)
 
 
-def predict(network: Any, inputs: Mapping[str, np.ndarray], *, batch_size: int = 4) -> np.ndarray:
+def first_samples(inputs: Any, count: int, start: int = 0) -> Any:
+    """Returns `count` samples of every array of `inputs`, from `start` on."""
+    return keras.tree.map_structure(lambda array: array[start : start + count], inputs)
+
+
+def count_samples(inputs: Any) -> int:
+    """Returns the length of the first array of `inputs`."""
+    return len(keras.tree.flatten(inputs)[0])
+
+
+def predict(network: Any, inputs: Any, *, batch_size: int = 4) -> np.ndarray:
     """Runs a network on every batch, without compiling it.
 
     A network that is looked at once is not worth the compilation that `network.predict` does: a
     search would spend most of its time there.
 
     Args:
-        network: A Keras model whose input is a dict.
-        inputs: Arrays with the samples on the first axis.
+        network: A Keras model with one output.
+        inputs: What it takes, as in `batches`.
         batch_size: Samples per call.
 
     Returns:

@@ -1,8 +1,8 @@
 """Recipes: a TOML file and overrides become one validated, frozen configuration.
 
 Nothing here imports keras, so a mistake is reported before any heavy import. Every mistake of a
-recipe is reported at once: the schema below knows types and ranges, `recipe_rules` knows what must
-hold between keys, and `recipe_problems` turns both into sentences.
+recipe is reported at once: the schema of its task (`recipe_sections`) knows types and ranges,
+`recipe_rules` knows what must hold between keys, and `recipe_problems` turns both into sentences.
 """
 
 from __future__ import annotations
@@ -13,131 +13,32 @@ import tomllib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from spade_keras import recipe_problems, recipe_rules
 from spade_keras.errors import RecipeError
-from spade_keras.recipe_problems import OneOf
-
-# The names a recipe may use. They are spelled out so that this module needs no keras; a test
-# asserts that they are those of the registries.
-SOURCES = ("mni152",)
-NETWORKS = ("unrolled_pgd",)
-PRIORS = ("dncnn",)
-IMPORTANCES = ("group_l1", "group_l2", "batch_norm_scale", "taylor", "fpgm", "lamp", "random")
-SAMPLERS = ("tpe", "random")
-STRATEGIES = ("school", "supervised", "self_supervised")
-
-Source = Annotated[str, AfterValidator(OneOf(SOURCES))]
-NetworkName = Annotated[str, AfterValidator(OneOf(NETWORKS, "spade_keras.networks:NETWORKS"))]
-PriorName = Annotated[str, AfterValidator(OneOf(PRIORS, "spade_keras.networks.priors:PRIORS"))]
-ImportanceName = Annotated[
-    str, AfterValidator(OneOf(IMPORTANCES, "spade_keras.pruning:IMPORTANCES"))
-]
-Sampler = Annotated[str, AfterValidator(OneOf(SAMPLERS, "spade_keras.search:SAMPLERS"))]
-Strategy = Annotated[str, AfterValidator(OneOf(STRATEGIES, "spade_keras.finetuning:STRATEGIES"))]
-Filters = Annotated[int, Field(ge=1, le=4096)]
-
-
-class Section(BaseModel):
-    """One table of a recipe: frozen, no unknown keys, no silent conversion between types."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class Run(Section):
-    """Where the results go, and the seed of everything random."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
-    seed: int = Field(default=0, ge=0, lt=2**31)
-    folder: str = Field(default="runs", min_length=1)
-
-
-class Data(Section):
-    """Images, simulated measurements and their split into slabs."""
-
-    source: Source
-    path: str | None = None
-    height: int = Field(default=96, ge=16, le=1024)
-    width: int = Field(default=96, ge=16, le=1024)
-    coils: int = Field(default=4, ge=1, le=64)
-    acceleration: int = Field(default=4, ge=1, le=64)
-    acs_lines: int = Field(default=8, ge=0, le=1024)
-    noise_std: float = Field(default=0.01, ge=0)
-    validation_slices: int = Field(default=16, ge=1)
-    test_slices: int = Field(default=16, ge=1)
-    gap_slices: int = Field(default=6, ge=0)
-
-
-class Prior(Section):
-    """The denoiser inside the network; `filters` has one width per hidden convolution."""
-
-    name: PriorName
-    filters: tuple[Filters, ...] = Field(min_length=1, max_length=64, strict=False)
-    kernel_size: int = Field(default=3, ge=1, le=15)
-
-
-class Network(Section):
-    """The full network, before pruning."""
-
-    name: NetworkName
-    iterations: int = Field(default=5, ge=1, le=100)
-    prior: Prior
-
-
-class Training(Section):
-    """How the full network is trained."""
-
-    epochs: int = Field(ge=1)
-    batch_size: int = Field(default=4, ge=1)
-    learning_rate: float = Field(default=1e-3, gt=0, le=1)
-
-
-class Pruning(Section):
-    """Which channels go first."""
-
-    importance: ImportanceName = "group_l1"
-
-
-class Search(Section):
-    """How the widths are found. `latency_budget` is a fraction of the full network's latency."""
-
-    latency_budget: float = Field(gt=0, lt=1)
-    trials: int = Field(default=30, ge=1)
-    width_multiple: int = Field(default=4, ge=1)
-    minimum_width: int = Field(default=4, ge=1)
-    sampler: Sampler = "tpe"
-    safety_margin: float = Field(default=0.03, ge=0, lt=1)
-    pairs: int = Field(default=20, ge=5)
-
-
-class FineTuning(Section):
-    """How the slim network gets its quality back."""
-
-    strategy: Strategy
-    epochs: int = Field(ge=1)
-    batch_size: int = Field(default=4, ge=1)
-    learning_rate: float = Field(default=1e-3, gt=0, le=1)
-    on: Literal["train", "test"] = "train"
-
-
-class Evaluation(Section):
-    """What is compared at the end."""
-
-    rivals: bool = True
-
-
-class Export(Section):
-    """What leaves the toolkit, and how often full and slim are timed there."""
-
-    format: Literal["saved_model"] = "saved_model"
-    pairs: int = Field(default=50, ge=5)
+from spade_keras.recipe_sections import (
+    Classifier,
+    Data,
+    Evaluation,
+    Export,
+    FineTuning,
+    LabeledData,
+    Network,
+    Pruning,
+    Run,
+    Search,
+    Section,
+    Training,
+)
 
 
 class Recipe(Section):
     """Everything a run needs; see `recipes/` for commented examples.
+
+    Every task has a schema of its own, which says what `data` and `network` are: see `SCHEMAS`.
 
     Example:
         >>> recipe = load_recipe("mri_unrolled_quickstart", ["search.latency_budget=0.4"])
@@ -146,8 +47,8 @@ class Recipe(Section):
     """
 
     run: Run
-    data: Data
-    network: Network
+    data: Section
+    network: Section
     training: Training
     pruning: Pruning
     search: Search
@@ -163,6 +64,27 @@ class Recipe(Section):
     def to_toml(self) -> str:
         """Returns the resolved recipe, defaults and overrides included, as TOML."""
         return "\n".join(_toml_lines(self.model_dump(mode="json", exclude_none=True))) + "\n"
+
+
+class ReconstructionRecipe(Recipe):
+    """A network that reconstructs images from simulated measurements."""
+
+    data: Data
+    network: Network
+
+
+class ClassificationRecipe(Recipe):
+    """A network that tells classes apart."""
+
+    data: LabeledData
+    network: Classifier
+
+
+SCHEMAS: dict[str, type[Recipe]] = {
+    "reconstruction": ReconstructionRecipe,
+    "classification": ClassificationRecipe,
+}
+"""What a recipe holds, by its `run.task`."""
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -209,20 +131,29 @@ def validate_recipe(tables: dict[str, Any], problems: Sequence[str] = ()) -> Rec
     Raises:
         RecipeError: With every mistake.
     """
-    tables = recipe_problems.with_missing_sections(tables, Recipe)
+    schema = _schema(tables)
+    tables = recipe_problems.with_missing_sections(tables, schema)
     found = list(problems)
     faulty: set[tuple[str, ...]] = set()
     recipe = None
     try:
-        recipe = Recipe.model_validate(tables)
+        recipe = schema.model_validate(tables)
     except ValidationError as error:
         for details in error.errors():
-            found.append(recipe_problems.describe(details, Recipe))
+            found.append(recipe_problems.describe(details, schema))
             faulty.add(tuple(str(part) for part in details["loc"] if isinstance(part, str)))
-    found.extend(recipe_rules.broken_rules(recipe_problems.Values(tables, Recipe, faulty)))
+    found.extend(recipe_rules.broken_rules(recipe_problems.Values(tables, schema, faulty)))
     if found or recipe is None:
         raise RecipeError(list(dict.fromkeys(found)))
     return recipe
+
+
+def _schema(tables: dict[str, Any]) -> type[Recipe]:
+    """The schema of the task; of the nearest one where its name is wrong, which is reported."""
+    run = tables.get("run")
+    task = run.get("task", "") if isinstance(run, dict) else ""
+    near = difflib.get_close_matches(str(task), SCHEMAS, n=1)
+    return SCHEMAS[near[0] if near else "reconstruction"]
 
 
 def _locate(path_or_name: str | Path) -> Path:

@@ -1,4 +1,7 @@
-"""What must hold between the keys of a recipe, beyond each key's own type and range."""
+"""What must hold between the keys of a recipe, beyond each key's own type and range.
+
+A rule that asks for a key which the recipe's task does not have does not apply.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,9 @@ from pathlib import Path
 
 from spade_keras.recipe_problems import Values
 
-# Axial slices that a bundled source offers, where that is known before it is read.
+# Axial slices, or samples, that a bundled source offers.
 SLICES = {"mni152": 112}
+SAMPLES = {"digits": 1797}
 
 
 def broken_rules(values: Values) -> list[str]:
@@ -25,16 +29,24 @@ def broken_rules(values: Values) -> list[str]:
         try:
             problems.extend(rule(values))
         except KeyError:
-            continue  # One of its keys is already reported.
+            continue  # One of its keys is already reported, or is none of this task's.
     return problems
 
 
-def _path_exists(values: Values) -> Iterator[str]:
-    path = values.get("data.path")
+def _data_path_exists(values: Values) -> Iterator[str]:
+    yield from _missing_file(values, "data.path")
+
+
+def _network_path_exists(values: Values) -> Iterator[str]:
+    yield from _missing_file(values, "network.path")
+
+
+def _missing_file(values: Values, key: str) -> Iterator[str]:
+    path = values.get(key)
     if path is not None and not Path(path).expanduser().is_file():
         yield (
-            f"`data.path` must be an existing file (a relative one is looked up in "
-            f"{Path.cwd()}). Received: data.path={path}"
+            f"`{key}` must be an existing file (a relative one is looked up in "
+            f"{Path.cwd()}). Received: {key}={path}"
         )
 
 
@@ -75,6 +87,30 @@ def _batches_fit_slices(values: Values) -> Iterator[str]:
             )
 
 
+def _batches_fit_samples(values: Values) -> Iterator[str]:
+    if values.get("data.path") is not None:
+        return
+    source = values.get("data.source")
+    keys = ("data.validation_samples", "data.test_samples")
+    left = SAMPLES[source] - sum(int(values.get(key)) for key in keys)
+    if left < 1:
+        received = ", ".join(f"{key}={values.get(key)}" for key in keys)
+        yield (
+            f"`data.validation_samples` + `data.test_samples` must be below {SAMPLES[source]}, the "
+            f"samples of `{source}`, so that some are left to train on. Received: {received}"
+        )
+        return
+    limits = {"training.batch_size": left, "finetuning.batch_size": left}
+    if values.get("finetuning.on") == "test":
+        limits["finetuning.batch_size"] = values.get("data.test_samples")
+    for key, limit in limits.items():
+        if values.get(key) > limit:
+            yield (
+                f"`{key}` must be at most the number of samples to learn from ({limit}). "
+                f"Received: {key}={values.get(key)}"
+            )
+
+
 def _acceleration_fits_width(values: Values) -> Iterator[str]:
     width = values.get("data.width")
     acceleration = values.get("data.acceleration")
@@ -95,57 +131,111 @@ def _acs_fits_width(values: Values) -> Iterator[str]:
         )
 
 
-def _kernel_is_odd(values: Values) -> Iterator[str]:
-    size = values.get("network.prior.kernel_size")
+def _prior_kernel_is_odd(values: Values) -> Iterator[str]:
+    yield from _even_kernel(values, "network.prior.kernel_size")
+
+
+def _classifier_kernel_is_odd(values: Values) -> Iterator[str]:
+    yield from _even_kernel(values, "network.kernel_size")
+
+
+def _even_kernel(values: Values, key: str) -> Iterator[str]:
+    size = values.get(key)
     if size % 2 == 0:
+        yield (f"`{key}` must be odd, so that the kernel has a center. Received: {key}={size}")
+
+
+def _widths_fit_prior(values: Values) -> Iterator[str]:
+    yield from _widths_beyond(values, "network.prior.filters")
+
+
+def _widths_fit_classifier(values: Values) -> Iterator[str]:
+    if values.get("network.path") is None:
+        yield from _widths_beyond(values, "network.filters")
+
+
+def _widths_beyond(values: Values, filters: str) -> Iterator[str]:
+    narrowest = min(values.get(filters))
+    for key in ("search.minimum_width", "search.width_multiple"):
+        width = values.get(key)
+        if width > narrowest:
+            yield (
+                f"`{key}` must be at most the smallest of `{filters}` ({narrowest}). "
+                f"Received: {key}={width}"
+            )
+
+
+def _poolings_fit_images(values: Values) -> Iterator[str]:
+    filters = values.get("network.filters")
+    if values.get("network.path") is not None or values.get("data.path") is not None:
+        return
+    size = values.get("data.size")
+    if size < 2 ** (len(filters) - 1):
         yield (
-            f"`network.prior.kernel_size` must be odd, so that the kernel has a center. "
-            f"Received: network.prior.kernel_size={size}"
+            f"`network.filters` must have at most {int(size).bit_length()} widths for images of "
+            f"`data.size` ({size}) pixels, which all but the last convolution halve. Received: "
+            f"network.filters={list(filters)}"
         )
 
 
-def _minimum_width_fits_filters(values: Values) -> Iterator[str]:
-    filters = values.get("network.prior.filters")
-    for key in ("search.minimum_width", "search.width_multiple"):
-        width = values.get(key)
-        if width > min(filters):
-            yield (
-                f"`{key}` must be at most the smallest of `network.prior.filters` "
-                f"({min(filters)}). Received: {key}={width}"
-            )
+def _untrained_networks_are_trained(values: Values) -> Iterator[str]:
+    epochs = values.get("training.epochs")
+    task = values.get("run.task")
+    if epochs == 0 and (task != "classification" or values.get("network.path") is None):
+        more = ", or `network.path` must name a trained one" if task == "classification" else ""
+        yield (
+            f"`training.epochs` must be at least 1 for a network with new weights{more}. "
+            "Received: training.epochs=0"
+        )
+
+
+def _classes_need_labels_or_teacher(values: Values) -> Iterator[str]:
+    strategy = values.get("finetuning.strategy")
+    if values.get("run.task") == "classification" and strategy == "self_supervised":
+        yield (
+            '`finetuning.strategy` must be "school" or "supervised" for classification: there are '
+            "no measurements to be consistent with. Received: "
+            'finetuning.strategy="self_supervised"'
+        )
 
 
 def _supervised_keeps_off_test(values: Values) -> Iterator[str]:
     if values.get("finetuning.strategy") == "supervised" and values.get("finetuning.on") == "test":
         yield (
             '`finetuning.on` must be "train" when `finetuning.strategy` is "supervised": it would '
-            'learn the test images themselves. Received: finetuning.on="test". Strategies that '
+            'learn the test set itself. Received: finetuning.on="test". Strategies that '
             'may see test measurements: "school", "self_supervised".'
         )
 
 
 def _importance_needs_weights_alone(values: Values) -> Iterator[str]:
     importance = values.get("pruning.importance")
-    reasons = {
-        "taylor": "needs gradients on data, which only `make_plan` in Python can be given",
-        "batch_norm_scale": "needs batch normalization, which `dncnn` does not have",
-    }
+    reasons = {"taylor": "needs gradients on data, which only `make_plan` in Python can be given"}
+    if values.get("run.task") == "reconstruction":
+        reasons["batch_norm_scale"] = "needs batch normalization, which the priors do not have"
     if importance in reasons:
         yield (
-            f"`pruning.importance` must be one that reads the prior's kernels alone, such as "
+            f"`pruning.importance` must be one that reads the network's kernels alone, such as "
             f'"group_l1"; "{importance}" {reasons[importance]}. '
             f'Received: pruning.importance="{importance}"'
         )
 
 
 _RULES: tuple[Callable[[Values], Iterator[str]], ...] = (
-    _path_exists,
+    _data_path_exists,
+    _network_path_exists,
     _slabs_leave_training_slices,
     _batches_fit_slices,
+    _batches_fit_samples,
     _acceleration_fits_width,
     _acs_fits_width,
-    _kernel_is_odd,
-    _minimum_width_fits_filters,
+    _prior_kernel_is_odd,
+    _classifier_kernel_is_odd,
+    _widths_fit_prior,
+    _widths_fit_classifier,
+    _poolings_fit_images,
+    _untrained_networks_are_trained,
     _supervised_keeps_off_test,
+    _classes_need_labels_or_teacher,
     _importance_needs_weights_alone,
 )

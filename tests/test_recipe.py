@@ -11,6 +11,7 @@ import pytest
 
 from spade_keras import recipe as recipes
 from spade_keras import recipe_rules
+from spade_keras import recipe_sections as sections
 from spade_keras.errors import RecipeError
 from spade_keras.recipe import load_recipe, validate_recipe
 
@@ -48,9 +49,9 @@ SLICES = recipe_rules.SLICES["mni152"]
 TRAINING_SLICES = SLICES - 16 - 16 - 2 * 6
 
 
-def tables(**changes):
-    """The minimal recipe with `section__key=value` changes."""
-    result = copy.deepcopy(MINIMAL)
+def tables(base=None, /, **changes):
+    """A recipe, by default the minimal one, with `section__key=value` changes."""
+    result = copy.deepcopy(base or MINIMAL)
     for path, value in changes.items():
         *section, key = path.split("__")
         table = result
@@ -134,6 +135,15 @@ def test_an_override_below_a_value_is_a_mistake(file):
         load_recipe(file, ["run.name.first=1"])
 
 
+CLASSIFIER = {
+    "run": {"name": "classes", "task": "classification"},
+    "network": {"filters": [16, 8]},
+    "training": {"epochs": 2},
+    "search": {"latency_budget": 0.5},
+    "finetuning": {"strategy": "school", "epochs": 2},
+}
+
+
 MISTAKES = [
     ({"search__latency_budgt": 0.4}, "`search.latency_budgt`", "Did you mean `search.latency_budg"),
     ({"serch": {}}, "`serch`", "Did you mean `search`"),
@@ -147,7 +157,7 @@ MISTAKES = [
     ({"data__noise_std": float("inf")}, "`data.noise_std` must be a number >= 0", "=Infinity"),
     ({"search__trials": 2.0}, "`search.trials` must be an integer >= 1", "trials=2.0"),
     ({"search__trials": 0}, "`search.trials`", "Received: search.trials=0"),
-    ({"search__sampler": "tpee"}, 'one of "tpe", "random"', 'Did you mean "tpe"'),
+    ({"search__sampler": "tpee"}, 'one of "tpe", "gp", "nsga2", "random"', 'Did you mean "tpe"'),
     ({"search__safety_margin": 1}, "`search.safety_margin`", ">= 0 and < 1"),
     ({"finetuning__strategy": "scool"}, '"self_supervised"', 'Did you mean "school"'),
     ({"finetuning__on": "validation"}, "`finetuning.on`", 'one of "train", "test"'),
@@ -205,6 +215,40 @@ def test_each_mistake_is_named_with_what_is_allowed(changes, first, second):
     assert len(problems) == 1
     assert first in problems[0]
     assert second in problems[0]
+
+
+CLASSIFIER_MISTAKES = [
+    ({"data__coils": 4}, "`data.coils` is not a known key", "source, path, size"),
+    ({"data__source": "digit"}, '"digits"', "Did you mean"),
+    ({"data__test_samples": 1600}, "must be below 1797", "test_samples=1600"),
+    ({"training__batch_size": 1198}, "samples to learn from (1197)", "=1198"),
+    ({"network__iterations": 3}, "`network.iterations`", "not a known key"),
+    ({"network__path": "/no/such.keras"}, "`network.path` must be an existing file", "such.keras"),
+    ({"network__kernel_size": 2}, "`network.kernel_size` must be odd", "=2"),
+    ({"network__filters": [8] * 7}, "at most 6 widths for images of `data.size` (32)", "filters=["),
+    ({"search__minimum_width": 9}, "smallest of `network.filters` (8)", "minimum_width=9"),
+    ({"training__epochs": 0}, "`training.epochs` must be at least 1", "`network.path`"),
+    ({"finetuning__strategy": "self_supervised"}, '"school" or "supervised"', "classification"),
+    ({"run__task": "clasification"}, "`run.task`", 'Did you mean "classification"'),
+]
+
+
+@pytest.mark.parametrize(
+    ("changes", "first", "second"), CLASSIFIER_MISTAKES, ids=lambda value: str(value)[:40]
+)
+def test_mistakes_of_a_classifier_are_named_too(changes, first, second):
+    problems = problems_of(tables(CLASSIFIER, **changes))
+    assert len(problems) == 1
+    assert first in problems[0]
+    assert second in problems[0]
+
+
+def test_a_classifier_from_a_file_leaves_what_is_not_read_unchecked(tmp_path):
+    (tmp_path / "trained.keras").touch()
+    path = str(tmp_path / "trained.keras")
+    changes = {"network__path": path, "training__epochs": 0, "network__filters": [1]}
+    assert validate_recipe(tables(CLASSIFIER, **changes)).network.path == path
+    assert validate_recipe(CLASSIFIER).data.source == "digits"
 
 
 @pytest.mark.parametrize(
@@ -302,13 +346,16 @@ def test_a_recipe_that_does_not_exist_names_the_shipped_ones(tmp_path):
 
 
 def test_the_names_are_those_of_the_registries():
-    from spade_keras import finetuning, networks, pruning, search
+    from spade_keras import data, finetuning, networks, pruning, search, tasks
 
-    assert sorted(recipes.NETWORKS) == sorted(networks.NETWORKS)
-    assert sorted(recipes.PRIORS) == sorted(networks.priors.PRIORS)
-    assert sorted(recipes.STRATEGIES) == sorted(finetuning.STRATEGIES)
-    assert sorted(recipes.SAMPLERS) == sorted(search.SAMPLERS)
-    assert sorted(recipes.IMPORTANCES) == sorted(pruning.IMPORTANCES)
+    assert sorted(recipes.SCHEMAS) == sorted(tasks.TASKS)
+    assert sorted(sections.NETWORKS) == sorted(networks.NETWORKS)
+    assert sorted(sections.PRIORS) == sorted(networks.priors.PRIORS)
+    assert sorted(sections.LABELED_SOURCES) == sorted(data.LABELED_SOURCES)
+    assert sorted(sections.CLASSIFIERS) == sorted(tasks.classifiers.CLASSIFIERS)
+    assert sorted(sections.STRATEGIES) == sorted(finetuning.STRATEGIES)
+    assert sorted(sections.SAMPLERS) == sorted(search.SAMPLERS)
+    assert sorted(sections.IMPORTANCES) == sorted(pruning.IMPORTANCES)
 
 
 def test_a_registered_name_may_be_used(monkeypatch):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -14,7 +13,7 @@ class SliceDataset(keras.utils.PyDataset):
     """Serves `inputs`, or `(inputs, targets)`, in batches, reshuffled after every epoch.
 
     Args:
-        inputs: Dict of arrays with the slices on the first axis.
+        inputs: An array, or a dict of arrays, with the slices on the first axis.
         targets: Array of targets, or None: then the truth cannot be seen at all.
         batch_size: Slices in a batch; the last batch of an unshuffled set may be smaller.
         shuffle_seed: Seed of the order; None keeps the given order. A shuffled set drops the last
@@ -26,16 +25,15 @@ class SliceDataset(keras.utils.PyDataset):
 
     def __init__(
         self,
-        inputs: Mapping[str, np.ndarray],
+        inputs: Any,
         targets: np.ndarray | None = None,
         *,
         batch_size: int,
         shuffle_seed: int | None = None,
     ) -> None:
         super().__init__()
-        lengths = {len(a) for a in inputs.values()} | (
-            {len(targets)} if targets is not None else set()
-        )
+        arrays = keras.tree.flatten((inputs, targets))
+        lengths = {len(array) for array in arrays if array is not None}
         if len(lengths) != 1:
             raise ValueError(
                 f"All arrays must have one length. Received: lengths {sorted(lengths)}"
@@ -46,7 +44,7 @@ class SliceDataset(keras.utils.PyDataset):
                 f"`batch_size` must be from 1 to the number of slices, {self._length}. "
                 f"Received: batch_size={batch_size}"
             )
-        self._inputs = dict(inputs)
+        self._inputs = inputs
         self._targets = targets
         self._batch_size = batch_size
         self._rng = None if shuffle_seed is None else np.random.default_rng(shuffle_seed)
@@ -60,8 +58,8 @@ class SliceDataset(keras.utils.PyDataset):
 
     def __getitem__(self, index: int) -> Any:
         chosen = self._order[index * self._batch_size : (index + 1) * self._batch_size]
-        inputs = {name: array[chosen] for name, array in self._inputs.items()}
-        # A one-tuple tells Keras that the dict is the input, not a dict of (x, y).
+        inputs = keras.tree.map_structure(lambda array: array[chosen], self._inputs)
+        # A one-tuple tells Keras that a dict is the input, not a dict of (x, y).
         return (inputs,) if self._targets is None else (inputs, self._targets[chosen])
 
     def on_epoch_end(self) -> None:

@@ -1,8 +1,10 @@
-"""Splits of one volume into slabs."""
+"""Splits: slabs of one volume, or samples at random."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -49,3 +51,47 @@ def slab_split(slices: int, *, validation: int, test: int, gap: int) -> SlabSpli
             f"test={test}, gap={gap}"
         )
     return SlabSplit(train, slice(0, validation), slice(slices - test, slices))
+
+
+@dataclass(frozen=True)
+class RandomSplit:
+    """Indices of samples, disjoint.
+
+    Attributes:
+        train: Samples to train on.
+        validation: Samples to select by.
+        test: Samples to report on.
+    """
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+
+def random_split(samples: int, *, validation: int, test: int, seed: int = 0) -> RandomSplit:
+    """Draws the validation and test samples at random; the rest is to train on.
+
+    Args:
+        samples: Number of samples.
+        validation: Samples to select by.
+        test: Samples to report on.
+        seed: Of the draw.
+
+    Returns:
+        A `RandomSplit`, each part in ascending order.
+
+    Raises:
+        ValueError: If no sample is left to train on.
+
+    Example:
+        >>> [len(part) for part in vars(random_split(10, validation=2, test=3)).values()]
+        [5, 2, 3]
+    """
+    if min(validation, test) < 1 or validation + test >= samples:
+        raise ValueError(
+            f"Validation and test need at least 1 sample each, and {samples} samples must leave "
+            f"some to train on. Received: validation={validation}, test={test}"
+        )
+    order = np.random.default_rng(seed).permutation(samples)
+    parts = np.split(order, [samples - validation - test, samples - test])
+    return RandomSplit(*(np.sort(part) for part in parts))

@@ -1,5 +1,6 @@
 """Fine-tuning of a slim network: supervised, by its teacher, or from measurements alone."""
 
+from spade_keras.finetuning.class_distances import cross_entropy, divergence
 from spade_keras.finetuning.fine_tuner import FineTuner, mean_squared_error
 from spade_keras.finetuning.school import School
 from spade_keras.finetuning.self_supervised import SelfSupervised
@@ -17,5 +18,7 @@ __all__ = [
     "School",
     "SelfSupervised",
     "Supervised",
+    "cross_entropy",
+    "divergence",
     "mean_squared_error",
 ]

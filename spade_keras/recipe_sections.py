@@ -1,0 +1,160 @@
+"""The tables of a recipe: every key with its type, range and default.
+
+A task, `run.task`, decides which data and networks a recipe describes; everything else is common
+to all tasks. Nothing here imports keras.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from spade_keras.recipe_problems import OneOf
+
+# The names a recipe may use. They are spelled out so that this module needs no keras; a test
+# asserts that they are those of the registries.
+SOURCES = ("mni152",)
+NETWORKS = ("unrolled_pgd",)
+PRIORS = ("dncnn",)
+LABELED_SOURCES = ("digits",)
+CLASSIFIERS = ("convolutional",)
+IMPORTANCES = ("group_l1", "group_l2", "batch_norm_scale", "taylor", "fpgm", "lamp", "random")
+SAMPLERS = ("tpe", "gp", "nsga2", "random")
+STRATEGIES = ("school", "supervised", "self_supervised")
+
+Source = Annotated[str, AfterValidator(OneOf(SOURCES))]
+NetworkName = Annotated[str, AfterValidator(OneOf(NETWORKS, "spade_keras.networks:NETWORKS"))]
+PriorName = Annotated[str, AfterValidator(OneOf(PRIORS, "spade_keras.networks.priors:PRIORS"))]
+LabeledSource = Annotated[
+    str, AfterValidator(OneOf(LABELED_SOURCES, "spade_keras.data:LABELED_SOURCES"))
+]
+ClassifierName = Annotated[
+    str, AfterValidator(OneOf(CLASSIFIERS, "spade_keras.tasks.classifiers:CLASSIFIERS"))
+]
+ImportanceName = Annotated[
+    str, AfterValidator(OneOf(IMPORTANCES, "spade_keras.pruning:IMPORTANCES"))
+]
+Sampler = Annotated[str, AfterValidator(OneOf(SAMPLERS, "spade_keras.search:SAMPLERS"))]
+Strategy = Annotated[str, AfterValidator(OneOf(STRATEGIES, "spade_keras.finetuning:STRATEGIES"))]
+Filters = Annotated[int, Field(ge=1, le=4096)]
+
+
+class Section(BaseModel):
+    """One table of a recipe: frozen, no unknown keys, no silent conversion between types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Run(Section):
+    """What is done, where the results go, and the seed of everything random."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
+    task: Literal["reconstruction", "classification"] = "reconstruction"
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    folder: str = Field(default="runs", min_length=1)
+
+
+class Data(Section):
+    """Images, simulated measurements and their split into slabs."""
+
+    source: Source
+    path: str | None = None
+    height: int = Field(default=96, ge=16, le=1024)
+    width: int = Field(default=96, ge=16, le=1024)
+    coils: int = Field(default=4, ge=1, le=64)
+    acceleration: int = Field(default=4, ge=1, le=64)
+    acs_lines: int = Field(default=8, ge=0, le=1024)
+    noise_std: float = Field(default=0.01, ge=0)
+    validation_slices: int = Field(default=16, ge=1)
+    test_slices: int = Field(default=16, ge=1)
+    gap_slices: int = Field(default=6, ge=0)
+
+
+class Prior(Section):
+    """The denoiser inside the network; `filters` has one width per hidden convolution."""
+
+    name: PriorName
+    filters: tuple[Filters, ...] = Field(min_length=1, max_length=64, strict=False)
+    kernel_size: int = Field(default=3, ge=1, le=15)
+
+
+class Network(Section):
+    """The full network, before pruning."""
+
+    name: NetworkName
+    iterations: int = Field(default=5, ge=1, le=100)
+    prior: Prior
+
+
+class LabeledData(Section):
+    """Samples with a class each: a bundled source, or the arrays x and y of an `.npz` file.
+
+    With `path` the source is not read; `size` is the side to which the bundled images are scaled.
+    """
+
+    source: LabeledSource = "digits"
+    path: str | None = None
+    size: int = Field(default=32, ge=8, le=512)
+    validation_samples: int = Field(default=300, ge=1)
+    test_samples: int = Field(default=300, ge=1)
+
+
+class Classifier(Section):
+    """The full network: a bundled one, or any `.keras` file; with `path` the rest is not read."""
+
+    name: ClassifierName = "convolutional"
+    path: str | None = None
+    filters: tuple[Filters, ...] = Field(
+        default=(32, 64, 64), min_length=1, max_length=16, strict=False
+    )
+    kernel_size: int = Field(default=3, ge=1, le=15)
+
+
+class Training(Section):
+    """How the full network is trained; 0 epochs take one from a file as it is."""
+
+    epochs: int = Field(ge=0)
+    batch_size: int = Field(default=4, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0, le=1)
+
+
+class Pruning(Section):
+    """Which channels go first."""
+
+    importance: ImportanceName = "group_l1"
+
+
+class Search(Section):
+    """How the widths are found."""
+
+    latency_budget: float = Field(gt=0, lt=1)
+    trials: int = Field(default=30, ge=1)
+    width_multiple: int = Field(default=4, ge=1)
+    minimum_width: int = Field(default=4, ge=1)
+    sampler: Sampler = "tpe"
+    safety_margin: float = Field(default=0.03, ge=0, lt=1)
+    pairs: int = Field(default=20, ge=5)
+
+
+class FineTuning(Section):
+    """How the slim network gets its quality back."""
+
+    strategy: Strategy
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(default=4, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0, le=1)
+    on: Literal["train", "test"] = "train"
+
+
+class Evaluation(Section):
+    """What is compared at the end."""
+
+    rivals: bool = True
+
+
+class Export(Section):
+    """What leaves the toolkit, and how often full and slim are timed there."""
+
+    format: Literal["saved_model"] = "saved_model"
+    pairs: int = Field(default=50, ge=5)

@@ -1,0 +1,136 @@
+"""Classification: one class per sample."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from spade_keras import data, search
+from spade_keras.errors import SpadeError
+from spade_keras.finetuning import cross_entropy, divergence
+from spade_keras.metrics import CLASS_CONVENTION, are_probabilities, class_quality
+from spade_keras.prediction import predict
+from spade_keras.tasks.classifiers import CLASSIFIERS
+from spade_keras.tasks.task import SPLITS, Samples, Task
+
+
+class Classification(Task):
+    """Any classifier, bundled or from a `.keras` file, whether it gives logits or probabilities."""
+
+    convention = CLASS_CONVENTION
+    columns = {"accuracy": "accuracy", "cross_entropy": "cross-entropy"}  # noqa: RUF012
+    clip_norm = 1.0
+
+    @property
+    def data_note(self) -> str:  # type: ignore[override]
+        """What the data are and what figures on them can show."""
+        settings = self.recipe.data
+        if settings.path is not None:
+            return f"Samples of {Path(settings.path).name}, split at random by the seed of the run."
+        return (
+            "Handwritten digits of scikit-learn (UCI, 8 x 8 pixels, enlarged), split at random by "
+            "the seed of the run: the same writers may be in training and test."
+        )
+
+    def make_data(self, folder: Path, say: Callable[[str], None]) -> None:
+        """Splits the samples at random."""
+        settings = self.recipe.data
+        if settings.path is not None:
+            x, y = data.load_labeled_arrays(Path(settings.path).expanduser())
+        else:
+            x, y = data.LABELED_SOURCES[settings.source](settings.size)
+        parts = data.random_split(
+            len(y),
+            validation=settings.validation_samples,
+            test=settings.test_samples,
+            seed=self.recipe.run.seed,
+        )
+        for split in SPLITS:
+            chosen = getattr(parts, split)
+            np.savez(folder / f"{split}.npz", x=x[chosen], y=y[chosen])
+            say(f"{split}: {len(chosen)} samples of {len(np.unique(y[chosen]))} classes")
+
+    def load(self, folder: Path, split: str) -> Samples:
+        """Reads the inputs and labels of a split."""
+        with np.load(folder / f"{split}.npz") as arrays:
+            return Samples(arrays["x"], arrays["y"])
+
+    def new_network(self, train: Samples) -> keras.Model:
+        """Makes the bundled network, or loads the one of `network.path` with its weights.
+
+        Raises:
+            SpadeError: If the network does not take the data, or has too few outputs.
+        """
+        settings = self.recipe.network
+        classes = int(train.truth.max()) + 1
+        if settings.path is None:
+            make = CLASSIFIERS[settings.name]
+            return make(
+                train.inputs.shape[1:],
+                classes,
+                filters=settings.filters,
+                kernel_size=settings.kernel_size,
+            )
+        network = keras.saving.load_model(Path(settings.path).expanduser(), compile=False)
+        _check_fit(network, train.inputs[:1], classes, settings.path)
+        return network
+
+    def training_options(self, network: keras.Model, inputs: Any) -> dict[str, Any]:
+        """Returns the cross-entropy with the labels, and the accuracy as a metric."""
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=_logits(network, inputs))
+        return {"loss": loss, "metrics": ["accuracy"]}
+
+    def distance(
+        self, strategy: str, network: keras.Model, inputs: Any
+    ) -> Callable[[Any, Any], Any]:
+        """Returns the cross-entropy with labels, or the divergence from a teacher's outputs."""
+        kind = divergence if strategy == "school" else cross_entropy
+        return functools.partial(kind, from_logits=_logits(network, inputs))
+
+    def quality(
+        self,
+        strategy: str,
+        inputs: Any,
+        *,
+        targets: np.ndarray | None = None,
+        teacher: keras.Model | None = None,
+    ) -> search.Quality:
+        """Returns the accuracy, or the agreement with the teacher's outputs."""
+        return search.strategy_quality(
+            strategy, inputs, targets=targets, teacher=teacher, task="classification"
+        )
+
+    def scores(self, truth: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
+        """Returns accuracy and cross-entropy."""
+        return class_quality(truth, outputs).as_dict()
+
+    def facts(self, test: Samples) -> dict[str, Any]:
+        """Returns the number of test samples and of their classes."""
+        return {"test_samples": len(test), "classes": len(np.unique(test.truth))}
+
+
+def _logits(network: keras.Model, inputs: Any) -> bool:
+    """Whether a network gives logits; what is no probability is taken for one."""
+    return not are_probabilities(predict(network, inputs[:8]))
+
+
+def _check_fit(network: keras.Model, sample: np.ndarray, classes: int, path: str) -> None:
+    try:
+        output = network(sample, training=False)
+        shape = tuple(output.shape)
+    except Exception as error:
+        raise SpadeError(
+            f"`network.path` must hold a classifier that takes the data, of shape "
+            f"{sample.shape[1:]} a sample. Received: network.path={path}, which fails: {error}"
+        ) from error
+    if len(shape) != 2 or shape[1] < classes:
+        raise SpadeError(
+            f"`network.path` must hold a classifier of at least {classes} classes, the largest "
+            f"label being {classes - 1}. Received: network.path={path}, with outputs of shape "
+            f"{shape}"
+        )
