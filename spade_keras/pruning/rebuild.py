@@ -76,6 +76,47 @@ def rebuild_with(model: Any, plan: Any, read: Read) -> Any:
     return _Rebuild(analysis, check_plan(analysis, plan), read).model(model)
 
 
+def copy_model(model: Any, *, open_layers: bool = False) -> Any:
+    """A copy of a model with its weights, in which no variable is shared with the original.
+
+    Unlike `keras.models.clone_model` it takes subclassed models and networks with `priors`.
+
+    Args:
+        model: A built Keras model, or a network with `priors`.
+        open_layers: Composite layers become models of the layers inside them, each of which
+            is then saved with a configuration of its own.
+
+    Returns:
+        A model of the kind that `rebuild` makes, or the network with copied priors.
+
+    Example:
+        >>> import keras
+        >>> from spade_keras.pruning import copy_model
+        >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+        >>> copy = copy_model(model)
+        >>> copy.count_params(), copy.layers[0] is model.layers[0]
+        (8, False)
+    """
+    if is_network(model):
+        return model.with_priors(
+            {key: copy_model(prior, open_layers=open_layers) for key, prior in model.priors.items()}
+        )
+    return replay(model, analyze(model), open_layers=open_layers)
+
+
+def replay(model: Any, analysis: Analysis, *, open_layers: bool = False) -> keras.Model:
+    """Makes a model again at full width, call by call, from a graph that may lack calls.
+
+    Args:
+        model: The original model.
+        analysis: Its analysis; of the graph, calls may have been left out.
+        open_layers: See `copy_model`.
+    """
+    again = _Rebuild(analysis, {}, keras.ops.convert_to_numpy)
+    again.open_layers = open_layers
+    return again.model(model)
+
+
 def check_plan(analysis: Analysis, plan: Any, prefix: str = "") -> dict[str, tuple[int, ...]]:
     """Kept channels per group, after the plan was compared with the model.
 
@@ -159,6 +200,7 @@ class _Rebuild:
         self.narrowing = Narrowing(analysis, kept, read)
         self.made: dict[int, tuple[Any, Any]] = {}
         self.whole: set[int] = set()
+        self.open_layers = False
 
     def model(self, model: Any) -> Any:
         """The slim version of a whole model."""
@@ -178,7 +220,9 @@ class _Rebuild:
         inputs = [self._input(tensor) for tensor in graph.inputs]
         if isinstance(operation, keras.Sequential):
             calls = {id(call.operation): call for call in graph.calls}
-            layers = [self._operation(graph, calls[id(x)]) for x in operation.layers]
+            layers = [
+                self._operation(graph, calls[id(x)]) for x in operation.layers if id(x) in calls
+            ]
             return keras.Sequential([inputs[0], *layers], name=operation.name)
         tensors = {id(old): new for old, new in zip(graph.inputs, inputs, strict=True)}
         for call in graph.calls:
@@ -230,7 +274,9 @@ class _Rebuild:
 
     def _again(self, original: Any, graph: Graph) -> Any:
         """A composite layer made again as it is, or None where the plan reaches into it."""
-        if not graph.traced or not self.narrowing.spares(graph, original.variables):
+        if not graph.traced or graph.opened or self.open_layers:
+            return None
+        if not self.narrowing.spares(graph, original.variables):
             return None
         try:
             made = type(original).from_config(original.get_config())

@@ -51,6 +51,8 @@ class Graph:
         input_struct: The inputs in the structure the model takes.
         output_struct: The outputs in the structure the model returns.
         traced: True when `call` was traced, so that the class is lost by a rebuild.
+        opened: True when a composite layer must become a model of this graph, for its
+            configuration would make another one.
         nested: Graphs of nested models and composite layers by the id of the operation.
     """
 
@@ -60,6 +62,7 @@ class Graph:
     input_struct: Any
     output_struct: Any
     traced: bool = False
+    opened: bool = False
     nested: dict[int, Graph] = field(default_factory=dict)
 
 
