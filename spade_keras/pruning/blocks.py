@@ -110,13 +110,13 @@ def drop_blocks(model: Any, names: Sequence[str]) -> Any:
         >>> [layer.name for layer in model.layers[1:]]
         ['stem', 'head']
     """
-    names = _checked(model, names)
+    chosen = _checked(model, names)
     if not is_network(model):
-        return _without(model, names)
+        return _without(model, chosen)
     return model.with_priors(
         {
             key: _without(
-                prior, {n.removeprefix(f"{key}/") for n in names if n.startswith(f"{key}/")}
+                prior, {n.removeprefix(f"{key}/") for n in chosen if n.startswith(f"{key}/")}
             )
             for key, prior in model.priors.items()
         }

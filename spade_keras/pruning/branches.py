@@ -58,7 +58,7 @@ def _droppable(graph: Graph) -> dict[str, Branch]:
         calls_so_far[name] += 1
         others = sums - {id(branch.addition)}
         inside = {id(call) for call in _open(branch.calls, branch.graph)}
-        is_long_skip = len(others) > 1 and others <= inside
+        is_long_skip = bool(others) and others <= inside
         if not is_long_skip and keeps_weights(graph, leave_out(graph, branch.skips)):
             count = calls_so_far[name]
             result[name if count == 1 else f"{name}:{count}"] = branch

@@ -27,7 +27,7 @@ def leave_out(graph: Graph, skips: Mapping[int, Any]) -> Graph:
         return stands_for.get(id(value), value)
 
     for call in graph.calls:
-        first = id(call.outputs[0]) if call.outputs else None
+        first = id(call.outputs[0])
         inner = graph.nested.get(id(call.operation))
         if first in skips:
             stands_for[first] = now(skips[first])

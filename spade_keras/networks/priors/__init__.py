@@ -8,10 +8,11 @@ from typing import Any
 import keras
 
 from spade_keras.networks.priors.dncnn import dncnn
+from spade_keras.networks.priors.edsr import edsr
 
-PRIORS: dict[str, Callable[..., keras.Model]] = {"dncnn": dncnn}
+PRIORS: dict[str, Callable[..., keras.Model]] = {"dncnn": dncnn, "edsr": edsr}
 
-__all__ = ["PRIORS", "dncnn", "get"]
+__all__ = ["PRIORS", "dncnn", "edsr", "get"]
 
 
 def get(name: str, **kwargs: Any) -> keras.Model:
