@@ -1,0 +1,216 @@
+"""The widths of most value within a predicted cost: a knapsack whose items multiply."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+
+from spade_keras.search.space import Configuration, SearchSpace
+
+Cost = Callable[[Configuration], float]
+"""Predicts what a configuration costs, in any unit."""
+
+_PRICES = 160
+_REACH = 4
+_ROUNDS = 60
+_STARTS = 6
+
+
+class Knapsack:
+    r"""Maximizes sum_g v_g(w_g) subject to C(w) <= limit over the widths w_g of all groups g.
+
+    A layer's cost depends on the product of its input's and its output's width, so the items of
+    this knapsack are not independent and a table over costs would be wrong. Instead:
+
+    1. C is asked once for every width alone and once for every pair of groups, which gives
+
+           C(w) ~ C(full) - sum_g u_g(w_g) + sum_{g<h} d_gh s_g(w_g) s_h(w_h)
+
+       with the savings u_g of one group alone, s_g = u_g / max u_g, and d_gh what two groups would
+       save twice. This is exact where each layer's cost is linear in either width.
+    2. max sum_g v_g - price C is solved for a range of prices by coordinate ascent, each price from
+       the solution of the one before.
+    3. What a price leaves of the limit is filled by the best single moves, and by exchanges
+       between two groups, until none helps, from several of these solutions.
+    4. The answer is checked with C itself; where that is above the limit the model is given less.
+
+    Args:
+        space: The widths allowed; its other variables stay the network's own.
+        values: Group -> value of each of its edges, rising with the width.
+        cost: C, called once per edge and pair of groups, and a few times a solution.
+
+    Raises:
+        ValueError: If a group has not one value per edge, or a value is not finite.
+    """
+
+    def __init__(
+        self, space: SearchSpace, values: Mapping[str, Sequence[float]], cost: Cost
+    ) -> None:
+        self.space = space
+        self._cost = cost
+        for variable in space.variables:
+            given = np.asarray(values.get(variable.group, ()), float)
+            if given.shape != (len(variable.edges),) or not np.isfinite(given).all():
+                raise ValueError(
+                    "`values` must have a finite number for each edge of each group. Received: "
+                    f"values[{variable.group!r}]={values.get(variable.group)} for edges "
+                    f"{variable.edges}"
+                )
+        count = max(len(variable.edges) for variable in space.variables)
+        # Rows are padded in front with the narrowest edge, so that the last column is the full one.
+        self._padding = np.array([count - len(v.edges) for v in space.variables])
+        self._values = np.array([self._padded(values[v.group], count) for v in space.variables])
+        self._column = np.arange(count)
+        self._full = np.full(len(space.variables), count - 1)
+
+    @property
+    def full_cost(self) -> float:
+        """The predicted cost of the full network."""
+        return self._model.base
+
+    @cached_property
+    def narrowest_cost(self) -> float:
+        """The predicted cost of the narrowest widths."""
+        return self._cost(self.space.narrowest)
+
+    def solve(self, limit: float) -> Configuration:
+        """Returns the configuration of most value that costs at most `limit`.
+
+        Args:
+            limit: In the unit of the cost; below `narrowest_cost` the answer is the narrowest.
+        """
+        aim = limit
+        for _ in range(8):
+            improved = [self._improve(start, aim) for start in self._starts(aim)]
+            found = self._configuration(max(improved, key=self._value))
+            reached = self._cost(found)
+            if reached <= limit:
+                return found
+            aim -= 1.05 * (reached - limit)
+        return self.space.narrowest
+
+    @cached_property
+    def _model(self) -> _PairwiseCost:
+        edges = [self._padded(v.edges, len(self._column)) for v in self.space.variables]
+        return _PairwiseCost(self.space, np.array(edges), self._cost)
+
+    @cached_property
+    def _path(self) -> list[np.ndarray]:
+        """Solutions for rising prices, from the full widths down."""
+        model, chosen = self._model, self._full.copy()
+        spread = float(np.max(self._values[:, -1] - self._values.min(axis=1), initial=0.0))
+        unit = max(spread, 1e-12) / max(model.base, 1e-12)
+        path = [chosen.copy()]
+        for price in unit * np.geomspace(1e-4, 1e6, _PRICES):
+            for _ in range(_ROUNDS):
+                before = chosen.copy()
+                for group in range(len(chosen)):
+                    gain = self._values[group] - price * model.alone(group, chosen)
+                    # Of equals the widest, which is the last.
+                    chosen[group] = len(gain) - 1 - int(np.argmax(gain[::-1]))
+                if np.array_equal(before, chosen):
+                    break
+            if not np.array_equal(path[-1], chosen):
+                path.append(chosen.copy())
+        return [*path, np.zeros_like(chosen)]
+
+    def _starts(self, limit: float) -> list[np.ndarray]:
+        fitting = [chosen for chosen in self._path if self._model.total(chosen) <= limit]
+        best = sorted(fitting, key=self._value)[-_STARTS:]
+        return [chosen.copy() for chosen in best] or [np.zeros_like(self._full)]
+
+    def _improve(self, chosen: np.ndarray, limit: float) -> np.ndarray:
+        """Single moves, then exchanges of a gain against a loss, as long as the value rises."""
+        model, groups = self._model, np.arange(len(chosen))
+        steps = np.array([step for step in range(-_REACH, _REACH + 1) if step])
+        for _ in range(_ROUNDS * len(chosen)):
+            group, step = (axis.ravel() for axis in np.meshgrid(groups, steps, indexing="ij"))
+            target = chosen[group] + step
+            inside = (target >= 0) & (target < len(self._column))
+            group, target = group[inside], target[inside]
+            gain = self._values[group, target] - self._values[group, chosen[group]]
+            more = model.differences(chosen, group, target)
+            room = limit - model.total(chosen)
+            best = np.where((gain > 0) & (more <= room), gain, 0)
+            if np.any(best > 0):
+                move = int(np.argmax(best))
+                chosen[group[move]] = target[move]
+                continue
+            up, down = np.flatnonzero(gain > 0), np.flatnonzero(gain < 0)
+            if not len(up) or not len(down):
+                break
+            shift = model.shares[group, target] - model.shares[group, chosen[group]]
+            both = (
+                more[up, None]
+                + more[down]
+                + model.joint[np.ix_(group[up], group[down])] * (shift[up, None] * shift[down])
+            )
+            total = gain[up, None] + gain[down]
+            allowed = (both <= room) & (group[up, None] != group[down]) & (total > 1e-12)
+            if not allowed.any():
+                break
+            first, second = np.unravel_index(np.argmax(np.where(allowed, total, 0)), total.shape)
+            for move in (up[first], down[second]):
+                chosen[group[move]] = target[move]
+        return chosen
+
+    def _value(self, chosen: np.ndarray) -> float:
+        return float(self._values[np.arange(len(chosen)), chosen].sum())
+
+    def _configuration(self, chosen: np.ndarray) -> Configuration:
+        columns = np.maximum(chosen - self._padding, 0)
+        widths = {
+            variable.group: variable.edges[column]
+            for variable, column in zip(self.space.variables, columns, strict=True)
+        }
+        return self.space.snap(widths)
+
+    @staticmethod
+    def _padded(row: Sequence[float], count: int) -> list[float]:
+        return [row[0]] * (count - len(row)) + list(row)
+
+
+class _PairwiseCost:
+    """The model of the cost: savings of every group alone, less what pairs would save twice."""
+
+    def __init__(self, space: SearchSpace, edges: np.ndarray, cost: Cost) -> None:
+        full = space.full.widths
+        groups = list(full)
+        self.base = cost(space.full)
+        known = {v.group: {v.edges[-1]: 0.0} for v in space.variables}
+        for variable in space.variables:
+            for edge in variable.edges[:-1]:
+                narrowed = space.snap({**full, variable.group: edge})
+                known[variable.group][edge] = self.base - cost(narrowed)
+        self.savings = np.array(
+            [[known[g][edge] for edge in row] for g, row in zip(groups, edges, strict=True)]
+        )
+        most = self.savings[:, :1]
+        self.shares = np.divide(self.savings, most, out=np.zeros_like(self.savings), where=most > 0)
+        self.joint = np.zeros((len(groups), len(groups)))
+        narrow = space.narrowest.widths
+        for i, first in enumerate(groups):
+            for j, second in enumerate(groups[:i]):
+                pair = {first: narrow[first], second: narrow[second]}
+                saved = self.base - cost(space.snap({**full, **pair}))
+                self.joint[i, j] = self.joint[j, i] = most[i, 0] + most[j, 0] - saved
+
+    def total(self, chosen: np.ndarray) -> float:
+        groups = np.arange(len(chosen))
+        shares = self.shares[groups, chosen]
+        saved = self.savings[groups, chosen].sum()
+        return float(self.base - saved + shares @ self.joint @ shares / 2)
+
+    def alone(self, group: int, chosen: np.ndarray) -> np.ndarray:
+        """Cost of every edge of one group, up to a constant, with the others as chosen."""
+        shares = self.shares[np.arange(len(chosen)), chosen]
+        return self.shares[group] * (self.joint[group] @ shares) - self.savings[group]
+
+    def differences(self, chosen: np.ndarray, group: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """What moving each `group` to each `target` adds to the cost."""
+        shares = self.shares[np.arange(len(chosen)), chosen]
+        shift = self.shares[group, target] - shares[group]
+        saved = self.savings[group, target] - self.savings[group, chosen[group]]
+        return shift * (self.joint @ shares)[group] - saved
