@@ -17,6 +17,14 @@ from spade_keras.errors import MissingExtraError, StorageError
 
 _DRIVER = "postgresql+psycopg"
 
+# A machine that vanishes without a word must not keep the lock for hours.
+_LOCK = sqlalchemy.text(
+    "SELECT set_config('tcp_keepalives_idle', '30', false),"
+    " set_config('tcp_keepalives_interval', '10', false),"
+    " set_config('tcp_keepalives_count', '3', false), pg_advisory_lock(:key)"
+)
+_UNLOCK = sqlalchemy.text("SELECT pg_advisory_unlock(:key)")
+
 
 def open_database(url: str, *, heartbeat_s: int = 30, grace_s: int = 120) -> RDBStorage:
     """Opens a PostgreSQL database, whose tables are made if they are missing.
@@ -60,18 +68,12 @@ def advisory_lock(engine: sqlalchemy.Engine, name: str) -> Iterator[None]:
     """
     key = {"key": int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)}
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        # A machine that vanishes without a word must not keep the lock for hours.
-        for setting, value in (("idle", "30"), ("interval", "10"), ("count", "3")):
-            connection.execute(
-                sqlalchemy.text("SELECT set_config(:name, :value, false)"),
-                {"name": f"tcp_keepalives_{setting}", "value": value},
-            )
-        connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), key)
+        connection.execute(_LOCK, key)
         try:
             yield
         finally:
             try:
-                connection.execute(sqlalchemy.text("SELECT pg_advisory_unlock(:key)"), key)
+                connection.execute(_UNLOCK, key)
             except sqlalchemy.exc.SQLAlchemyError:
                 connection.invalidate()  # with the connection the server drops the lock
 
@@ -122,6 +124,12 @@ def _open(url: sqlalchemy.URL, **heartbeat: int) -> RDBStorage:
     # Workers that start together would make the tables twice.
     engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, **engine_kwargs)
     with advisory_lock(engine, "spade-keras tables"):
+        with engine.connect() as connection:
+            if connection.scalar(sqlalchemy.text("SHOW transaction_read_only")) == "on":
+                raise StorageError(
+                    f"The study storage {hide_password(str(url))} is read-only. Use the primary "
+                    "server, and a user that may write."
+                )
         return RDBStorage(
             url.render_as_string(hide_password=False), engine_kwargs=engine_kwargs, **heartbeat
         )

@@ -92,8 +92,8 @@ class Worker(abc.ABC):
         return None
 
     @abc.abstractmethod
-    def _orphans(self, study: optuna.Study) -> list[FrozenTrial]:
-        """Returns running trials whose worker is gone; called under the guard."""
+    def _orphans(self, study: optuna.Study, running: list[FrozenTrial]) -> list[FrozenTrial]:
+        """Returns those of the running trials whose worker is gone; called under the guard."""
 
     def _take(self, trial: Trial) -> None:
         """Shows the other workers that `trial` is taken; called under the guard."""
@@ -218,7 +218,8 @@ class Worker(abc.ABC):
         return trial
 
     def _recover(self, study: optuna.Study) -> list[FrozenTrial]:
-        orphans = self._orphans(study)
+        running = _running(study)
+        orphans = self._orphans(study, running) if running else []
         for orphan in orphans:
             study.tell(orphan.number, state=TrialState.FAIL, skip_if_finished=True)
         _enqueue_lost(study)
@@ -243,8 +244,8 @@ class JournalWorker(Worker):
         self._lock.release()
         self._lock_path(self.name).unlink(missing_ok=True)
 
-    def _orphans(self, study: optuna.Study) -> list[FrozenTrial]:
-        return [trial for trial in _running(study) if not self._is_alive(_worker_of(trial))]
+    def _orphans(self, study: optuna.Study, running: list[FrozenTrial]) -> list[FrozenTrial]:
+        return [trial for trial in running if not self._is_alive(_worker_of(trial))]
 
     def _is_alive(self, name: str | None) -> bool:
         return name is not None and not _remove_if_free(self._lock_path(name))
@@ -258,8 +259,7 @@ class DatabaseWorker(Worker):
 
     storage: RDBStorage
 
-    def _orphans(self, study: optuna.Study) -> list[FrozenTrial]:
-        running = _running(study)
+    def _orphans(self, study: optuna.Study, running: list[FrozenTrial]) -> list[FrozenTrial]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             optuna.storages.fail_stale_trials(study)
@@ -308,10 +308,10 @@ class LocalWorker(Worker):
     def __exit__(self, *failure: object) -> None:
         self._alive.discard(self.name)
 
-    def _orphans(self, study: optuna.Study) -> list[FrozenTrial]:
+    def _orphans(self, study: optuna.Study, running: list[FrozenTrial]) -> list[FrozenTrial]:
         if not isinstance(self.storage, InMemoryStorage):
             return []
-        return [trial for trial in _running(study) if _worker_of(trial) not in self._alive]
+        return [trial for trial in running if _worker_of(trial) not in self._alive]
 
 
 def _run(
