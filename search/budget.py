@@ -31,6 +31,7 @@ class LatencyBudget:
         safety_margin: Share of the budget left unused by the search, 0 <= margin < 1, so that the
             network found still meets the budget when it is measured again.
         batch_size: Samples in a call: the budget is for this batch.
+        dtype: What full network and candidates compute in, such as "bfloat16"; None: as they do.
 
     Raises:
         ValueError: If none or several limits are given, or one is out of its range.
@@ -48,6 +49,7 @@ class LatencyBudget:
     throughput: float | None = None
     safety_margin: float = 0.0
     batch_size: int = 1
+    dtype: str | None = None
 
     def __post_init__(self) -> None:
         given = {name: value for name in LIMITS if (value := getattr(self, name)) is not None}
@@ -80,7 +82,7 @@ class LatencyBudget:
         Args:
             text: A fraction of the full network's latency (`0.5`), a median (`"8ms"`), a tail
                 (`"p99<=8ms"`) or a rate (`"throughput>=200/s"`).
-            **options: `safety_margin`, `batch_size`.
+            **options: `safety_margin`, `batch_size`, `dtype`.
 
         Raises:
             ValueError: If it is none of these, or out of its range.
@@ -138,10 +140,11 @@ class LatencyBudget:
         return slowest_ms / limit - 1
 
     def __str__(self) -> str:
-        batch = f" at batch size {self.batch_size}" if self.batch_size > 1 else ""
+        conditions = f" at batch size {self.batch_size}" if self.batch_size > 1 else ""
+        conditions += f" in {self.dtype}" if self.dtype else ""
         return {
             "fraction": f"{self.limit:g} of the full network's latency",
             "median_ms": f"median of at most {self.limit:g} ms",
             "p99_ms": f"p99 of at most {self.limit:g} ms",
             "throughput": f"at least {self.limit:g} samples per second",
-        }[self.kind] + batch
+        }[self.kind] + conditions

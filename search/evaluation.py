@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from spade_keras import latency
 from spade_keras.errors import SpadeError
 from spade_keras.search.budget import LatencyBudget
 from spade_keras.search.candidate import CandidateBuilder
+from spade_keras.search.objectives import Objective
 from spade_keras.search.result import Timing, TrialRecord
 from spade_keras.search.space import Configuration
 
@@ -42,7 +44,7 @@ class Evaluation:
         build: CandidateBuilder,
         timer: Timer,
         budget: LatencyBudget,
-        objective: Any,
+        objective: Objective,
         *,
         judge_all: bool = False,
     ) -> None:
@@ -63,15 +65,19 @@ class Evaluation:
             self._qualities.setdefault(key, record.quality)
 
     def timing(self, configuration: Configuration) -> Timing:
-        """Returns the time of a candidate, measuring it if it is not known."""
-        return self._time(configuration, _Phases())[0]
+        """Returns the time of a candidate, measuring it if it is not known.
 
-    def quality(self, configuration: Configuration) -> float:
-        """Returns the quality of a candidate, judging it if that was not done."""
-        key = self._build.canonical(configuration).key()
-        if key not in self._qualities:
-            self._qualities[key] = self._objective(self._build(configuration))
-        return self._qualities[key]
+        Raises:
+            CandidateError: If it cannot be built or timed.
+        """
+        with _reasons():
+            return self._time(configuration, _Phases())[0]
+
+    def quality_as_pruned(self, configuration: Configuration) -> float:
+        """Returns the quality of a candidate before any tuning; NaN if it has none."""
+        with contextlib.suppress(CandidateError), _reasons():
+            return self._objective.as_pruned(self._build(configuration))
+        return math.nan
 
     def run(self, trial: optuna.Trial, configuration: Configuration) -> tuple[float, Timing]:
         """Tries a candidate for Optuna.
@@ -89,14 +95,14 @@ class Evaluation:
         """
         phases = _Phases()
         try:
-            with _reasons(phases):
+            with _reasons():
                 timing, candidate = self._time(configuration, phases)
             trial.set_user_attr("timing", timing.__dict__)
             # Before any pruning: a sampler takes a trial without a constraint for a feasible one.
             trial.set_constraint("latency", timing.excess)
             if timing.excess > 0 and not self._judge_all:
                 raise optuna.TrialPruned
-            with _reasons(phases):
+            with _reasons():
                 return self._judge(trial, configuration, candidate, phases), timing
         finally:
             trial.set_user_attr("seconds", phases.seconds)
@@ -175,12 +181,14 @@ class _Phases:
 
 
 @contextmanager
-def _reasons(phases: _Phases) -> Iterator[None]:
+def _reasons() -> Iterator[None]:
     """Turns whatever goes wrong with one candidate into a `CandidateError` that says what."""
     try:
         yield
     except (optuna.TrialPruned, CandidateError, latency.DeviceBusyError):
         raise
+    except SpadeError as error:
+        raise CandidateError(str(error)) from error
     except Exception as error:
         kind = "out of memory" if _is_out_of_memory(error) else type(error).__name__
         said = str(error).strip().split("\n")[0][:300]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -10,21 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 import optuna
 
-from spade_keras import backend, latency
+from spade_keras import latency
 from spade_keras.errors import SpadeError
-from spade_keras.pruning import find_groups
 from spade_keras.search.budget import LatencyBudget
 from spade_keras.search.candidate import CandidateBuilder
 from spade_keras.search.evaluation import CandidateError, Evaluation, Timer
 from spade_keras.search.identity import check_same, network_digest
-from spade_keras.search.quality import Quality, TeacherAgreement, ValidationPSNR
+from spade_keras.search.objectives import AsPruned, Objective
+from spade_keras.search.precision import with_dtype
+from spade_keras.search.quality import TeacherAgreement, ValidationPSNR
 from spade_keras.search.result import FAILED, FEASIBLE, SearchResult, TrialRecord
-from spade_keras.search.seeds import uniform_seeds
+from spade_keras.search.seeds import SEEDS, propose
 from spade_keras.search.space import Configuration, SearchSpace
 from spade_keras.search.storage import describe_storage, open_storage, storage_errors
+from spade_keras.search.timer import first_samples, interleaved_timer
 from spade_keras.search.workers import join
 
 SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
@@ -68,11 +70,13 @@ def run(
         trials: Number of finished trials to end with.
         timeout_s: Seconds after which no new trial starts; None: no limit.
         stagnation: Trials without a better one after which the search ends; None: no limit.
-        storage: Journal file to keep trials in; None keeps them in memory.
+        storage: Journal file, or URL of a PostgreSQL database, to keep trials in; several
+            processes may work on one. None keeps them in memory.
         on_trial: Called with every finished trial.
-        **options: Fields of `Search`: `objective` or `quality`, `timer`, `space` (default:
-            multiples of 8), `importance`, `sampler`, `pruner`, `seeds`, `table`, `pareto`,
-            `warm_start`, `seed`, `name`, `mix_devices`.
+        **options: `quality`, which judges candidates as pruned, in place of `objective`; `pairs`,
+            the timed windows of each network; and the fields of `Search`: `objective`, `timer`,
+            `space` (default: the edges of staircases measured here), `importance`, `sampler`,
+            `pruner`, `seeds`, `table`, `pareto`, `warm_start`, `seed`, `name`, `mix_devices`.
 
     Returns:
         A `SearchResult`, whose `best` raises when nothing met the budget.
@@ -85,64 +89,34 @@ def run(
     inputs, targets = data if isinstance(data, tuple) else (data, None)
     quality = options.pop("quality", None)
     if "objective" not in options:
-        if quality is None:
-            supervised = targets is not None
-            quality = (
-                ValidationPSNR(inputs, targets) if supervised else TeacherAgreement(inputs, network)
-            )
-        options["objective"] = _AsPruned(quality)
+        if quality is None and targets is None:
+            quality = TeacherAgreement(inputs, network)
+        options["objective"] = AsPruned(quality or ValidationPSNR(inputs, targets))
+    if budget.dtype is not None:
+        network = with_dtype(network, budget.dtype)
+    pairs = options.pop("pairs", 10)
+    if inputs is not None:
+        options["example"] = first_samples(inputs, budget.batch_size)
     if "timer" not in options:
         options["timer"] = interleaved_timer(
-            network, inputs, batch_size=budget.batch_size, single_calls=budget.single_calls
+            network,
+            inputs,
+            pairs=pairs,
+            batch_size=budget.batch_size,
+            single_calls=budget.single_calls,
         )
     if "space" not in options:
-        options["space"] = SearchSpace.from_groups(find_groups(network))
+        from spade_keras.search.measured_space import measured_space
+
+        options["space"], options["table"] = measured_space(network, options["example"])
     search = Search(network, budget, **options)
     return search.optimize(
         trials, timeout_s=timeout_s, stagnation=stagnation, storage=storage, on_trial=on_trial
     )
 
 
-def interleaved_timer(
-    network: keras.Model,
-    inputs: Any,
-    *,
-    pairs: int = 10,
-    batch_size: int = 1,
-    single_calls: bool = False,
-) -> Timer:
-    """Returns a function that times a candidate in turn with `network`.
-
-    The full network is compiled once, not once a candidate.
-
-    Args:
-        network: The full network.
-        inputs: Arrays, or a dict, list or tuple of them, with the samples on the first axis; the
-            first ones are used, repeated if they are too few.
-        pairs: Timed windows of each; at least 100 when calls are timed singly, for their tail.
-        batch_size: Samples in a call.
-        single_calls: Whether a window is one call, however short.
-    """
-    chosen = np.arange(batch_size)
-    sample = keras.tree.map_structure(lambda array: np.asarray(array)[chosen % len(array)], inputs)
-    full = backend.inference_function(network, sample)
-    windows = max(pairs, _TAIL_PAIRS) if single_calls else pairs
-
-    def time_candidate(candidate: keras.Model) -> latency.Comparison:
-        return latency.compare(
-            full,
-            backend.inference_function(candidate, sample),
-            pairs=windows,
-            single_calls=single_calls,
-            described=sample,
-        )
-
-    return time_candidate
-
-
-# Fewer windows do not show a 99th percentile.
-_TAIL_PAIRS = 100
 _MOST_FAILURES = 3
+_WARM_STARTS = 10
 
 
 @dataclass
@@ -159,7 +133,8 @@ class Search:
         sampler: A key of `SAMPLERS`.
         pruner: A key of `PRUNERS`; stops the short fine-tuning of a candidate.
         seeds: Names of `seeds.SEEDS`, tried first.
-        table: Layer times, for seeds that propose by time.
+        table: A `LayerTable`, for seeds that propose by time; None: they count multiplications.
+        example: Inputs of one call, to count multiplications for.
         pareto: Whether to search the whole front of time and quality instead of the best quality
             within the budget; then over-budget candidates are judged too.
         warm_start: An earlier search, whose best configurations are tried first.
@@ -170,14 +145,15 @@ class Search:
 
     network: keras.Model
     budget: LatencyBudget
-    objective: Any
+    objective: Objective
     timer: Timer
     space: SearchSpace
     importance: str = "group_l1"
     sampler: str = "tpe"
     pruner: str = "none"
-    seeds: Sequence[str] = ("uniform",)
+    seeds: Sequence[str] = tuple(SEEDS)
     table: Any = None
+    example: Any = None
     pareto: bool = False
     warm_start: SearchResult | None = None
     seed: int = 0
@@ -281,11 +257,24 @@ class Search:
             )
 
     def _proposals(self) -> Iterator[tuple[str, Configuration]]:
-        for configuration in uniform_seeds(self.space):
-            yield "seed", configuration
         if self.warm_start is not None:
-            for record in self.warm_start.ranking[:10]:
+            for record in self.warm_start.ranking[:_WARM_STARTS]:
                 yield "warm start", record.configuration
+        yield from propose(
+            self.seeds,
+            self.network,
+            self.space,
+            excess=self._excess,
+            quality=self._evaluation.quality_as_pruned,
+            table=self.table,
+            importance=self.importance,
+            inputs=self.example,
+        )
+
+    def _excess(self, configuration: Configuration) -> float:
+        with contextlib.suppress(CandidateError):
+            return self._evaluation.timing(configuration).excess
+        return math.inf
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
         return SAMPLERS[self.sampler](self.seed + number)
@@ -303,15 +292,6 @@ class Search:
             overhead = time.perf_counter() - started - sum(seconds.values())
             trial.set_user_attr("seconds", {**seconds, "overhead": overhead})
         return (quality, timing.latency_ratio) if self.pareto else quality
-
-
-class _AsPruned:
-    def __init__(self, quality: Quality) -> None:
-        self.name = quality.name
-        self._quality = quality
-
-    def __call__(self, candidate: keras.Model, report: Any = None) -> float:
-        return self._quality(candidate)
 
 
 def _records(study: optuna.Study) -> list[TrialRecord]:

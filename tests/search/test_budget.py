@@ -96,3 +96,8 @@ def test_a_tail_is_judged_by_its_slow_calls():
     measured = comparison([50.0] * 200, slim)
     assert LatencyBudget(median_ms=5).excess(measured) < 0
     assert LatencyBudget(p99_ms=5).excess(measured) == pytest.approx(7)
+
+
+def test_it_says_for_which_batch_and_dtype_it_is():
+    budget = LatencyBudget.parse("8ms", batch_size=4, dtype="bfloat16")
+    assert str(budget) == "median of at most 8 ms at batch size 4 in bfloat16"

@@ -9,7 +9,7 @@ from spade_keras import data, latency, search
 from spade_keras.errors import BudgetNotMetError, SpadeError
 from spade_keras.networks import UnrolledPGD, priors
 from spade_keras.operators import CartesianMRI
-from spade_keras.pruning import count_parameters
+from spade_keras.pruning import count_parameters, find_groups
 from spade_keras.search.quality import Quality
 from spade_keras.search.storage import open_storage
 
@@ -67,9 +67,8 @@ def run(network, budget=0.6, trials=12, **options):
     options = {
         "quality": Parameters(),
         "timer": parameter_timer(network),
-        "space": search.SearchSpace.from_groups(
-            search.study.find_groups(network), multiple=2, minimum=2
-        ),
+        "space": search.SearchSpace.from_groups(find_groups(network), multiple=2, minimum=2),
+        "seeds": (),
         **options,
     }
     return search.run(
@@ -153,9 +152,7 @@ def test_real_clock(network, slices):
         budget=search.LatencyBudget(0.99),
         data=(slices.inputs, slices.truth),
         trials=2,
-        space=search.SearchSpace.from_groups(
-            search.study.find_groups(network), multiple=4, minimum=4
-        ),
+        space=search.SearchSpace.from_groups(find_groups(network), multiple=4, minimum=4),
     )
     assert all(
         t.timing.latency_ms > 0 and t.timing.ratio_low <= t.timing.ratio_high for t in result.trials
@@ -217,7 +214,7 @@ def test_goes_on_with_the_trials_there_are(network, tmp_path):
 
 def test_another_space_is_refused(network, tmp_path):
     run(network, trials=2, storage=tmp_path / "study.journal")
-    groups = search.study.find_groups(network)
+    groups = find_groups(network)
     with pytest.raises(SpadeError, match="searches other widths"):
         run(
             network,
@@ -321,7 +318,7 @@ def test_stops_by_time_and_by_stagnation(network):
 
 def test_warm_start_tries_the_best_of_an_earlier_search(network):
     earlier = run(network, trials=30, seed=7)
-    result = run(network, trials=20, warm_start=earlier, seeds=())
+    result = run(network, trials=20, warm_start=earlier)
     best = [t for t in result.trials if t.origin == "warm start"]
     assert [t.configuration for t in best] == [t.configuration for t in earlier.ranking[:10]]
     assert result.best.quality >= earlier.best.quality
@@ -381,8 +378,9 @@ def test_a_search_whose_candidates_all_fail_ends_with_the_reason(network, tmp_pa
     def broken(candidate):
         raise RuntimeError("no such column")
 
-    with pytest.raises(SpadeError, match=r"3 of 3 candidates failed.*no such column"):
-        run(network, timer=broken, storage=tmp_path / "study.journal")
+    for seeds in ((), ("uniform",)):
+        with pytest.raises(SpadeError, match=r"3 of 3 candidates failed.*no such column"):
+            run(network, timer=broken, storage=tmp_path / "study.journal", seeds=seeds)
     assert len(run(network, trials=4, storage=tmp_path / "study.journal").ranking) > 0
 
 
@@ -402,7 +400,7 @@ def test_an_interrupted_trial_is_tried_again(network, tmp_path):
     lost = [t for t in again.trials if t.state == "failed"]
     assert len(lost) == 1
     repeated = [t for t in again.trials if t.configuration == lost[0].configuration]
-    assert [t.state for t in repeated] == ["failed", "feasible"]
+    assert [t.state for t in repeated][:2] == ["failed", "feasible"]
     assert len(again.trials) == 13
 
 
