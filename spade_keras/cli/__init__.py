@@ -14,7 +14,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from spade_keras import __version__
-from spade_keras.cli import models, recipes
+from spade_keras.cli import models, receipts, recipes, searches
 from spade_keras.cli.arguments import BUDGET_NOT_MET, FAILURE, INTERRUPTED, MISTAKE
 from spade_keras.errors import BudgetNotMetError, RecipeError, SpadeError
 
@@ -91,3 +91,6 @@ for _command in (
     models.export,
 ):
     app.command()(_command)
+app.command("search")(searches.search)
+app.command("search worker")(searches.work)
+app.command("verify")(receipts.verify)

@@ -1,0 +1,67 @@
+"""The command that replays a latency receipt: verify."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from spade_keras.cli.arguments import (
+    BUDGET_NOT_MET,
+    InputsFile,
+    import_library,
+    refusals_are_mistakes,
+)
+
+
+def verify(
+    receipt: Annotated[
+        Path,
+        typer.Argument(metavar="RECEIPT", exists=True, dir_okay=False, help="A receipt.json."),
+    ],
+    full: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="The full model; else beside RECEIPT."),
+    ] = None,
+    slim: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="The slim model; else beside RECEIPT, else made anew from the plan.",
+        ),
+    ] = None,
+    inputs: InputsFile = None,
+    pairs: Annotated[int | None, typer.Option(min=2, help="Timed windows of each model.")] = None,
+) -> None:
+    """Measure again what a latency receipt says, on this or another device.
+
+    Ends with 0 if the budget is met again, with 3 if it is not, with 2 if the files are not those
+    that the receipt speaks of.
+    """
+    import_library()
+    from spade_keras.model_inputs import example_inputs
+    from spade_keras.model_search.user_functions import import_module
+    from spade_keras.receipt import find_file, read_receipt, replay
+
+    with refusals_are_mistakes():
+        content = read_receipt(receipt)
+        full = full or find_file(content.full, receipt)
+        if full is None:
+            raise typer.BadParameter(
+                f"`--full` must name the full model: {content.full.name} is not beside the receipt."
+            )
+        for module in content.imports:
+            import_module(module, "--import")
+        verdict = replay(
+            content,
+            full,
+            slim or find_file(content.slim, receipt),
+            inputs=None if inputs is None else example_inputs(None, arrays_file=inputs),
+            pairs=pairs,
+        )
+    Console().print(str(verdict), markup=False, highlight=False, soft_wrap=True)
+    if not verdict.holds:
+        raise typer.Exit(BUDGET_NOT_MET)

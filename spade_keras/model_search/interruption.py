@@ -1,0 +1,59 @@
+"""Ctrl-C in a search: once to stop after the trial under way, twice to stop at once."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType, TracebackType
+from typing import Any
+
+
+class Interruption:
+    """Asks a loop to stop at the first Ctrl-C, and leaves the second one to the system.
+
+    A study survives a kill at any moment, so ending at once loses the trial under way alone. Only
+    the main thread can hear Ctrl-C; in another one this does nothing.
+
+    Example:
+        >>> with Interruption() as interruption:
+        ...     interruption.requested
+        False
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._before: Any = None
+
+    def __enter__(self) -> Interruption:
+        # A process started to ignore Ctrl-C (nohup, a shell's background job) goes on ignoring it.
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            self._before = signal.signal(signal.SIGINT, self._hear)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def check(self) -> None:
+        """Stops the loop that calls it, if that was asked for.
+
+        Raises:
+            KeyboardInterrupt: If Ctrl-C was pressed.
+        """
+        if self.requested:
+            raise KeyboardInterrupt
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # a progress bar hides it
+        sys.stderr.write(
+            f"{show_cursor}\nStopping after this trial. Ctrl-C again stops at once; either way the "
+            "study is intact.\n"
+        )
+        sys.stderr.flush()

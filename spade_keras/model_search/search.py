@@ -1,0 +1,263 @@
+"""The search of a saved model, and of a worker that joins one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import keras
+from rich.console import Console
+
+from spade_keras import pruning, search
+from spade_keras.acceptance import Compare
+from spade_keras.errors import BudgetNotMetError, MissingExtraError, SpadeError
+from spade_keras.model_search.data import load_data, take
+from spade_keras.model_search.finalists import Finalist, FinalRound
+from spade_keras.model_search.folder import JOURNAL, claimed, results
+from spade_keras.model_search.interruption import Interruption
+from spade_keras.model_search.job import JobMismatchError, SearchJob, announce, read_announced
+from spade_keras.model_search.quality import OutputAgreement, UserQuality
+from spade_keras.model_search.user_functions import import_function, import_module
+from spade_keras.progress import ProgressBar
+from spade_keras.pruning.files import load_model_safely
+from spade_keras.search.evaluation import Timer
+from spade_keras.search.storage import open_storage
+from spade_keras.stages import write_json_atomic
+
+
+class ModelSearch:
+    """A search of one saved model, with everything that was loaded for it.
+
+    Args:
+        job: What to do.
+        console: Where progress is shown.
+        mix_devices: Whether a study timed on another device may go on.
+        timer: Times a candidate; by default in turn with the full model.
+    """
+
+    def __init__(
+        self,
+        job: SearchJob,
+        console: Console,
+        *,
+        mix_devices: bool = False,
+        timer: Timer | None = None,
+    ) -> None:
+        for module in job.imports:
+            import_module(module, "--import", job.folder)
+        evaluate = UserQuality(job.evaluate, job.folder) if job.evaluate else None
+        self.full = load_model_safely(job.path)
+        self.inputs, _ = load_data(job.data, self.full, folder=job.folder)
+        self.sample = take(self.inputs, job.budget.batch_size)
+        _check_fits(self.full, self.sample, job)
+        self.quality = evaluate or OutputAgreement(self.full, self.inputs)
+        self.space = job.space or search.SearchSpace.from_groups(pruning.find_groups(self.full))
+        self.job = job
+        self._console = console
+        self._mix_devices = mix_devices
+        self._timer = timer
+
+    def run(self, storage: str | Path, name: str) -> search.SearchResult:
+        """Tries candidates until the study has as many as the job asks for.
+
+        Args:
+            storage: A journal file or a database's URL.
+            name: The study.
+
+        Raises:
+            KeyboardInterrupt: If Ctrl-C was pressed, after the trial under way.
+        """
+        job = self.job
+        budget = job.budget
+        # A function that raises, or returns no number, is found out before any candidate is timed.
+        self._console.print(
+            f"  full model: {self.quality.name} {self.quality(self.full):.4g}", highlight=False
+        )
+        with Interruption() as interruption, ProgressBar(self._console, "trial", job.trials) as bar:
+
+            def after(trial: search.TrialRecord) -> None:
+                bar.advance(describe_trial(trial))
+                interruption.check()
+
+            return search.run(
+                self.full,
+                budget=budget,
+                data=self.inputs,
+                trials=job.trials,
+                timeout_s=None if job.timeout_minutes is None else 60 * job.timeout_minutes,
+                stagnation=job.stagnation,
+                storage=storage,
+                on_trial=after,
+                quality=self.quality,
+                timer=self._timer
+                or search.interleaved_timer(
+                    self.full,
+                    self.sample,
+                    pairs=job.pairs,
+                    batch_size=budget.batch_size,
+                    single_calls=budget.single_calls,
+                ),
+                space=self.space,
+                sampler=job.sampler,
+                pareto=job.pareto,
+                seed=job.seed,
+                name=name,
+                mix_devices=self._mix_devices,
+            )
+
+
+def search_model(  # noqa: PLR0913 - one argument per command-line option
+    job: SearchJob,
+    folder: str | Path,
+    console: Console,
+    *,
+    storage: str | None = None,
+    name: str = "search",
+    finalists: int = 1,
+    finetune: str | None = None,
+    mix_devices: bool = False,
+    timer: Timer | None = None,
+    compare: Compare | None = None,
+) -> search.SearchResult:
+    """Searches a saved model and writes the slim one with its receipt.
+
+    A search that was killed at any moment goes on when it is run again.
+
+    Args:
+        job: What to do.
+        folder: Gets `folder.RESULTS`; new, empty, or that of the same search.
+        console: Where progress is shown.
+        storage: A journal file or a database's URL; by default a journal in `folder`.
+        name: The study.
+        finalists: Candidates to measure again and fine-tune, of which the best is taken.
+        finetune: "module:function", called with the slim and the full model.
+        mix_devices: See `ModelSearch`.
+        timer: See `ModelSearch`.
+        compare: Times two files; by default in a fresh process.
+
+    Returns:
+        The search; the slim model and its receipt are in `folder`.
+
+    Raises:
+        BudgetNotMetError: If no candidate met the budget in a fresh process; `search.json` and
+            the report are there all the same.
+        JobMismatchError: If the folder or the study belongs to another search.
+        UserCodeError: If a function of the user's raises.
+        KeyboardInterrupt: If Ctrl-C was pressed.
+    """
+    folder = Path(folder)
+    tuner = import_function(finetune, "--finetune", job.folder) if finetune else None
+    with claimed(folder, job):
+        place = storage or folder / JOURNAL
+        opened = open_storage(place)
+        known = read_announced(opened, name)
+        if known is not None:
+            job = dataclasses.replace(job, space=known.space)
+        task = ModelSearch(job, console, mix_devices=mix_devices, timer=timer)
+        announce(opened, name, dataclasses.replace(job, space=task.space))
+        found = task.run(place, name)
+        last = FinalRound(
+            full=task.full,
+            path=Path(job.path),
+            sample=task.sample,
+            budget=job.budget,
+            quality=task.quality,
+            console=console,
+            finetune=tuner,
+            imports=("spade_keras.networks", *job.imports),
+            compare=compare,
+        )
+        with results(folder) as fresh:
+            tried, best = last.hold(found, fresh, finalists)
+            _report(fresh, found, tried, best, console)
+    if best is None:
+        missed = f" {len(tried)} met it in the search and missed it in a fresh process."
+        raise BudgetNotMetError(found.failure() + (missed if tried else ""))
+    return found
+
+
+def join_search(
+    storage: str,
+    name: str,
+    console: Console,
+    *,
+    model: str | Path | None = None,
+    data: str | None = None,
+    mix_devices: bool = False,
+    timer: Timer | None = None,
+) -> search.SearchResult:
+    """Works on a search that another process began, until it has all its trials.
+
+    Args:
+        storage: A journal file or a database's URL.
+        name: The study.
+        console: Where progress is shown.
+        model: Where the model is here; None: where it was there.
+        data: Where the data are here; None: where they were there.
+        mix_devices: See `ModelSearch`.
+        timer: See `ModelSearch`.
+
+    Returns:
+        The search as it stands.
+
+    Raises:
+        SpadeError: If there is no such study, or it was begun for other files or, unless
+            `mix_devices`, on another device.
+        KeyboardInterrupt: If Ctrl-C was pressed.
+    """
+    job = read_announced(open_storage(storage), name)
+    if job is None:
+        raise SpadeError(
+            "`--study` must name a study that `spade-keras search` began in this storage. "
+            f"Received: --study={name}. Begin it with: spade-keras search MODEL --data DATA "
+            f"--budget BUDGET --storage STORAGE --study {name} -o FOLDER"
+        )
+    if job.backend != keras.backend.backend():
+        raise JobMismatchError(
+            f"The study {name!r} was begun under KERAS_BACKEND={job.backend}. Set the environment "
+            f"variable so. Received: KERAS_BACKEND={keras.backend.backend()}"
+        )
+    task = ModelSearch(job.elsewhere(model, data), console, mix_devices=mix_devices, timer=timer)
+    return task.run(storage, name)
+
+
+def describe_trial(trial: search.TrialRecord) -> str:
+    """Says in a few words what became of a trial."""
+    if trial.timing is None:
+        return f"#{trial.number} failed: {trial.reason}"
+    quality = "over budget" if trial.quality is None else f"quality {trial.quality:.4g}"
+    return f"#{trial.number} {trial.origin}: ratio {trial.timing.latency_ratio:.3f}, {quality}"
+
+
+def _check_fits(model: keras.Model, sample: Any, job: SearchJob) -> None:
+    try:
+        model(sample, training=False)
+    except Exception as error:
+        shapes = [tuple(array.shape) for array in keras.tree.flatten(sample)]
+        said = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"`--data` must fit the model. Received: --data={job.data} with arrays of the shapes "
+            f"{shapes}, on which {job.model.name} raises {type(error).__name__}: {said}"
+        ) from error
+
+
+def _report(
+    folder: Path,
+    found: search.SearchResult,
+    tried: list[Finalist],
+    best: Finalist | None,
+    console: Console,
+) -> None:
+    from spade_keras.search_report import write_search_report
+
+    receipt = None if best is None else json.loads((folder / "receipt.json").read_text())
+    content = found.as_dict()
+    finalists = [finalist.as_dict() for finalist in tried]
+    write_json_atomic(folder / "search.json", {"result": content, "finalists": finalists})
+    chosen = None if best is None else best.trial
+    try:
+        write_search_report(folder, content, receipt=receipt, chosen=chosen, title="Search")
+    except MissingExtraError as error:
+        console.print(f"  report.html is left out: {error}", highlight=False, soft_wrap=True)
