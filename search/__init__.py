@@ -1,6 +1,8 @@
 """Width search: the best quality within a latency measured on the device in use."""
 
 from spade_keras.search.budget import LatencyBudget
+from spade_keras.search.candidate import build, plan_for
+from spade_keras.search.evaluation import CandidateError
 from spade_keras.search.objectives import (
     OBJECTIVES,
     AsPruned,
@@ -9,6 +11,7 @@ from spade_keras.search.objectives import (
     ShortFineTune,
     UserFunction,
 )
+from spade_keras.search.precision import with_dtype
 from spade_keras.search.quality import (
     Accuracy,
     LogitAgreement,
@@ -19,9 +22,12 @@ from spade_keras.search.quality import (
     strategy_quality,
 )
 from spade_keras.search.result import SearchResult, Timing, TrialRecord
-from spade_keras.search.seeds import SEEDS
+from spade_keras.search.seeds import SEEDS, propose
 from spade_keras.search.space import Configuration, SearchSpace, WidthVariable
-from spade_keras.search.study import PRUNERS, SAMPLERS, Search, interleaved_timer, run
+from spade_keras.search.storage import open_storage
+from spade_keras.search.study import PRUNERS, SAMPLERS, Search, run
+from spade_keras.search.timer import interleaved_timer
+from spade_keras.search.workers import Worker, join
 
 __all__ = [
     "OBJECTIVES",
@@ -30,6 +36,7 @@ __all__ = [
     "SEEDS",
     "Accuracy",
     "AsPruned",
+    "CandidateError",
     "Configuration",
     "KeptImportance",
     "LatencyBudget",
@@ -47,7 +54,14 @@ __all__ = [
     "UserFunction",
     "ValidationPSNR",
     "WidthVariable",
+    "Worker",
+    "build",
     "interleaved_timer",
+    "join",
+    "open_storage",
+    "plan_for",
+    "propose",
     "run",
     "strategy_quality",
+    "with_dtype",
 ]
