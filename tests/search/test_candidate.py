@@ -1,0 +1,125 @@
+"""Widths, iterations, blocks and dtype of one configuration, in one network."""
+
+import keras
+import numpy as np
+import pytest
+
+from spade_keras import latency, pruning, search
+from spade_keras.networks import UnrolledPGD, priors
+from spade_keras.operators import CartesianMRI
+from spade_keras.search.candidate import CandidateBuilder
+
+
+@pytest.fixture(scope="module")
+def network():
+    keras.utils.set_random_seed(0)
+    prior = priors.edsr(filters=[8, 8], channels=2)
+    network = UnrolledPGD(CartesianMRI(), prior, iterations=3)
+    rng = np.random.default_rng(0)
+    for weight in network.weights:
+        weight.assign(rng.normal(scale=0.1, size=weight.shape))
+    return network
+
+
+@pytest.fixture(scope="module")
+def blocks(network):
+    return tuple(block.name for block in pruning.find_residual_blocks(network))
+
+
+def timed(ratio):
+    def taking(milliseconds):
+        return latency.summarize(
+            [milliseconds] * 3,
+            first_ms=1.0,
+            calls_per_window=1,
+            stable=True,
+            peak_memory_bytes=None,
+            fingerprint={},
+        )
+
+    return latency.Comparison(
+        taking(10.0), taking(10 * ratio), latency.Ratio(ratio, ratio, ratio, 0.95, 3)
+    )
+
+
+def image(network, seed=0):
+    return np.random.default_rng(seed).normal(size=(1, 6, 7, 2)).astype("float32")
+
+
+def test_all_choices_at_once(network, blocks):
+    assert len(blocks) == 2
+    inner = [g.name for g in pruning.find_groups(network) if not g.fixed]
+    widths = dict.fromkeys(inner, 4)
+    configuration = search.Configuration(widths, 2, blocks[:1], "bfloat16")
+    before = [keras.ops.convert_to_numpy(w) for w in network.weights]
+    slim = search.build(network, configuration)
+    assert slim.iterations == 2
+    assert len(pruning.find_residual_blocks(slim)) == 1
+    assert {g.width for g in pruning.find_groups(slim) if not g.fixed} == {4}
+    computing = {layer.compute_dtype for layer in slim.prior.layers if layer.weights}
+    assert "bfloat16" in computing
+    assert {keras.backend.standardize_dtype(w.dtype) for w in slim.weights} == {"float32"}
+    for weight, value in zip(network.weights, before, strict=True):
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(weight), value)
+
+
+def test_the_plan_is_for_the_network_of_that_depth(network, blocks):
+    widths = {g.name: g.width for g in pruning.find_groups(network) if not g.fixed}
+    base, plan = search.plan_for(network, search.Configuration(widths, 2, blocks[:1]))
+    assert base.iterations == 2
+    assert network.iterations == 3
+    slim = pruning.rebuild(base, plan)
+    x = image(network)
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(slim.prior(x)),
+        keras.ops.convert_to_numpy(base.prior(x)),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+    same, _ = search.plan_for(network, search.Configuration(widths))
+    assert same is network
+
+
+def test_widths_of_a_block_that_is_left_out_make_no_difference(network, blocks):
+    builder = CandidateBuilder(network)
+    groups = {g.name: g.width for g in pruning.find_groups(network) if not g.fixed}
+    left = {g.name for g in pruning.find_groups(pruning.drop_blocks(network, blocks[:1]))}
+    gone = [name for name in groups if name not in left]
+    assert gone
+    first = search.Configuration(groups, None, blocks[:1])
+    other = search.Configuration({**groups, gone[0]: 4}, None, blocks[:1])
+    assert first.key() != other.key()
+    assert builder.canonical(first) == builder.canonical(other)
+    assert builder.canonical(search.Configuration(groups)) == search.Configuration(groups)
+    assert pruning.count_parameters(builder(first)) == pruning.count_parameters(builder(other))
+
+
+def test_a_joint_search_finds_depth_before_width(network, blocks):
+    """Where only iterations cost time, only iterations are given up."""
+    widths = {g.name: (4, g.width) for g in pruning.find_groups(network) if not g.fixed}
+    space = search.SearchSpace.from_edges(widths, iterations=(1, 2, 3), blocks=blocks)
+
+    class Kept(search.Quality):
+        name = "kept"
+
+        def __init__(self):
+            super().__init__({})
+
+        def __call__(self, candidate):
+            return float(pruning.count_parameters(candidate) + candidate.iterations)
+
+    result = search.run(
+        network,
+        budget=search.LatencyBudget(0.7),
+        data=None,
+        quality=Kept(),
+        timer=lambda candidate: timed(candidate.iterations / 3),
+        space=space,
+        trials=25,
+        seeds=("uniform",),
+    )
+    best = result.best.configuration
+    assert best.iterations == 2
+    assert best.dropped == ()
+    assert best.widths == {group: edges[-1] for group, edges in widths.items()}
+    assert "fewer iterations" in {t.origin for t in result.trials}
