@@ -5,7 +5,6 @@ Both are made from `metrics.json` by the same functions, so that they cannot dis
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,10 @@ import numpy as np
 from rich.box import SIMPLE
 from rich.table import Table
 
-from spade_keras import __version__, figures
-from spade_keras.errors import MissingExtraError
+from spade_keras import __version__, figures, search_figures
+from spade_keras.page import data_uri, render
+from spade_keras.search_sections import flat, search_sections
+from spade_keras.search_summary import Scale, SearchFindings
 from spade_keras.stages import write_bytes_atomic
 
 _ROWS = {
@@ -28,7 +29,24 @@ _ROWS = {
 }
 # Which network's cost a row shows: a network trained from scratch is as large as the slim one.
 _COSTS = {"full": "full", "pruned": "slim", "finetuned": "slim", "from_scratch": "slim"}
-_COLUMNS = ("", "PSNR / dB", "SSIM", "NMSE", "ms", "time", "params", "MACs")
+_COST_COLUMNS = ("ms", "time", "params", "MACs")
+_IMAGE_COLUMNS = {"psnr_db": "PSNR / dB", "ssim": "SSIM", "nmse": "NMSE"}
+# Digits of a score, and whether its standard deviation is told.
+_DIGITS = {"psnr_db": (2, True), "ssim": (3, True)}
+
+
+def columns(metrics: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the headings of the table: the task's scores, then costs.
+
+    Args:
+        metrics: The content of `metrics.json`; its "columns" (key of a score -> heading) may be
+            missing for images.
+    """
+    return "", *_scores(metrics).values(), *_COST_COLUMNS
+
+
+def _scores(metrics: Mapping[str, Any]) -> Mapping[str, str]:
+    return metrics.get("columns") or _IMAGE_COLUMNS
 
 
 def closing_table(metrics: Mapping[str, Any]) -> Table:
@@ -42,7 +60,7 @@ def closing_table(metrics: Mapping[str, Any]) -> Table:
     """
     title, sentence = verdict(metrics)
     table = Table(
-        title="Test slices, mean ± standard deviation; ms: exported, median; time: of full",
+        title="Test data; ±: standard deviation; ms: exported, median; time: of full",
         caption=f"{title}: {sentence}",
         caption_justify="left",
         title_justify="left",
@@ -50,7 +68,7 @@ def closing_table(metrics: Mapping[str, Any]) -> Table:
         padding=(0, 0),
         pad_edge=False,
     )
-    for index, column in enumerate(_COLUMNS):
+    for index, column in enumerate(columns(metrics)):
         table.add_column(column, justify="left" if index == 0 else "right", no_wrap=index > 0)
     for row in table_rows(metrics):
         table.add_row(*row)
@@ -63,16 +81,26 @@ def verdict(metrics: Mapping[str, Any]) -> tuple[str, str]:
     The budget counts as met when the upper end of the interval is within it.
 
     Args:
-        metrics: The content of `metrics.json`.
+        metrics: The content of `metrics.json`. Where its "latency_budget" is no share of the full
+            network's latency but a text such as "8ms", "exported_excess" says by how much the
+            pessimistic end of the interval exceeds it: measured / allowed - 1.
 
     Returns:
         "Budget met" or "Budget not met", and a sentence with the measured ratio and its interval.
     """
     ratio, budget = metrics["exported_ratio"], metrics["latency_budget"]
-    met = ratio["high"] <= budget
+    if isinstance(budget, str):
+        met = metrics["exported_excess"] <= 0
+        slim = metrics["latency_ms"]["slim"]["exported"]
+        took = f"{slim['median']:.3g} ms, which is {ratio['value']:.3f} of the full network's time"
+        allowed = budget
+    else:
+        met = ratio["high"] <= budget
+        took = f"{ratio['value']:.3f} of the full network's time"
+        allowed = f"{budget:g}"
     sentence = (
-        f"the exported slim network takes {ratio['value']:.3f} of the full network's time "
-        f"(95 % interval {ratio['low']:.3f} to {ratio['high']:.3f}); allowed is {budget:g}."
+        f"the exported slim network takes {took} "
+        f"(95 % interval {ratio['low']:.3f} to {ratio['high']:.3f}); allowed is {allowed}."
     )
     return ("Budget met" if met else "Budget not met"), sentence
 
@@ -84,23 +112,27 @@ def table_rows(metrics: Mapping[str, Any]) -> list[tuple[str, ...]]:
         metrics: The content of `metrics.json`.
 
     Returns:
-        Rows of name, PSNR, SSIM, NMSE, latency, time relative to the full network, parameters and
-        multiply-accumulates.
+        Rows of name, the task's scores, latency, time relative to the full network, parameters
+        and multiply-accumulates.
     """
     rows: list[tuple[str, ...]] = []
-    for key, name in _ROWS.items():
-        quality = metrics["quality"].get(key)
+    for network, name in _ROWS.items():
+        quality = metrics["quality"].get(network)
         if quality is not None:
             rows.append(
                 (
                     name,
-                    f"{quality['psnr_db']:.2f} ± {quality['psnr_db_std']:.2f}",
-                    f"{quality['ssim']:.3f} ± {quality['ssim_std']:.3f}",
-                    f"{quality['nmse']:.4f}",
-                    *_costs(metrics, key),
+                    *(_score(quality, key) for key in _scores(metrics)),
+                    *_costs(metrics, network),
                 )
             )
     return rows
+
+
+def _score(quality: Mapping[str, float], key: str) -> str:
+    digits, spread = _DIGITS.get(key, (4, False))
+    value = f"{quality[key]:.{digits}f}"
+    return f"{value} ± {quality[f'{key}_std']:.{digits}f}" if spread else value
 
 
 def _costs(metrics: Mapping[str, Any], key: str) -> tuple[str, str, str, str]:
@@ -125,7 +157,8 @@ def write_report(
     metrics: Mapping[str, Any],
     trials: Sequence[Mapping[str, Any]],
     widths: Sequence[Mapping[str, Any]],
-    panel: Mapping[str, np.ndarray],
+    panel: Mapping[str, np.ndarray] | None = None,
+    found: SearchFindings | None = None,
 ) -> Path:
     """Writes `report.html` and, beside it, its figures; each file appears whole or not at all.
 
@@ -134,11 +167,13 @@ def write_report(
     Args:
         folder: An existing folder.
         metrics: The content of `metrics.json`.
-        trials: One dict per trial: "number", "state" ("feasible", "infeasible" or "failed"),
-            "latency_ms", "latency_ratio", "ratio_low", "ratio_high", "quality", "origin",
-            "widths", "chosen".
+        trials: One dict per trial: "number", "state" ("feasible", "infeasible", "stopped" or
+            "failed"), "latency_ms", "latency_ratio", "ratio_low", "ratio_high", "quality",
+            "origin", "widths", "chosen".
         widths: One dict per channel group: "group", "before", "after".
-        panel: "truth", "zero_filled", "full", "finetuned" -> magnitudes `(height, width)`.
+        panel: "truth", "zero_filled", "full", "finetuned" -> magnitudes `(height, width)`; None
+            where the network does not make images.
+        found: The search with all it left behind: its sections replace the one on trials.
 
     Returns:
         The path of the page.
@@ -146,39 +181,30 @@ def write_report(
     Raises:
         MissingExtraError: If jinja2 or matplotlib is not installed.
     """
-    try:
-        import jinja2
-    except ImportError as error:
-        raise MissingExtraError("jinja2", "report") from error
-
     folder = Path(folder)
     quality_name = metrics["search"]["quality"]
-    drawn = {
-        "tradeoff": figures.tradeoff(
-            trials, latency_budget=metrics["latency_budget"], quality_name=quality_name
-        ),
-        "widths": figures.widths_before_after(widths),
-        "pictures": figures.pictures(panel),
-    }
+    drawn = {}
+    if found is None:
+        drawn["tradeoff"] = search_figures.tradeoff(
+            trials,
+            scale=_scale(metrics),
+            quality_name=quality_name,
+            chosen=next((trial["number"] for trial in trials if trial["chosen"]), None),
+        )
+        drawn["widths"] = figures.widths_before_after(widths)
+    if panel is not None:
+        drawn["pictures"] = figures.pictures(panel)
     images = {name: figures.png(figure) for name, figure in drawn.items()}
-    for name, data in images.items():
-        write_bytes_atomic(folder / f"{name}.png", data)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     title, sentence = verdict(metrics)
-    page = environment.get_template("report.html.jinja").render(
+    page = render(
+        "report.html.jinja",
         name=folder.resolve().name,
         version=__version__,
         met=title == "Budget met",
         verdict=title,
         sentence=sentence,
         cards=_cards(metrics),
-        columns=_COLUMNS,
+        columns=columns(metrics),
         rows=table_rows(metrics),
         latencies=list(_latency_rows(metrics)),
         metrics=metrics,
@@ -186,31 +212,46 @@ def write_report(
         trials=[_trial_row(trial) for trial in trials],
         about=_about(metrics),
         error_gain=figures.ERROR_GAIN,
-        fingerprint=list(_flat(metrics["fingerprint"])),
-        images={name: base64.b64encode(data).decode() for name, data in images.items()},
+        fingerprint=list(flat(metrics["fingerprint"])),
+        search=None if found is None else search_sections(found),
+        images={name: data_uri(data) for name, data in images.items()},
     )
+    for name, data in images.items():
+        write_bytes_atomic(folder / f"{name}.png", data)
     path = folder / "report.html"
-    write_bytes_atomic(path, page.encode())
+    write_bytes_atomic(path, page)
     return path
 
 
 def _cards(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    quality = metrics["quality"]
-    change = quality["finetuned"]["psnr_db"] - quality["full"]["psnr_db"]
-    gain = quality["full"]["psnr_db"] - quality["zero_filled"]["psnr_db"]
     ratio = metrics["exported_ratio"]
     cards = [
         ("time, exported", f"{ratio['value']:.3f}", f"of full; {1 / ratio['value']:.2f}x as fast"),
-        (
-            "PSNR change",
-            f"{change:+.2f} dB",
-            f"against full, which gains {gain:.2f} dB on zero-filled",
-        ),
+        _change_card(metrics),
     ]
     for key, label in (("parameters", "parameters"), ("macs", "multiply-accumulates")):
         full, slim = metrics[key]["full"], metrics[key]["slim"]
         cards.append((label, f"{slim / full:.3f}", f"of full: {_short(slim)} of {_short(full)}"))
     return cards
+
+
+def _change_card(metrics: Mapping[str, Any]) -> tuple[str, str, str]:
+    """What slimming changed in the first of the task's scores."""
+    quality = metrics["quality"]
+    key, heading = next(iter(_scores(metrics).items()))
+    name, _, unit = heading.partition(" / ")
+    full, digits = quality["full"][key], _DIGITS.get(key, (4, False))[0]
+    change = f"{quality['finetuned'][key] - full:+.{digits}f} {unit}".strip()
+    if "zero_filled" not in quality:
+        return f"{name} change", change, f"against full, {full:.{digits}f} {unit}".strip()
+    gain = f"{full - quality['zero_filled'][key]:.{digits}f} {unit}".strip()
+    return f"{name} change", change, f"against full, which gains {gain} on zero-filled"
+
+
+def _scale(metrics: Mapping[str, Any]) -> Scale:
+    """The axis of the figure on trials: a budget in words is drawn on that of ratios."""
+    budget = metrics["latency_budget"]
+    return Scale.of(metrics.get("budget") or {"fraction": budget})
 
 
 def _about(metrics: Mapping[str, Any]) -> str:
@@ -264,19 +305,3 @@ def _short(count: float) -> str:
         if count >= size:
             return f"{count / size:.3g} {letter}"
     return f"{count:.3g}"
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key} ")
-        else:
-            yield f"{prefix}{key}".replace("_", " "), _plain(str(key), value)
-
-
-def _plain(key: str, value: Any) -> str:
-    if key.endswith("_bytes") and isinstance(value, int):
-        return f"{value / 2**30:.1f} GiB ({value:,})"
-    if isinstance(value, list) and all(isinstance(item, Mapping) for item in value):
-        return "; ".join(" ".join(str(part) for part in item.values()) for item in value)
-    return str(value)

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from spade_keras import figures
+from spade_keras import figures, search_figures
 from spade_keras.errors import MissingExtraError
-from spade_keras.report import closing_table, table_rows, verdict, write_report
+from spade_keras.report import closing_table, columns, table_rows, verdict, write_report
+from spade_keras.search_summary import Scale, SearchFindings
 
 pytestmark = pytest.mark.once
 
@@ -215,7 +216,9 @@ def points(axes):
 
 
 def test_the_plot_marks_feasible_chosen_and_infeasible_trials():
-    figure = figures.tradeoff(TRIALS, latency_budget=0.5, quality_name="PSNR / dB")
+    figure = search_figures.tradeoff(
+        TRIALS, scale=Scale.of({"fraction": 0.5}), quality_name="PSNR / dB", chosen=1
+    )
     axes, strip = figure.axes
     assert points(axes)[figures.FEASIBLE] == [[0.31, 35.5]]
     assert points(axes)[figures.CHOSEN] == [[0.46, 36.6]]
@@ -224,7 +227,7 @@ def test_the_plot_marks_feasible_chosen_and_infeasible_trials():
         assert any(list(line.get_xdata()) == [0.5, 0.5] for line in part.lines)
     assert axes.get_xlim()[0] < 0.30 and axes.get_xlim()[1] > 0.79
     np.testing.assert_allclose(strip.collections[0].get_segments()[0][:, 0], [0.76, 0.79])
-    bars = axes.containers[1].lines[2][0].get_segments()
+    bars = axes.containers[-1].lines[2][0].get_segments()
     np.testing.assert_allclose(bars[0][:, 0], [0.45, 0.48])
     assert axes.get_ylabel() == "PSNR / dB"
 
@@ -232,7 +235,7 @@ def test_the_plot_marks_feasible_chosen_and_infeasible_trials():
 @pytest.mark.parametrize("kept", [[], [3], [2, 3], [0]], ids=str)
 def test_the_plot_needs_no_trial_of_any_kind(kept):
     chosen = [TRIALS[number] for number in kept]
-    figure = figures.tradeoff(chosen, latency_budget=0.5, quality_name="q")
+    figure = search_figures.tradeoff(chosen, scale=Scale.of({"fraction": 0.5}), quality_name="q")
     assert figures.png(figure).startswith(b"\x89PNG")
 
 
@@ -255,6 +258,58 @@ def test_pictures_and_error_maps_share_one_scale():
     np.testing.assert_allclose(errors[0], 1.5)
     np.testing.assert_allclose(errors[1], 0.05)
     np.testing.assert_allclose(errors[2], 0.1)
+
+
+def test_the_runs_page_has_the_sections_of_its_search(tmp_path):
+    staircase = {"widths": [8, 32], "latency_ms": [1.0, 2.0], "edges": [8, 32]}
+    found = SearchFindings(
+        {"budget": {"fraction": 0.5}, "trials": TRIALS, "quality_name": "q"},
+        {"staircases": {"prior/conv_0": staircase}},
+    )
+    path = write_report(tmp_path, metrics=METRICS, trials=TRIALS, widths=WIDTHS, found=found)
+    page = path.read_text()
+    for title in ("Quality against latency", "Trials in order", "Staircases"):
+        assert f">{title}</h2>" in page
+    assert "All trials of the search" not in page and "One test slice" not in page
+    assert page.count("Widths before and after") == 1
+    assert page.index("Quality and cost") < page.index("Trials in order") < page.index("How it was")
+
+
+def classification():
+    metrics = copy.deepcopy(METRICS)
+    del metrics["rivals"]
+    metrics["columns"] = {"accuracy": "accuracy", "cross_entropy": "cross-entropy"}
+    metrics["quality"] = {
+        name: {"accuracy": accuracy, "cross_entropy": 0.1}
+        for name, accuracy in (("full", 0.98), ("pruned", 0.9), ("finetuned", 0.975))
+    }
+    return metrics
+
+
+def test_a_run_without_images_has_its_own_columns_and_no_pictures(tmp_path):
+    metrics = classification()
+    assert columns(metrics)[:3] == ("", "accuracy", "cross-entropy")
+    assert table_rows(metrics)[2][:3] == ("slim, fine-tuned", "0.9750", "0.1000")
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(closing_table(metrics))
+    assert "cross-entropy" in console.export_text()
+    page = write_report(tmp_path, metrics=metrics, trials=TRIALS, widths=WIDTHS).read_text()
+    assert "accuracy change" in page and "-0.0050" in page and "against full, 0.9800" in page
+    assert "One test slice" not in page
+    assert {entry.name for entry in tmp_path.iterdir()} == {
+        "report.html",
+        "tradeoff.png",
+        "widths.png",
+    }
+
+
+@pytest.mark.parametrize(("excess", "title"), [(0.0, "Budget met"), (0.001, "Budget not met")])
+def test_a_budget_in_words_is_judged_by_the_excess(excess, title):
+    metrics = {**METRICS, "latency_budget": "p99<=9.5ms", "exported_excess": excess}
+    said, sentence = verdict(metrics)
+    assert said == title
+    assert "takes 9.2 ms, which is 0.458 of the full network's time" in sentence
+    assert sentence.endswith("allowed is p99<=9.5ms.")
 
 
 @pytest.mark.parametrize("package", ["jinja2", "matplotlib"])
