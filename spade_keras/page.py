@@ -5,22 +5,21 @@ from __future__ import annotations
 import base64
 import io
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spade_keras.errors import MissingExtraError
 
+if TYPE_CHECKING:
+    import jinja2
 
-def render(template: str, **values: Any) -> bytes:
-    """Fills in a template of this package; values are escaped.
+
+def template(name: str) -> jinja2.Template:
+    """Loads a template of this package; it escapes values, and a missing one is an error.
 
     Args:
-        template: Name of the file.
-        **values: What it shows; a name it misses is an error.
-
-    Returns:
-        The page.
+        name: Name of the file.
 
     Raises:
         MissingExtraError: If jinja2 is not installed.
@@ -36,7 +35,7 @@ def render(template: str, **values: Any) -> bytes:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    return environment.get_template(template).render(**values).encode()
+    return environment.get_template(name)
 
 
 def data_uri(content: bytes) -> str:

@@ -14,7 +14,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from spade_keras import __version__, figures, search_figures
-from spade_keras.page import data_uri, render
+from spade_keras.page import data_uri, template
 from spade_keras.search_sections import flat, search_sections
 from spade_keras.search_summary import Scale, SearchFindings
 from spade_keras.stages import write_bytes_atomic
@@ -92,8 +92,11 @@ def verdict(metrics: Mapping[str, Any]) -> tuple[str, str]:
     if isinstance(budget, str):
         met = metrics["exported_excess"] <= 0
         slim = metrics["latency_ms"]["slim"]["exported"]
-        took = f"{slim['median']:.3g} ms, which is {ratio['value']:.3f} of the full network's time"
-        allowed = budget
+        took = (
+            f"a median of {slim['median']:.3g} ms, which is {ratio['value']:.3f} of the full "
+            "network's time"
+        )
+        allowed = metrics.get("budget", budget)
     else:
         met = ratio["high"] <= budget
         took = f"{ratio['value']:.3f} of the full network's time"
@@ -180,7 +183,9 @@ def write_report(
 
     Raises:
         MissingExtraError: If jinja2 or matplotlib is not installed.
+        ValueError: If the budget is a text such as "8ms" and `found` is missing.
     """
+    template_of_page = template("report.html.jinja")  # before anything is drawn in vain
     folder = Path(folder)
     quality_name = metrics["search"]["quality"]
     drawn = {}
@@ -196,8 +201,7 @@ def write_report(
         drawn["pictures"] = figures.pictures(panel)
     images = {name: figures.png(figure) for name, figure in drawn.items()}
     title, sentence = verdict(metrics)
-    page = render(
-        "report.html.jinja",
+    page = template_of_page.render(
         name=folder.resolve().name,
         version=__version__,
         met=title == "Budget met",
@@ -219,7 +223,7 @@ def write_report(
     for name, data in images.items():
         write_bytes_atomic(folder / f"{name}.png", data)
     path = folder / "report.html"
-    write_bytes_atomic(path, page)
+    write_bytes_atomic(path, page.encode())
     return path
 
 
@@ -249,9 +253,13 @@ def _change_card(metrics: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def _scale(metrics: Mapping[str, Any]) -> Scale:
-    """The axis of the figure on trials: a budget in words is drawn on that of ratios."""
     budget = metrics["latency_budget"]
-    return Scale.of(metrics.get("budget") or {"fraction": budget})
+    if isinstance(budget, str):
+        raise ValueError(
+            "`found` must be given where the latency budget is not a share of the full network's: "
+            f"it says what trials are drawn over. Received: found=None, latency_budget={budget!r}"
+        )
+    return Scale.of({"fraction": budget})
 
 
 def _about(metrics: Mapping[str, Any]) -> str:

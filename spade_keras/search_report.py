@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from spade_keras import __version__
-from spade_keras.page import render
+from spade_keras.page import template
 from spade_keras.search_sections import (
     counts_words,
     flat,
@@ -101,7 +101,7 @@ def summarize_search(findings: SearchFindings) -> dict[str, Any]:
     }
 
 
-def write_search_report(
+def write_search_report(  # noqa: PLR0913 - what a search leaves behind, one by one
     folder: str | Path,
     result: Mapping[str, Any],
     table: Mapping[str, Any] | None = None,
@@ -110,6 +110,7 @@ def write_search_report(
     *,
     importances: Mapping[str, Sequence[float]] | None = None,
     chosen: int | None = None,
+    finalists: Sequence[Mapping[str, Any]] = (),
     title: str | None = None,
 ) -> Path:
     """Writes `report.html`, which opens offline, and `report.json`, which says the same.
@@ -125,6 +126,7 @@ def write_search_report(
             numbers.
         importances: See `SearchFindings`; None leaves out importance.
         chosen: See `SearchFindings`.
+        finalists: See `SearchFindings`.
         title: Heading of the page; by default the folder's name.
 
     Returns:
@@ -133,11 +135,13 @@ def write_search_report(
     Raises:
         MissingExtraError: If jinja2 or matplotlib is not installed.
     """
+    template_of_page = template("search_report.html.jinja")  # before anything is drawn in vain
     folder = Path(folder)
-    findings = SearchFindings(result, table, receipt, front_panels or (), importances or {}, chosen)
+    findings = SearchFindings(
+        result, table, receipt, front_panels or (), importances or {}, chosen, finalists
+    )
     verdict = search_verdict(findings)
-    page = render(
-        "search_report.html.jinja",
+    page = template_of_page.render(
         name=title or folder.resolve().name,
         version=__version__,
         verdict=verdict,
@@ -148,7 +152,7 @@ def write_search_report(
     )
     path = folder / "report.html"
     write_json_atomic(folder / "report.json", summarize_search(findings))
-    write_bytes_atomic(path, page)
+    write_bytes_atomic(path, page.encode())
     return path
 
 

@@ -73,6 +73,7 @@ def search_sections(findings: SearchFindings) -> dict[str, Any]:
         "stair_rows": [(g, ", ".join(str(e) for e in s["edges"])) for g, s in steps.items()],
         "undrawn": max(0, len(steps) - group_figures.MAX_STAIRCASES),
         "front": [front_row(findings, trial) for trial in front(trials)],
+        "finalists": [_finalist_row(finalist) for finalist in findings.finalists],
         "slider": along,
         "panels": bool(findings.front_panels),
         "why_no_pictures": None
@@ -179,6 +180,16 @@ def _trial_row(findings: SearchFindings, trial: Trial) -> tuple[str, ...]:
         str(trial["reason"])
         if trial.get("reason")
         else "; ".join(filter(None, (widths, joint_choices(trial)))),
+    )
+
+
+def _finalist_row(finalist: Mapping[str, Any]) -> tuple[str, ...]:
+    ratio, quality = finalist["ratio"], finalist.get("quality")
+    return (
+        str(finalist["trial"]),
+        "met the budget" if finalist["accepted"] else "missed the budget",
+        f"{ratio['value']:.3f} ({ratio['low']:.3f} to {ratio['high']:.3f})",
+        "" if quality is None else f"{quality:.4g}",
     )
 
 

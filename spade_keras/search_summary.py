@@ -34,7 +34,10 @@ class SearchFindings:
             "latency_ratio", "quality", and, for images, "image" and "error", both
             `(height, width)`.
         importances: Group -> importance of each of its channels.
-        chosen: Number of the trial that was taken; None: the feasible one of the best quality.
+        chosen: Number of the trial that was taken; None: the one of the receipt, or the feasible
+            one of the best quality unless all finalists were rejected.
+        finalists: One dict per trial that was measured again: "trial" (its number), "accepted",
+            "ratio" ("value", "low", "high") and "quality" (None: not judged).
     """
 
     result: Mapping[str, Any]
@@ -43,6 +46,7 @@ class SearchFindings:
     front_panels: Sequence[Mapping[str, Any]] = ()
     importances: Mapping[str, Sequence[float]] = field(default_factory=dict)
     chosen: int | None = None
+    finalists: Sequence[Mapping[str, Any]] = ()
 
     @property
     def trials(self) -> Sequence[Trial]:
@@ -59,8 +63,15 @@ class SearchFindings:
             same = [t for t in judged(self.trials) if t.get("configuration") == wanted]
             if same:
                 return same[0]
+        if self.rejected:
+            return None
         scored = [trial for trial in judged(self.trials) if trial["state"] == "feasible"]
         return max(scored, key=lambda trial: trial["quality"], default=None)
+
+    @property
+    def rejected(self) -> bool:
+        """Whether trials were measured again and none of them was accepted."""
+        return bool(self.finalists) and not any(f["accepted"] for f in self.finalists)
 
 
 @dataclass(frozen=True)
@@ -93,7 +104,9 @@ class Scale:
         """
         kept = 1 - budget.get("safety_margin", 0)
         batch = budget.get("batch_size", 1)
-        at_batch = f" at batch size {batch}" if batch > 1 else ""
+        conditions = f" at batch size {batch}" if batch > 1 else ""
+        if budget.get("dtype"):
+            conditions += f" in {budget['dtype']}"
         if budget.get("fraction") is not None:
             limit = budget["fraction"]
             return cls(
@@ -102,19 +115,19 @@ class Scale:
                 "median latency / full network's",
                 limit,
                 limit * kept,
-                f"{limit:g} of the full network's latency{at_batch}",
+                f"{limit:g} of the full network's latency{conditions}",
             )
         if budget.get("p99_ms") is not None:
             limit = budget["p99_ms"]
-            words = f"p99 of at most {limit:g} ms{at_batch}"
-            return cls("p99_ms", None, f"p99 latency{at_batch} / ms", limit, limit * kept, words)
-        label = f"median latency{at_batch} / ms"
+            words = f"p99 of at most {limit:g} ms{conditions}"
+            return cls("p99_ms", None, f"p99 latency{conditions} / ms", limit, limit * kept, words)
+        label = f"median latency{conditions} / ms"
         if budget.get("median_ms") is not None:
             limit = budget["median_ms"]
-            words = f"median of at most {limit:g} ms{at_batch}"
+            words = f"median of at most {limit:g} ms{conditions}"
             return cls("latency_ms", None, label, limit, limit * kept, words)
         limit = 1e3 * batch / budget["throughput"]
-        words = f"at least {budget['throughput']:g} samples per second{at_batch}"
+        words = f"at least {budget['throughput']:g} samples per second{conditions}"
         return cls("latency_ms", None, label, limit, limit * kept, words)
 
     def interval(self, trial: Trial) -> tuple[float, float]:

@@ -59,6 +59,11 @@ def search_verdict(findings: SearchFindings) -> SearchVerdict:
             ),
         )
     first = f"No configuration met the budget, {budget}, in {tried}."
+    if findings.rejected:
+        first += (
+            f" {counted(len(findings.finalists), 'trial')} met it in the search and missed it when "
+            "measured again in a fresh process."
+        )
     quickest = fastest(findings.trials)
     if quickest is None:
         reasons = sorted({str(t["reason"]) for t in findings.trials if t.get("reason")})

@@ -166,11 +166,11 @@ def test_the_front_holds_what_no_other_trial_beats():
         (LatencyBudget(p99_ms=8.0, batch_size=4), "p99_ms", 8.0, 8.0, "p99 latency at batch size"),
         (LatencyBudget(throughput=200.0, batch_size=4), "latency_ms", 20.0, 20.0, "median"),
         (
-            LatencyBudget(throughput=200.0, batch_size=4, safety_margin=0.2),
+            LatencyBudget(throughput=200.0, batch_size=4, safety_margin=0.2, dtype="bfloat16"),
             "latency_ms",
             20.0,
             16.0,
-            "batch size 4",
+            "batch size 4 in bfloat16",
         ),
     ],
     ids=str,
@@ -288,6 +288,20 @@ def test_the_honest_ending_names_the_fastest_and_the_bottleneck(tmp_path):
     )
 
 
+def test_a_search_whose_finalists_were_rejected_promises_nothing(tmp_path):
+    ratio = {"value": 0.52, "low": 0.51, "high": 0.53}
+    finalists = [{"trial": 2, "accepted": False, "ratio": ratio, "quality": None}]
+    path = write_search_report(tmp_path, result(), TABLE, finalists=finalists)
+    page = path.read_text()
+    assert "1 trial met it in the search and missed it when measured again" in page
+    assert ">Measured again</h2>" in page and "0.520 (0.510 to 0.530)" in page
+    assert '<section class="verdict missed">' in page
+    assert "chosen" not in page.split("</style>", 2)[1].lower()
+    assert findings(finalists=finalists).taken is None
+    accepted = [*finalists, {"trial": 6, "accepted": True, "ratio": ratio, "quality": 32.0}]
+    assert findings(finalists=accepted, chosen=6).taken["number"] == 6
+
+
 def test_when_nothing_could_be_timed_the_reasons_are_told(tmp_path):
     failed = result([("failed", "tpe", None, None, (8, 8))])
     path = write_search_report(tmp_path, failed)
@@ -355,6 +369,7 @@ def test_sections_without_input_are_absent(tmp_path):
     for title in ("Staircases", "Latency of each group", "Importance"):
         assert f">{title}" not in page
     assert "not yet confirmed" in page
+    assert "No pictures: none were handed to this report" in page
     assert "spade-keras verify" not in page
     assert "Some CPU" in page
 
@@ -374,15 +389,13 @@ def test_the_slider_goes_from_fast_to_slow_on_one_scale():
     assert ("median latency / full", "0.300") in slim["rows"]
 
 
-def test_the_slider_shows_numbers_alone_where_there_are_no_images(tmp_path):
+def test_the_slider_shows_numbers_alone_where_there_are_no_images():
     along = slider(findings())
     assert [stop["label"] for stop in along["stops"]] == ["trial 0", "trial 6", "trial 2, chosen"]
     assert along["first"] == 2 and along["image_top"] is None
     assert ("median latency / full (95 % interval)", "0.450 (0.440 to 0.470)") in along["stops"][2][
         "rows"
     ]
-    page = write_search_report(tmp_path, result()).read_text()
-    assert "No pictures: none were handed to this report" in page
     assert slider(findings(result=result(ROWS[:2]))) is None
 
 
