@@ -1,0 +1,241 @@
+"""The time of single layers, each built and run on its own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import keras
+import numpy as np
+
+from spade_keras import backend, latency
+from spade_keras.errors import SpadeError
+from spade_keras.latency.windows import time_in_turn, warm_up
+from spade_keras.pruning.calls import Call
+from spade_keras.pruning.trace import copy_operation
+
+# Layers timed in turn, so that a drift of the machine falls on all of them alike.
+_IN_TURN = 8
+_MOST_WARM_UP = 6
+# A time is settled when so many windows exceed the fastest by no more than this.
+_AGREEING = 3
+_SPREAD = 0.05
+_MOST_ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class LayerCall:
+    """A call that can be timed without the model around it.
+
+    Args:
+        path: Path of the layer in its model.
+        kind: Class of the layer or operation.
+        config: What makes the layer again.
+        arguments: Positional and keyword arguments, tensors being symbolic and of known shape.
+        operation: The operation itself where it has no weights and no configuration.
+        weights: Shapes of the layer's weights.
+    """
+
+    path: str
+    kind: Any
+    config: Mapping[str, Any]
+    arguments: tuple[tuple[Any, ...], dict[str, Any]]
+    operation: Any
+    weights: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, call: Call, prefix: str = "") -> LayerCall:
+        """Describes a call without holding on to the weights of its layer."""
+        operation = call.operation
+        is_layer = isinstance(operation, keras.layers.Layer)
+        return cls(
+            path=prefix + call.path,
+            kind=type(operation),
+            config=operation.get_config(),
+            arguments=call.arguments,
+            operation=None if is_layer else operation,
+            weights=tuple(tuple(w.shape) for w in operation.weights) if is_layer else (),
+        )
+
+    @cached_property
+    def signature(self) -> str:
+        """A short text that is equal for calls that take the same time.
+
+        That is: equal class, configuration (names, initializers and other things of training
+        apart), weights, input shapes, dtypes and other arguments.
+        """
+        described = keras.tree.map_structure(_describe, self.arguments)
+        kind = f"{self.kind.__module__}.{self.kind.__qualname__}"
+        content = [kind, _essence(self.config), described, self.weights]
+        text = json.dumps(content, sort_keys=True, default=str)
+        shapes = ",".join("x".join(map(str, x.shape)) for x in self.tensors)
+        return f"{self.kind.__name__} {shapes} {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+    @property
+    def tensors(self) -> tuple[Any, ...]:
+        """The symbolic tensors among the arguments, each once."""
+        flat = (x for x in keras.tree.flatten(self.arguments) if isinstance(x, keras.KerasTensor))
+        return tuple({id(x): x for x in flat}.values())
+
+    def model(self) -> keras.Model:
+        """Makes a model of the layer alone, with new weights.
+
+        Raises:
+            SpadeError: If the layer cannot be made from its configuration.
+        """
+        inputs = {
+            id(x): keras.Input(batch_shape=x.shape, dtype=x.dtype, name=f"input_{index}")
+            for index, x in enumerate(self.tensors)
+        }
+        args, kwargs = keras.tree.map_structure(lambda x: inputs.get(id(x), x), self.arguments)
+        try:
+            if self.operation is None:
+                operation = self.kind.from_config(dict(self.config))
+            else:
+                operation = copy_operation(self.operation)
+            return keras.Model(list(inputs.values()), operation(*args, **kwargs))
+        except Exception as error:
+            raise SpadeError(
+                f"Layer {self.path!r} ({self.kind.__name__}) cannot be timed alone: "
+                f"{type(error).__name__}: {error} Give it a `get_config` from which it can be made "
+                "again, or search without a layer table."
+            ) from error
+
+
+def make_floor() -> LayerCall:
+    """A call that computes nothing: its time is that of starting any function."""
+    layer = keras.layers.Identity(name="floor")
+    tensor = keras.KerasTensor((1, 1), keras.config.floatx())
+    return LayerCall.of(Call("floor", layer, ((tensor,), {}), (tensor,)))
+
+
+class LayerTimer:
+    """Times layers that no one has timed under these circumstances before.
+
+    Args:
+        cache: Where times are looked up and kept; None: in the user's cache folder.
+        repeats: Windows per layer, and again as many, at most twice, while three of them do not
+            agree on the fastest. The time is that of the fastest: what disturbs a layer that runs
+            alone only ever adds.
+        mode: How the backend runs the layers, one of `backend.modes()`.
+        on_layer: Called with the number of layers done and of those to be timed in all.
+    """
+
+    def __init__(
+        self,
+        cache: latency.LatencyCache | None = None,
+        *,
+        repeats: int = 7,
+        mode: str | None = None,
+        on_layer: Callable[[int, int], None] | None = None,
+    ) -> None:
+        if repeats < 1:
+            raise ValueError(f"`repeats` must be at least 1. Received: repeats={repeats}")
+        self.mode = mode
+        self._cache = latency.LatencyCache() if cache is None else cache
+        self._repeats = repeats
+        self._on_layer = on_layer
+
+    def __call__(self, calls: Sequence[LayerCall]) -> dict[str, float]:
+        """Returns milliseconds by signature; calls of one signature are timed once.
+
+        Args:
+            calls: What to time. Neighbors are timed in turn, so that their order of speed is the
+                most reliable.
+        """
+        circumstances = latency.fingerprint(mode=self.mode)
+        distinct = {call.signature: call for call in calls}
+        found = {signature: self._cache.get(signature, circumstances) for signature in distinct}
+        times = {signature: ms for signature, ms in found.items() if ms is not None}
+        missing = [call for signature, call in distinct.items() if signature not in times]
+        done = 0
+        for some in _chunks(missing, _IN_TURN):
+            measured = self._time(some)
+            # Where other work disturbed all windows, a later run shall measure again.
+            settled = {signature: min(ms) for signature, ms in measured.items() if _agree(ms)}
+            self._cache.put(settled, circumstances)
+            times |= {signature: min(ms) for signature, ms in measured.items()}
+            done += len(some)
+            if self._on_layer is not None:
+                self._on_layer(done, len(missing))
+        return times
+
+    def _time(self, calls: Sequence[LayerCall]) -> dict[str, list[float]]:
+        """Milliseconds of every window by signature."""
+        functions = {
+            call.signature: backend.inference_function(
+                call.model(), _random_inputs(call), self.mode
+            )
+            for call in calls
+        }
+        stopwatch = latency.Stopwatch(backend.synchronize)
+        windows: dict[str, list[float]] = {signature: [] for signature in functions}
+        with latency.device_lock():
+            calls_of = {
+                signature: warm_up(stopwatch, function, _MOST_WARM_UP).calls
+                for signature, function in functions.items()
+            }
+            for _ in range(_MOST_ATTEMPTS):
+                open_ones = [signature for signature, ms in windows.items() if not _agree(ms)]
+                samples = time_in_turn(
+                    stopwatch,
+                    [functions[signature] for signature in open_ones],
+                    [calls_of[signature] for signature in open_ones],
+                    self._repeats,
+                )
+                for signature, times in zip(open_ones, samples, strict=True):
+                    windows[signature] += times
+        return windows
+
+
+def _agree(windows: Sequence[float]) -> bool:
+    fastest = sorted(windows)[:_AGREEING]
+    return len(fastest) == _AGREEING and fastest[-1] <= (1 + _SPREAD) * fastest[0]
+
+
+def _random_inputs(call: LayerCall) -> list[Any]:
+    rng = np.random.default_rng(0)
+
+    def draw(tensor: Any) -> Any:
+        # Numbers below 2 are valid indices, flags and labels.
+        is_float = keras.backend.is_float_dtype(tensor.dtype)
+        array = (
+            rng.standard_normal(tensor.shape, dtype="float32")
+            if is_float
+            else rng.integers(0, 2, tensor.shape)
+        )
+        return keras.ops.cast(array, tensor.dtype)
+
+    return [draw(tensor) for tensor in call.tensors]
+
+
+def _describe(value: Any) -> Any:
+    if isinstance(value, keras.KerasTensor):
+        return [list(value.shape), value.dtype]
+    return value
+
+
+_OF_TRAINING = ("_initializer", "_regularizer", "_constraint")
+
+
+def _essence(config: Any) -> Any:
+    """A configuration without names and without what matters in training alone."""
+    if isinstance(config, Mapping):
+        return {
+            # A dtype policy is known by its name.
+            str(key): value if key == "dtype" else _essence(value)
+            for key, value in config.items()
+            if key not in ("name", "trainable", "seed") and not str(key).endswith(_OF_TRAINING)
+        }
+    if isinstance(config, list | tuple):
+        return [_essence(value) for value in config]
+    return config
+
+
+def _chunks(calls: Sequence[LayerCall], size: int) -> Iterator[Sequence[LayerCall]]:
+    for start in range(0, len(calls), size):
+        yield calls[start : start + size]
