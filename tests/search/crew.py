@@ -69,6 +69,7 @@ def work(job):
         trials=job["trials"],
         storage=open_storage(job["storage"], heartbeat_s=1, grace_s=2),
         name=job["name"],
+        seeds=("uniform",),  # the others judge a quality outside of any trial
         quality=Parameters(job["hangs_at"]),
         timer=fake_timer(network),
         space=search.SearchSpace.from_groups(find_groups(network), multiple=1, minimum=1),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+import sqlalchemy
 from optuna.trial import TrialState
 
 from spade_keras import latency
@@ -219,6 +220,34 @@ def test_who_was_given_up_for_dead_changes_nothing(study, storage):
         assert worker.work(study, trial, lambda trial: 1.0).state == TrialState.FAIL
         assert worker.recover(study) == []
         assert states(study) == ["FAIL", "WAITING"]
+
+
+def test_heartbeats_tell_the_living_from_the_dead(postgresql):
+    """The clock is turned instead of waiting: every sign of life becomes an hour old."""
+    storage = open_storage(postgresql, heartbeat_s=1, grace_s=60)
+    study = optuna.create_study(storage=storage, study_name="heartbeats")
+    hour_later = "UPDATE trial_heartbeats SET heartbeat = heartbeat - interval '1 hour'"
+
+    def turn_clock():
+        with storage.engine.begin() as connection:
+            return connection.execute(sqlalchemy.text(hour_later)).rowcount
+
+    def long(trial):
+        draw(trial)
+        assert turn_clock() > 0
+        time.sleep(1.3)
+        assert other.recover(study) == []
+        return 1.0
+
+    with join(storage) as one, join(storage) as other:
+        assert one.work(study, one.claim(study, 9), long).state == TrialState.COMPLETE
+        dead = one.claim(study, 9)
+        draw(dead)
+        assert other.recover(study) == []
+        turn_clock()
+        assert [trial.number for trial in other.recover(study)] == [dead.number]
+        assert one.work(study, dead, lambda trial: 1.0).state == TrialState.FAIL
+    assert study.get_trials()[-1].user_attrs["retry_of"] == dead.number
 
 
 @pytest.fixture(scope="module")
