@@ -1,5 +1,6 @@
 # make demo   installs what the demo needs (TensorFlow only) and runs it, about 6 minutes
 # make test   adds the other backends and the development tools, and runs the tests
+# make postgres   installs the PostgreSQL server that the tests of many workers start (Debian, root)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +10,7 @@ BACKENDS := tensorflow jax torch
 PYTEST := $(BIN)/python -m pytest
 
 .DELETE_ON_ERROR:
-.PHONY: setup demo test doctest lint sweep clean
+.PHONY: setup demo test doctest lint sweep postgres clean
 
 setup: $(VENV)/.all-installed
 
@@ -40,6 +41,11 @@ lint: $(VENV)/.all-installed
 sweep: $(VENV)/.all-installed
 	KERAS_BACKEND=tensorflow $(BIN)/python tests/pruning/sweep_applications.py
 
+postgres:
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { \
+		apt-get update && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends postgresql; }
+
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find spade_keras search recipes tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -55,5 +61,5 @@ $(VENV)/.demo-installed: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.all-installed: pyproject.toml constraints.txt | $(BIN)/python
-	$(INSTALL) --editable ".[tensorflow,jax,torch,recipes,report,dev]"
+	$(INSTALL) --editable ".[tensorflow,jax,torch,recipes,report,postgres,dashboard,dev]"
 	@touch $@ $(VENV)/.demo-installed
