@@ -3,6 +3,7 @@
 from spade_keras.search.budget import LatencyBudget
 from spade_keras.search.candidate import build, plan_for
 from spade_keras.search.evaluation import CandidateError
+from spade_keras.search.layer_table import LayerTable
 from spade_keras.search.objectives import (
     OBJECTIVES,
     AsPruned,
@@ -39,6 +40,7 @@ __all__ = [
     "CandidateError",
     "Configuration",
     "KeptImportance",
+    "LayerTable",
     "LatencyBudget",
     "LogitAgreement",
     "Objective",

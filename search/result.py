@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import optuna
@@ -123,6 +123,8 @@ class SearchResult:
         fingerprint: Of the device and software that timed the candidates.
         ended_by: "trials", "timeout" or "stagnation".
         bottleneck: Where most of the full network's time goes, if it is known.
+        prediction_error: How far layer times predicted the time of the candidates: "median" and
+            "maximum" relative error over so many "configurations"; None if they did not.
     """
 
     budget: LatencyBudget
@@ -132,6 +134,7 @@ class SearchResult:
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
     ended_by: str = "trials"
     bottleneck: str | None = None
+    prediction_error: Mapping[str, float] | None = None
 
     @property
     def ranking(self) -> tuple[TrialRecord, ...]:
@@ -184,6 +187,7 @@ class SearchResult:
             "fingerprint": dict(self.fingerprint),
             "ended_by": self.ended_by,
             "bottleneck": self.bottleneck,
+            "prediction_error": self.prediction_error,
         }
 
     @classmethod
@@ -197,10 +201,6 @@ class SearchResult:
                 "space": SearchSpace.from_dict(content["space"]),
             }
         )
-
-    def with_bottleneck(self, bottleneck: str | None) -> SearchResult:
-        """Returns the same result that knows where most of the time goes."""
-        return replace(self, bottleneck=bottleneck)
 
     def failure(self) -> str:
         """Says that the budget was not met, by how much the fastest trial missed it, and why."""

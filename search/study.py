@@ -17,8 +17,11 @@ from spade_keras import latency
 from spade_keras.errors import SpadeError
 from spade_keras.search.budget import LatencyBudget
 from spade_keras.search.candidate import CandidateBuilder
+from spade_keras.search.diagnosis import bottleneck, prediction_error
 from spade_keras.search.evaluation import CandidateError, Evaluation, Timer
 from spade_keras.search.identity import check_same, network_digest
+from spade_keras.search.layer_table import LayerTable
+from spade_keras.search.measured_space import measured_space
 from spade_keras.search.objectives import AsPruned, Objective
 from spade_keras.search.precision import with_dtype
 from spade_keras.search.quality import TeacherAgreement, ValidationPSNR
@@ -106,8 +109,6 @@ def run(
             single_calls=budget.single_calls,
         )
     if "space" not in options:
-        from spade_keras.search.measured_space import measured_space
-
         options["space"], options["table"] = measured_space(network, options["example"])
     search = Search(network, budget, **options)
     return search.optimize(
@@ -152,7 +153,7 @@ class Search:
     sampler: str = "tpe"
     pruner: str = "none"
     seeds: Sequence[str] = tuple(SEEDS)
-    table: Any = None
+    table: LayerTable | None = None
     example: Any = None
     pareto: bool = False
     warm_start: SearchResult | None = None
@@ -213,14 +214,20 @@ class Search:
                 if on_trial:
                     on_trial(record)
                 _check_failures(tried, describe_storage(worker.storage))
-            return SearchResult(
-                budget=self.budget,
-                trials=tuple(_records(study)),
-                quality_name=self.objective.name,
-                space=self.space,
-                fingerprint=latency.fingerprint(),
-                ended_by=ended_by() or "trials",
-            )
+            return self._result(tuple(_records(study)), ended_by() or "trials")
+
+    def _result(self, trials: tuple[TrialRecord, ...], ended_by: str) -> SearchResult:
+        error = None if self.table is None else prediction_error(self.table, trials)
+        return SearchResult(
+            budget=self.budget,
+            trials=trials,
+            quality_name=self.objective.name,
+            space=self.space,
+            fingerprint=latency.fingerprint(),
+            ended_by=ended_by,
+            bottleneck=None if self.table is None else bottleneck(self.table, self.space),
+            prediction_error=None if error is None else asdict(error),
+        )
 
     def _open(self, storage: optuna.storages.BaseStorage) -> optuna.Study:
         directions = ["maximize", "minimize"] if self.pareto else ["maximize"]
