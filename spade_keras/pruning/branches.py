@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import keras
+
 from spade_keras.pruning.analysis import Analysis
 from spade_keras.pruning.graph_cut import keeps_weights, leave_out, variables
 from spade_keras.pruning.trace import Call, Graph
@@ -73,11 +75,10 @@ def _branches(graph: Graph, prefix: str, seen: set[int]) -> Iterator[tuple[str, 
         for x in call.inputs:
             readers.setdefault(id(x), []).append(call)
     for call in graph.calls:
-        path = prefix + call.operation.name
         nested = graph.nested.get(id(call.operation))
         if nested is not None and id(call.operation) not in seen:
             seen.add(id(call.operation))
-            yield from _branches(nested, f"{path}/", seen)
+            yield from _branches(nested, f"{prefix}{call.operation.name}/", seen)
         if not _adds_two_alike(call):
             continue
         for skip, end in (call.inputs, call.inputs[::-1]):
@@ -88,7 +89,14 @@ def _branches(graph: Graph, prefix: str, seen: set[int]) -> Iterator[tuple[str, 
                 and _is_read_by(inside, call, readers)
             ):
                 calls = tuple(made for made in graph.calls if id(made) in inside)
-                yield path, Branch(call, skip, calls, graph, prefix)
+                yield prefix + _name(call, graph), Branch(call, skip, calls, graph, prefix)
+
+
+def _name(call: Call, graph: Graph) -> str:
+    """Name of an addition; Keras counts up the names of operations at every trace."""
+    if graph.traced and not isinstance(call.operation, keras.layers.Layer):
+        return "add"
+    return call.operation.name
 
 
 def _adds_two_alike(call: Call) -> bool:

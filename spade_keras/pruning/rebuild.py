@@ -318,7 +318,13 @@ class _Rebuild:
             if isinstance(inner, keras.layers.Layer):
                 nested = graph.nested.get(id(inner))
                 slim = self.made[id(inner)][1]
-                if nested is not None:
+                if id(inner) in self.whole:
+                    for old, new in zip(
+                        inner._flatten_layers(), slim._flatten_layers(), strict=True
+                    ):
+                        if new.trainable != old.trainable:
+                            new.trainable = old.trainable
+                elif nested is not None:
                     self._copy_flags(inner, slim, nested)
                 elif slim.trainable != inner.trainable:
                     slim.trainable = inner.trainable
