@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import keras
-import numpy as np
-from scipy.optimize import nnls
 
 from spade_keras import latency
 from spade_keras.pruning import find_groups, find_residual_blocks
 from spade_keras.pruning.weights import priors_of
+from spade_keras.search.calibration import (
+    Calibration,
+    Measured,
+    PredictionError,
+    measured_times,
+)
 from spade_keras.search.layer_sweep import Place, Sweep, sweep_widths
 from spade_keras.search.layer_timing import LayerCall, LayerTimer, make_floor
 from spade_keras.search.space import Configuration
-
-Measured = Sequence[tuple[Configuration, float]]
-"""Configurations and the milliseconds that the whole network took."""
 
 # Of a layer's time, at least this share is its own and not that of starting it.
 _LEAST_SHARE = 0.05
@@ -41,44 +42,6 @@ class LayerTime:
     calls: int
     ms: float
     by_group: dict[str, tuple[float, ...]]
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """From the sum of the layers' times to the network's.
-
-        ms = constant + per_iteration * iterations + factor * sum
-
-    Args:
-        constant: Milliseconds spent once, whatever the configuration.
-        per_iteration: Milliseconds of every iteration outside of the layers, such as FFTs.
-        factor: Time of a layer inside the network / its time alone.
-    """
-
-    constant: float = 0.0
-    per_iteration: float = 0.0
-    factor: float = 1.0
-
-
-@dataclass(frozen=True)
-class PredictionError:
-    """How far predictions are from measurements, relative to these.
-
-    Args:
-        median: Median of the absolute errors.
-        maximum: The largest.
-        configurations: Configurations compared.
-    """
-
-    median: float
-    maximum: float
-    configurations: int
-
-    def __str__(self) -> str:
-        return (
-            f"median error {self.median:.1%}, at most {self.maximum:.1%} "
-            f"over {self.configurations} configurations"
-        )
 
 
 @dataclass(frozen=True)
@@ -110,7 +73,7 @@ class LayerTable:
     blocks: dict[str, tuple[str, ...]]
     dtype: str
     fingerprint: dict[str, Any]
-    calibration: Calibration = Calibration()
+    calibration: Calibration = field(default_factory=Calibration)
 
     @classmethod
     def measure(
@@ -173,9 +136,7 @@ class LayerTable:
             ValueError: If it names a group, width, block or dtype that was not measured.
         """
         iterations = self._iterations(configuration)
-        fitted = self.calibration
-        overhead = fitted.constant + fitted.per_iteration * iterations
-        return overhead + fitted.factor * self._sum(configuration)
+        return self.calibration.ms(self._sum(configuration), iterations)
 
     def calibrated(self, measured: Measured) -> LayerTable:
         """Fits the prediction to whole networks' times; see `Calibration`.
@@ -194,18 +155,10 @@ class LayerTable:
         Raises:
             ValueError: If `measured` is empty or a time is not above 0.
         """
-        times = _check_measured(measured)
-        sums = np.array([self._sum(configuration) for configuration, _ in measured])
-        iterations = np.array([self._iterations(c) for c, _ in measured], float)
-        columns = {"factor": sums}
-        if len(times) > 1 and np.ptp(sums) > 0:
-            columns["per_iteration"] = iterations
-        if np.ptp(iterations) > 0:
-            columns["constant"] = np.ones_like(sums)
-        matrix = np.stack(list(columns.values()), axis=1) / times[:, None]
-        solution, _ = nnls(matrix, np.ones(len(times)))
-        fitted = dict(zip(columns, map(float, solution), strict=True))
-        return replace(self, calibration=Calibration(**fitted))
+        times = measured_times(measured)
+        sums = [self._sum(configuration) for configuration, _ in measured]
+        iterations = [self._iterations(configuration) for configuration, _ in measured]
+        return replace(self, calibration=Calibration.fit(sums, iterations, times))
 
     def error(self, measured: Measured) -> PredictionError:
         """Compares predictions with whole networks' times.
@@ -216,10 +169,9 @@ class LayerTable:
         Raises:
             ValueError: If `measured` is empty or a time is not above 0.
         """
-        times = _check_measured(measured)
-        predicted = np.array([self.predict_ms(configuration) for configuration, _ in measured])
-        errors = np.abs(predicted / times - 1)
-        return PredictionError(float(np.median(errors)), float(errors.max()), len(times))
+        times = measured_times(measured)
+        predicted = [self.predict_ms(configuration) for configuration, _ in measured]
+        return PredictionError.of(predicted, times)
 
     def group_ms(self, group: str, width: int | None = None) -> float:
         """Returns the milliseconds, in one forward pass, of the layers that a group changes.
@@ -401,13 +353,3 @@ def _dtype(network: keras.Model) -> str:
     parts = priors_of(network)
     model = network if parts is None else next(iter(parts.values()))
     return str(model.compute_dtype)
-
-
-def _check_measured(measured: Measured) -> np.ndarray:
-    times = np.array([ms for _, ms in measured], float)
-    if not (times.size and np.isfinite(times).all() and times.min() > 0):
-        raise ValueError(
-            "`measured` must hold at least one configuration, with a finite time above 0. "
-            f"Received: times={times.tolist()}"
-        )
-    return times
