@@ -288,16 +288,21 @@ def replay(
     if inputs is None:
         inputs = _random_inputs(described)
     with tempfile.TemporaryDirectory() as folder:
-        if slim is None:
-            made = Path(folder) / "slim.keras"
-            network = load_model_safely(full)
-            realize(network, receipt.configuration, receipt.plan).save(made)
-        else:
+        if slim is not None:
             made = Path(slim)
             _check_identity("slim", receipt.slim, made)
+        reference = full
+        if slim is None or receipt.budget.dtype is not None:
+            network = in_budget_dtype(load_model_safely(full), receipt.budget)
+            if receipt.budget.dtype is not None:
+                reference = Path(folder) / "full.keras"
+                network.save(reference)
+        if slim is None:
+            made = Path(folder) / "slim.keras"
+            realize(network, receipt.configuration, receipt.plan).save(made)
         comparison = compare_for(
             receipt.budget,
-            full,
+            reference,
             made,
             inputs,
             pairs=pairs,
@@ -344,6 +349,11 @@ def realize(
     base, _ = plan_for(network, depth)
     slim = pruning.rebuild(base, plan)
     return slim if configuration.dtype is None else with_dtype(slim, configuration.dtype)
+
+
+def in_budget_dtype(network: keras.Model, budget: search.LatencyBudget) -> keras.Model:
+    """Returns the full network as the budget times it: in the budget's dtype, if it has one."""
+    return network if budget.dtype is None else with_dtype(network, budget.dtype)
 
 
 def differences(

@@ -79,13 +79,31 @@ def export(
     Console().print(f"Wrote {output}", soft_wrap=True, highlight=False)
 
 
-def inspect(model: ModelFile) -> None:
-    """Show the channel groups: what is coupled, what is fixed and why."""
+def inspect(
+    model: ModelFile,
+    latency: Annotated[
+        bool,
+        typer.Option("--latency", help="Time each group's layers: which widenings are free?"),
+    ] = False,
+    shape: Shapes = None,
+    inputs: InputsFile = None,
+    multiple: Annotated[int, typer.Option(min=1, help="Widths to time are multiples of it.")] = 8,
+) -> None:
+    """Show the channel groups: what is coupled, what is fixed and why; or what each costs."""
+    if not latency and (shape or inputs):
+        raise typer.BadParameter("`--shape` and `--inputs` are for `--latency`.")
     import_library()
-    from spade_keras.pruning import files
+    if latency:
+        from spade_keras.search.inspection import latency_by_group
 
-    with refusals_are_mistakes():
-        text = files.inspect_model(model)
+        network, arrays = load_model(model, shape, inputs)
+        with refusals_are_mistakes():
+            text = latency_by_group(network, arrays, multiple=multiple)
+    else:
+        from spade_keras.pruning import files
+
+        with refusals_are_mistakes():
+            text = files.inspect_model(model)
     Console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 

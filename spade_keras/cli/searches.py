@@ -50,6 +50,9 @@ def search(
     ] = None,
     sampler: Annotated[str, typer.Option(help="tpe, gp, nsga2 or random.")] = "tpe",
     batch: Annotated[int, typer.Option(min=1, help="Samples per timed call.")] = 1,
+    dtype: Annotated[
+        str | None, typer.Option(help="What MODEL and candidates compute in; else as MODEL does.")
+    ] = None,
     margin: Annotated[
         float, typer.Option(min=0, max=0.99, help="Share of the budget the search leaves unused.")
     ] = 0.03,
@@ -57,6 +60,21 @@ def search(
     finalists: Annotated[
         int, typer.Option(min=1, help="Candidates to fine-tune, of which the best is taken.")
     ] = 1,
+    multiple: Annotated[int, typer.Option(min=1, help="Widths are multiples of it.")] = 8,
+    staircase: Annotated[
+        bool, typer.Option(help="Time the layers first; try only widths that are worth it.")
+    ] = True,
+    iterations: Annotated[
+        str | None,
+        typer.Option(metavar="N,...", help="Iteration counts to try, if MODEL iterates."),
+    ] = None,
+    drop_blocks: Annotated[
+        bool, typer.Option("--drop-blocks", help="Try to leave out residual blocks.")
+    ] = False,
+    dtypes: Annotated[
+        str | None,
+        typer.Option(metavar="DTYPE,...", help="What to compute in besides: bfloat16, float16."),
+    ] = None,
     pareto: Annotated[
         bool, typer.Option("--pareto", help="Search the whole front of time and quality.")
     ] = False,
@@ -83,12 +101,17 @@ def search(
             job = SearchJob.of(
                 model,
                 data,
-                LatencyBudget.parse(budget, batch_size=batch, safety_margin=margin),
+                LatencyBudget.parse(budget, batch_size=batch, safety_margin=margin, dtype=dtype),
                 evaluate=evaluate,
                 imports=tuple(imports or ()),
                 pareto=pareto,
                 sampler=sampler,
                 seed=seed,
+                multiple=multiple,
+                staircase=staircase,
+                iterations=_counts("--iterations", iterations),
+                drop_blocks=drop_blocks,
+                dtypes=tuple(dtypes.split(",")) if dtypes else (),
                 pairs=pairs,
                 trials=trials,
                 timeout_minutes=timeout,
@@ -140,6 +163,15 @@ def work(
     )
 
 
+def _counts(option: str, text: str | None) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        raise typer.BadParameter(
+            f"`{option}` must read 2,3,4: whole numbers. Received: {text}"
+        ) from None
+
+
 def _check_data(option: str, data: str) -> None:
     if ":" not in data and not Path(data).is_file():
         raise typer.BadParameter(
@@ -165,7 +197,9 @@ def _show(found: Any, folder: Path) -> None:
 
     console = Console()
     receipt = json.loads((folder / "receipt.json").read_text(encoding="utf-8"))
-    console.print(search_overview(found.as_dict(), None, receipt))
+    layers = folder / "layers.json"
+    table = json.loads(layers.read_text(encoding="utf-8")) if layers.exists() else None
+    console.print(search_overview(found.as_dict(), table, receipt))
     for name in ("slim.keras", "receipt.json", "report.html"):
         if (folder / name).exists():
             console.print(f"{folder / name}", soft_wrap=True, highlight=False)

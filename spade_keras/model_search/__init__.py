@@ -3,7 +3,7 @@
 from spade_keras.model_search.finalists import Finalist, FinalRound
 from spade_keras.model_search.folder import JOURNAL, RESULTS
 from spade_keras.model_search.job import JobMismatchError, SearchJob
-from spade_keras.model_search.quality import OutputAgreement, UserQuality
+from spade_keras.model_search.quality import OutputAgreement
 from spade_keras.model_search.search import join_search, search_model
 from spade_keras.model_search.user_functions import UserCodeError
 
@@ -16,7 +16,6 @@ __all__ = [
     "OutputAgreement",
     "SearchJob",
     "UserCodeError",
-    "UserQuality",
     "join_search",
     "search_model",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from spade_keras.model_search.user_functions import import_function
+from spade_keras.prediction import batches
 
 _TARGETS = ("y", "targets")
 
@@ -54,13 +55,6 @@ def is_file(spec: str) -> bool:
     return spec.endswith(".npz") or Path(spec).exists()
 
 
-def take(arrays: Any, count: int) -> Any:
-    """Returns the first `count` samples, repeating them where there are fewer."""
-    return keras.tree.map_structure(
-        lambda array: np.take(array, np.arange(count) % len(array), axis=0), arrays
-    )
-
-
 def outputs_of(model: keras.Model, inputs: Any, batch_size: int) -> list[np.ndarray]:
     """Runs a model on every batch, without compiling it.
 
@@ -74,15 +68,9 @@ def outputs_of(model: keras.Model, inputs: Any, batch_size: int) -> list[np.ndar
     """
     parts = [
         [keras.ops.convert_to_numpy(x) for x in keras.tree.flatten(model(batch, training=False))]
-        for batch in _batches(inputs, batch_size)
+        for batch in batches(inputs, batch_size)
     ]
     return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
-
-
-def _batches(inputs: Any, size: int) -> Iterator[Any]:
-    length = len(keras.tree.flatten(inputs)[0])
-    for start in range(0, length, size):
-        yield keras.tree.map_structure(lambda a, at=start: a[at : at + size], inputs)
 
 
 def _read(path: Path, model: keras.Model) -> tuple[Any, Any]:
@@ -104,9 +92,13 @@ def _read(path: Path, model: keras.Model) -> tuple[Any, Any]:
 def _inputs_of(model: keras.Model) -> tuple[list[str], Any]:
     """Names of a model's inputs and their structure; a subclassed model tells neither."""
     try:
-        tensors, structure = keras.tree.flatten(model.inputs), model.input
+        tensors = keras.tree.flatten(model.inputs)
     except (AttributeError, ValueError):
         return [], None
+    try:
+        structure = model.input
+    except (AttributeError, ValueError):  # a Sequential model has inputs, but no node of its own
+        structure = tensors[0] if len(tensors) == 1 else list(tensors)
     if isinstance(structure, Mapping):
         return list(structure), structure
     return [tensor.name for tensor in tensors], structure

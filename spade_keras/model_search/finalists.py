@@ -52,8 +52,8 @@ class FinalRound:
     """Measures the best candidates of a search again.
 
     Attributes:
-        full: The full model.
-        path: Its `.keras` file.
+        full: The full model, in the budget's dtype.
+        path: Its `.keras` file as the user has it.
         sample: What to time with.
         budget: What the latency must meet.
         quality: Scores a model.
@@ -89,10 +89,14 @@ class FinalRound:
         Returns:
             Those measured again, in that order; and the one taken, None if none met the budget.
         """
+        reference = self.path
+        if self.budget.dtype is not None:
+            reference = folder / ".full.keras"
+            save_whole(self.full, reference)
         tried: list[Finalist] = []
         best: Finalist | None = None
         for trial in result.ranking:
-            finalist, slim = self._measure_again(trial, folder / ".candidate.keras")
+            finalist, slim = self._measure_again(trial, reference, folder / ".candidate.keras")
             tried.append(finalist)
             if finalist.accepted and (best is None or _score(finalist) > _score(best)):
                 best = finalist
@@ -101,23 +105,25 @@ class FinalRound:
                 break
         return tried, best
 
-    def _measure_again(self, trial: search.TrialRecord, path: Path) -> tuple[Finalist, keras.Model]:
+    def _measure_again(
+        self, trial: search.TrialRecord, full: Path, path: Path
+    ) -> tuple[Finalist, keras.Model]:
         _, plan = plan_for(self.full, trial.configuration)
         slim = realize(self.full, trial.configuration, plan)
-        comparison = self._time(slim, path, f"trial {trial.number}")
+        comparison = self._time(full, slim, path, f"trial {trial.number}")
         if self.finetune is not None and self._met(comparison):
             slim = _finetuned(self.finetune, slim, self.full)
-            comparison = self._time(slim, path, f"trial {trial.number}, fine-tuned,")
+            comparison = self._time(full, slim, path, f"trial {trial.number}, fine-tuned,")
         if not self._met(comparison):
             return Finalist(trial.number, comparison, False), slim
         known = trial.quality if self.finetune is None else None
         quality = self.quality(slim) if known is None else known
         return Finalist(trial.number, comparison, True, quality), slim
 
-    def _time(self, slim: keras.Model, path: Path, what: str) -> latency.Comparison:
+    def _time(self, full: Path, slim: keras.Model, path: Path, what: str) -> latency.Comparison:
         save_whole(slim, path)
         comparison = compare_for(
-            self.budget, self.path, path, self.sample, imports=self.imports, compare=self.compare
+            self.budget, full, path, self.sample, imports=self.imports, compare=self.compare
         )
         path.unlink()
         verdict = "meets" if self._met(comparison) else "misses"

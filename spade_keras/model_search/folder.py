@@ -13,13 +13,14 @@ import filelock
 
 from spade_keras.errors import SpadeError
 from spade_keras.model_search.job import JobMismatchError, SearchJob
+from spade_keras.search.layer_table import LayerTable
 from spade_keras.stages import write_json_atomic
 
 JOURNAL = "study.journal"
 RESULTS = ("search.json", "report.json", "report.html", "plan.json", "slim.keras", "receipt.json")
 """What a search leaves; the receipt is moved in last and removed first."""
 
-_JOB, _LOCK, _FRESH = "job.json", ".lock", ".results-"
+_JOB, _TABLE, _LOCK, _FRESH = "job.json", "layers.json", ".lock", ".results-"
 
 
 @contextlib.contextmanager
@@ -36,10 +37,11 @@ def claimed(folder: Path, job: SearchJob) -> Iterator[None]:
     """
     marker = folder / _JOB
     others = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    if not marker.exists() and (set(others) - {_LOCK} or (folder.exists() and not folder.is_dir())):
+    strange = [name for name in others if name != _LOCK and not name.startswith(JOURNAL)]
+    if not marker.exists() and (strange or (folder.exists() and not folder.is_dir())):
         raise JobMismatchError(
             f"`-o` must be a new or empty folder, or that of the same search (with a {_JOB}). "
-            f"Received: -o {folder}, which holds {', '.join(sorted(others)[:5]) or 'a file'}. "
+            f"Received: -o {folder}, which holds {', '.join(sorted(strange)[:5]) or 'a file'}. "
             "Choose another folder."
         )
     folder.mkdir(parents=True, exist_ok=True)
@@ -54,13 +56,16 @@ def claimed(folder: Path, job: SearchJob) -> Iterator[None]:
     try:
         if marker.exists():
             job.check_same(_read_job(marker), f"The folder {folder}")
-        else:
-            write_json_atomic(marker, job.as_dict())
         for left in folder.glob(f"{_FRESH}*"):
             shutil.rmtree(left)
         yield
     finally:
         lock.release()
+
+
+def mark(folder: Path, job: SearchJob) -> None:
+    """Makes a claimed folder that of a search, once it is known that the search can begin."""
+    write_json_atomic(folder / _JOB, job.as_dict())
 
 
 @contextlib.contextmanager
@@ -84,6 +89,27 @@ def results(folder: Path) -> Iterator[Path]:
                 os.replace(fresh / name, folder / name)
     finally:
         shutil.rmtree(fresh)
+
+
+def kept_table(folder: Path, table: LayerTable | None) -> LayerTable | None:
+    """Keeps the layers' times for when the search goes on, or returns those kept.
+
+    Args:
+        folder: The folder of the search.
+        table: The times, if they were measured just now.
+    """
+    path = folder / _TABLE
+    if table is not None:
+        write_json_atomic(path, table.as_dict())
+        return table
+    try:
+        return LayerTable.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise JobMismatchError(
+            f"{path} cannot be read: {error}. Remove it to go on without the layers' times."
+        ) from error
 
 
 def _read_job(path: Path) -> SearchJob:

@@ -48,6 +48,11 @@ class SearchJob:
         trials: Finished trials to end with.
         timeout_minutes: After which no new trial starts.
         stagnation: Trials without a better one after which the search ends.
+        multiple: Widths are multiples of it.
+        staircase: Whether each group's widths are timed first and only the edges kept.
+        iterations: Iteration counts to choose from, for networks that iterate.
+        drop_blocks: Whether residual blocks may be left out.
+        dtypes: What the layers may compute in, besides their own.
         space: What may be chosen, once it is known.
         backend: The Keras backend.
     """
@@ -67,6 +72,11 @@ class SearchJob:
     trials: int = 60
     timeout_minutes: float | None = None
     stagnation: int | None = None
+    multiple: int = 8
+    staircase: bool = True
+    iterations: tuple[int, ...] = ()
+    drop_blocks: bool = False
+    dtypes: tuple[str, ...] = ()
     space: SearchSpace | None = None
     backend: str = dataclasses.field(default_factory=keras.backend.backend)
 
@@ -162,7 +172,6 @@ class SearchJob:
         """Returns plain JSON values, which `from_dict` reads."""
         return {
             **dataclasses.asdict(self),
-            "imports": list(self.imports),
             "space": None if self.space is None else self.space.as_dict(),
         }
 
@@ -175,7 +184,7 @@ class SearchJob:
                 **content,
                 "model": ModelIdentity.from_dict(content["model"]),
                 "budget": LatencyBudget(**content["budget"]),
-                "imports": tuple(content["imports"]),
+                **{name: tuple(content[name]) for name in ("imports", "iterations", "dtypes")},
                 "space": None if space is None else SearchSpace.from_dict(space),
             }
         )

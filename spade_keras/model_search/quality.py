@@ -1,18 +1,17 @@
-"""How good a candidate is: as the user's function says, or by its agreement with the full model."""
+"""How good a candidate of any model is without targets: by its agreement with the full model."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import keras
 import numpy as np
 
 from spade_keras.model_search.data import outputs_of
-from spade_keras.model_search.user_functions import UserCodeError, import_function
+from spade_keras.search import Quality
 
 
-class OutputAgreement:
+class OutputAgreement(Quality):
     """How closely a candidate's outputs follow the full model's, in dB.
 
         -10 log10( sum |f_slim(x) - f(x)|^2 / sum |f(x) - mean f(x)|^2 ),  mean over the outputs
@@ -28,47 +27,14 @@ class OutputAgreement:
     name = "agreement with the full model (signal to error, dB)"
 
     def __init__(self, full: keras.Model, inputs: Any, *, batch_size: int = 16) -> None:
-        self._inputs = inputs
-        self._batch_size = batch_size
+        super().__init__(inputs, batch_size=batch_size)
         self._answers = [_as_float(answer) for answer in outputs_of(full, inputs, batch_size)]
 
-    def __call__(self, model: keras.Model) -> float:
+    def __call__(self, network: keras.Model) -> float:
         """Returns the agreement in dB."""
-        outputs = outputs_of(model, self._inputs, self._batch_size)
+        outputs = outputs_of(network, self.inputs, self.batch_size)
         pairs = zip(outputs, self._answers, strict=True)
         return float(np.mean([_signal_to_error(_as_float(output), full) for output, full in pairs]))
-
-
-class UserQuality:
-    """A function of the user's that scores a model, higher is better.
-
-    Args:
-        spec: "module:function"; the function takes a model and returns a finite number.
-        folder: Where its module is.
-    """
-
-    def __init__(self, spec: str, folder: str | None = None) -> None:
-        self.name = spec.partition(":")[2]
-        self._spec = spec
-        self._function = import_function(spec, "--evaluate", folder)
-
-    def __call__(self, model: keras.Model) -> float:
-        """Returns the score.
-
-        Raises:
-            UserCodeError: If the function raises, or returns something else.
-        """
-        score = self._function(model)
-        try:
-            number = float(keras.ops.convert_to_numpy(score))
-        except (TypeError, ValueError):
-            number = math.nan
-        if not math.isfinite(number):
-            raise UserCodeError(
-                f"`--evaluate`: {self._spec} must return a finite number, higher for a better "
-                f"model. Received: {score!r}"
-            )
-        return number
 
 
 def _as_float(array: np.ndarray) -> np.ndarray:

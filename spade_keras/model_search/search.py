@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -13,17 +14,22 @@ from rich.console import Console
 from spade_keras import pruning, search
 from spade_keras.acceptance import Compare
 from spade_keras.errors import BudgetNotMetError, MissingExtraError, SpadeError
-from spade_keras.model_search.data import load_data, take
+from spade_keras.model_search.data import load_data
 from spade_keras.model_search.finalists import Finalist, FinalRound
-from spade_keras.model_search.folder import JOURNAL, claimed, results
+from spade_keras.model_search.folder import JOURNAL, claimed, kept_table, mark, results
 from spade_keras.model_search.interruption import Interruption
 from spade_keras.model_search.job import JobMismatchError, SearchJob, announce, read_announced
-from spade_keras.model_search.quality import OutputAgreement, UserQuality
+from spade_keras.model_search.quality import OutputAgreement
 from spade_keras.model_search.user_functions import import_function, import_module
 from spade_keras.progress import ProgressBar
 from spade_keras.pruning.files import load_model_safely
+from spade_keras.receipt import in_budget_dtype
 from spade_keras.search.evaluation import Timer
+from spade_keras.search.layer_table import LayerTable
+from spade_keras.search.measured_space import measured_space
 from spade_keras.search.storage import open_storage
+from spade_keras.search.timer import first_samples
+from spade_keras.search_summary import SearchFindings, bottleneck, fastest
 from spade_keras.stages import write_json_atomic
 
 
@@ -47,17 +53,42 @@ class ModelSearch:
     ) -> None:
         for module in job.imports:
             import_module(module, "--import", job.folder)
-        evaluate = UserQuality(job.evaluate, job.folder) if job.evaluate else None
-        self.full = load_model_safely(job.path)
-        self.inputs, _ = load_data(job.data, self.full, folder=job.folder)
-        self.sample = take(self.inputs, job.budget.batch_size)
+        evaluate = import_function(job.evaluate, "--evaluate", job.folder) if job.evaluate else None
+        self.network = load_model_safely(job.path)
+        self.inputs, _ = load_data(job.data, self.network, folder=job.folder)
+        self.full = in_budget_dtype(self.network, job.budget)
+        self.sample = first_samples(self.inputs, job.budget.batch_size)
         _check_fits(self.full, self.sample, job)
-        self.quality = evaluate or OutputAgreement(self.full, self.inputs)
-        self.space = job.space or search.SearchSpace.from_groups(pruning.find_groups(self.full))
+        self.objective: search.Objective = (
+            search.UserFunction(evaluate)
+            if evaluate
+            else search.AsPruned(OutputAgreement(self.network, self.inputs))
+        )
+        # A function that raises, or returns no number, is found out before anything is timed.
+        console.print(
+            f"  full model: {self.objective.name} {self.objective(self.full):.4g}", highlight=False
+        )
         self.job = job
+        self.table: LayerTable | None = None
         self._console = console
         self._mix_devices = mix_devices
         self._timer = timer
+
+    def choose_space(self) -> None:
+        """Adds what may be chosen to the job, unless it says so already; may time layers."""
+        job = self.job
+        if job.space is not None:
+            return
+        options = {"multiple": job.multiple, "minimum": job.multiple, **_joint(self.full, job)}
+        if job.staircase:
+            with contextlib.ExitStack() as stack:
+                shown = _Counter(stack, self._console)
+                space, self.table = measured_space(
+                    self.full, self.sample, on_layer=shown, **options
+                )
+        else:
+            space = search.SearchSpace.from_groups(pruning.find_groups(self.full), **options)
+        self.job = dataclasses.replace(job, space=space)
 
     def run(self, storage: str | Path, name: str) -> search.SearchResult:
         """Tries candidates until the study has as many as the job asks for.
@@ -70,42 +101,39 @@ class ModelSearch:
             KeyboardInterrupt: If Ctrl-C was pressed, after the trial under way.
         """
         job = self.job
-        budget = job.budget
-        # A function that raises, or returns no number, is found out before any candidate is timed.
-        self._console.print(
-            f"  full model: {self.quality.name} {self.quality(self.full):.4g}", highlight=False
-        )
         with Interruption() as interruption, ProgressBar(self._console, "trial", job.trials) as bar:
 
             def after(trial: search.TrialRecord) -> None:
                 bar.advance(describe_trial(trial))
                 interruption.check()
 
-            return search.run(
-                self.full,
-                budget=budget,
+            found = search.run(
+                self.network,
+                budget=job.budget,
                 data=self.inputs,
                 trials=job.trials,
                 timeout_s=None if job.timeout_minutes is None else 60 * job.timeout_minutes,
                 stagnation=job.stagnation,
                 storage=storage,
                 on_trial=after,
-                quality=self.quality,
-                timer=self._timer
-                or search.interleaved_timer(
-                    self.full,
-                    self.sample,
-                    pairs=job.pairs,
-                    batch_size=budget.batch_size,
-                    single_calls=budget.single_calls,
-                ),
-                space=self.space,
+                objective=self.objective,
+                space=job.space,
+                table=self.table,
+                pairs=job.pairs,
                 sampler=job.sampler,
                 pareto=job.pareto,
                 seed=job.seed,
                 name=name,
                 mix_devices=self._mix_devices,
+                **({} if self._timer is None else {"timer": self._timer}),
             )
+        return dataclasses.replace(found, bottleneck=self._bottleneck(found))
+
+    def _bottleneck(self, found: search.SearchResult) -> str | None:
+        if self.table is None:
+            return None
+        findings = SearchFindings(found.as_dict(), self.table.as_dict())
+        return bottleneck(findings, fastest(findings.trials))
 
 
 def search_model(  # noqa: PLR0913 - one argument per command-line option
@@ -150,20 +178,24 @@ def search_model(  # noqa: PLR0913 - one argument per command-line option
     folder = Path(folder)
     tuner = import_function(finetune, "--finetune", job.folder) if finetune else None
     with claimed(folder, job):
+        task = ModelSearch(job, console, mix_devices=mix_devices, timer=timer)
         place = storage or folder / JOURNAL
         opened = open_storage(place)
         known = read_announced(opened, name)
         if known is not None:
-            job = dataclasses.replace(job, space=known.space)
-        task = ModelSearch(job, console, mix_devices=mix_devices, timer=timer)
-        announce(opened, name, dataclasses.replace(job, space=task.space))
+            job.check_same(known, f"The study {name!r}")
+            task.job = dataclasses.replace(job, space=known.space)
+        task.choose_space()
+        task.table = kept_table(folder, task.table)
+        announce(opened, name, task.job)
+        mark(folder, task.job)
         found = task.run(place, name)
         last = FinalRound(
             full=task.full,
             path=Path(job.path),
             sample=task.sample,
             budget=job.budget,
-            quality=task.quality,
+            quality=task.objective,
             console=console,
             finetune=tuner,
             imports=("spade_keras.networks", *job.imports),
@@ -171,7 +203,7 @@ def search_model(  # noqa: PLR0913 - one argument per command-line option
         )
         with results(folder) as fresh:
             tried, best = last.hold(found, fresh, finalists)
-            _report(fresh, found, tried, best, console)
+            _report(fresh, found, task.table, tried, best, console)
     if best is None:
         missed = f" {len(tried)} met it in the search and missed it in a fresh process."
         raise BudgetNotMetError(found.failure() + (missed if tried else ""))
@@ -231,6 +263,42 @@ def describe_trial(trial: search.TrialRecord) -> str:
     return f"#{trial.number} {trial.origin}: ratio {trial.timing.latency_ratio:.3f}, {quality}"
 
 
+class _Counter:
+    """Shows how many layers were timed, once their number is known."""
+
+    def __init__(self, stack: contextlib.ExitStack, console: Console) -> None:
+        self._stack = stack
+        self._console = console
+        self._bar: ProgressBar | None = None
+        self._shown = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._bar is None:
+            self._bar = self._stack.enter_context(ProgressBar(self._console, "layer", total))
+        for _ in range(done - self._shown):
+            self._bar.advance()
+        self._shown = done
+
+
+def _joint(network: keras.Model, job: SearchJob) -> dict[str, Any]:
+    """What may be chosen besides widths, the network's own value where the space wants it."""
+    joint: dict[str, Any] = {}
+    if job.iterations:
+        own = getattr(network, "iterations", None)
+        if own is None or not 1 <= min(job.iterations) <= max(job.iterations) <= own:
+            raise ValueError(
+                "`--iterations` must be counts from 1 to the network's own, which is "
+                f"{own or 'none: it does not iterate'}. Received: {list(job.iterations)}"
+            )
+        joint["iterations"] = sorted({*job.iterations, own})
+    if job.drop_blocks:
+        joint["blocks"] = [block.name for block in pruning.find_residual_blocks(network)]
+    if job.dtypes:
+        own = job.budget.dtype or keras.config.dtype_policy().compute_dtype
+        joint["dtypes"] = list(dict.fromkeys((own, *job.dtypes)))
+    return joint
+
+
 def _check_fits(model: keras.Model, sample: Any, job: SearchJob) -> None:
     try:
         model(sample, training=False)
@@ -246,6 +314,7 @@ def _check_fits(model: keras.Model, sample: Any, job: SearchJob) -> None:
 def _report(
     folder: Path,
     found: search.SearchResult,
+    table: LayerTable | None,
     tried: list[Finalist],
     best: Finalist | None,
     console: Console,
@@ -258,6 +327,13 @@ def _report(
     write_json_atomic(folder / "search.json", {"result": content, "finalists": finalists})
     chosen = None if best is None else best.trial
     try:
-        write_search_report(folder, content, receipt=receipt, chosen=chosen, title="Search")
+        write_search_report(
+            folder,
+            content,
+            None if table is None else table.as_dict(),
+            receipt,
+            chosen=chosen,
+            title="Search",
+        )
     except MissingExtraError as error:
         console.print(f"  report.html is left out: {error}", highlight=False, soft_wrap=True)

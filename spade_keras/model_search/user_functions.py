@@ -1,18 +1,21 @@
-"""Functions of the user's own, named `module:function` on the command line."""
+"""Modules and functions of the user's own, with what they raise told in a few lines."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from spade_keras.errors import SpadeError
+from spade_keras.search.user_function import UserFunctionError, load_function
 
-_FRAMES = 4
+_LAST_FRAMES = 4
 
 
 class UserCodeError(SpadeError):
@@ -20,7 +23,7 @@ class UserCodeError(SpadeError):
 
 
 def import_module(name: str, option: str, folder: str | Path | None = None) -> ModuleType:
-    """Imports a module of the user's, also from the current folder.
+    """Imports a module of the user's, such as one that registers layers.
 
     Args:
         name: Its dotted name.
@@ -28,30 +31,21 @@ def import_module(name: str, option: str, folder: str | Path | None = None) -> M
         folder: Searched first; by default the current folder.
 
     Raises:
-        ValueError: If there is no such module.
+        UserFunctionError: If there is no such module.
         UserCodeError: If it raises while it is imported.
     """
-    place = str(Path(folder or ".").resolve())
-    if place not in sys.path:
-        sys.path.insert(0, place)
-    importlib.invalidate_caches()
+    place = _search_first(folder)
     try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise _blame(error, f"`{option}`: importing {name}") from error
-        raise ValueError(
-            f"`{option}` names the module {error.name}, which was not found in {place} nor among "
-            f"the installed packages. Received: {option}={name}"
-        ) from error
-    except (ValueError, TypeError) as error:
-        if not name or name.startswith("."):
-            raise ValueError(
-                f"`{option}` must name a module. Received: {option}={name!r}"
-            ) from error
-        raise _blame(error, f"`{option}`: importing {name}") from error
-    except Exception as error:
-        raise _blame(error, f"`{option}`: importing {name}") from error
+        with _told(f"`{option}`: importing {name}"):
+            return importlib.import_module(name)
+    except UserCodeError as error:
+        missing = error.__cause__
+        if isinstance(missing, ModuleNotFoundError) and f"{name}.".startswith(f"{missing.name}."):
+            raise UserFunctionError(
+                f"`{option}` must name a module in {place} or an installed one. Received: "
+                f"{option}={name}, and there is no module {missing.name!r}."
+            ) from missing
+        raise
 
 
 def import_function(spec: str, option: str, folder: str | Path | None = None) -> Callable[..., Any]:
@@ -66,46 +60,43 @@ def import_function(spec: str, option: str, folder: str | Path | None = None) ->
         The function.
 
     Raises:
-        ValueError: If the text reads otherwise, or there is no such module or function.
+        UserFunctionError: If the text reads otherwise, or there is no such module or function.
         UserCodeError: If the module raises while it is imported.
     """
-    module_name, colon, name = spec.partition(":")
-    if not (colon and module_name and name):
-        raise ValueError(
-            f"`{option}` must read module:function, as in my_task:evaluate for the function "
-            f"evaluate in my_task.py. Received: {option}={spec}"
-        )
-    module = import_module(module_name, option, folder)
-    function = getattr(module, name, None)
-    if not callable(function):
-        known = sorted(
-            key
-            for key, value in vars(module).items()
-            if callable(value) and getattr(value, "__module__", None) == module.__name__
-        )
-        raise ValueError(
-            f"`{option}` must name a function. Received: {option}={spec}, but {module.__file__} "
-            f"defines {', '.join(known) or 'no function'}"
-        )
+    _search_first(folder)
+    with _told(f"`{option}`: importing {spec.partition(':')[0]}"):
+        function = load_function(spec, argument=option)
 
+    @functools.wraps(function)
     def call(*arguments: Any, **keywords: Any) -> Any:
-        try:
+        with _told(f"`{option}`: {spec}"):
             return function(*arguments, **keywords)
-        except Exception as error:
-            raise _blame(error, f"`{option}`: {spec}") from error
 
     return call
 
 
-def _blame(error: Exception, what: str) -> UserCodeError:
-    """The error with the last frames of the user's code, without those that led there."""
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename != __file__
-        and not frame.filename.startswith("<frozen importlib")
-        and not frame.filename.endswith("importlib/__init__.py")
-    ]
-    shown = "".join(traceback.format_list(frames[:1] + frames[1:][-_FRAMES:])).rstrip()
-    said = f"{type(error).__name__}: {error}".rstrip(": ")
-    return UserCodeError(f"{what} raised {said}\n{shown}")
+def _search_first(folder: str | Path | None) -> Path:
+    place = Path(folder or ".").resolve()
+    if str(place) not in sys.path:
+        sys.path.insert(0, str(place))
+    importlib.invalidate_caches()
+    return place
+
+
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Turns an error of the user's code into one with the frames that matter to the user."""
+    try:
+        yield
+    except (UserFunctionError, UserCodeError):
+        raise
+    except Exception as error:
+        here = {__file__, load_function.__code__.co_filename, contextlib.__file__}
+        frames = [
+            frame
+            for frame in traceback.extract_tb(error.__traceback__)
+            if frame.filename not in here and "importlib" not in frame.filename
+        ]
+        shown = "".join(traceback.format_list(frames[:1] + frames[1:][-_LAST_FRAMES:])).rstrip()
+        said = f"{type(error).__name__}: {error}".rstrip(": ")
+        raise UserCodeError(f"{what} raised {said}\n{shown}") from error

@@ -1,0 +1,398 @@
+"""Searching any saved model: data, the user's functions, workers, the files left behind."""
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+
+import keras
+import numpy as np
+import pytest
+from rich.console import Console
+
+from spade_keras import model_search, search
+from spade_keras.errors import BudgetNotMetError, SpadeError
+from spade_keras.model_search import (
+    RESULTS,
+    JobMismatchError,
+    OutputAgreement,
+    SearchJob,
+    UserCodeError,
+    interruption,
+    join_search,
+    search_model,
+)
+from spade_keras.model_search.data import load_data
+from spade_keras.model_search.user_functions import import_function, import_module
+from spade_keras.receipt import read_receipt
+from spade_keras.search.user_function import UserFunctionError
+from tests.parameter_clock import ParameterClock
+
+TASK = """
+import keras, numpy as np
+
+def data():
+    return np.load("data.npz")["x"]
+
+def evaluate(model):
+    return model.count_params()
+
+def finetune(slim, full):
+    slim.layers[-1].bias.assign(np.full(3, 7.0))
+
+def broken(model):
+    rows = {}
+    return rows["accuracy"]
+
+def not_a_number(model):
+    return float("nan")
+"""
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((6, 6, 2), name="image"),
+            layers.Conv2D(16, 3, name="first"),
+            layers.Conv2D(8, 3, name="second"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(3, name="last"),
+        ]
+    )
+    model.save(folder / "model.keras")
+    inputs = np.random.default_rng(0).standard_normal((5, 6, 6, 2)).astype("float32")
+    np.savez(folder / "data.npz", x=inputs, y=np.zeros(5))
+    (folder / "search_task.py").write_text(TASK)
+    return folder
+
+
+@pytest.fixture
+def job(saved, monkeypatch):
+    monkeypatch.chdir(saved)
+    return make_job()
+
+
+def make_job(budget=0.6, **options):
+    options = {"trials": 8, "multiple": 2, "staircase": False, **options}
+    return SearchJob.of("model.keras", "data.npz", search.LatencyBudget(budget), **options)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = ParameterClock()
+    monkeypatch.setattr("spade_keras.search.study.interleaved_timer", clock.timer)
+    monkeypatch.setattr("spade_keras.latency.compare_in_fresh_process", clock.compare)
+    monkeypatch.setattr("spade_keras.search_report.write_search_report", write_no_figures)
+    return clock
+
+
+def write_no_figures(folder, result, table, receipt, **options):
+    """Stands in for the report, whose figures take seconds."""
+    (folder / "report.html").write_text("")
+
+
+@pytest.fixture
+def console():
+    return Console(record=True, quiet=False, file=open("/dev/null", "w"), width=200)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name in RESULTS}
+
+
+class TestSearch:
+    def test_leaves_a_slim_model_with_a_receipt_that_speaks_of_it(
+        self, job, clock, console, tmp_path
+    ):
+        found = search_model(job, tmp_path / "out", console)
+        assert len(found.trials) == 8
+        assert contents(tmp_path / "out").keys() == set(RESULTS) - {"report.json"}
+        receipt = read_receipt(tmp_path / "out" / "receipt.json")
+        slim = keras.saving.load_model(tmp_path / "out" / "slim.keras")
+        full = keras.saving.load_model("model.keras")
+        assert receipt.holds
+        assert receipt.comparison.ratio.value == slim.count_params() / full.count_params()
+        assert receipt.plan.widths["first"] == slim.get_layer("first").filters
+        assert receipt.configuration == found.best.configuration
+        kept = json.loads((tmp_path / "out" / "search.json").read_text())
+        assert search.SearchResult.from_dict(kept["result"]).best == found.best
+        assert [finalist["trial"] for finalist in kept["finalists"]] == [found.best.number]
+        # Agreement alone, since no function scores: the best is that of the closest outputs.
+        agreement = OutputAgreement(full, np.load("data.npz")["x"])
+        assert found.best.quality == pytest.approx(agreement(slim), rel=1e-4)
+        assert f"{found.quality_name} 120" in console.export_text()
+
+    def test_goes_on_where_it_was_and_measures_nothing_twice(self, job, clock, console, tmp_path):
+        first = search_model(job, tmp_path / "out", console)
+        timed, before = clock.timed, contents(tmp_path / "out")
+        more = dataclasses.replace(job, trials=10)
+        again = search_model(more, tmp_path / "out", console)
+        assert again.trials[:8] == first.trials
+        assert len(again.trials) == 10
+        assert clock.timed <= timed + 2
+        assert before.keys() == contents(tmp_path / "out").keys()
+
+    def test_refuses_a_folder_of_something_else(self, job, clock, console, tmp_path):
+        (tmp_path / "notes.txt").write_text("mine")
+        with pytest.raises(JobMismatchError, match=r"new or empty folder.*notes\.txt"):
+            search_model(job, tmp_path, console)
+        assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+        search_model(job, tmp_path / "out", console)
+        before = contents(tmp_path / "out")
+        for other, difference in (
+            (make_job(budget=0.7), "budget was 0.6"),
+            (dataclasses.replace(job, evaluate="search_task:evaluate"), "evaluate was None"),
+            (dataclasses.replace(job, data_sha256="0"), "data_sha256"),
+        ):
+            with pytest.raises(JobMismatchError, match=difference):
+                search_model(other, tmp_path / "out", console)
+        assert contents(tmp_path / "out") == before
+
+    def test_what_misses_the_budget_in_a_fresh_process_is_not_taken(
+        self, job, clock, console, tmp_path
+    ):
+        search_model(job, tmp_path / "out", console)
+        assert (tmp_path / "out" / "receipt.json").exists()
+        clock.slowdown = 1000.0
+        clock.compared.clear()
+        with pytest.raises(BudgetNotMetError, match=r"The fastest took .* missed it in a fresh"):
+            search_model(job, tmp_path / "out", console)
+        kept = json.loads((tmp_path / "out" / "search.json").read_text())
+        ranking = search.SearchResult.from_dict(kept["result"]).ranking
+        assert [f["trial"] for f in kept["finalists"]] == [trial.number for trial in ranking]
+        assert not any(finalist["accepted"] for finalist in kept["finalists"])
+        # What an earlier end of the search left speaks of it no more.
+        assert set(contents(tmp_path / "out")) == {"search.json", "report.html"}
+
+    def test_finalists_are_fine_tuned_and_the_best_of_them_is_taken(
+        self, job, clock, console, tmp_path
+    ):
+        job = dataclasses.replace(job, evaluate="search_task:evaluate")
+        found = search_model(
+            job, tmp_path / "out", console, finalists=2, finetune="search_task:finetune"
+        )
+        kept = json.loads((tmp_path / "out" / "search.json").read_text())["finalists"]
+        assert [finalist["accepted"] for finalist in kept] == [True, True]
+        slim = keras.saving.load_model(tmp_path / "out" / "slim.keras")
+        np.testing.assert_array_equal(slim.layers[-1].bias, 7.0)
+        assert slim.count_params() == found.best.quality == kept[0]["quality"]
+        assert kept[0]["quality"] > kept[1]["quality"]
+        assert len(clock.compared) == 4  # each before and after fine-tuning
+        assert clock.compared[0]["imports"] == ("spade_keras.networks",)
+
+    def test_the_front_is_searched_when_asked_for(self, job, clock, console, tmp_path):
+        found = search_model(dataclasses.replace(job, pareto=True), tmp_path / "out", console)
+        over = [trial for trial in found.trials if trial.state == "infeasible"]
+        assert over and all(trial.quality is not None for trial in over)
+
+    def test_a_killed_result_is_cleared_away(self, job, clock, console, tmp_path):
+        search_model(job, tmp_path / "out", console)
+        (tmp_path / "out" / ".results-1").mkdir()
+        (tmp_path / "out" / ".results-1" / "slim.keras").touch()
+        search_model(job, tmp_path / "out", console)
+        assert not list((tmp_path / "out").glob(".results-*"))
+
+
+class TestWorkers:
+    def test_a_worker_needs_the_study_alone(self, job, clock, console, tmp_path):
+        storage = str(tmp_path / "study.journal")
+        search_model(job, tmp_path / "out", console, storage=storage, name="mine")
+        opened = search.open_storage(storage)
+        announced = model_search.job.read_announced(opened, "mine")
+        more = dataclasses.replace(announced, trials=11)
+        model_search.job.announce(opened, "mine", more)
+        found = join_search(storage, "mine", console)
+        assert len(found.trials) == 11
+        assert found.space == announced.space
+
+    def test_a_worker_refuses_other_files_and_unknown_studies(
+        self, job, clock, console, tmp_path, saved
+    ):
+        storage = str(tmp_path / "study.journal")
+        search_model(job, tmp_path / "out", console, storage=storage)
+        with pytest.raises(SpadeError, match="`--study` must name a study"):
+            join_search(storage, "absent", console)
+        with pytest.raises(JobMismatchError, match="`--model` must be the model"):
+            join_search(storage, "search", console, model=tmp_path / "out" / "slim.keras")
+        np.savez(tmp_path / "other.npz", x=np.zeros((2, 6, 6, 2)))
+        with pytest.raises(JobMismatchError, match="`--data` must be the file"):
+            join_search(storage, "search", console, data=str(tmp_path / "other.npz"))
+        moved = tmp_path / "moved.keras"
+        moved.write_bytes((saved / "model.keras").read_bytes())
+        assert len(join_search(storage, "search", console, model=moved).trials) == 8
+
+    def test_a_worker_on_another_device_is_refused_unless_told_to_mix(
+        self, job, clock, console, tmp_path, monkeypatch
+    ):
+        storage = str(tmp_path / "study.journal")
+        search_model(job, tmp_path / "out", console, storage=storage)
+        monkeypatch.setenv("OMP_NUM_THREADS", "17")
+        with pytest.raises(SpadeError, match=r"OMP_NUM_THREADS was None, is 17.*--mix-devices"):
+            join_search(storage, "search", console)
+        assert len(join_search(storage, "search", console, mix_devices=True).trials) == 8
+
+    def test_another_study_is_not_taken_over(self, job, clock, console, tmp_path):
+        storage = str(tmp_path / "study.journal")
+        search_model(job, tmp_path / "out", console, storage=storage)
+        with pytest.raises(JobMismatchError, match=r"The study 'search'.*budget was 0.6"):
+            search_model(make_job(budget=0.7), tmp_path / "more", console, storage=storage)
+
+
+class TestUserFunctions:
+    def test_errors_are_told_before_anything_is_timed(self, job, clock, console, tmp_path):
+        def search_with(**options):
+            search_model(dataclasses.replace(job, **options), tmp_path / "out", console)
+
+        with pytest.raises(UserCodeError, match="KeyError: 'accuracy'") as broken:
+            search_with(evaluate="search_task:broken")
+        assert 'return rows["accuracy"]' in str(broken.value)
+        assert "search_task.py" in str(broken.value)
+        assert len(str(broken.value).splitlines()) < 8
+        with pytest.raises(UserFunctionError, match="one finite real number"):
+            search_with(evaluate="search_task:not_a_number")
+        assert clock.timed == 0
+
+    def test_modules_and_functions_that_are_missing_are_named(self, saved, tmp_path):
+        with pytest.raises(UserFunctionError, match="no module 'absent_task'"):
+            import_function("absent_task:evaluate", "--evaluate", saved)
+        with pytest.raises(UserFunctionError, match=r"no 'evalute'.*'evaluate'"):
+            import_function("search_task:evalute", "--evaluate", saved)
+        with pytest.raises(UserFunctionError, match="must read module:function"):
+            import_function("search_task", "--evaluate", saved)
+        with pytest.raises(UserFunctionError, match="no module 'absent_layers'"):
+            import_module("absent_layers", "--import", saved)
+        (tmp_path / "needs_more.py").write_text("import absent_dependency\n")
+        with pytest.raises(UserCodeError, match="No module named 'absent_dependency'"):
+            import_module("needs_more", "--import", tmp_path)
+        (tmp_path / "raises.py").write_text("1 / 0\n")
+        with pytest.raises(UserCodeError, match="ZeroDivisionError") as raised:
+            import_function("raises:evaluate", "--evaluate", tmp_path)
+        assert "raises.py" in str(raised.value) and "importlib" not in str(raised.value)
+
+
+class TestData:
+    @pytest.fixture(scope="class")
+    def model(self, saved):
+        return keras.saving.load_model(saved / "model.keras")
+
+    @pytest.fixture(scope="class")
+    def two_inputs(self):
+        a, b = keras.Input((3,), name="a"), keras.Input((2,), name="b")
+        return keras.Model([a, b], keras.layers.Concatenate()([a, b]))
+
+    def write(self, folder, **arrays):
+        np.savez(folder / "given.npz", **arrays)
+        return "given.npz"
+
+    def test_the_only_input_may_have_any_name(self, model, tmp_path):
+        images = np.zeros((4, 6, 6, 2))
+        for names in ({"x": images, "y": np.arange(4)}, {"image": images}, {"photos": images}):
+            inputs, targets = load_data(self.write(tmp_path, **names), model, folder=tmp_path)
+            assert keras.tree.flatten(inputs)[0].shape == images.shape
+            assert (targets is not None) == ("y" in names)
+        with pytest.raises(ValueError, match=r"only input as `x` or '.*'.*p, q"):
+            load_data(self.write(tmp_path, p=images, q=images), model, folder=tmp_path)
+
+    def test_several_inputs_go_by_name(self, two_inputs, tmp_path):
+        a, b = np.zeros((4, 3)), np.ones((4, 2))
+        inputs, _ = load_data(self.write(tmp_path, b=b, a=a), two_inputs, folder=tmp_path)
+        assert [array.shape for array in inputs] == [(4, 3), (4, 2)]
+        with pytest.raises(ValueError, match="missing: b"):
+            load_data(self.write(tmp_path, a=a), two_inputs, folder=tmp_path)
+
+    @pytest.mark.parametrize(
+        ("arrays", "message"),
+        [
+            ({"x": np.zeros((0, 6, 6, 2))}, "at least one"),
+            ({"x": np.zeros((4, 6, 6, 2)), "y": np.zeros(3)}, r"equally many.*\[3, 4\]"),
+            ({"x": np.full((4, 6, 6, 2), np.nan)}, "288 NaN or infinite"),
+            ({"x": np.array([["a"]] * 4)}, "must give numbers"),
+        ],
+    )
+    def test_unusable_arrays_are_refused(self, model, tmp_path, arrays, message):
+        with pytest.raises(ValueError, match=message):
+            load_data(self.write(tmp_path, **arrays), model, folder=tmp_path)
+
+    def test_functions_give_data_too(self, model, saved, monkeypatch):
+        monkeypatch.chdir(saved)
+        inputs, targets = load_data("search_task:data", model, folder=saved)
+        assert inputs.shape == (5, 6, 6, 2) and targets is None
+
+    def test_arrays_that_do_not_fit_the_model_are_refused(self, job, clock, console, tmp_path):
+        np.savez(tmp_path / "wrong.npz", x=np.zeros((2, 6, 6, 5)))
+        wrong = SearchJob.of("model.keras", str(tmp_path / "wrong.npz"), job.budget)
+        with pytest.raises(ValueError, match=r"must fit the model.*\(1, 6, 6, 5\)"):
+            search_model(wrong, tmp_path / "out", console)
+
+
+class TestAgreement:
+    def test_it_is_the_signal_to_error_ratio(self):
+        inputs = np.array([[1.0], [-1.0]])
+        full = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+        full.layers[0].kernel.assign([[1.0]])
+        agreement = OutputAgreement(full, inputs)
+        assert agreement(full) == pytest.approx(120)
+        other = keras.models.clone_model(full)
+        other.layers[0].kernel.assign([[0.9]])
+        assert agreement(other) == pytest.approx(20, abs=1e-4)  # a tenth of the signal is lost
+        other.layers[0].kernel.assign([[0.0]])
+        assert agreement(other) == pytest.approx(0, abs=1e-6)  # as good as the mean
+
+
+class TestInterruption:
+    def test_once_ends_after_the_trial_and_the_search_goes_on_later(
+        self, job, clock, console, tmp_path, monkeypatch
+    ):
+        seen = []
+
+        def evaluate(model):
+            if len(seen) == 3:
+                signal.raise_signal(signal.SIGINT)
+                # The next one is left to the system, which ends the process at once.
+                seen.append(signal.getsignal(signal.SIGINT))
+            seen.append(model.count_params())
+            return float(seen[-1])
+
+        monkeypatch.setitem(sys.modules, "ctrl_c_task", type(sys)("ctrl_c_task"))
+        sys.modules["ctrl_c_task"].evaluate = evaluate
+        job = dataclasses.replace(job, evaluate="ctrl_c_task:evaluate", trials=6)
+        with pytest.raises(KeyboardInterrupt):
+            search_model(job, tmp_path / "out", console)
+        assert seen[3] is signal.SIG_DFL
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert not contents(tmp_path / "out")
+        found = search_model(job, tmp_path / "out", console)
+        counts = found.counts()
+        assert counts["total"] == 6 and counts["failed"] == 0
+
+    @pytest.mark.once
+    def test_twice_ends_at_once(self):
+        code = f"""
+        import runpy, time
+        Interruption = runpy.run_path({interruption.__file__!r})["Interruption"]
+        with Interruption() as asked:
+            print("ready", flush=True)
+            while not asked.requested:
+                time.sleep(0.01)
+            print("asked", flush=True)
+            time.sleep(60)
+        """
+        process = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(code)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "asked\n"
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=10)
+        assert process.returncode == -signal.SIGINT
+        assert "Ctrl-C again stops at once" in said
