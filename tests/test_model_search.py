@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from spade_keras import model_search, search
+from spade_keras import data, model_search, search
 from spade_keras.errors import BudgetNotMetError, SpadeError
 from spade_keras.model_search import (
     RESULTS,
@@ -26,7 +26,9 @@ from spade_keras.model_search import (
 )
 from spade_keras.model_search.data import load_data
 from spade_keras.model_search.user_functions import import_function, import_module
-from spade_keras.receipt import read_receipt
+from spade_keras.networks import UnrolledPGD, priors
+from spade_keras.operators import CartesianMRI
+from spade_keras.receipt import read_receipt, replay
 from spade_keras.search.user_function import UserFunctionError
 from tests.parameter_clock import ParameterClock
 
@@ -197,6 +199,56 @@ class TestSearch:
         (tmp_path / "out" / ".results-1" / "slim.keras").touch()
         search_model(job, tmp_path / "out", console)
         assert not list((tmp_path / "out").glob(".results-*"))
+
+
+def test_depth_and_precision_are_searched_and_replayed_from_the_receipt(
+    clock, console, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    keras.utils.set_random_seed(0)
+    network = UnrolledPGD(CartesianMRI(), priors.dncnn(filters=[8, 8]), iterations=3)
+    network.save("network.keras")
+    images = np.random.default_rng(0).uniform(size=(2, 8, 8)).astype("float32")
+    np.savez("slices.npz", **data.simulate_multicoil(images, coils=2, acs_lines=2).inputs)
+    job = SearchJob.of(
+        "network.keras",
+        "slices.npz",
+        search.LatencyBudget(0.9),
+        trials=5,
+        multiple=4,
+        staircase=False,
+        iterations=(1, 2),
+        dtypes=("bfloat16",),
+        evaluate="joint_task:evaluate",
+    )
+    (tmp_path / "joint_task.py").write_text(
+        "def evaluate(network):\n"
+        "    reduced = network.prior.layers[1].compute_dtype == 'bfloat16'\n"
+        "    return 10.0 * (3 - network.iterations) + reduced\n"
+    )
+    found = search_model(job, "out", console)
+    assert found.space.iterations == (1, 2, 3)
+    assert found.space.dtypes == ("float32", "bfloat16")
+    receipt = read_receipt("out/receipt.json")
+    slim = keras.saving.load_model("out/slim.keras", compile=False)
+    assert slim.iterations == receipt.configuration.iterations < 3
+    assert receipt.fingerprint["inputs"][0]["shape"][0] == 1
+    made = []
+
+    def compare(full, slim, inputs, **options):
+        made.append(keras.saving.load_model(slim, compile=False))
+        assert {name: array.shape for name, array in inputs.items()} == {
+            entry["name"]: tuple(entry["shape"]) for entry in receipt.fingerprint["inputs"]
+        }
+        return clock.compare(full, slim, inputs, **options)
+
+    assert replay(receipt, "network.keras", compare=compare).holds
+    assert made[0].iterations == slim.iterations
+    for rebuilt, shipped in zip(made[0].weights, slim.weights, strict=True):
+        np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (rebuilt, shipped)))
+    dtypes = [[layer.compute_dtype for layer in m.prior.layers] for m in (made[0], slim)]
+    assert dtypes[0] == dtypes[1]
+    assert ("bfloat16" in dtypes[0]) == (receipt.configuration.dtype == "bfloat16")
 
 
 class TestWorkers:

@@ -16,7 +16,8 @@ import optuna
 from spade_keras.errors import SpadeError
 from spade_keras.model_identity import ModelIdentity
 from spade_keras.model_search.data import is_file
-from spade_keras.search import LatencyBudget, SearchSpace
+from spade_keras.search import SAMPLERS, LatencyBudget, SearchSpace
+from spade_keras.search.precision import POLICIES
 from spade_keras.search.storage import describe_storage, storage_errors
 
 _ATTRIBUTE = "job"
@@ -55,6 +56,9 @@ class SearchJob:
         dtypes: What the layers may compute in, besides their own.
         space: What may be chosen, once it is known.
         backend: The Keras backend.
+
+    Raises:
+        ValueError: If a sampler or dtype is unknown.
     """
 
     path: str
@@ -79,6 +83,15 @@ class SearchJob:
     dtypes: tuple[str, ...] = ()
     space: SearchSpace | None = None
     backend: str = dataclasses.field(default_factory=keras.backend.backend)
+
+    def __post_init__(self) -> None:
+        if self.sampler not in SAMPLERS:
+            raise ValueError(
+                f"`sampler` must be one of {sorted(SAMPLERS)}. Received: sampler={self.sampler}"
+            )
+        unknown = sorted(set(self.dtypes) - set(POLICIES))
+        if unknown:
+            raise ValueError(f"`dtypes` must be among {list(POLICIES)}. Received: {unknown}")
 
     @classmethod
     def of(

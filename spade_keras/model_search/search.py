@@ -29,7 +29,6 @@ from spade_keras.search.layer_table import LayerTable
 from spade_keras.search.measured_space import measured_space
 from spade_keras.search.storage import open_storage
 from spade_keras.search.timer import first_samples
-from spade_keras.search_summary import SearchFindings, bottleneck, fastest
 from spade_keras.stages import write_json_atomic
 
 
@@ -107,7 +106,7 @@ class ModelSearch:
                 bar.advance(describe_trial(trial))
                 interruption.check()
 
-            found = search.run(
+            return search.run(
                 self.network,
                 budget=job.budget,
                 data=self.inputs,
@@ -127,13 +126,6 @@ class ModelSearch:
                 mix_devices=self._mix_devices,
                 **({} if self._timer is None else {"timer": self._timer}),
             )
-        return dataclasses.replace(found, bottleneck=self._bottleneck(found))
-
-    def _bottleneck(self, found: search.SearchResult) -> str | None:
-        if self.table is None:
-            return None
-        findings = SearchFindings(found.as_dict(), self.table.as_dict())
-        return bottleneck(findings, fastest(findings.trials))
 
 
 def search_model(  # noqa: PLR0913 - one argument per command-line option
