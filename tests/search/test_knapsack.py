@@ -94,6 +94,20 @@ def test_answers_are_checked_with_the_cost_itself():
     assert knapsack.solve(cost(space.full)) == space.full
 
 
+def test_a_bump_that_pairs_do_not_show_is_avoided():
+    """Slow where both widths are in the middle, which neither the edges alone nor pairs tell."""
+    space = SearchSpace.from_edges({name: range(2, 33, 2) for name in "ab"})
+    values = {v.group: [float(np.log(e / 32)) for e in v.edges] for v in space.variables}
+
+    def cost(configuration):
+        a, b = configuration.widths.values()
+        return a * b + 300 * np.exp(-((a - 16) ** 2 + (b - 16) ** 2) / 200)
+
+    knapsack = Knapsack(space, values, cost)
+    for limit in (240, 260, 300):
+        assert 100 < cost(knapsack.solve(limit)) <= limit
+
+
 def test_free_widenings_are_taken():
     space = SearchSpace.from_edges({"a": [8, 16, 24, 32], "b": [8, 16]})
     values = {"a": [-3.0, -2.0, -1.0, 0.0], "b": [-1.0, 0.0]}

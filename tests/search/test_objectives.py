@@ -227,7 +227,7 @@ def test_accuracy(samples, one_hot):
     labels[:10] = (labels[:10] + 1) % 3
     given = np.eye(3)[labels] if one_hot else labels
     assert Accuracy(samples, given)(model) == pytest.approx(0.75)
-    assert Accuracy({"x": samples}, given, batch_size=7)(model) == pytest.approx(0.75)
+    assert Accuracy(samples, given, batch_size=7)(model) == pytest.approx(0.75)
 
 
 @pytest.mark.parametrize(("activation", "middle"), [("sigmoid", 0.5), (None, 0.0)])

@@ -140,6 +140,19 @@ def test_a_prediction_saves_measurements():
     assert counts[products] < counts[None]
 
 
+def test_a_true_prediction_needs_one_measurement():
+    wide = SearchSpace.from_edges({"a": range(1, 1001)})
+    measured = []
+
+    def excess(configuration):
+        measured.append(configuration.widths["a"])
+        return measured[-1] / 400 - 1
+
+    found = to_budget(uniform_curve(wide), excess, predicted=lambda c: 7.0 * c.widths["a"])
+    assert measured == [1000, found.widths["a"]]
+    assert 392 <= found.widths["a"] <= 396
+
+
 def test_a_budget_that_the_full_network_meets():
     assert to_budget(uniform_curve(space()), lambda c: -0.3) == space().full
 
@@ -154,6 +167,13 @@ def test_a_budget_out_of_reach():
     assert to_budget(uniform_curve(space()), excess, predicted=products) is None
     assert measured[-1] == space().narrowest
     assert len(measured) <= 6
+
+
+def test_the_narrowest_is_asked_before_giving_up():
+    """With so fine widths, that the steps before cannot arrive there."""
+    wide = SearchSpace.from_edges({"a": range(1, 1001)})
+    found = to_budget(uniform_curve(wide), lambda c: -0.01 if c.widths["a"] == 1 else 0.5)
+    assert found == wide.narrowest
 
 
 def test_only_the_narrowest_meets_the_budget():
