@@ -81,10 +81,8 @@ def tradeoff(
             values = [trial[scale.value] for trial in rejected if trial["state"] == state]
             look = {"color": INFEASIBLE, "markersize": 14 if marker == "|" else 7, "mew": 1.8}
             strip.plot(values, np.zeros(len(values)), marker, **look)
-        everything = [scale.limit, *(end for trial in timed for end in scale.interval(trial))]
-        margin = 0.04 * (max(everything) - min(everything)) + 0.01 * scale.limit
-        right = max(everything) + margin
-        axes.set_xlim(max(0, min(everything) - margin), right)
+        left, right = _span(timed, scale)
+        axes.set_xlim(left, right)
         axes.axvspan(scale.limit, right, color=GRID, alpha=0.5, linewidth=0)
         _quality_axis(axes, quality_name, empty=not scored)
         strip.set_yticks([0], ["not scored"], fontsize=8)
@@ -189,6 +187,16 @@ def _draw_front(axes: Any, scored: Sequence[Trial], scale: Scale) -> None:
             linewidth=1.2,
             alpha=0.6,
         )
+
+
+def _span(timed: Sequence[Trial], scale: Scale) -> tuple[float, float]:
+    """Ends of the horizontal axis: a very uncertain trial's interval may run out of it."""
+    values = [scale.limit, *(trial[scale.value] for trial in timed)]
+    ends = [scale.limit, *(end for trial in timed for end in scale.interval(trial))]
+    reach = 0.5 * (max(values) - min(values))
+    left, right = max(min(ends), min(values) - reach), min(max(ends), max(values) + reach)
+    margin = 0.04 * (right - left) + 0.01 * scale.limit
+    return max(0.0, left - margin), right + margin
 
 
 def _scatter(

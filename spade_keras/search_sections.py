@@ -63,7 +63,7 @@ def search_sections(findings: SearchFindings) -> dict[str, Any]:
         },
         "counts": counts_words(findings),
         "target": scale.target if scale.target != scale.limit else None,
-        "budget": scale.budget,
+        "intervals": scale.ends is not None,
         "quality_name": str(findings.result["quality_name"]),
         "shown": None if shown is None else f"trial {shown['number']}",
         "shown_as": "chosen" if taken else "fastest",

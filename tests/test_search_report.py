@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import html.parser
 import io
 import json
@@ -190,6 +191,15 @@ def test_the_axis_is_what_the_budget_limits(budget, key, limit, target, label):
     np.testing.assert_allclose(
         figure.axes[0].lines[0].get_xdata(), np.array([0.3, 0.4, 0.45]) * factor
     )
+
+
+def test_one_very_uncertain_trial_does_not_squeeze_the_others():
+    rows = copy.deepcopy(result()["trials"])
+    rows[1]["ratio_high"] = 9.0
+    scale = Scale.of({"fraction": 0.5})
+    axes, strip = search_figures.tradeoff(rows, scale=scale, quality_name="q").axes
+    assert axes.get_xlim()[1] == pytest.approx(1.05 + 0.04 * (1.05 - 0.29) + 0.005)
+    assert strip.collections[0].get_segments()[0][1, 0] == 9.0
 
 
 def test_times_of_a_group_are_not_interpolated_over_a_step():
