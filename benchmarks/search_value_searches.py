@@ -1,0 +1,225 @@
+"""The arms of search_value.py that search, and the study of what a search should maximize."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from search_value_lab import (
+    Arm,
+    Curve,
+    Lab,
+    Settings,
+    Shape,
+    percent,
+    scaled,
+    shape_arm,
+    timing_material,
+    tuned_arm,
+    tuning_material,
+)
+
+from spade_keras import data, search
+from spade_keras.finetuning import Supervised
+from spade_keras.latency import LatencyCache
+from spade_keras.search.curves import knapsack_curve
+from spade_keras.search.kept_importance import kept_shares
+from spade_keras.search.layer_table import LayerTable
+from spade_keras.search.measured_space import measured_space
+from spade_keras.stages import write_json_atomic
+
+KINDS = ("searched", "random_search", "joint")
+
+
+def search_arms(settings: Settings, seed: int) -> Iterator[Arm]:
+    """Knapsack alone, searched, random search, joint search, and the searched widths retrained."""
+    sweep = {"minimum_width": settings.minimum_width, "multiple": settings.multiple}
+    yield Arm(seed, "table", measure_table, sweep, timed=True)
+    needed = ("data", "train", "table")
+    for budget in settings.budgets:
+        at = percent(budget)
+        yield shape_arm(settings, seed, f"knapsack_{at}", _knapsack_shape, budget, needed)
+        yield tuned_arm(settings, seed, f"knapsack_{at}")
+        for kind in KINDS:
+            study = f"study_of_{kind}_{at}"
+            yield Arm(
+                seed,
+                study,
+                lambda lab, folder, b=budget, k=kind: _search(lab, folder, b, k),
+                {**timing_material(settings, budget), **_searching(settings)},
+                needed,
+                keep_partial=True,
+                timed=True,
+            )
+            yield shape_arm(
+                settings, seed, f"{kind}_{at}", lambda lab, b, s=study: _best_shape(lab, b, s),
+                budget, (*needed, study),
+            )  # fmt: skip
+            yield tuned_arm(settings, seed, f"{kind}_{at}")
+        yield Arm(
+            seed,
+            f"from_scratch_{at}",
+            lambda lab, folder, piece=f"shape_searched_{at}": _scratch(lab, folder, piece),
+            tuning_material(settings),
+            ("data", "train", f"shape_searched_{at}"),
+        )
+
+
+def objective_study(settings: Settings, seed: int, members: tuple[str, ...]) -> Arm:
+    """Scores the networks of a study of equal latency by every objective, before their tuning."""
+    return Arm(
+        seed,
+        "objectives",
+        lambda lab, folder: _judge(lab, folder, members),
+        {"short_rate": settings.short_rate},
+        ("data", "train", *members),
+    )
+
+
+def measure_table(lab: Lab, folder: Path) -> None:
+    """Times the layers at every width, in a cache of the benchmark's own, shared by the seeds."""
+    started = time.perf_counter()
+    inputs = lab.job.samples("validation").inputs
+    space, table = measured_space(
+        lab.full,
+        {name: array[:1] for name, array in inputs.items()},
+        multiple=lab.settings.multiple,
+        minimum=lab.settings.minimum_width,
+        cache=LatencyCache(lab.stages.folder.parent / "latencies"),
+    )
+    content = {"table": table.as_dict(), "edges": space.as_dict()["edges"]}
+    content["seconds"] = time.perf_counter() - started
+    write_json_atomic(folder / "table.json", content)
+    lab.console.print(f"    {content['edges']}", highlight=False)
+
+
+def _searching(settings: Settings) -> dict[str, Any]:
+    names = ("trials", "random_trials", "multiple", "search_pairs", "objective", "short_rate")
+    return {name: value for name, value in asdict(settings).items() if name in names}
+
+
+def _table(lab: Lab) -> tuple[LayerTable, dict[str, list[int]]]:
+    content = lab.job.json("table", "table")
+    return LayerTable.from_dict(content["table"]), content["edges"]
+
+
+def _knapsack_shape(lab: Lab, budget: float) -> Shape:
+    """The knapsack over importance and layer times, brought to the budget by measuring."""
+    table, edges = _table(lab)
+    space = search.SearchSpace.from_edges(edges)
+    family = knapsack_curve(space, kept_shares(lab.full), table.predict_ms)
+
+    def curve(position: float) -> Shape:
+        return Shape(lab.full.iterations, family(1 - position).widths)
+
+    return lab.to_budget(curve, budget)
+
+
+def _search(lab: Lab, folder: Path, budget: float, kind: str) -> None:
+    table, edges = _table(lab)
+    iterations = range(1, lab.full.iterations + 1) if kind == "joint" else ()
+    settings = lab.settings
+    options: dict[str, Any] = {"sampler": "tpe", "trials": settings.trials}
+    if kind == "random_search":
+        options = {"sampler": "random", "seeds": (), "trials": settings.random_trials}
+    result = search.run(
+        lab.full,
+        budget=search.LatencyBudget(fraction=budget, safety_margin=1 - settings.aim),
+        data=lab.job.samples("validation").inputs,
+        storage=folder / "study.journal",
+        objective=objective(lab, settings.objective),
+        timer=lab.timer(settings.search_pairs),
+        space=search.SearchSpace.from_edges(edges, iterations=iterations),
+        table=table,
+        seed=lab.seed,
+        on_trial=lambda trial: _tell(lab, trial),
+        **options,
+    )
+    write_json_atomic(folder / "result.json", result.as_dict())
+
+
+def _best_shape(lab: Lab, budget: float, study: str) -> Shape:
+    """The best trial, widened in its own proportions to what the budget still allows."""
+    found = search.SearchResult.from_dict(lab.result(study)).best.configuration
+    shape = Shape(found.iterations or lab.full.iterations, dict(found.widths))
+    if lab.ratio(shape, final=True)["value"] >= 0.99 * lab.settings.aim * budget:
+        return shape
+    full = lab.full_shape
+    shares = [width / full.widths[group] for group, width in shape.widths.items()]
+    curve = _wider(scaled(shares, full, lab.settings.minimum_width), shape)
+    return lab.to_budget(curve, budget)
+
+
+def _wider(curve: Curve, least: Shape) -> Curve:
+    """A curve that starts at a shape: no group becomes narrower than there."""
+
+    def bounded(position: float) -> Shape:
+        widths = curve(position).widths
+        return Shape(least.iterations, {g: max(w, least.widths[g]) for g, w in widths.items()})
+
+    return bounded
+
+
+def _scratch(lab: Lab, folder: Path, piece: str) -> None:
+    """The searched widths with new weights, trained for the steps of training and tuning."""
+    shape = lab.shape(piece)
+    slim = lab.build(shape)
+    keras.utils.set_random_seed(lab.seed + 3)
+    epochs = lab.job.recipe.training.epochs + lab.settings.tuning_epochs
+    lab.finish(folder, type(slim).from_config(slim.get_config()), shape, epochs=epochs)
+
+
+def objective(lab: Lab, name: str) -> search.Objective:
+    """What a search maximizes, of what the supervised strategy may see."""
+    if name == "kept_importance":
+        return search.KeptImportance(lab.full)
+    validation = lab.job.samples("validation")
+    quality = search.ValidationPSNR(validation.inputs, validation.truth)
+    if name == "as_pruned":
+        return search.AsPruned(quality)
+    slices = lab.job.samples("train")
+    # Every second slice: half an epoch.
+    chosen = slice(None, None, 2) if name == "half_epoch" else slice(None)
+    batches = data.SliceDataset(
+        {key: array[chosen] for key, array in slices.inputs.items()},
+        slices.truth[chosen],
+        batch_size=1,
+        shuffle_seed=lab.seed,
+    )
+    rate = lab.settings.short_rate
+    return search.ShortFineTune(quality, Supervised, batches, rungs=1, learning_rate=rate)
+
+
+def _judge(lab: Lab, folder: Path, members: tuple[str, ...]) -> None:
+    scores: dict[str, list[float]] = {}
+    seconds: dict[str, float] = {}
+    results = [lab.result(member) for member in members]
+    for name in ("as_pruned", "kept_importance", "half_epoch", "one_epoch"):
+        judge = objective(lab, name)
+        started = time.perf_counter()
+        for note in results:
+            keras.utils.set_random_seed(lab.seed + 2)
+            candidate = lab.build(Shape(note["iterations"], note["widths"]))
+            scores.setdefault(name, []).append(judge(candidate))
+        seconds[name] = (time.perf_counter() - started) / len(results)
+        lab.console.print(f"    {name}: {np.round(scores[name], 3).tolist()}", highlight=False)
+    content = {
+        "members": members,
+        "scores": scores,
+        "seconds_per_candidate": seconds,
+        "final_validation_db": [note["validation_db"] for note in results],
+        "final_test_db": [float(np.mean(note["test_db"])) for note in results],
+        "ratios": [lab.job.json(f"shape_{m}", "shape")["ratio"]["value"] for m in members],
+    }
+    write_json_atomic(folder / "result.json", content)
+
+
+def _tell(lab: Lab, trial: search.TrialRecord) -> None:
+    ratio = "failed" if trial.timing is None else f"{trial.timing.latency_ratio:.3f}"
+    quality = "" if trial.quality is None else f", {trial.quality:.3f}"
+    lab.console.print(f"    #{trial.number} {trial.origin}: {ratio}{quality}", highlight=False)
