@@ -259,6 +259,41 @@ def last(model, name):
     return model.get_layer(name)._flatten_layers(include_self=False)
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class TwoResiduals(keras.Model):
+    """A composite layer, or a subclassed model, with two blocks inside."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.first = convolution(4, "first")
+        self.second = convolution(4, "second")
+
+    def call(self, x):
+        x = x + self.first(x)
+        x = x + self.second(x)
+        return keras.ops.tanh(x)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_layer_that_loses_one_of_its_blocks_becomes_a_model(inside):
+    pair, x = TwoResiduals(name="pair"), pictures(4)
+    pair(x)
+    image = keras.Input((8, 8, 4))
+    stem, head = convolution(4, "stem"), convolution(2, "head")
+    model = randomize(keras.Model(image, head(pair(stem(image)))) if inside else pair)
+    prefix = "pair/" if inside else ""
+    assert names(model) == [f"{prefix}add", f"{prefix}add:2"]
+    second = [block.layers for block in find_residual_blocks(model)][1]
+    assert second == (f"{prefix}second",)
+    dropped = drop_blocks(model, [f"{prefix}add:2"])
+    h = answer(stem, x) if inside else x
+    wanted = np.tanh(h + answer(pair.first, h))
+    wanted = answer(head, wanted) if inside else wanted
+    np.testing.assert_allclose(answer(dropped, x), wanted, atol=1e-5)
+    assert model.count_params() - dropped.count_params() == 4 * (9 * 4 + 1)
+
+
 @pytest.mark.once
 def test_a_layer_the_plan_spares_keeps_its_flags():
     x = image = keras.Input((8, 8, 3))
