@@ -151,6 +151,16 @@ def test_code_that_raises_is_shown_in_few_lines(clock, tmp_path, capsys):
     assert "cli_task.py" in err and "raise OSError('no such table')" in err
 
 
-def test_inspect_tells_what_each_group_costs(clock, capsys):
+def test_shapes_are_for_timing_alone(clock, capsys):
     assert cli.main(["inspect", "model.keras", "--shape", "1,6,6,2"]) == 2
     assert "are for `--latency`" in output_of(capsys)[1]
+
+
+def test_inspect_hands_over_the_inputs_and_the_step(clock, monkeypatch, capsys):
+    def latency_by_group(model, inputs, *, multiple):
+        return f"{len(model.layers)} layers, inputs {inputs.shape}, multiple {multiple}"
+
+    monkeypatch.setattr("spade_keras.search.inspection.latency_by_group", latency_by_group)
+    arguments = ["inspect", "model.keras", "--latency", "--shape", "2,6,6,2", "--multiple", "4"]
+    assert cli.main(arguments) == 0
+    assert output_of(capsys)[0] == "3 layers, inputs (2, 6, 6, 2), multiple 4"

@@ -87,7 +87,9 @@ def inspect(
     ] = False,
     shape: Shapes = None,
     inputs: InputsFile = None,
-    multiple: Annotated[int, typer.Option(min=1, help="Widths to time are multiples of it.")] = 8,
+    multiple: Annotated[
+        int | None, typer.Option(min=1, help="Step of the widths to time; else eighths.")
+    ] = None,
 ) -> None:
     """Show the channel groups: what is coupled, what is fixed and why; or what each costs."""
     if not latency and (shape or inputs):
