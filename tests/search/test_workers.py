@@ -131,6 +131,7 @@ def test_every_end_of_a_trial(study, storage):
         raise optuna.TrialPruned
 
     def breaks(trial):
+        draw(trial)
         raise ZeroDivisionError("the user's own")
 
     with join(storage) as worker:
@@ -140,11 +141,13 @@ def test_every_end_of_a_trial(study, storage):
         ]
         with pytest.raises(ZeroDivisionError, match="the user's own"):
             worker.work(study, worker.claim(study, 9), breaks)
+        assert worker.recover(study) == []
     assert [t.state.name for t in ends] == ["COMPLETE", "FAIL", "PRUNED", "FAIL"]
     assert ends[1].user_attrs["reason"] == "The value must be finite. Received: nan"
     assert ends[3].user_attrs["reason"] == "ZeroDivisionError: the user's own"
     assert {t.user_attrs["worker"] for t in ends} == {worker.name}
     # Failures with a reason are not tried again.
+    assert not any("retry_of" in trial.user_attrs for trial in study.get_trials())
     assert states(study) == ["COMPLETE", "FAIL", "PRUNED", "FAIL", "FAIL"]
 
 
@@ -218,6 +221,7 @@ def test_who_was_given_up_for_dead_changes_nothing(study, storage):
         draw(trial)
         study.tell(trial.number, state=TrialState.FAIL)
         assert worker.work(study, trial, lambda trial: 1.0).state == TrialState.FAIL
+        assert worker.work(study, trial, lambda t: t.set_user_attr("a", 1)).state == TrialState.FAIL
         assert worker.recover(study) == []
         assert states(study) == ["FAIL", "WAITING"]
 
