@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import keras
 import numpy as np
 from rich.console import Console
 
-from spade_keras import data
+from spade_keras import data, search, tasks
 from spade_keras.progress import EpochProgress
 from spade_keras.recipe import Recipe
 from spade_keras.stages import Stages
@@ -31,9 +32,44 @@ class Job:
     stages: Stages
     console: Console
 
-    def slices(self, split: str) -> data.MulticoilSlices:
+    @cached_property
+    def task(self) -> tasks.Task:
+        """What the run's data, networks, losses and scores are."""
+        return tasks.get(self.recipe)
+
+    @property
+    def budget(self) -> search.LatencyBudget:
+        """The latency budget of the recipe."""
+        settings = self.recipe.search
+        return search.LatencyBudget.parse(
+            settings.latency_budget,
+            safety_margin=settings.safety_margin,
+            batch_size=settings.batch_size,
+        )
+
+    def samples(self, split: str) -> tasks.Samples:
         """Loads "train", "validation" or "test"."""
-        return data.MulticoilSlices.load(str(self.stages.folder / "data" / f"{split}.npz"))
+        return self.task.load(self.stages.folder / "data", split)
+
+    def quality(self, full: keras.Model) -> search.Quality:
+        """Returns what judges a network on validation data, by what its strategy may see.
+
+        Args:
+            full: The full network.
+        """
+        validation = self.samples("validation")
+        strategy = self.recipe.finetuning.strategy
+        supervised = strategy == "supervised"
+        return self.task.quality(
+            strategy,
+            validation.inputs,
+            targets=validation.truth if supervised else None,
+            teacher=full,
+        )
+
+    def search_result(self) -> search.SearchResult:
+        """Loads what the search found."""
+        return search.SearchResult.from_dict(self.json("search", "result"))
 
     def model(self, stage: str, name: str = "network") -> keras.Model:
         """Loads a network that a finished stage saved."""
@@ -47,16 +83,16 @@ class Job:
         self,
         split: str,
         batch_size: int,
-        targets: Callable[[data.MulticoilSlices], np.ndarray] | None = None,
+        targets: Callable[[tasks.Samples], np.ndarray] | None = None,
         *,
         shuffle: bool = True,
     ) -> data.SliceDataset:
-        """Serves the measurements of a split, with the targets that `targets` makes of it."""
-        slices = self.slices(split)
+        """Serves the inputs of a split, with the targets that `targets` makes of it."""
+        samples = self.samples(split)
         return data.SliceDataset(
-            slices.inputs,
-            targets(slices) if targets else None,
-            batch_size=min(batch_size, len(slices)),
+            samples.inputs,
+            targets(samples) if targets else None,
+            batch_size=min(batch_size, len(samples)),
             shuffle_seed=self.recipe.run.seed if shuffle else None,
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, get_args, get_origin
@@ -41,6 +42,33 @@ class OneOf:
         if value not in self.names:
             raise PydanticCustomError("unknown_name", "unknown name")
         return value
+
+
+class BudgetText:
+    """A pydantic validator: the value is a latency budget, as `search.LatencyBudget` reads it.
+
+    That class cannot be asked, since it imports keras; a test asserts that both accept the same.
+    """
+
+    allowed = (
+        "a number > 0 and < 1, of the full network's latency, or a text such as "
+        '"8ms", "p99<=8ms" or "throughput>=200/s"'
+    )
+    _number = r"((?:\d+(?:\.\d*)?|\.\d+)(?:e-?\d+)?)"
+    _limits = re.compile(
+        rf"(?:median\s*<=\s*)?{_number}\s*ms|p99\s*<=\s*{_number}\s*ms|"
+        rf"throughput\s*>=\s*{_number}\s*/\s*s"
+    )
+
+    def __call__(self, value: Any) -> float | str:
+        """Returns `value` when it is a budget; pydantic reports the mistake otherwise."""
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if number and 0 < value < 1:
+            return float(value)
+        found = isinstance(value, str) and self._limits.fullmatch(value.strip().lower())
+        if found and 0 < float(next(filter(None, found.groups()))) < float("inf"):
+            return str(value)
+        raise PydanticCustomError("no_budget", "no latency budget")
 
 
 class Values:
@@ -163,17 +191,24 @@ def _names(field: FieldInfo) -> tuple[str, ...]:
     return ()
 
 
+def _is_budget(field: FieldInfo) -> bool:
+    return any(isinstance(getattr(item, "func", None), BudgetText) for item in field.metadata)
+
+
 def _allowed(field: FieldInfo) -> str:
     """What a field accepts, in words: derived from the schema, so that the two cannot disagree."""
     annotation: Any = field.annotation
     if _section(annotation):
         return "a table"
+    if _is_budget(field):
+        return BudgetText.allowed
     if names := _names(field):
         return f"one of {', '.join(_toml(name) for name in names)}"
     if get_origin(annotation) is tuple:
         element = FieldInfo.from_annotation(get_args(annotation)[0])
-        lengths = " to ".join(str(bound) for bound in _lengths(field))
-        return f"a list of {lengths} values, each {_allowed(element)}"
+        lengths = _lengths(field)
+        count = " to ".join(map(str, lengths)) if len(lengths) > 1 else f"at most {lengths[0]}"
+        return f"a list of {count} values, each {_allowed(element)}"
     optional = [kind for kind in get_args(annotation) if kind is not type(None)]
     text = _TYPES[optional[0] if optional else annotation]
     for item in field.metadata:
@@ -212,9 +247,10 @@ def _hint(received: Any, field: FieldInfo) -> str:
     if isinstance(received, str) and (names := _names(field)):
         near = difflib.get_close_matches(received, names, n=1)
         return f" Did you mean {_toml(near[0])}?" if near else ""
-    is_fraction = ("<", 1) in _bounds(field)
+    is_fraction = ("<", 1) in _bounds(field) or _is_budget(field)
     if is_fraction and isinstance(received, int | float) and 1 < received < 100:
-        return f" For {received:g} % pass {received / 100:g}."
+        milliseconds = f' For milliseconds pass "{received:g}ms".' if _is_budget(field) else ""
+        return f" For {received:g} % pass {received / 100:g}.{milliseconds}"
     return ""
 
 

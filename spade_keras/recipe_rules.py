@@ -221,6 +221,49 @@ def _importance_needs_weights_alone(values: Values) -> Iterator[str]:
         )
 
 
+def _pruner_has_something_to_stop(values: Values) -> Iterator[str]:
+    pruner, objective = values.get("search.pruner"), values.get("search.objective")
+    if pruner == "none":
+        return
+    if objective != "short_finetune":
+        yield (
+            '`search.pruner` must be "none" unless `search.objective` is "short_finetune": only a '
+            f'training can be stopped early. Received: search.pruner="{pruner}", '
+            f'search.objective="{objective}"'
+        )
+    if values.get("search.pareto"):
+        yield (
+            '`search.pruner` must be "none" with `search.pareto = true`: pruners compare one '
+            f'objective alone. Received: search.pruner="{pruner}"'
+        )
+
+
+def _iterations_are_the_networks(values: Values) -> Iterator[str]:
+    wanted = values.get("search.iterations")
+    if not wanted:
+        return
+    if values.get("run.task") == "classification":
+        yield (
+            "`search.iterations` must be left out for classifiers, which do not iterate. "
+            f"Received: search.iterations={list(wanted)}"
+        )
+    elif max(wanted) > values.get("network.iterations"):
+        yield (
+            f"`search.iterations` must be at most `network.iterations` "
+            f"({values.get('network.iterations')}) each. "
+            f"Received: search.iterations={list(wanted)}"
+        )
+
+
+def _warm_start_is_a_search(values: Values) -> Iterator[str]:
+    folder = values.get("search.warm_start")
+    if folder is not None and not (Path(folder).expanduser() / "search/result.json").is_file():
+        yield (
+            "`search.warm_start` must be the folder of an earlier run whose search is finished "
+            f"(with search/result.json). Received: search.warm_start={folder}"
+        )
+
+
 _RULES: tuple[Callable[[Values], Iterator[str]], ...] = (
     _data_path_exists,
     _network_path_exists,
@@ -238,4 +281,7 @@ _RULES: tuple[Callable[[Values], Iterator[str]], ...] = (
     _supervised_keeps_off_test,
     _classes_need_labels_or_teacher,
     _importance_needs_weights_alone,
+    _pruner_has_something_to_stop,
+    _iterations_are_the_networks,
+    _warm_start_is_a_search,
 )

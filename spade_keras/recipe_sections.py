@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
 
-from spade_keras.recipe_problems import OneOf
+from spade_keras.recipe_problems import BudgetText, OneOf
 
 # The names a recipe may use. They are spelled out so that this module needs no keras; a test
 # asserts that they are those of the registries.
@@ -20,7 +20,11 @@ PRIORS = ("dncnn", "edsr")
 LABELED_SOURCES = ("digits",)
 CLASSIFIERS = ("convolutional",)
 IMPORTANCES = ("group_l1", "group_l2", "batch_norm_scale", "taylor", "fpgm", "lamp", "random")
+OBJECTIVES = ("as_pruned", "short_finetune", "kept_importance")
 SAMPLERS = ("tpe", "gp", "nsga2", "random")
+PRUNERS = ("none", "median", "hyperband", "successive_halving")
+SEEDS = ("uniform", "sensitivity", "knapsack")
+DTYPES = ("float32", "bfloat16", "float16")
 STRATEGIES = ("school", "supervised", "self_supervised")
 
 Source = Annotated[str, AfterValidator(OneOf(SOURCES))]
@@ -36,6 +40,14 @@ ImportanceName = Annotated[
     str, AfterValidator(OneOf(IMPORTANCES, "spade_keras.pruning:IMPORTANCES"))
 ]
 Sampler = Annotated[str, AfterValidator(OneOf(SAMPLERS, "spade_keras.search:SAMPLERS"))]
+Objective = Annotated[
+    str, AfterValidator(OneOf(OBJECTIVES, "spade_keras.search.objectives:OBJECTIVES"))
+]
+Pruner = Annotated[str, AfterValidator(OneOf(PRUNERS, "spade_keras.search:PRUNERS"))]
+Seed = Annotated[str, AfterValidator(OneOf(SEEDS, "spade_keras.search.seeds:SEEDS"))]
+Dtype = Annotated[str, AfterValidator(OneOf(DTYPES))]
+Budget = Annotated[float | str, PlainValidator(BudgetText())]
+Iterations = Annotated[int, Field(ge=1, le=100)]
 Strategy = Annotated[str, AfterValidator(OneOf(STRATEGIES, "spade_keras.finetuning:STRATEGIES"))]
 Filters = Annotated[int, Field(ge=1, le=4096)]
 
@@ -126,15 +138,34 @@ class Pruning(Section):
 
 
 class Search(Section):
-    """How the widths are found."""
+    """How the slim configuration is found, and what it may cost.
 
-    latency_budget: float = Field(gt=0, lt=1)
+    With `staircase` the widths to choose from are those at which the layers' measured times step;
+    else the multiples of `width_multiple`. `iterations`, `blocks` and `dtypes` are searched when
+    they are given.
+    """
+
+    latency_budget: Budget
+    batch_size: int = Field(default=1, ge=1, le=65536)
     trials: int = Field(default=30, ge=1)
+    timeout_minutes: float | None = Field(default=None, gt=0)
+    stagnation: int | None = Field(default=None, ge=1)
+    objective: Objective = "as_pruned"
+    sampler: Sampler = "tpe"
+    pruner: Pruner = "none"
+    seeds: tuple[Seed, ...] = Field(default=SEEDS, max_length=8, strict=False)
+    pareto: bool = False
+    staircase: bool = False
     width_multiple: int = Field(default=4, ge=1)
     minimum_width: int = Field(default=4, ge=1)
-    sampler: Sampler = "tpe"
+    iterations: tuple[Iterations, ...] = Field(default=(), max_length=100, strict=False)
+    blocks: bool = False
+    dtypes: tuple[Dtype, ...] = Field(default=(), max_length=3, strict=False)
     safety_margin: float = Field(default=0.03, ge=0, lt=1)
     pairs: int = Field(default=20, ge=5)
+    finalists: int = Field(default=1, ge=1, le=20)
+    warm_start: str | None = None
+    storage: str | None = None
 
 
 class FineTuning(Section):

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from spade_keras import backend
-from spade_keras.finetuning import STRATEGIES, Supervised
+from spade_keras.data import SliceDataset
+from spade_keras.finetuning import STRATEGIES, FineTuner, Supervised
 from spade_keras.job import Job
-from spade_keras.metrics import PSNR
-from spade_keras.networks import NETWORKS, priors
-from spade_keras.operators import CartesianMRI
-from spade_keras.prediction import predict
-from spade_keras.recipe import Recipe
-
-# A just pruned network and a batch of one slice give gradients of very different lengths; cut to
-# this one (for images scaled to [0, 1]) they allow a learning rate several times higher.
-_CLIP_NORM = 0.01
+from spade_keras.prediction import first_samples, predict
+from spade_keras.tasks import Samples
 
 
-def fit_best(
+def fit_best(  # noqa: PLR0913 - every setting is a keyword of its own
     model: keras.Model,
     train: keras.utils.PyDataset,
     validation: keras.utils.PyDataset,
@@ -29,6 +25,7 @@ def fit_best(
     epochs: int,
     learning_rate: float,
     checkpoint: Path,
+    clip_norm: float = 0.01,
     compile_options: dict[str, Any] | None = None,
     callbacks: tuple[keras.callbacks.Callback, ...] = (),
 ) -> dict[str, list[float]]:
@@ -41,6 +38,9 @@ def fit_best(
         epochs: Passes over `train`.
         learning_rate: Of Adam after a rise over half an epoch; falls to zero by a cosine.
         checkpoint: Where to keep the best weights meanwhile, ending in `.weights.h5`; removed.
+        clip_norm: Length to which gradients are cut. A just pruned network and a small batch give
+            gradients of very different lengths; cut to a small one they allow a learning rate
+            several times higher. The default suits images scaled to [0, 1].
         compile_options: Of `compile`, such as loss and metrics.
         callbacks: More callbacks.
 
@@ -60,7 +60,7 @@ def fit_best(
     # On a CPU TensorFlow's own kernels beat XLA's, twofold for convolutions.
     on_tf_cpu = keras.backend.backend() == "tensorflow" and backend.device().kind == "cpu"
     model.compile(
-        optimizer=keras.optimizers.Adam(schedule, global_clipnorm=_CLIP_NORM),
+        optimizer=keras.optimizers.Adam(schedule, global_clipnorm=clip_norm),
         jit_compile=False if on_tf_cpu else "auto",
         **(compile_options or {}),
     )
@@ -84,26 +84,24 @@ def fit_best(
     return {name: [float(v) for v in values] for name, values in history.items()}
 
 
-def new_network(recipe: Recipe) -> keras.Model:
-    """Makes the full network of a recipe, with new weights."""
-    settings = recipe.network
-    prior = priors.get(**settings.prior.model_dump())
-    return NETWORKS[settings.name](CartesianMRI(), prior, iterations=settings.iterations)
-
-
 def fit_on_truth(
     job: Job, folder: Path, network: keras.Model, epochs: int, label: str
 ) -> dict[str, list[float]]:
     """Trains a network on ground truth with the recipe's `[training]`; see `fit_best`."""
     settings = job.recipe.training
+    batches = job.batches("train", settings.batch_size, lambda samples: samples.truth)
+    held_out = job.batches(
+        "validation", settings.batch_size, lambda samples: samples.truth, shuffle=False
+    )
     return fit_best(
         network,
-        job.batches("train", settings.batch_size, lambda slices: slices.truth),
-        job.batches("validation", settings.batch_size, lambda slices: slices.truth, shuffle=False),
+        batches,
+        held_out,
         epochs=epochs,
         learning_rate=settings.learning_rate,
         checkpoint=folder / "best.weights.h5",
-        compile_options={"loss": "mse", "metrics": [PSNR()]},
+        clip_norm=job.task.clip_norm,
+        compile_options=job.task.training_options(network, held_out[0][0]),
         callbacks=(job.epochs_shown(label, epochs),),
     )
 
@@ -111,24 +109,47 @@ def fit_on_truth(
 def fit_by_strategy(
     job: Job, folder: Path, network: keras.Model, label: str
 ) -> dict[str, list[float]]:
-    """Trains a network with the recipe's `[finetuning]`; see `fit_best`.
-
-    The truth is loaded for the supervised strategy alone. For "school" the teacher's answers to
-    the fixed measurements are computed once, which gives the loss of `School` at a third less cost.
-    """
+    """Trains a network with the recipe's `[finetuning]`; see `fit_best`."""
     settings = job.recipe.finetuning
-    targets = {
-        "supervised": lambda slices: slices.truth,
-        "school": lambda slices: predict(job.model("train"), slices.inputs),
-        "self_supervised": None,
-    }[settings.strategy]
-    tuner = Supervised(network) if targets else STRATEGIES[settings.strategy](network)
     return fit_best(
-        tuner,
-        job.batches(settings.on, settings.batch_size, targets),
-        job.batches("validation", settings.batch_size, targets, shuffle=False),
+        strategy_tuner(job, network),
+        strategy_batches(job, settings.on),
+        strategy_batches(job, "validation", shuffle=False),
         epochs=settings.epochs,
         learning_rate=settings.learning_rate,
         checkpoint=folder / "best.weights.h5",
+        clip_norm=job.task.clip_norm,
         callbacks=(job.epochs_shown(label, settings.epochs),),
     )
+
+
+def strategy_tuner(job: Job, network: keras.Model) -> FineTuner:
+    """Wraps a network in the fine-tuning strategy of the recipe, for `strategy_batches`."""
+    strategy = job.recipe.finetuning.strategy
+    if strategy not in _TARGETS:
+        return STRATEGIES[strategy](network)
+    inputs = first_samples(job.samples("validation").inputs, 8)
+    return Supervised(network, distance=job.task.distance(strategy, network, inputs))
+
+
+def strategy_batches(job: Job, split: str, *, shuffle: bool = True) -> SliceDataset:
+    """Serves a split as the fine-tuning strategy of the recipe may see it.
+
+    The truth is loaded for the supervised strategy alone. For "school" the teacher's answers to
+    the fixed inputs are computed once, which gives the loss of `School` at a third less cost.
+    """
+    settings = job.recipe.finetuning
+    make = _TARGETS.get(settings.strategy)
+    targets = make and functools.partial(make, job)
+    return job.batches(split, settings.batch_size, targets, shuffle=shuffle)
+
+
+def _truth(job: Job, samples: Samples) -> np.ndarray:
+    return samples.truth
+
+
+def _lessons(job: Job, samples: Samples) -> np.ndarray:
+    return predict(job.model("train"), samples.inputs)
+
+
+_TARGETS = {"supervised": _truth, "school": _lessons}

@@ -18,6 +18,7 @@ from rich.console import Console
 from spade_keras import data, latency, pipeline, search
 from spade_keras.errors import BudgetNotMetError
 from spade_keras.job import Job
+from spade_keras.pipeline import slimming
 from spade_keras.pruning import count_parameters
 from spade_keras.recipe import load_recipe
 from spade_keras.stages import Stages
@@ -61,24 +62,34 @@ def finished(tmp_path_factory):
     return settings, pipeline.run(settings, Console(quiet=True))
 
 
+def comparison(share):
+    """What a clock without noise says of a network that takes `share` of the full one's 10 ms."""
+    circumstances = {"first_ms": 1.0, "calls_per_window": 1, "stable": True}
+    a, b = (
+        latency.summarize([ms] * 3, **circumstances, peak_memory_bytes=None, fingerprint={})
+        for ms in (10.0, 10 * share)
+    )
+    return latency.Comparison(a, b, latency.Ratio(share, share, share, 0.95, 3))
+
+
+def parameter_process(full, slim, inputs, **options):
+    """As `latency.compare_in_fresh_process`, on the device of `parameter_timer`."""
+    a, b = (keras.saving.load_model(path, compile=False) for path in (full, slim))
+    return comparison(count_parameters(b) / count_parameters(a))
+
+
 def parameter_timer(slower_when_timed_again=0.0):
     """A device whose time is proportional to the parameters: the same in every run.
 
     The pipeline times again with `export.pairs` pairs.
     """
 
-    def timer(network, inputs, *, pairs):
+    def timer(network, inputs, *, pairs, **options):
         full = count_parameters(network)
         more = slower_when_timed_again if pairs == 15 else 0.0
 
         def compare(candidate):
-            share = count_parameters(candidate) / full + more
-            circumstances = {"first_ms": 1.0, "calls_per_window": 1, "stable": True}
-            a, b = (
-                latency.summarize([ms] * 3, **circumstances, peak_memory_bytes=None, fingerprint={})
-                for ms in (10.0, 10 * share)
-            )
-            return latency.Comparison(a, b, latency.Ratio(share, share, share, 0.95, 3))
+            return comparison(count_parameters(candidate) / full + more)
 
         return compare
 
@@ -88,6 +99,7 @@ def parameter_timer(slower_when_timed_again=0.0):
 @pytest.fixture
 def parameter_clock(monkeypatch):
     monkeypatch.setattr(search, "interleaved_timer", parameter_timer())
+    monkeypatch.setattr(latency, "compare_in_fresh_process", parameter_process)
 
 
 def test_metrics_hold_what_was_measured(finished):
@@ -186,7 +198,7 @@ def rerun_stages(settings, source, target, poison):
         (target / name).mkdir()
         stage(this, target / name)
     weights = [np.array(w) for w in this.model("finetune").get_weights()]
-    return this.json("prune", "chosen")["widths"], weights
+    return this.json("finetune", "chosen")["widths"], weights
 
 
 @pytest.mark.parametrize("strategy", ["school", "self_supervised", "supervised"])
@@ -219,18 +231,26 @@ def test_a_budget_out_of_reach_ends_honestly(finished, parameter_clock, tmp_path
     assert (settings.run_folder / "search" / "result.json").exists()
 
 
+def searched(settings, finished):
+    """A job whose data, training and search are done."""
+    this = job(settings)
+    for stage in ("data", "train"):
+        shutil.copytree(finished[0].run_folder / stage, settings.run_folder / stage)
+    for name in ("search", "prune", "finetune"):
+        (settings.run_folder / name).mkdir()
+    pipeline.search_widths(this, settings.run_folder / "search")
+    return this, search.SearchResult.from_dict(this.json("search", "result")).ranking
+
+
 @pytest.mark.parametrize("all_miss", [False, True])
-def test_what_misses_the_budget_when_timed_again_is_not_chosen(
+def test_what_misses_the_budget_when_timed_again_is_no_finalist(
     finished, monkeypatch, parameter_clock, tmp_path, all_miss
 ):
-    settings = recipe(tmp_path, "search.latency_budget=0.6", "search.trials=12")
-    this = Job(settings, Stages(tmp_path), Console(quiet=True))
-    for stage in ("data", "train"):
-        shutil.copytree(finished[0].run_folder / stage, tmp_path / stage)
-    for name in ("search", "prune"):
-        (tmp_path / name).mkdir()
-    pipeline.search_widths(this, tmp_path / "search")
-    ranking = search.SearchResult.from_dict(this.json("search", "result")).ranking
+    settings = recipe(
+        tmp_path, "search.latency_budget=0.6", "search.trials=12", "search.finalists=2"
+    )
+    this, ranking = searched(settings, finished)
+    folder = settings.run_folder / "prune"
     best, fastest = ranking[0].latency_ratio, min(trial.latency_ratio for trial in ranking)
     assert fastest < best
     # So much slower that the best misses the budget, and, or not, the fastest as well.
@@ -238,16 +258,81 @@ def test_what_misses_the_budget_when_timed_again_is_not_chosen(
     monkeypatch.setattr(search, "interleaved_timer", parameter_timer(slower))
     if all_miss:
         with pytest.raises(BudgetNotMetError, match="missed it when they were timed again"):
-            pipeline.prune(this, tmp_path / "prune")
-        assert not list((tmp_path / "prune").iterdir())
+            pipeline.prune(this, folder)
+        assert not list(folder.iterdir())
         return
-    pipeline.prune(this, tmp_path / "prune")
-    chosen = this.json("prune", "chosen")
-    assert chosen["ratio"]["high"] <= 0.6
+    pipeline.prune(this, folder)
+    chosen = this.json("prune", "finalists")
+    assert 1 <= len(chosen["finalists"]) <= 2
+    assert all(finalist["ratio"]["high"] <= 0.6 for finalist in chosen["finalists"])
     assert all(rejected["ratio"]["high"] > 0.6 for rejected in chosen["rejected"])
-    tried = [rejected["number"] for rejected in chosen["rejected"]] + [chosen["number"]]
-    assert tried == [trial.number for trial in ranking[: len(tried)]]
-    assert len(tried) > 1
+    numbers = [t["number"] for t in chosen["rejected"] + chosen["finalists"]]
+    assert sorted(numbers) == sorted(trial.number for trial in ranking[: len(numbers)])
+    assert chosen["rejected"]
+
+
+@pytest.mark.parametrize("slow", [(), (0,), (0, 1)], ids=["none", "better", "both"])
+def test_the_better_finalist_that_is_fast_enough_in_a_fresh_process_is_accepted(
+    finished, monkeypatch, parameter_clock, tmp_path, slow
+):
+    settings = recipe(
+        tmp_path,
+        "search.latency_budget=0.6",
+        "search.trials=8",
+        "search.finalists=2",
+    )
+    this, _ = searched(settings, finished)
+    pipeline.prune(this, settings.run_folder / "prune")
+    finalists = this.json("prune", "finalists")["finalists"]
+    assert [finalist["name"] for finalist in finalists] == ["finalist_0", "finalist_1"]
+    asked = []
+
+    def process(full, slim, inputs, **options):
+        if slim not in asked:
+            asked.append(slim)
+        late = asked.index(slim) in slow
+        return comparison(0.7) if late else parameter_process(full, slim, inputs)
+
+    monkeypatch.setattr(latency, "compare_in_fresh_process", process)
+    monkeypatch.setattr(slimming, "fit_by_strategy", lambda *arguments: {"loss": [0.0]})
+    folder = settings.run_folder / "finetune"
+    if len(slow) == 2:
+        with pytest.raises(BudgetNotMetError, match=r"fresh process: trial \d+ took 0\.700 of"):
+            pipeline.finetune(this, folder)
+        assert not (folder / "network.keras").exists()
+        assert not (folder / "receipt.json").exists()
+        return
+    pipeline.finetune(this, folder)
+    chosen = this.json("finetune", "chosen")
+    quality = this.quality(this.model("train"))
+    other = next(path for path in folder.glob("finalist_*.keras"))
+    scores = [quality(this.model("finetune")), quality(this.model("finetune", other.stem))]
+    assert (scores[0] >= scores[1]) == (not slow)
+    assert chosen["quality"] == pytest.approx(scores[0], abs=1e-3)
+    assert len(asked) == 1 + len(slow)
+    receipt = this.json("finetune", "receipt")
+    assert receipt["ratio"] == chosen["ratio"]
+    assert receipt["configuration"] == chosen["configuration"]
+
+
+def test_a_joint_search_may_choose_iterations_and_keeps_absolute_budgets(
+    finished, parameter_clock, tmp_path
+):
+    settings = recipe(
+        tmp_path,
+        "search.latency_budget=6ms",
+        "search.trials=6",
+        "search.iterations=[1, 2]",
+        "search.sampler=random",
+        "search.objective=kept_importance",
+    )
+    this, ranking = searched(settings, finished)
+    result = this.search_result()
+    assert result.space.iterations == (1, 2, 3)
+    assert str(result.budget) == "median of at most 6 ms"
+    assert result.quality_name.startswith("share of importance kept")
+    assert {trial.configuration.iterations for trial in result.trials} > {3}
+    assert all(trial.timing.latency_ms <= 6 for trial in ranking)
 
 
 def command(settings_overrides, folder):

@@ -116,7 +116,11 @@ def check(folder: Path) -> None:
         serve = _Served(tf, path, set(inputs))
         load_ms = (time.perf_counter() - start) * 1e3
         functions.append(functools.partial(serve, timed))
-        warmed.append(timing["warm_up"](stopwatch, functions[-1], job["warmup"]))
+        warmed.append(
+            timing["warm_up"](
+                stopwatch, functions[-1], job["warmup"], single_calls=job["single_calls"]
+            )
+        )
         answer["models"][name] = {
             "error": _error(np, serve(resident), expected[name]),
             "load_ms": load_ms,

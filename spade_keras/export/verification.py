@@ -29,6 +29,7 @@ def check_saved_models(
     pairs: int = 40,
     warmup: int = 20,
     timing_batch: int | None = None,
+    single_calls: bool = False,
     lock: bool = True,
 ) -> CheckReport:
     """Compares SavedModels with what they should give, and times them in turn.
@@ -44,6 +45,7 @@ def check_saved_models(
         pairs: Windows of each model, timed A-B-B-A.
         warmup: Most windows to warm up each model for.
         timing_batch: Time the first so many inputs only; None for all.
+        single_calls: Whether a window is one call, however short: averaging hides the tail.
         lock: Whether to wait until no other process is timing on this device.
 
     Returns:
@@ -75,6 +77,7 @@ def check_saved_models(
         "pairs": pairs,
         "warmup": warmup,
         "timing_batch": timing_batch or batch,
+        "single_calls": single_calls,
     }
     with device_lock() if lock else contextlib.nullcontext():
         answer = _ask(job, arrays, outputs)

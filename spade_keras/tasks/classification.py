@@ -15,6 +15,7 @@ from spade_keras.errors import SpadeError
 from spade_keras.finetuning import cross_entropy, divergence
 from spade_keras.metrics import CLASS_CONVENTION, are_probabilities, class_quality
 from spade_keras.prediction import predict
+from spade_keras.pruning.files import load_model_safely
 from spade_keras.tasks.classifiers import CLASSIFIERS
 from spade_keras.tasks.task import SPLITS, Samples, Task
 
@@ -76,7 +77,7 @@ class Classification(Task):
                 filters=settings.filters,
                 kernel_size=settings.kernel_size,
             )
-        network = keras.saving.load_model(Path(settings.path).expanduser(), compile=False)
+        network = load_model_safely(Path(settings.path).expanduser())
         _check_fit(network, train.inputs[:1], classes, settings.path)
         return network
 

@@ -52,7 +52,7 @@ def convolutional(
         x = keras.layers.Conv2D(
             width, kernel_size, padding="same", use_bias=False, name=f"conv_{index}"
         )(x)
-        x = keras.layers.BatchNormalization(name=f"norm_{index}")(x)
+        x = keras.layers.BatchNormalization(momentum=0.9, name=f"norm_{index}")(x)
         x = keras.layers.Activation("relu", name=f"relu_{index}")(x)
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
     logits = keras.layers.Dense(classes, name="logits")(x)

@@ -31,6 +31,7 @@ class Reconstruction(Task):
     # A just pruned network and a batch of one slice give gradients of very different lengths; cut
     # to this one (for images scaled to [0, 1]) they allow a learning rate several times higher.
     clip_norm = 0.01
+    imports = ("spade_keras.networks",)
 
     def make_data(self, folder: Path, say: Callable[[str], None]) -> None:
         """Simulates the acquisition of three disjoint slabs of the template."""

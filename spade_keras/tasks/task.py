@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,8 @@ class Task(ABC):
     """Scores that a table shows: key of `scores` -> heading, the most important first."""
     clip_norm: float
     """Length to which gradients are cut; see `training.fit_best`."""
+    imports: Sequence[str] = ()
+    """Modules that register the classes of the task's networks."""
 
     def __init__(self, recipe: Any) -> None:
         self.recipe = recipe

@@ -1,0 +1,205 @@
+"""The stages that judge and ship: scores on test data, exports, and the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from spade_keras import latency, pruning, search
+from spade_keras.acceptance import compare_for, measured
+from spade_keras.errors import BudgetNotMetError
+from spade_keras.export import CheckReport, check_saved_models, saved_model
+from spade_keras.job import Job
+from spade_keras.prediction import first_samples, predict
+from spade_keras.pruning import PruningPlan
+from spade_keras.report import write_report
+from spade_keras.run_metrics import collect_metrics
+from spade_keras.search_summary import SearchFindings
+from spade_keras.stages import write_json_atomic
+from spade_keras.tasks import Samples
+
+_MOST_PANELS = 8
+
+
+def evaluate(job: Job, folder: Path) -> None:
+    """Scores every network on the test data, and times full and slim in turn."""
+    test = job.samples("test")
+    full, slim = job.model("train"), job.model("finetune")
+    networks = {
+        "full": full,
+        "pruned": job.model("prune", job.json("finetune", "chosen")["name"]),
+        "finetuned": slim,
+    }
+    for rival in job.json("rivals", "rivals"):
+        networks[rival] = job.model("rivals", rival)
+    outputs = job.task.baselines(test)
+    outputs |= {name: predict(network, test.inputs) for name, network in networks.items()}
+    sample = latency.fill_batch(test.inputs, job.budget.batch_size)
+    timing = latency.compare(
+        full,
+        slim,
+        sample,
+        pairs=job.recipe.export.pairs,
+        single_calls=job.budget.single_calls,
+    )
+    np.savez(folder / "panel.npz", **job.task.panel(test, outputs))  # type: ignore[arg-type]
+    np.savez(folder / "front.npz", **_front_panels(job, test))  # type: ignore[arg-type]
+    write_json_atomic(
+        folder / "evaluation.json",
+        {
+            "quality": {
+                name: job.task.scores(test.truth, output) for name, output in outputs.items()
+            },
+            "latency_ms": {"full": _quartiles(timing.a), "slim": _quartiles(timing.b)},
+            "latency_ratio": timing.ratio.as_dict(),
+            "parameters": {
+                "full": pruning.count_parameters(full),
+                "slim": pruning.count_parameters(slim),
+            },
+            "macs": {
+                "full": pruning.count_macs(full, sample).total,
+                "slim": pruning.count_macs(slim, sample).total,
+            },
+            "fingerprint": latency.fingerprint(sample),
+        },
+    )
+
+
+def export(job: Job, folder: Path) -> None:
+    """Exports full and slim network, and checks and times both where Keras is not installed.
+
+    Raises:
+        BudgetNotMetError: If the exported slim network misses the budget.
+    """
+    test = job.samples("test").inputs
+    networks = {"full": job.model("train"), "slim": job.model("finetune")}
+    sample = first_samples(test, 1)
+    for name, network in networks.items():
+        saved_model(network, folder / name, sample)
+    check = _check_exports(job, folder, networks, test)
+    comparison = _comparison(check)
+    excess = job.budget.excess(comparison, margin=False)
+    if excess > 0:
+        raise BudgetNotMetError(
+            f"The slim network met the latency budget ({job.budget}) in Keras but not as "
+            f"exported: it took {measured(job.budget, comparison)}. Run again on a quieter "
+            "machine, or raise `search.safety_margin`."
+        )
+    write_json_atomic(folder / "check.json", {**check.as_dict(), "excess": excess})
+
+
+def report(job: Job) -> dict[str, Any]:
+    """Writes `metrics.json`, `report.html` and its pictures at the top of the run's folder."""
+    metrics = collect_metrics(job)
+    chosen = metrics["search"]["chosen"]["number"]
+    result = job.json("search", "result")
+    trials = [{**trial, "chosen": trial["number"] == chosen} for trial in result["trials"]]
+    plan = PruningPlan.from_json((job.stages.folder / "finetune" / "plan.json").read_text())
+    widths = [
+        {"group": group.name, "before": group.width, "after": len(group.kept)}
+        for group in plan.groups
+        if not group.fixed
+    ]
+    with (
+        np.load(job.stages.folder / "evaluate" / "panel.npz") as panel,
+        np.load(job.stages.folder / "evaluate" / "front.npz") as front,
+    ):
+        found = SearchFindings(
+            result=result,
+            table=job.json("search", "table"),
+            receipt=job.json("finetune", "receipt"),
+            front_panels=_read_panels(front, result["trials"]),
+            chosen=chosen,
+            finalists=job.json("finetune", "finalists"),
+        )
+        write_report(
+            job.recipe.run_folder,
+            metrics=metrics,
+            trials=trials,
+            widths=widths,
+            panel=dict(panel) or None,
+            found=found,
+        )
+    write_json_atomic(job.recipe.run_folder / "metrics.json", metrics)
+    return metrics
+
+
+def _check_exports(
+    job: Job, folder: Path, networks: Mapping[str, keras.Model], test: Any
+) -> CheckReport:
+    """Checks both exports, and times them anew, longer, while the budget is undecided."""
+    samples = max(job.budget.batch_size, len(job.samples("test")))
+    inputs = latency.fill_batch(test, samples)
+    expected = {name: predict(network, inputs) for name, network in networks.items()}
+    checks: list[CheckReport] = []
+
+    def compare(full: Path, slim: Path, inputs: Any, **options: Any) -> latency.Comparison:
+        checks.append(
+            check_saved_models(
+                {"full": full, "slim": slim},
+                inputs,
+                expected,
+                pairs=options["pairs"],
+                timing_batch=job.budget.batch_size,
+                single_calls=options["single_calls"],
+            )
+        )
+        return _comparison(checks[-1])
+
+    compare_for(
+        job.budget,
+        folder / "full",
+        folder / "slim",
+        inputs,
+        pairs=job.recipe.export.pairs,
+        compare=compare,
+    )
+    return checks[-1]
+
+
+def _comparison(check: CheckReport) -> latency.Comparison:
+    assert check.ratio is not None  # two models were timed
+    return latency.Comparison(check.latency["full"], check.latency["slim"], check.ratio)
+
+
+def _front_panels(job: Job, test: Samples) -> dict[str, np.ndarray]:
+    """Image and error of the middle test sample for trials along the front, as pruned."""
+    middle = slice(len(test) // 2, len(test) // 2 + 1)
+    sample = Samples(first_samples(test.inputs, 1, middle.start), test.truth[middle])
+    network = job.model("train")
+    front = job.search_result().front
+    places = np.unique(np.linspace(0, len(front) - 1, min(len(front), _MOST_PANELS)).round())
+    panels = {}
+    for place in places.astype(int):
+        trial = front[place]
+        slim = search.build(network, trial.configuration, importance=job.recipe.pruning.importance)
+        pictures = job.task.panel(sample, {"image": predict(slim, sample.inputs)})
+        if not pictures:
+            return {}
+        panels[f"image_{trial.number}"] = pictures["image"]
+        panels[f"error_{trial.number}"] = np.abs(pictures["image"] - pictures["truth"])
+    return panels
+
+
+def _read_panels(
+    front: Mapping[str, np.ndarray], trials: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "label": f"trial {trial['number']}, as pruned",
+            "latency_ratio": trial["latency_ratio"],
+            "quality": trial["quality"],
+            "image": front[f"image_{trial['number']}"],
+            "error": front[f"error_{trial['number']}"],
+        }
+        for trial in trials
+        if f"image_{trial['number']}" in front
+    ]
+
+
+def _quartiles(measured: latency.Latency) -> dict[str, float]:
+    return {"median": measured.median_ms, "q1": measured.q1_ms, "q3": measured.q3_ms}
