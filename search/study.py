@@ -29,7 +29,7 @@ from spade_keras.search.result import FAILED, FEASIBLE, SearchResult, TrialRecor
 from spade_keras.search.seeds import SEEDS, propose
 from spade_keras.search.space import Configuration, SearchSpace
 from spade_keras.search.storage import describe_storage, open_storage, storage_errors
-from spade_keras.search.timer import first_samples, interleaved_timer
+from spade_keras.search.timer import interleaved_timer
 from spade_keras.search.workers import join
 
 SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
@@ -99,7 +99,7 @@ def run(
         network = with_dtype(network, budget.dtype)
     pairs = options.pop("pairs", 10)
     if inputs is not None:
-        options["example"] = first_samples(inputs, budget.batch_size)
+        options["example"] = latency.fill_batch(inputs, budget.batch_size)
     if "timer" not in options:
         options["timer"] = interleaved_timer(
             network,

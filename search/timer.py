@@ -5,24 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-import numpy as np
 
 from spade_keras import backend, latency
 from spade_keras.search.evaluation import Timer
 
 # Fewer windows do not show a 99th percentile.
 _TAIL_PAIRS = 100
-
-
-def first_samples(inputs: Any, count: int) -> Any:
-    """Takes the first samples of every array, repeated if they are too few.
-
-    Args:
-        inputs: Arrays, or a dict, list or tuple of them, with the samples on the first axis.
-        count: Samples wanted.
-    """
-    chosen = np.arange(count)
-    return keras.tree.map_structure(lambda array: np.asarray(array)[chosen % len(array)], inputs)
 
 
 def interleaved_timer(
@@ -45,7 +33,7 @@ def interleaved_timer(
         batch_size: Samples in a call.
         single_calls: Whether a window is one call, however short.
     """
-    sample = first_samples(inputs, batch_size)
+    sample = latency.fill_batch(inputs, batch_size)
     full = backend.inference_function(network, sample)
     windows = max(pairs, _TAIL_PAIRS) if single_calls else pairs
 

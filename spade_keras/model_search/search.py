@@ -11,7 +11,7 @@ from typing import Any
 import keras
 from rich.console import Console
 
-from spade_keras import pruning, search
+from spade_keras import latency, pruning, search
 from spade_keras.acceptance import Compare
 from spade_keras.errors import BudgetNotMetError, MissingExtraError, SpadeError
 from spade_keras.model_search.data import load_data
@@ -28,7 +28,6 @@ from spade_keras.search.evaluation import Timer
 from spade_keras.search.layer_table import LayerTable
 from spade_keras.search.measured_space import measured_space
 from spade_keras.search.storage import open_storage
-from spade_keras.search.timer import first_samples
 from spade_keras.stages import write_json_atomic
 
 
@@ -56,7 +55,7 @@ class ModelSearch:
         self.network = load_model_safely(job.path)
         self.inputs, _ = load_data(job.data, self.network, folder=job.folder)
         self.full = in_budget_dtype(self.network, job.budget)
-        self.sample = first_samples(self.inputs, job.budget.batch_size)
+        self.sample = latency.fill_batch(self.inputs, job.budget.batch_size)
         _check_fits(self.full, self.sample, job)
         self.objective: search.Objective = (
             search.UserFunction(evaluate)
