@@ -20,7 +20,10 @@ from spade_keras.search import workers
 from spade_keras.search.storage import open_storage
 from spade_keras.search.workers import join
 
-pytestmark = pytest.mark.once
+pytestmark = [
+    pytest.mark.once,
+    pytest.mark.filterwarnings("ignore:Heartbeat of storage"),  # a test asks as a kill leaves it
+]
 
 TRIALS = 10
 
@@ -254,9 +257,12 @@ def test_heartbeats_tell_the_living_from_the_dead(postgresql):
     assert study.get_trials()[-1].user_attrs["retry_of"] == dead.number
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def crew(tmp_path_factory):
-    """Starts workers that run `search.run` in processes of their own."""
+    """Starts workers that run `search.run` in processes of their own.
+
+    For every test: its imports take seconds, in which the other tests run.
+    """
     cache = tmp_path_factory.mktemp("cache")
     environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "KERAS_BACKEND": "tensorflow"}
     process = subprocess.Popen(
