@@ -12,6 +12,8 @@ from spade_keras.pruning import count_parameters
 from tests.parameter_clock import ParameterClock
 from tests.test_cli import output_of
 
+pytestmark = pytest.mark.once
+
 QUICK = ["--no-staircase", "--multiple", "2", "--trials", "5"]
 
 

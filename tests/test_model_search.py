@@ -251,6 +251,7 @@ def test_depth_and_precision_are_searched_and_replayed_from_the_receipt(
     assert ("bfloat16" in dtypes[0]) == (receipt.configuration.dtype == "bfloat16")
 
 
+@pytest.mark.once
 class TestWorkers:
     def test_a_worker_needs_the_study_alone(self, job, clock, console, tmp_path):
         storage = str(tmp_path / "study.journal")
@@ -296,6 +297,7 @@ class TestWorkers:
             search_model(make_job(budget=0.7), tmp_path / "more", console, storage=storage)
 
 
+@pytest.mark.once
 class TestUserFunctions:
     def test_errors_are_told_before_anything_is_timed(self, job, clock, console, tmp_path):
         def search_with(**options):
@@ -328,6 +330,7 @@ class TestUserFunctions:
         assert "raises.py" in str(raised.value) and "importlib" not in str(raised.value)
 
 
+@pytest.mark.once
 class TestData:
     @pytest.fixture(scope="class")
     def model(self, saved):
@@ -397,6 +400,7 @@ class TestAgreement:
         assert agreement(other) == pytest.approx(0, abs=1e-6)  # as good as the mean
 
 
+@pytest.mark.once
 class TestInterruption:
     def test_once_ends_after_the_trial_and_the_search_goes_on_later(
         self, job, clock, console, tmp_path, monkeypatch
@@ -423,7 +427,6 @@ class TestInterruption:
         counts = found.counts()
         assert counts["total"] == 6 and counts["failed"] == 0
 
-    @pytest.mark.once
     def test_twice_ends_at_once(self):
         code = f"""
         import runpy, time
