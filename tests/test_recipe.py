@@ -151,6 +151,30 @@ MISTAKES = [
     ({"name": "x"}, "`name`", "Did you mean `"),
     ({"search__latency_budget": 0}, "`search.latency_budget`", "a number > 0 and < 1"),
     ({"search__latency_budget": 50}, "search.latency_budget=50.", "For 50 % pass 0.5."),
+    ({"search__latency_budget": 8}, 'such as "8ms"', 'For milliseconds pass "8ms".'),
+    ({"search__latency_budget": "8"}, 'such as "8ms"', 'Received: search.latency_budget="8"'),
+    ({"search__latency_budget": "p95<=8ms"}, '"p99<=8ms"', '="p95<=8ms"'),
+    ({"search__latency_budget": "0ms"}, "`search.latency_budget`", '="0ms"'),
+    ({"search__batch_size": 0}, "`search.batch_size` must be an integer >= 1", "=0"),
+    ({"search__objective": "as_prund"}, "`search.objective`", 'Did you mean "as_pruned"'),
+    ({"search__seeds": ["uniform", "best"]}, "at most 8 values, each one of", 'seeds[1]="best"'),
+    ({"search__dtypes": ["half"]}, '"bfloat16", "float16"', 'dtypes[0]="half"'),
+    ({"search__iterations": [6]}, "at most `network.iterations` (5) each", "iterations=[6]"),
+    ({"search__iterations": [0]}, "each an integer >= 1", "iterations[0]=0"),
+    ({"search__pruner": "median"}, 'unless `search.objective` is "short_finetune"', "as_pruned"),
+    (
+        {
+            "search__pruner": "median",
+            "search__objective": "short_finetune",
+            "search__pareto": True,
+        },
+        "with `search.pareto = true`",
+        'search.pruner="median"',
+    ),
+    ({"search__finalists": 0}, "`search.finalists` must be an integer >= 1", "=0"),
+    ({"search__timeout_minutes": 0}, "`search.timeout_minutes` must be a number > 0", "=0"),
+    ({"search__warm_start": "/no/such"}, "the folder of an earlier run", "warm_start=/no/such"),
+    ({"training__epochs": 0}, "`training.epochs` must be at least 1", "epochs=0"),
     ({"search__latency_budget": "0.5"}, "`search.latency_budget`", 'latency_budget="0.5"'),
     ({"search__latency_budget": True}, "`search.latency_budget`", "latency_budget=true"),
     ({"search__latency_budget": float("nan")}, "`search.latency_budget`", "=NaN"),
@@ -223,6 +247,7 @@ CLASSIFIER_MISTAKES = [
     ({"data__test_samples": 1600}, "must be below 1797", "test_samples=1600"),
     ({"training__batch_size": 1198}, "samples to learn from (1197)", "=1198"),
     ({"network__iterations": 3}, "`network.iterations`", "not a known key"),
+    ({"search__iterations": [2]}, "`search.iterations` must be left out", "[2]"),
     ({"network__path": "/no/such.keras"}, "`network.path` must be an existing file", "such.keras"),
     ({"network__kernel_size": 2}, "`network.kernel_size` must be odd", "=2"),
     ({"network__filters": [8] * 7}, "at most 6 widths for images of `data.size` (32)", "filters=["),
@@ -355,7 +380,29 @@ def test_the_names_are_those_of_the_registries():
     assert sorted(sections.CLASSIFIERS) == sorted(tasks.classifiers.CLASSIFIERS)
     assert sorted(sections.STRATEGIES) == sorted(finetuning.STRATEGIES)
     assert sorted(sections.SAMPLERS) == sorted(search.SAMPLERS)
+    assert sorted(sections.PRUNERS) == sorted(search.PRUNERS)
+    assert sorted(sections.SEEDS) == sorted(search.SEEDS)
+    assert sorted(sections.OBJECTIVES) == sorted(search.OBJECTIVES)
+    assert sorted(sections.DTYPES) == sorted(search.precision.POLICIES)
     assert sorted(sections.IMPORTANCES) == sorted(pruning.IMPORTANCES)
+
+
+BUDGETS = ("0.5ms", "8 ms", "median<=8ms", "P99 <= 8.5 ms", "throughput>=200/s", "1e3ms", ".5ms")
+NO_BUDGETS = ("8", "ms", "p99<8ms", "p99>=8ms", "throughput<=200/s", "-8ms", "0ms", "1e999ms", "")
+
+
+@pytest.mark.parametrize("text", [*BUDGETS, *NO_BUDGETS, 0.5, 0.999])
+def test_a_budget_is_what_the_search_takes_for_one(text):
+    from spade_keras.search import LatencyBudget
+
+    try:
+        budget = LatencyBudget.parse(text)
+    except ValueError:
+        assert text in NO_BUDGETS
+        assert len(problems_of(tables(search__latency_budget=text))) == 1
+    else:
+        read = validate_recipe(tables(search__latency_budget=text)).search.latency_budget
+        assert LatencyBudget.parse(read) == budget
 
 
 def test_a_registered_name_may_be_used(monkeypatch):
