@@ -28,6 +28,9 @@ def measured_space(
 ) -> tuple[SearchSpace, LayerTable]:
     """Times the layers of every group at each width and keeps the right edges.
 
+    The narrowest width stays in any case: layers timed alone only propose, and on a busy machine
+    may propose wrongly; whether a budget is out of reach is for whole networks to decide.
+
     Args:
         network: The full network.
         inputs: Arrays of one call.
@@ -50,7 +53,10 @@ def measured_space(
     table = LayerTable.measure(
         network, inputs, widths, cache=cache or LatencyCache(), on_layer=on_layer
     )
-    edges = {group: table.staircase(group).edges for group in widths}
+    edges = {
+        group: sorted({allowed[0], *table.staircase(group).edges})
+        for group, allowed in widths.items()
+    }
     return SearchSpace.from_edges(edges, **joint), table
 
 
