@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from spade_keras.search.layer_table import LayerTable, PredictionError
+from spade_keras.search.calibration import PredictionError
+from spade_keras.search.layer_table import LayerTable
 from spade_keras.search.result import TrialRecord
 from spade_keras.search.space import SearchSpace
 

@@ -10,8 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from spade_keras import backend
-from spade_keras.finetuning import FineTuner
+from spade_keras.finetuning import IMAGE_CLIP_NORM, FineTuner, tuning_options
 from spade_keras.pruning import find_groups
 from spade_keras.search.kept_importance import kept_shares
 from spade_keras.search.quality import Quality
@@ -19,9 +18,6 @@ from spade_keras.search.user_function import UserFunctionError, load_function
 
 Report = Callable[[int, float], None]
 """Told a step and the quality reached by then; raises `optuna.TrialPruned` to stop the trial."""
-
-# See `spade_keras.training`: gradients of a just pruned network differ in length by far.
-_CLIP_NORM = 0.01
 
 
 class Objective(ABC):
@@ -75,6 +71,7 @@ class ShortFineTune(Objective):
         epochs: Passes over `batches`.
         rungs: Number of equal parts of the training, each of which ends with a report.
         learning_rate: The highest one.
+        clip_norm: Length to which gradients are cut.
 
     Raises:
         ValueError: If a number is not positive, or there are more rungs than steps.
@@ -89,8 +86,14 @@ class ShortFineTune(Objective):
         epochs: int = 1,
         rungs: int = 3,
         learning_rate: float = 3e-4,
+        clip_norm: float = IMAGE_CLIP_NORM,
     ) -> None:
-        numbers = {"epochs": epochs, "rungs": rungs, "learning_rate": learning_rate}
+        numbers = {
+            "epochs": epochs,
+            "rungs": rungs,
+            "learning_rate": learning_rate,
+            "clip_norm": clip_norm,
+        }
         for name, value in numbers.items():
             if not value > 0:
                 raise ValueError(f"`{name}` must be above 0. Received: {name}={value}")
@@ -107,6 +110,7 @@ class ShortFineTune(Objective):
         self._batches = batches
         self._epochs = epochs
         self._learning_rate = learning_rate
+        self._clip_norm = clip_norm
 
     def __call__(self, candidate: keras.Model, report: Report | None = None) -> float:
         """Returns the quality after the last step.
@@ -116,18 +120,13 @@ class ShortFineTune(Objective):
         """
         tuner = self._tuner(candidate)
         steps = self._epochs * len(self._batches)
-        warmup = max(1, steps // 10)
-        schedule = keras.optimizers.schedules.CosineDecay(
-            self._learning_rate / 20,
-            max(1, steps - warmup),
-            warmup_target=self._learning_rate,
-            warmup_steps=warmup,
-        )
-        # On a CPU TensorFlow's own kernels beat XLA's, twofold for convolutions.
-        on_tf_cpu = keras.backend.backend() == "tensorflow" and backend.device().kind == "cpu"
         tuner.compile(
-            optimizer=keras.optimizers.Adam(schedule, global_clipnorm=_CLIP_NORM),
-            jit_compile=False if on_tf_cpu else "auto",
+            **tuning_options(
+                learning_rate=self._learning_rate,
+                steps=steps,
+                warmup=max(1, steps // 10),
+                clip_norm=self._clip_norm,
+            )
         )
         rungs = _Rungs(self._quality, steps, self.rungs, report)
         tuner.fit(self._batches, epochs=self._epochs, verbose=0, callbacks=[rungs])

@@ -9,9 +9,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from spade_keras import backend
 from spade_keras.data import SliceDataset
-from spade_keras.finetuning import STRATEGIES, FineTuner, Supervised
+from spade_keras.finetuning import (
+    IMAGE_CLIP_NORM,
+    STRATEGIES,
+    FineTuner,
+    Supervised,
+    tuning_options,
+)
 from spade_keras.job import Job
 from spade_keras.prediction import first_samples, predict
 from spade_keras.tasks import Samples
@@ -25,7 +30,7 @@ def fit_best(  # noqa: PLR0913 - every setting is a keyword of its own
     epochs: int,
     learning_rate: float,
     checkpoint: Path,
-    clip_norm: float = 0.01,
+    clip_norm: float = IMAGE_CLIP_NORM,
     compile_options: dict[str, Any] | None = None,
     callbacks: tuple[keras.callbacks.Callback, ...] = (),
 ) -> dict[str, list[float]]:
@@ -38,9 +43,7 @@ def fit_best(  # noqa: PLR0913 - every setting is a keyword of its own
         epochs: Passes over `train`.
         learning_rate: Of Adam after a rise over half an epoch; falls to zero by a cosine.
         checkpoint: Where to keep the best weights meanwhile, ending in `.weights.h5`; removed.
-        clip_norm: Length to which gradients are cut. A just pruned network and a small batch give
-            gradients of very different lengths; cut to a small one they allow a learning rate
-            several times higher. The default suits images scaled to [0, 1].
+        clip_norm: Length to which gradients are cut.
         compile_options: Of `compile`, such as loss and metrics.
         callbacks: More callbacks.
 
@@ -50,18 +53,13 @@ def fit_best(  # noqa: PLR0913 - every setting is a keyword of its own
     Raises:
         FloatingPointError: If the loss becomes NaN or infinite.
     """
-    warmup = max(1, len(train) // 2)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        learning_rate / 20,
-        max(1, epochs * len(train) - warmup),
-        warmup_target=learning_rate,
-        warmup_steps=warmup,
-    )
-    # On a CPU TensorFlow's own kernels beat XLA's, twofold for convolutions.
-    on_tf_cpu = keras.backend.backend() == "tensorflow" and backend.device().kind == "cpu"
     model.compile(
-        optimizer=keras.optimizers.Adam(schedule, global_clipnorm=clip_norm),
-        jit_compile=False if on_tf_cpu else "auto",
+        **tuning_options(
+            learning_rate=learning_rate,
+            steps=epochs * len(train),
+            warmup=max(1, len(train) // 2),
+            clip_norm=clip_norm,
+        ),
         **(compile_options or {}),
     )
     best = keras.callbacks.ModelCheckpoint(

@@ -2,6 +2,7 @@
 
 from spade_keras.finetuning.class_distances import cross_entropy, divergence
 from spade_keras.finetuning.fine_tuner import FineTuner, mean_squared_error
+from spade_keras.finetuning.optimization import IMAGE_CLIP_NORM, tuning_options
 from spade_keras.finetuning.school import School
 from spade_keras.finetuning.self_supervised import SelfSupervised
 from spade_keras.finetuning.supervised import Supervised
@@ -13,6 +14,7 @@ STRATEGIES: dict[str, type[FineTuner]] = {
 }
 
 __all__ = [
+    "IMAGE_CLIP_NORM",
     "STRATEGIES",
     "FineTuner",
     "School",
@@ -21,4 +23,5 @@ __all__ = [
     "cross_entropy",
     "divergence",
     "mean_squared_error",
+    "tuning_options",
 ]
