@@ -117,7 +117,7 @@ def _knapsack_shape(lab: Lab, budget: float) -> Shape:
     def curve(position: float) -> Shape:
         return Shape(lab.full.iterations, family(1 - position).widths)
 
-    return lab.to_budget(curve, budget)
+    return _widened(lab, lab.to_budget(curve, budget), budget)
 
 
 def _search(lab: Lab, folder: Path, budget: float, kind: str) -> None:
@@ -144,9 +144,14 @@ def _search(lab: Lab, folder: Path, budget: float, kind: str) -> None:
 
 
 def _best_shape(lab: Lab, budget: float, study: str) -> Shape:
-    """The best trial, widened in its own proportions to what the budget still allows."""
+    """The best trial, widened."""
     found = search.SearchResult.from_dict(lab.result(study)).best.configuration
     shape = Shape(found.iterations or lab.full.iterations, dict(found.widths))
+    return _widened(lab, shape, budget)
+
+
+def _widened(lab: Lab, shape: Shape, budget: float) -> Shape:
+    """A shape of edges widened in its own proportions to what the budget still allows."""
     if lab.ratio(shape, final=True)["value"] >= 0.99 * lab.settings.aim * budget:
         return shape
     full = lab.full_shape

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+
+from spade_keras.latency import Ratio
 
 pytestmark = pytest.mark.once
 
@@ -120,12 +123,49 @@ def test_arms_grow_to_the_budget_and_not_beyond(lab, monkeypatch, budget):
     arm = object.__new__(lab.Lab)
     arm.settings = clock.settings
     monkeypatch.setattr(lab.Lab, "_decide", lambda self, shape, aim: clock.decide(shape, aim))
+    monkeypatch.setattr(lab.Lab, "ratio", lambda *_, **__: {"value": 0.0})
     full = lab.Shape(5, {"a": 48, "b": 48, "c": 48, "d": 48})
     curve = lab.scaled([1.0] * 4, full, minimum=4)
     shape = arm.to_budget(curve, budget)
     reached = clock.decide(shape, 0)
     assert 0.96 * budget <= reached <= 0.985 * budget
     assert len(clock.asked) <= 12
+
+
+class _Timer:
+    """A timer on a machine that is disturbed the first times."""
+
+    def __init__(self, ratios):
+        self.ratios = iter(ratios)
+
+    def __call__(self, candidate):
+        low, value, high = next(self.ratios)
+        ratio = Ratio(value, low, high, 0.95, 48)
+        return SimpleNamespace(ratio=ratio)
+
+
+def _arm(lab, tmp_path, ratios):
+    arm = object.__new__(lab.Lab)
+    arm.settings = lab.Settings()
+    arm.ratios = lab.Ratios(tmp_path / "ratios.json")
+    arm._timers = {48: _Timer(ratios)}
+    arm.build = lambda shape: None
+    return arm
+
+
+def test_a_disturbed_measurement_is_made_again(lab, tmp_path):
+    disturbed, calm = (0.3, 0.42, 0.6), (0.497, 0.5, 0.503)
+    arm = _arm(lab, tmp_path, [disturbed, calm])
+    shape = lab.Shape(5, {"a": 24})
+    assert arm.ratio(shape, final=True)["value"] == 0.5
+    assert arm.ratio(shape)["value"] == 0.5  # not measured again
+
+
+def test_where_it_never_calms_down_the_narrowest_interval_counts(lab, tmp_path):
+    arm = _arm(
+        lab, tmp_path, [(0.3, 0.4, 0.6), (0.45, 0.5, 0.52), (0.2, 0.4, 0.6), (0.3, 0.7, 0.9)]
+    )
+    assert arm.ratio(lab.Shape(5, {"a": 24}), final=True)["value"] == 0.5
 
 
 def test_a_budget_out_of_reach_is_an_error(lab, monkeypatch):
