@@ -1,4 +1,5 @@
 # make demo   installs what the demo needs (TensorFlow only) and runs it, about 6 minutes
+# make demo-classifier   runs the recipe for classifiers, about a minute
 # make test   adds the other backends and the development tools, and runs the tests
 # make postgres   installs the PostgreSQL server that the tests of many workers start (Debian, root)
 PYTHON ?= python3
@@ -6,16 +7,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 RECIPE := recipes/mri_unrolled_quickstart.toml
+CLASSIFIER := recipes/classifier_latency.toml
 BACKENDS := tensorflow jax torch
 PYTEST := $(BIN)/python -m pytest
 
 .DELETE_ON_ERROR:
-.PHONY: setup demo test doctest lint sweep postgres clean
+.PHONY: setup demo demo-classifier test doctest lint sweep postgres clean
 
 setup: $(VENV)/.all-installed
 
 demo: $(VENV)/.demo-installed
 	$(BIN)/spade-keras run $(RECIPE)
+
+demo-classifier: $(VENV)/.demo-installed
+	$(BIN)/spade-keras run $(CLASSIFIER)
 
 # JAX compiles every new shape: without XLA's optimizations its tests take half as long.
 test: export JAX_DISABLE_MOST_OPTIMIZATIONS = 1

@@ -17,8 +17,8 @@ from spade_keras.job import Job
 from spade_keras.prediction import first_samples, predict
 from spade_keras.pruning import PruningPlan
 from spade_keras.report import write_report
+from spade_keras.report.search_summary import SearchFindings
 from spade_keras.run_metrics import collect_metrics
-from spade_keras.search_summary import SearchFindings
 from spade_keras.stages import write_json_atomic
 from spade_keras.tasks import Samples
 

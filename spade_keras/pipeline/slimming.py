@@ -187,8 +187,13 @@ def _objective(job: Job, network: keras.Model) -> search.Objective:
     quality = job.quality(network)
     if name == "as_pruned":
         return search.AsPruned(quality)
-    batches = strategy_batches(job, job.recipe.finetuning.on)
-    return search.ShortFineTune(quality, lambda candidate: strategy_tuner(job, candidate), batches)
+    settings = job.recipe.finetuning
+    return search.ShortFineTune(
+        quality,
+        lambda candidate: strategy_tuner(job, candidate),
+        strategy_batches(job, settings.on),
+        learning_rate=settings.learning_rate,
+    )
 
 
 def _timer(job: Job, network: keras.Model, pairs: int) -> Callable[..., latency.Comparison]:
