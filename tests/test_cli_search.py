@@ -48,7 +48,7 @@ def no_figures(monkeypatch):
     def write(folder, result, table, receipt, **options):
         (folder / "report.html").write_text("")
 
-    monkeypatch.setattr("spade_keras.search_report.write_search_report", write)
+    monkeypatch.setattr("spade_keras.report.write_search_report", write)
 
 
 def search_arguments(out, *more, budget="0.5"):

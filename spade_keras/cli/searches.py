@@ -193,7 +193,7 @@ def _interruptible(remedy: str) -> Iterator[None]:
 def _show(found: Any, folder: Path) -> None:
     import json
 
-    from spade_keras.search_report import search_overview
+    from spade_keras.report import search_overview
 
     console = Console()
     receipt = json.loads((folder / "receipt.json").read_text(encoding="utf-8"))

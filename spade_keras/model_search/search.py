@@ -310,7 +310,7 @@ def _report(
     best: Finalist | None,
     console: Console,
 ) -> None:
-    from spade_keras.search_report import write_search_report
+    from spade_keras.report import write_search_report
 
     receipt = None if best is None else json.loads((folder / "receipt.json").read_text())
     content = found.as_dict()

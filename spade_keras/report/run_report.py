@@ -13,10 +13,11 @@ import numpy as np
 from rich.box import SIMPLE
 from rich.table import Table
 
-from spade_keras import __version__, figures, search_figures
-from spade_keras.page import data_uri, template
-from spade_keras.search_sections import flat, search_sections
-from spade_keras.search_summary import Scale, SearchFindings
+from spade_keras import __version__
+from spade_keras.report import figures, search_figures
+from spade_keras.report.page import data_uri, template
+from spade_keras.report.search_sections import flat, search_sections
+from spade_keras.report.search_summary import Scale, SearchFindings
 from spade_keras.stages import write_bytes_atomic
 
 _ROWS = {
@@ -185,7 +186,7 @@ def write_report(
         MissingExtraError: If jinja2 or matplotlib is not installed.
         ValueError: If the budget is a text such as "8ms" and `found` is missing.
     """
-    template_of_page = template("report.html.jinja")  # before anything is drawn in vain
+    template_of_page = template("run_report.html.jinja")  # before anything is drawn in vain
     folder = Path(folder)
     quality_name = metrics["search"]["quality"]
     drawn = {}

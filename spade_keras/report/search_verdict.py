@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from spade_keras.search_summary import Scale, SearchFindings, bottleneck, changes, counted, fastest
+from spade_keras.report.search_summary import (
+    Scale,
+    SearchFindings,
+    bottleneck,
+    changes,
+    counted,
+    fastest,
+)
 
 
 @dataclass(frozen=True)

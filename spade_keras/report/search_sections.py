@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from spade_keras import figures, group_figures, search_figures
-from spade_keras.front_slider import slider
-from spade_keras.page import data_uri
-from spade_keras.search_summary import (
+from spade_keras.report import figures, group_figures, search_figures
+from spade_keras.report.front_slider import slider
+from spade_keras.report.page import data_uri
+from spade_keras.report.search_summary import (
     PARTS,
     Scale,
     SearchFindings,

@@ -15,15 +15,15 @@ from rich.table import Table
 from rich.text import Text
 
 from spade_keras import __version__
-from spade_keras.page import template
-from spade_keras.search_sections import (
+from spade_keras.report.page import template
+from spade_keras.report.search_sections import (
     counts_words,
     flat,
     front_row,
     search_sections,
     time_words,
 )
-from spade_keras.search_summary import (
+from spade_keras.report.search_summary import (
     Scale,
     SearchFindings,
     bottleneck,
@@ -36,7 +36,7 @@ from spade_keras.search_summary import (
     state_counts,
     time_split,
 )
-from spade_keras.search_verdict import search_verdict
+from spade_keras.report.search_verdict import search_verdict
 from spade_keras.stages import write_bytes_atomic, write_json_atomic
 
 _FRONT_ROWS = 12

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spade_keras.figures import CHOSEN, FEASIBLE, GRID, INFEASIBLE, row_height, styled
-from spade_keras.search_summary import group_ms
+from spade_keras.report.figures import CHOSEN, FEASIBLE, GRID, INFEASIBLE, row_height, styled
+from spade_keras.report.search_summary import group_ms
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from spade_keras.page import data_uri, picture
-from spade_keras.search_summary import (
+from spade_keras.report.page import data_uri, picture
+from spade_keras.report.search_summary import (
     Scale,
     SearchFindings,
     Trial,

@@ -15,14 +15,12 @@ import pytest
 from matplotlib.image import imread
 from rich.console import Console
 
-from spade_keras import figures, group_figures, search_figures
 from spade_keras.errors import MissingExtraError
-from spade_keras.front_slider import slider
 from spade_keras.latency.staircase import Staircase
-from spade_keras.search import Configuration, LatencyBudget, SearchResult, SearchSpace, TrialRecord
-from spade_keras.search.result import Timing
-from spade_keras.search_report import search_overview, summarize_search, write_search_report
-from spade_keras.search_summary import (
+from spade_keras.report import figures, group_figures, search_figures
+from spade_keras.report.front_slider import slider
+from spade_keras.report.search_report import search_overview, summarize_search, write_search_report
+from spade_keras.report.search_summary import (
     Scale,
     SearchFindings,
     bottleneck,
@@ -31,7 +29,9 @@ from spade_keras.search_summary import (
     group_profile,
     time_split,
 )
-from spade_keras.search_verdict import search_verdict
+from spade_keras.report.search_verdict import search_verdict
+from spade_keras.search import Configuration, LatencyBudget, SearchResult, SearchSpace, TrialRecord
+from spade_keras.search.result import Timing
 
 pytestmark = pytest.mark.once
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spade_keras.figures import CHOSEN, FEASIBLE, GRID, INFEASIBLE, INK, styled
-from spade_keras.search_summary import PARTS, Scale, Trial, front, judged
+from spade_keras.report.figures import CHOSEN, FEASIBLE, GRID, INFEASIBLE, INK, styled
+from spade_keras.report.search_summary import PARTS, Scale, Trial, front, judged
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,10 +11,17 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from spade_keras import figures, search_figures
 from spade_keras.errors import MissingExtraError
-from spade_keras.report import closing_table, columns, table_rows, verdict, write_report
-from spade_keras.search_summary import Scale, SearchFindings
+from spade_keras.report import (
+    closing_table,
+    columns,
+    figures,
+    search_figures,
+    table_rows,
+    verdict,
+    write_report,
+)
+from spade_keras.report.search_summary import Scale, SearchFindings
 
 pytestmark = pytest.mark.once
 

@@ -1,0 +1,27 @@
+"""What a run or a search found: tables on the terminal, pages that open offline, JSON."""
+
+from spade_keras.report.run_report import (
+    closing_table,
+    columns,
+    table_rows,
+    verdict,
+    write_report,
+)
+from spade_keras.report.search_report import (
+    search_overview,
+    summarize_search,
+    write_search_report,
+)
+from spade_keras.report.search_summary import SearchFindings
+
+__all__ = [
+    "SearchFindings",
+    "closing_table",
+    "columns",
+    "search_overview",
+    "summarize_search",
+    "table_rows",
+    "verdict",
+    "write_report",
+    "write_search_report",
+]
