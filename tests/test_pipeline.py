@@ -36,6 +36,7 @@ TINY = [
     "search.latency_budget=0.95",
     "search.safety_margin=0.0",
     "search.trials=4",
+    "search.staircase=false",
     "search.width_multiple=8",
     "search.minimum_width=8",
     "search.pairs=5",

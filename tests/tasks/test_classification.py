@@ -12,6 +12,7 @@ from spade_keras.errors import SpadeError
 from spade_keras.export import CheckReport
 from spade_keras.job import Job
 from spade_keras.pipeline import closing
+from spade_keras.prediction import predict
 from spade_keras.pruning import count_parameters
 from spade_keras.recipe import load_recipe
 from spade_keras.stages import Stages
@@ -199,7 +200,7 @@ def test_a_classifier_from_a_file_is_taken_as_it_is(file, softmax_file, paramete
     slim = this.model("finetune")
     assert count_parameters(slim) <= 0.8 * count_parameters(theirs)
     test = this.samples("test")
-    np.testing.assert_allclose(np.sum(slim(test.inputs), axis=-1), 1, atol=1e-5)
+    np.testing.assert_allclose(predict(slim, test.inputs).sum(axis=-1), 1, atol=1e-5)
 
 
 def test_losses_fit_logits_and_probabilities(file, softmax_file, tmp_path):
