@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import median
 from typing import Any
 
 import keras
@@ -25,6 +26,9 @@ _MOST_WARM_UP = 6
 _AGREEING = 3
 _SPREAD = 0.05
 _MOST_ATTEMPTS = 3
+# Of the times kept from earlier so many are checked, and forgotten if too long by this share.
+_CHECKED = 3
+_DISTURBED = 0.2
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,8 @@ class LayerTimer:
     """Times layers that no one has timed under these circumstances before.
 
     Args:
-        cache: Where times are looked up and kept; None: in the user's cache folder.
+        cache: Where times are looked up and kept; None: in the user's cache folder. Times that
+            were taken on a busy machine are found out, and forgotten.
         repeats: Windows per layer, and again as many, at most twice, while three of them do not
             agree on the fastest. The time is that of the fastest: what disturbs a layer that runs
             alone only ever adds.
@@ -151,6 +156,8 @@ class LayerTimer:
         distinct = {call.signature: call for call in calls}
         found = {signature: self._cache.get(signature, circumstances) for signature in distinct}
         times = {signature: ms for signature, ms in found.items() if ms is not None}
+        if self._were_disturbed(times, distinct):
+            times = {}
         missing = [call for signature, call in distinct.items() if signature not in times]
         done = 0
         for some in _chunks(missing, _IN_TURN):
@@ -163,6 +170,18 @@ class LayerTimer:
             if self._on_layer is not None:
                 self._on_layer(done, len(missing))
         return times
+
+    def _were_disturbed(self, known: Mapping[str, float], calls: Mapping[str, LayerCall]) -> bool:
+        """Whether times kept from earlier are too long, by timing the longest of them again.
+
+        Other work only ever adds time: where layers are much faster now, all were disturbed then;
+        where they are slower, something disturbs them now.
+        """
+        longest = sorted(known, key=lambda signature: -known[signature])[:_CHECKED]
+        if not longest:
+            return False
+        now = self._time([calls[signature] for signature in longest])
+        return median(min(now[s]) / known[s] for s in longest) < 1 - _DISTURBED
 
     def _time(self, calls: Sequence[LayerCall]) -> dict[str, list[float]]:
         """Milliseconds of every window by signature."""

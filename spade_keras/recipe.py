@@ -25,6 +25,7 @@ from spade_keras.recipe_sections import (
     Evaluation,
     Export,
     FineTuning,
+    FullNetwork,
     LabeledData,
     Network,
     Pruning,
@@ -48,7 +49,7 @@ class Recipe(Section):
 
     run: Run
     data: Section
-    network: Section
+    network: FullNetwork
     training: Training
     pruning: Pruning
     search: Search

@@ -46,6 +46,8 @@ Objective = Annotated[
 Pruner = Annotated[str, AfterValidator(OneOf(PRUNERS, "spade_keras.search:PRUNERS"))]
 Seed = Annotated[str, AfterValidator(OneOf(SEEDS, "spade_keras.search.seeds:SEEDS"))]
 Dtype = Annotated[str, AfterValidator(OneOf(DTYPES))]
+# float16 would lose small gradients in training.
+FullDtype = Annotated[str, AfterValidator(OneOf(("float32", "bfloat16")))]
 Budget = Annotated[float | str, PlainValidator(BudgetText())]
 Iterations = Annotated[int, Field(ge=1, le=100)]
 Strategy = Annotated[str, AfterValidator(OneOf(STRATEGIES, "spade_keras.finetuning:STRATEGIES"))]
@@ -91,8 +93,14 @@ class Prior(Section):
     kernel_size: int = Field(default=3, ge=1, le=15)
 
 
-class Network(Section):
-    """The full network, before pruning."""
+class FullNetwork(Section):
+    """The full network, before pruning; `dtype` is what it computes in."""
+
+    dtype: FullDtype = "float32"
+
+
+class Network(FullNetwork):
+    """A reconstruction network."""
 
     name: NetworkName
     iterations: int = Field(default=5, ge=1, le=100)
@@ -112,8 +120,8 @@ class LabeledData(Section):
     test_samples: int = Field(default=300, ge=1)
 
 
-class Classifier(Section):
-    """The full network: a bundled one, or any `.keras` file; with `path` the rest is not read."""
+class Classifier(FullNetwork):
+    """A classifier: a bundled one, or any `.keras` file; with `path` the rest is not read."""
 
     name: ClassifierName = "convolutional"
     path: str | None = None
@@ -155,7 +163,7 @@ class Search(Section):
     pruner: Pruner = "none"
     seeds: tuple[Seed, ...] = Field(default=SEEDS, max_length=8, strict=False)
     pareto: bool = False
-    staircase: bool = False
+    staircase: bool = True
     width_multiple: int = Field(default=4, ge=1)
     minimum_width: int = Field(default=4, ge=1)
     iterations: tuple[Iterations, ...] = Field(default=(), max_length=100, strict=False)

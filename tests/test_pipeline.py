@@ -162,6 +162,17 @@ def test_training_helps_even_here(finished):
     assert quality["full"]["psnr_db"] > quality["zero_filled"]["psnr_db"] + 1
 
 
+def test_the_full_network_computes_in_the_dtype_of_the_recipe(finished, tmp_path):
+    settings = recipe(tmp_path, "network.dtype=bfloat16", "training.epochs=1")
+    shutil.copytree(finished[0].run_folder / "data", settings.run_folder / "data")
+    pipeline.train(job(settings), tmp_path)
+    network = keras.saving.load_model(tmp_path / "network.keras")
+    computing = {layer.compute_dtype for layer in network.prior.layers if layer.weights}
+    assert "bfloat16" in computing
+    history = json.loads((tmp_path / "history.json").read_text())
+    assert np.isfinite(history["loss"][0])
+
+
 def test_a_finished_run_is_not_run_again(finished):
     settings, metrics = finished
     record = settings.run_folder / "train" / "stage.json"

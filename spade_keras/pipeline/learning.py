@@ -23,6 +23,8 @@ def train(job: Job, folder: Path) -> None:
     job.seed(1)
     epochs = job.recipe.training.epochs
     network = job.task.new_network(job.samples("train"))
+    if job.recipe.network.dtype != "float32":
+        network = search.with_dtype(network, job.recipe.network.dtype)
     history = fit_on_truth(job, folder, network, epochs, "epoch") if epochs else {"loss": []}
     network.save(folder / "network.keras")
     write_json_atomic(folder / "history.json", history)

@@ -164,7 +164,7 @@ def _space(
     settings = job.recipe.search
     joint: dict[str, Any] = {
         "iterations": settings.iterations and sorted({*settings.iterations, network.iterations}),
-        "dtypes": settings.dtypes and dict.fromkeys(["float32", *settings.dtypes]),
+        "dtypes": settings.dtypes and dict.fromkeys([job.recipe.network.dtype, *settings.dtypes]),
     }
     if settings.blocks:
         joint["blocks"] = [block.name for block in pruning.find_residual_blocks(network)]
@@ -193,6 +193,7 @@ def _objective(job: Job, network: keras.Model) -> search.Objective:
         lambda candidate: strategy_tuner(job, candidate),
         strategy_batches(job, settings.on),
         learning_rate=settings.learning_rate,
+        clip_norm=job.task.clip_norm,
     )
 
 

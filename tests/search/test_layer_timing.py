@@ -80,8 +80,27 @@ def test_the_timer_takes_the_fastest_window_and_keeps_it(own_cache, dense, monke
     assert timer([dense, dense]) == {dense.signature: pytest.approx(4.0)}
     assert clock.calls == 1 + 3 + 7
     assert done == [(1, 1)]
-    assert LayerTimer()([dense]) == {dense.signature: pytest.approx(4.0)}  # from the disk
-    assert clock.calls == 1 + 3 + 7
+    clock = FakeClock(500.0, 4.2)
+    clock.install(monkeypatch)
+    done.clear()
+    assert timer([dense]) == {dense.signature: pytest.approx(4.0)}  # from the disk
+    assert done == []
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(("now", "taken"), [(3.9, 4.0), (40.0, 4.0), (1.0, 1.0)])
+def test_times_that_were_disturbed_are_forgotten(own_cache, monkeypatch, now, taken):
+    """Nothing makes a layer faster than it is: if it is faster now, it was disturbed then."""
+    layers = [call_of(keras.layers.Dense(units), (1, 4)) for units in (3, 4, 5, 6)]
+    clock = FakeClock(4.0)
+    clock.install(monkeypatch)
+    LayerTimer()(layers)
+    clock = FakeClock(now)
+    clock.install(monkeypatch)
+    assert LayerTimer()(layers) == {c.signature: pytest.approx(taken) for c in layers}
+    clock = FakeClock(taken)
+    clock.install(monkeypatch)
+    assert LayerTimer()(layers) == {c.signature: pytest.approx(taken) for c in layers}
 
 
 @pytest.mark.once
