@@ -50,8 +50,8 @@ class Settings:
     pairs: int = 16
     final_pairs: int = 48
     search_pairs: int = 10
-    objective: str = "half_epoch"
-    short_rate: float = 4e-3
+    objective: str = "as_pruned"
+    joint_objective: str = "as_pruned"
     study_size: int = 12
     study_budget: float = 0.5
     overrides: tuple[str, ...] = ()

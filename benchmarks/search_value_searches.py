@@ -33,6 +33,8 @@ from spade_keras.search.layer_table import LayerTable
 from spade_keras.search.measured_space import measured_space
 from spade_keras.stages import write_json_atomic
 
+# The short fine-tunings go at the library's default rate, and once at the rate of the long ones.
+OBJECTIVES = ("as_pruned", "kept_importance", "half_epoch", "one_epoch", "one_epoch_at_tuning_rate")
 KINDS = ("searched", "random_search", "joint")
 
 
@@ -51,7 +53,7 @@ def search_arms(settings: Settings, seed: int) -> Iterator[Arm]:
                 seed,
                 study,
                 lambda lab, folder, b=budget, k=kind: _search(lab, folder, b, k),
-                {**timing_material(settings, budget), **_searching(settings)},
+                {**timing_material(settings, budget), **_searching(settings, kind)},
                 needed,
                 keep_partial=True,
                 timed=True,
@@ -76,7 +78,7 @@ def objective_study(settings: Settings, seed: int, members: tuple[str, ...]) -> 
         seed,
         "objectives",
         lambda lab, folder: _judge(lab, folder, members),
-        {"short_rate": settings.short_rate},
+        {"tuning_rate": settings.tuning_rate, "objectives": OBJECTIVES},
         ("data", "train", *members),
     )
 
@@ -98,9 +100,13 @@ def measure_table(lab: Lab, folder: Path) -> None:
     lab.console.print(f"    {content['edges']}", highlight=False)
 
 
-def _searching(settings: Settings) -> dict[str, Any]:
-    names = ("trials", "random_trials", "multiple", "search_pairs", "objective", "short_rate")
-    return {name: value for name, value in asdict(settings).items() if name in names}
+def _searching(settings: Settings, kind: str) -> dict[str, Any]:
+    chosen = asdict(settings)
+    names = ("multiple", "search_pairs")
+    trials = "random_trials" if kind == "random_search" else "trials"
+    objective = "joint_objective" if kind == "joint" else "objective"
+    material = {name: chosen[name] for name in names}
+    return {**material, "trials": chosen[trials], "objective": chosen[objective]}
 
 
 def _table(lab: Lab) -> tuple[LayerTable, dict[str, list[int]]]:
@@ -124,15 +130,17 @@ def _search(lab: Lab, folder: Path, budget: float, kind: str) -> None:
     table, edges = _table(lab)
     iterations = range(1, lab.full.iterations + 1) if kind == "joint" else ()
     settings = lab.settings
-    options: dict[str, Any] = {"sampler": "tpe", "trials": settings.trials}
+    material = _searching(settings, kind)
+    options: dict[str, Any] = {"sampler": "tpe"}
     if kind == "random_search":
-        options = {"sampler": "random", "seeds": (), "trials": settings.random_trials}
+        options = {"sampler": "random", "seeds": ()}
     result = search.run(
         lab.full,
         budget=search.LatencyBudget(fraction=budget, safety_margin=1 - settings.aim),
         data=lab.job.samples("validation").inputs,
         storage=folder / "study.journal",
-        objective=objective(lab, settings.objective),
+        trials=material["trials"],
+        objective=objective(lab, material["objective"]),
         timer=lab.timer(settings.search_pairs),
         space=search.SearchSpace.from_edges(edges, iterations=iterations),
         table=table,
@@ -196,15 +204,15 @@ def objective(lab: Lab, name: str) -> search.Objective:
         batch_size=1,
         shuffle_seed=lab.seed,
     )
-    rate = lab.settings.short_rate
-    return search.ShortFineTune(quality, Supervised, batches, rungs=1, learning_rate=rate)
+    options = {"learning_rate": lab.settings.tuning_rate} if name.endswith("tuning_rate") else {}
+    return search.ShortFineTune(quality, Supervised, batches, rungs=1, **options)
 
 
 def _judge(lab: Lab, folder: Path, members: tuple[str, ...]) -> None:
     scores: dict[str, list[float]] = {}
     seconds: dict[str, float] = {}
     results = [lab.result(member) for member in members]
-    for name in ("as_pruned", "kept_importance", "half_epoch", "one_epoch"):
+    for name in OBJECTIVES:
         judge = objective(lab, name)
         started = time.perf_counter()
         for note in results:
