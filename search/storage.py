@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
+import optuna
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 
 from spade_keras.search.journal_file import Journal, SystemLock
@@ -55,6 +56,17 @@ def describe_storage(storage: BaseStorage) -> str:
 
         return hide_password(storage.url)
     return "memory" if isinstance(storage, InMemoryStorage) else type(storage).__name__
+
+
+@contextlib.contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Keeps Optuna from logging what is reported here: new studies, and why a candidate failed."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
 
 
 def is_postgresql(storage: BaseStorage) -> bool:

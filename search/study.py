@@ -28,7 +28,12 @@ from spade_keras.search.quality import TeacherAgreement, ValidationPSNR
 from spade_keras.search.result import FAILED, FEASIBLE, SearchResult, TrialRecord
 from spade_keras.search.seeds import SEEDS, propose
 from spade_keras.search.space import Configuration, SearchSpace
-from spade_keras.search.storage import describe_storage, open_storage, storage_errors
+from spade_keras.search.storage import (
+    describe_storage,
+    open_storage,
+    quiet_optuna,
+    storage_errors,
+)
 from spade_keras.search.timer import interleaved_timer
 from spade_keras.search.workers import join
 
@@ -195,7 +200,7 @@ class Search:
                 return "stagnation"
             return "timeout" if _is_over(started, timeout_s) else None
 
-        with _quiet_optuna(), join(open_storage(storage)) as worker:
+        with quiet_optuna(), join(open_storage(storage)) as worker:
             study = self._open(worker.storage)
             worker.seed_once(study, lambda: self._seed(study))
             for record in _records(study):
@@ -336,14 +341,3 @@ def _check_name(argument: str, name: str, known: Mapping[str, Any]) -> None:
         raise ValueError(
             f"`{argument}` must be one of {sorted(known)}. Received: {argument}={name!r}"
         )
-
-
-@contextlib.contextmanager
-def _quiet_optuna() -> Iterator[None]:
-    """Failed candidates are reported with their reason; Optuna's own log would repeat them."""
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(before)

@@ -45,7 +45,7 @@ def clock(monkeypatch, folder):
 
 @pytest.fixture
 def no_figures(monkeypatch):
-    def write(folder, result, table, receipt, **options):
+    def write(folder, result, table, receipt, panels, **options):
         (folder / "report.html").write_text("")
 
     monkeypatch.setattr("spade_keras.report.write_search_report", write)
@@ -129,6 +129,8 @@ def test_ctrl_c_ends_with_130_and_says_how_to_go_on(clock, tmp_path, capsys, mon
         (["--evaluate", "cli_task"], ["must read module:function"]),
         (["--evaluate", "cli_task:evalute"], ["Did you mean 'evaluate'"]),
         (["--sampler", "best"], ["`sampler` must be one of"]),
+        (["--seeds", "uniform,lucky"], ["`seeds` must be among", "lucky"]),
+        (["--warm-start", "absent"], ["must be the folder of a finished"]),
         (["--iterations", "2,x"], ["must read 2,3,4"]),
         (["--iterations", "2"], ["it does not iterate"]),
         (["--multiple", "99"], ["No channel group may change"]),

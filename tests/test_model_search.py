@@ -25,6 +25,7 @@ from spade_keras.model_search import (
     search_model,
 )
 from spade_keras.model_search.data import load_data
+from spade_keras.model_search.front_panels import front_panels
 from spade_keras.model_search.user_functions import import_function, import_module
 from spade_keras.networks import UnrolledPGD, priors
 from spade_keras.operators import CartesianMRI
@@ -90,11 +91,11 @@ def clock(monkeypatch):
     clock = ParameterClock()
     monkeypatch.setattr("spade_keras.search.study.interleaved_timer", clock.timer)
     monkeypatch.setattr("spade_keras.latency.compare_in_fresh_process", clock.compare)
-    monkeypatch.setattr("spade_keras.search_report.write_search_report", write_no_figures)
+    monkeypatch.setattr("spade_keras.report.write_search_report", write_no_figures)
     return clock
 
 
-def write_no_figures(folder, result, table, receipt, **options):
+def write_no_figures(folder, result, table, receipt, panels, **options):
     """Stands in for the report, whose figures take seconds."""
     (folder / "report.html").write_text("")
 
@@ -188,6 +189,17 @@ class TestSearch:
         assert len(clock.compared) == 4  # each before and after fine-tuning
         assert clock.compared[0]["imports"] == ("spade_keras.networks",)
 
+    def test_an_earlier_search_is_a_warm_start(self, job, clock, console, tmp_path):
+        earlier = search_model(job, tmp_path / "earlier", console)
+        job = dataclasses.replace(job, seeds=())
+        found = search_model(job, tmp_path / "out", console, warm_start=tmp_path / "earlier")
+        warm = [t.configuration for t in found.trials if t.origin == "warm start"]
+        assert warm == [t.configuration for t in earlier.ranking[: len(warm)]]
+        assert warm
+        with pytest.raises(ValueError, match="`--warm-start` must be the folder of a finished"):
+            search_model(job, tmp_path / "other", console, warm_start=tmp_path / "absent")
+        assert not (tmp_path / "other").exists()
+
     def test_the_front_is_searched_when_asked_for(self, job, clock, console, tmp_path):
         found = search_model(dataclasses.replace(job, pareto=True), tmp_path / "out", console)
         over = [trial for trial in found.trials if trial.state == "infeasible"]
@@ -228,6 +240,10 @@ def test_depth_and_precision_are_searched_and_replayed_from_the_receipt(
     )
     found = search_model(job, "out", console)
     assert found.space.iterations == (1, 2, 3)
+    panels = front_panels(network, found, dict(np.load("slices.npz")))
+    assert [panel["quality"] for panel in panels] == [trial.quality for trial in found.front]
+    assert all(panel["image"].shape == panel["error"].shape == (8, 8) for panel in panels)
+    assert max(panel["error"].max() for panel in panels) > 0
     assert found.space.dtypes == ("float32", "bfloat16")
     receipt = read_receipt("out/receipt.json")
     slim = keras.saving.load_model("out/slim.keras", compile=False)
@@ -249,6 +265,13 @@ def test_depth_and_precision_are_searched_and_replayed_from_the_receipt(
     dtypes = [[layer.compute_dtype for layer in m.prior.layers] for m in (made[0], slim)]
     assert dtypes[0] == dtypes[1]
     assert ("bfloat16" in dtypes[0]) == (receipt.configuration.dtype == "bfloat16")
+
+
+@pytest.mark.once
+def test_a_front_of_answers_that_are_no_images_has_no_pictures(saved):
+    model = keras.saving.load_model(saved / "model.keras")
+    found = search.SearchResult(search.LatencyBudget(0.5), (), "agreement")
+    assert front_panels(model, found, np.load(saved / "data.npz")["x"]) == []
 
 
 @pytest.mark.once

@@ -49,6 +49,14 @@ def search(
         int | None, typer.Option(min=1, help="End after so many trials without a better one.")
     ] = None,
     sampler: Annotated[str, typer.Option(help="tpe, gp, nsga2 or random.")] = "tpe",
+    seeds: Annotated[
+        str,
+        typer.Option(metavar="NAME,...", help="Families tried first, brought to the budget."),
+    ] = "uniform,sensitivity,knapsack",
+    warm_start: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="An earlier search, whose best are tried first."),
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Samples per timed call.")] = 1,
     dtype: Annotated[
         str | None, typer.Option(help="What MODEL and candidates compute in; else as MODEL does.")
@@ -107,6 +115,7 @@ def search(
                 pareto=pareto,
                 sampler=sampler,
                 seed=seed,
+                seeds=tuple(name for name in seeds.split(",") if name),
                 multiple=multiple,
                 staircase=staircase,
                 iterations=_counts("--iterations", iterations),
@@ -125,6 +134,7 @@ def search(
                 name=study,
                 finalists=finalists,
                 finetune=finetune,
+                warm_start=warm_start,
                 mix_devices=mix_devices,
             )
     _show(found, output)

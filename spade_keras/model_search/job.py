@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,12 @@ import optuna
 from spade_keras.errors import SpadeError
 from spade_keras.model_identity import ModelIdentity
 from spade_keras.model_search.data import is_file
-from spade_keras.search import SAMPLERS, LatencyBudget, SearchSpace
+from spade_keras.search import SAMPLERS, SEEDS, LatencyBudget, SearchSpace
 from spade_keras.search.precision import POLICIES
-from spade_keras.search.storage import describe_storage, storage_errors
+from spade_keras.search.storage import describe_storage, quiet_optuna, storage_errors
 
 _ATTRIBUTE = "job"
+_TUPLES = ("imports", "iterations", "dtypes", "seeds")
 # What a study's trials depend on; the rest may change when a search goes on.
 _FIXED = ("model", "data_sha256", "evaluate", "budget", "pareto", "backend")
 
@@ -45,6 +45,7 @@ class SearchJob:
         pareto: Whether to search the whole front.
         sampler: A key of `search.SAMPLERS`.
         seed: Of the sampler.
+        seeds: Keys of `search.SEEDS`, families of configurations that are tried first.
         pairs: Timed windows per candidate.
         trials: Finished trials to end with.
         timeout_minutes: After which no new trial starts.
@@ -58,7 +59,7 @@ class SearchJob:
         backend: The Keras backend.
 
     Raises:
-        ValueError: If a sampler or dtype is unknown.
+        ValueError: If a sampler, a family of seeds or a dtype is unknown.
     """
 
     path: str
@@ -72,6 +73,7 @@ class SearchJob:
     pareto: bool = False
     sampler: str = "tpe"
     seed: int = 0
+    seeds: tuple[str, ...] = tuple(SEEDS)
     pairs: int = 10
     trials: int = 60
     timeout_minutes: float | None = None
@@ -89,6 +91,9 @@ class SearchJob:
             raise ValueError(
                 f"`sampler` must be one of {sorted(SAMPLERS)}. Received: sampler={self.sampler}"
             )
+        unknown = sorted(set(self.seeds) - set(SEEDS))
+        if unknown:
+            raise ValueError(f"`seeds` must be among {list(SEEDS)}. Received: {unknown}")
         unknown = sorted(set(self.dtypes) - set(POLICIES))
         if unknown:
             raise ValueError(f"`dtypes` must be among {list(POLICIES)}. Received: {unknown}")
@@ -197,7 +202,10 @@ class SearchJob:
                 **content,
                 "model": ModelIdentity.from_dict(content["model"]),
                 "budget": LatencyBudget(**content["budget"]),
-                **{name: tuple(content[name]) for name in ("imports", "iterations", "dtypes")},
+                **{
+                    name: tuple(content[name])
+                    for name in ("imports", "iterations", "dtypes", "seeds")
+                },
                 "space": None if space is None else SearchSpace.from_dict(space),
             }
         )
@@ -214,7 +222,7 @@ def announce(storage: optuna.storages.BaseStorage, name: str, job: SearchJob) ->
     Raises:
         JobMismatchError: If the study belongs to another search.
     """
-    with storage_errors(storage), _quiet_optuna():
+    with storage_errors(storage), quiet_optuna():
         study = optuna.create_study(
             study_name=name,
             storage=storage,
@@ -245,16 +253,6 @@ def read_announced(storage: optuna.storages.BaseStorage, name: str) -> SearchJob
         study = optuna.load_study(study_name=name, storage=storage)
         content = study.user_attrs.get(_ATTRIBUTE)
     return None if content is None else SearchJob.from_dict(content)
-
-
-@contextlib.contextmanager
-def _quiet_optuna() -> Iterator[None]:
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(before)
 
 
 def _locate(data: str) -> tuple[str, str | None]:

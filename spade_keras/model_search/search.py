@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 from rich.console import Console
 
 from spade_keras import latency, pruning, search
@@ -17,6 +18,7 @@ from spade_keras.errors import BudgetNotMetError, MissingExtraError, SpadeError
 from spade_keras.model_search.data import load_data
 from spade_keras.model_search.finalists import Finalist, FinalRound
 from spade_keras.model_search.folder import JOURNAL, claimed, kept_table, mark, results
+from spade_keras.model_search.front_panels import front_panels
 from spade_keras.model_search.interruption import Interruption
 from spade_keras.model_search.job import JobMismatchError, SearchJob, announce, read_announced
 from spade_keras.model_search.quality import OutputAgreement
@@ -25,6 +27,7 @@ from spade_keras.progress import ProgressBar
 from spade_keras.pruning.files import load_model_safely
 from spade_keras.receipt import in_budget_dtype
 from spade_keras.search.evaluation import Timer
+from spade_keras.search.kept_importance import kept_shares
 from spade_keras.search.layer_table import LayerTable
 from spade_keras.search.measured_space import measured_space
 from spade_keras.search.storage import open_storage
@@ -68,7 +71,7 @@ class ModelSearch:
         )
         self.job = job
         self.table: LayerTable | None = None
-        self._console = console
+        self.console = console
         self._mix_devices = mix_devices
         self._timer = timer
 
@@ -80,7 +83,7 @@ class ModelSearch:
         options = {"multiple": job.multiple, "minimum": job.multiple, **_joint(self.full, job)}
         if job.staircase:
             with contextlib.ExitStack() as stack:
-                shown = _Counter(stack, self._console)
+                shown = _Counter(stack, self.console)
                 space, self.table = measured_space(
                     self.full, self.sample, on_layer=shown, **options
                 )
@@ -88,18 +91,24 @@ class ModelSearch:
             space = search.SearchSpace.from_groups(pruning.find_groups(self.full), **options)
         self.job = dataclasses.replace(job, space=space)
 
-    def run(self, storage: str | Path, name: str) -> search.SearchResult:
+    def run(
+        self,
+        storage: str | Path,
+        name: str,
+        warm_start: search.SearchResult | None = None,
+    ) -> search.SearchResult:
         """Tries candidates until the study has as many as the job asks for.
 
         Args:
             storage: A journal file or a database's URL.
             name: The study.
+            warm_start: An earlier search, whose best configurations are tried first.
 
         Raises:
             KeyboardInterrupt: If Ctrl-C was pressed, after the trial under way.
         """
         job = self.job
-        with Interruption() as interruption, ProgressBar(self._console, "trial", job.trials) as bar:
+        with Interruption() as interruption, ProgressBar(self.console, "trial", job.trials) as bar:
 
             def after(trial: search.TrialRecord) -> None:
                 bar.advance(describe_trial(trial))
@@ -121,6 +130,8 @@ class ModelSearch:
                 sampler=job.sampler,
                 pareto=job.pareto,
                 seed=job.seed,
+                seeds=job.seeds,
+                warm_start=warm_start,
                 name=name,
                 mix_devices=self._mix_devices,
                 **({} if self._timer is None else {"timer": self._timer}),
@@ -136,6 +147,7 @@ def search_model(  # noqa: PLR0913 - one argument per command-line option
     name: str = "search",
     finalists: int = 1,
     finetune: str | None = None,
+    warm_start: str | Path | None = None,
     mix_devices: bool = False,
     timer: Timer | None = None,
     compare: Compare | None = None,
@@ -152,6 +164,7 @@ def search_model(  # noqa: PLR0913 - one argument per command-line option
         name: The study.
         finalists: Candidates to measure again and fine-tune, of which the best is taken.
         finetune: "module:function", called with the slim and the full model.
+        warm_start: The folder of an earlier search, whose best configurations are tried first.
         mix_devices: See `ModelSearch`.
         timer: See `ModelSearch`.
         compare: Times two files; by default in a fresh process.
@@ -167,6 +180,7 @@ def search_model(  # noqa: PLR0913 - one argument per command-line option
         KeyboardInterrupt: If Ctrl-C was pressed.
     """
     folder = Path(folder)
+    earlier = None if warm_start is None else read_search(warm_start)
     tuner = import_function(finetune, "--finetune", job.folder) if finetune else None
     with claimed(folder, job):
         task = ModelSearch(job, console, mix_devices=mix_devices, timer=timer)
@@ -180,7 +194,7 @@ def search_model(  # noqa: PLR0913 - one argument per command-line option
         task.table = kept_table(folder, task.table)
         announce(opened, name, task.job)
         mark(folder, task.job)
-        found = task.run(place, name)
+        found = task.run(place, name, earlier)
         last = FinalRound(
             full=task.full,
             path=Path(job.path),
@@ -194,7 +208,7 @@ def search_model(  # noqa: PLR0913 - one argument per command-line option
         )
         with results(folder) as fresh:
             tried, best = last.hold(found, fresh, finalists)
-            _report(fresh, found, task.table, tried, best, console)
+            _report(fresh, found, task, tried, best)
     if best is None:
         missed = f" {len(tried)} met it in the search and missed it in a fresh process."
         raise BudgetNotMetError(found.failure() + (missed if tried else ""))
@@ -246,6 +260,25 @@ def join_search(
     return task.run(storage, name)
 
 
+def read_search(folder: str | Path) -> search.SearchResult:
+    """Reads the trials that `search_model` left in a folder.
+
+    Args:
+        folder: Its folder.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    path = Path(folder) / "search.json"
+    try:
+        return search.SearchResult.from_dict(json.loads(path.read_text())["result"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            "`--warm-start` must be the folder of a finished `spade-keras search`. "
+            f"Received: {folder}: {type(error).__name__}: {error}"
+        ) from error
+
+
 def describe_trial(trial: search.TrialRecord) -> str:
     """Says in a few words what became of a trial."""
     if trial.timing is None:
@@ -259,13 +292,13 @@ class _Counter:
 
     def __init__(self, stack: contextlib.ExitStack, console: Console) -> None:
         self._stack = stack
-        self._console = console
+        self.console = console
         self._bar: ProgressBar | None = None
         self._shown = 0
 
     def __call__(self, done: int, total: int) -> None:
         if self._bar is None:
-            self._bar = self._stack.enter_context(ProgressBar(self._console, "layer", total))
+            self._bar = self._stack.enter_context(ProgressBar(self.console, "layer", total))
         for _ in range(done - self._shown):
             self._bar.advance()
         self._shown = done
@@ -305,10 +338,9 @@ def _check_fits(model: keras.Model, sample: Any, job: SearchJob) -> None:
 def _report(
     folder: Path,
     found: search.SearchResult,
-    table: LayerTable | None,
+    task: ModelSearch,
     tried: list[Finalist],
     best: Finalist | None,
-    console: Console,
 ) -> None:
     from spade_keras.report import write_search_report
 
@@ -316,15 +348,18 @@ def _report(
     content = found.as_dict()
     finalists = [finalist.as_dict() for finalist in tried]
     write_json_atomic(folder / "search.json", {"result": content, "finalists": finalists})
-    chosen = None if best is None else best.trial
+    kept = kept_shares(task.full) if found.space.variables else {}
     try:
         write_search_report(
             folder,
             content,
-            None if table is None else table.as_dict(),
+            None if task.table is None else task.table.as_dict(),
             receipt,
-            chosen=chosen,
+            front_panels(task.full, found, task.inputs),
+            importances={group: np.diff(k.shares).tolist() for group, k in kept.items()},
+            chosen=None if best is None else best.trial,
+            finalists=finalists,
             title="Search",
         )
     except MissingExtraError as error:
-        console.print(f"  report.html is left out: {error}", highlight=False, soft_wrap=True)
+        task.console.print(f"  report.html is left out: {error}", highlight=False, soft_wrap=True)
