@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -187,6 +188,24 @@ def test_measure_tells_what_the_machine_can_resolve(model_file, capsys):
     out, _ = output_of(capsys)
     assert "against itself: ratio" in out
     assert "cannot be resolved with 5 pairs" in out
+
+
+def test_measure_sweeps_batches_in_a_mode(model_file, capsys):
+    eager = ["--mode", "eager", "--repeats", "5"]
+    assert cli.main(["measure", str(model_file), "--batches", "1,3", *eager]) == 0
+    out, _ = output_of(capsys)
+    assert "samples per second" in out
+    assert re.findall(r" (\d+) \d+\.\d{3} ", out) == ["1", "3"]
+    assert cli.main(["measure", str(model_file), *eager]) == 0
+    assert "mode" in output_of(capsys)[0]
+    for wrong, message in (
+        (["--mode", "turbo"], "`mode` must be one of"),
+        (["--batches", "1,x"], "`--batches` must read 2,3,4"),
+        (["--batches", "0"], "at least 1"),
+        (["--batches", "1", "--self-check"], "not both"),
+    ):
+        assert cli.main(["measure", str(model_file), *wrong]) == 2
+        assert message in output_of(capsys)[1]
 
 
 def test_export_hands_over_model_and_inputs(model_file, tmp_path, monkeypatch, capsys):

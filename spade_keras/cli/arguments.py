@@ -55,3 +55,18 @@ def load_model(model: Path, shape: list[str] | None, inputs: Path | None) -> tup
     with refusals_are_mistakes():
         network = load_model_safely(model)
         return network, example_inputs(network, shape or (), inputs)
+
+
+def counts(option: str, text: str | None) -> tuple[int, ...]:
+    """Reads whole numbers with commas between them; none if there is no text.
+
+    Args:
+        option: What the user calls them, for the error.
+        text: Such as "2,3,4".
+    """
+    try:
+        return tuple(int(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        raise typer.BadParameter(
+            f"`{option}` must read 2,3,4: whole numbers. Received: {text}"
+        ) from None

@@ -13,6 +13,7 @@ from spade_keras.cli.arguments import (
     InputsFile,
     ModelFile,
     Shapes,
+    counts,
     import_library,
     load_model,
     refusals_are_mistakes,
@@ -28,19 +29,38 @@ def measure(
         bool,
         typer.Option("--self-check", help="Time the model against itself: what can be resolved?"),
     ] = False,
+    mode: Annotated[
+        str | None,
+        typer.Option(help="How the backend runs it: graph, xla; jit; eager, compile."),
+    ] = None,
+    batches: Annotated[
+        str | None, typer.Option(metavar="N,...", help="Batch sizes to time: 1,2,4,8.")
+    ] = None,
 ) -> None:
     """Measure latency, parameters, multiply-accumulates and memory on this device."""
+    if self_check and batches:
+        raise typer.BadParameter("Give `--self-check` or `--batches`, not both.")
+    sizes = counts("--batches", batches)
     import_library()
     from spade_keras import latency, pruning
 
     network, arrays = load_model(model, shape, inputs)
     if self_check:
         with refusals_are_mistakes():
-            check = latency.self_check(network, arrays, pairs=repeats)
+            check = latency.self_check(network, arrays, pairs=repeats, mode=mode)
         Console().print(str(check), markup=False, soft_wrap=True, highlight=False)
         return
+    if sizes:
+        with refusals_are_mistakes():
+            sweep = latency.sweep_batches(network, arrays, sizes, repeats=repeats, mode=mode)
+        table = Table("batch", "ms (median)", "samples per second", title=str(model))
+        for entry in sweep:
+            median_ms = f"{entry.latency.median_ms:.3f}"
+            table.add_row(str(entry.batch), median_ms, f"{entry.samples_per_s:.1f}")
+        Console().print(table)
+        return
     with refusals_are_mistakes():
-        timing = latency.measure(network, arrays, repeats=repeats)
+        timing = latency.measure(network, arrays, repeats=repeats, mode=mode)
         macs = pruning.count_macs(network, arrays)
     table = Table("quantity", "value", title=str(model))
     table.add_row("latency (median)", f"{timing.median_ms:.3f} ms")

@@ -13,6 +13,7 @@ from rich.console import Console
 from spade_keras.cli.arguments import (
     INTERRUPTED,
     ModelFile,
+    counts,
     import_library,
     refusals_are_mistakes,
 )
@@ -118,7 +119,7 @@ def search(
                 seeds=tuple(name for name in seeds.split(",") if name),
                 multiple=multiple,
                 staircase=staircase,
-                iterations=_counts("--iterations", iterations),
+                iterations=counts("--iterations", iterations),
                 drop_blocks=drop_blocks,
                 dtypes=tuple(dtypes.split(",")) if dtypes else (),
                 pairs=pairs,
@@ -171,15 +172,6 @@ def work(
         "model.",
         highlight=False,
     )
-
-
-def _counts(option: str, text: str | None) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(",")) if text else ()
-    except ValueError:
-        raise typer.BadParameter(
-            f"`{option}` must read 2,3,4: whole numbers. Received: {text}"
-        ) from None
 
 
 def _check_data(option: str, data: str) -> None:
