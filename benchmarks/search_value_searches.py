@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,6 @@ from search_value_lab import (
 from spade_keras import data, search
 from spade_keras.finetuning import Supervised
 from spade_keras.latency import LatencyCache
-from spade_keras.search.curves import knapsack_curve
-from spade_keras.search.kept_importance import kept_shares
 from spade_keras.search.layer_table import LayerTable
 from spade_keras.search.measured_space import measured_space
 from spade_keras.stages import write_json_atomic
@@ -45,7 +43,8 @@ def search_arms(settings: Settings, seed: int) -> Iterator[Arm]:
     needed = ("data", "train", "table")
     for budget in settings.budgets:
         at = percent(budget)
-        yield shape_arm(settings, seed, f"knapsack_{at}", _knapsack_shape, budget, needed)
+        knapsack = shape_arm(settings, seed, f"knapsack_{at}", _knapsack_shape, budget, needed)
+        yield replace(knapsack, material={**knapsack.material, "by": "propose"})
         yield tuned_arm(settings, seed, f"knapsack_{at}")
         for kind in KINDS:
             study = f"study_of_{kind}_{at}"
@@ -115,15 +114,16 @@ def _table(lab: Lab) -> tuple[LayerTable, dict[str, list[int]]]:
 
 
 def _knapsack_shape(lab: Lab, budget: float) -> Shape:
-    """The knapsack over importance and layer times, brought to the budget by measuring."""
+    """The search's own knapsack seed, widened: what there is without any trial."""
     table, edges = _table(lab)
+
+    def excess(configuration: search.Configuration) -> float:
+        shape = Shape(lab.full.iterations, dict(configuration.widths))
+        return lab.ratio(shape)["high"] / (lab.settings.aim * budget) - 1
+
     space = search.SearchSpace.from_edges(edges)
-    family = knapsack_curve(space, kept_shares(lab.full), table.predict_ms)
-
-    def curve(position: float) -> Shape:
-        return Shape(lab.full.iterations, family(1 - position).widths)
-
-    return _widened(lab, lab.to_budget(curve, budget), budget)
+    proposed = search.propose(("knapsack",), lab.full, space, excess=excess, table=table)
+    return _widened(lab, Shape(lab.full.iterations, dict(proposed[0][1].widths)), budget)
 
 
 def _search(lab: Lab, folder: Path, budget: float, kind: str) -> None:
