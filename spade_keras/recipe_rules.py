@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from spade_keras.recipe_problems import Values
+from spade_keras.recipe_sections import objective_of
 
 # Axial slices, or samples, that a bundled source offers.
 SLICES = {"mni152": 112}
@@ -222,7 +223,9 @@ def _importance_needs_weights_alone(values: Values) -> Iterator[str]:
 
 
 def _pruner_has_something_to_stop(values: Values) -> Iterator[str]:
-    pruner, objective = values.get("search.pruner"), values.get("search.objective")
+    pruner = values.get("search.pruner")
+    depth = bool(values.get("search.iterations") or values.get("search.blocks"))
+    objective = objective_of(values.get("search.objective"), depth=depth)
     if pruner == "none":
         return
     if objective != "short_finetune":

@@ -41,7 +41,7 @@ ImportanceName = Annotated[
 ]
 Sampler = Annotated[str, AfterValidator(OneOf(SAMPLERS, "spade_keras.search:SAMPLERS"))]
 Objective = Annotated[
-    str, AfterValidator(OneOf(OBJECTIVES, "spade_keras.search.objectives:OBJECTIVES"))
+    str | None, AfterValidator(OneOf(OBJECTIVES, "spade_keras.search.objectives:OBJECTIVES"))
 ]
 Pruner = Annotated[str, AfterValidator(OneOf(PRUNERS, "spade_keras.search:PRUNERS"))]
 Seed = Annotated[str, AfterValidator(OneOf(SEEDS, "spade_keras.search.seeds:SEEDS"))]
@@ -145,12 +145,24 @@ class Pruning(Section):
     importance: ImportanceName = "group_l1"
 
 
+def objective_of(chosen: str | None, *, depth: bool) -> str:
+    """Returns what a search maximizes: what was chosen, or what predicts the end best.
+
+    Args:
+        chosen: `search.objective`.
+        depth: Whether iterations or blocks are searched.
+    """
+    return chosen or ("short_finetune" if depth else "as_pruned")
+
+
 class Search(Section):
     """How the slim configuration is found, and what it may cost.
 
     With `staircase` the widths to choose from are those at which the layers' measured times step;
     else the multiples of `width_multiple`. `iterations`, `blocks` and `dtypes` are searched when
-    they are given.
+    they are given. Unless `objective` says otherwise, widths alone are judged as pruned, which
+    predicted their quality after fine-tuning best; depth is judged after a short fine-tuning, for
+    a network cut in depth loses less at once than it does in the end.
     """
 
     latency_budget: Budget
@@ -158,7 +170,7 @@ class Search(Section):
     trials: int = Field(default=30, ge=1)
     timeout_minutes: float | None = Field(default=None, gt=0)
     stagnation: int | None = Field(default=None, ge=1)
-    objective: Objective = "as_pruned"
+    objective: Objective = None
     sampler: Sampler = "tpe"
     pruner: Pruner = "none"
     seeds: tuple[Seed, ...] = Field(default=SEEDS, max_length=8, strict=False)

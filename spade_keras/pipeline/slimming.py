@@ -16,6 +16,7 @@ from spade_keras.job import Job
 from spade_keras.progress import ProgressBar
 from spade_keras.pruning import PruningPlan
 from spade_keras.receipt import Receipt, write_receipt
+from spade_keras.recipe_sections import objective_of
 from spade_keras.search.layer_table import LayerTable
 from spade_keras.search.measured_space import measured_space
 from spade_keras.stages import write_bytes_atomic, write_json_atomic
@@ -181,7 +182,8 @@ def _space(
 
 def _objective(job: Job, network: keras.Model) -> search.Objective:
     """What the search maximizes: always something that the fine-tuning strategy may see."""
-    name = job.recipe.search.objective
+    searched = job.recipe.search
+    name = objective_of(searched.objective, depth=bool(searched.iterations or searched.blocks))
     if name == "kept_importance":
         return search.KeptImportance(network, job.recipe.pruning.importance)
     quality = job.quality(network)
