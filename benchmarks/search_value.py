@@ -104,7 +104,7 @@ def main() -> None:
     if options.report:
         content = summarize(labs, accepted, verified)
         path = work / "result.json" if options.tiny else RESULT
-        path.write_text(json.dumps(content, indent=1) + "\n")
+        path.write_text(json.dumps(content, indent=1, default=lambda number: number.item()) + "\n")
         print(table(content))
         return
     missing = make_pieces(
