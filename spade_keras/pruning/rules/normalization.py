@@ -133,9 +133,8 @@ class GroupNormalizationRule(ChannelRule):
         rank = len(x.shape)
         axis = layer.axis % rank
         width = int(x.shape[axis])
-        groups = layer.groups
-        if "gamma" in weights or "beta" in weights:
-            groups = min(groups, width)
+        # Where every channel is its own group, there are as many groups as kept channels.
+        groups = min(layer.groups, width)
         values = ops.moveaxis(x, axis, 1)
         flat = ops.reshape(values, (values.shape[0], groups, -1))
         mean = ops.mean(flat, axis=-1, keepdims=True)
