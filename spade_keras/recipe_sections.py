@@ -16,7 +16,7 @@ from spade_keras.recipe_problems import BudgetText, OneOf
 # asserts that they are those of the registries.
 SOURCES = ("mni152",)
 NETWORKS = ("unrolled_pgd",)
-PRIORS = ("dncnn", "edsr")
+PRIORS = ("dncnn", "edsr", "res_unet", "unet")
 LABELED_SOURCES = ("digits",)
 CLASSIFIERS = ("convolutional",)
 IMPORTANCES = ("group_l1", "group_l2", "batch_norm_scale", "taylor", "fpgm", "lamp", "random")

@@ -13,7 +13,7 @@ def answer(model, x):
 
 
 def picture(channels=2):
-    return np.random.default_rng(0).normal(size=(1, 6, 7, channels)).astype("float32")
+    return np.random.default_rng(0).normal(size=(1, 6, 8, channels)).astype("float32")
 
 
 @pytest.mark.once

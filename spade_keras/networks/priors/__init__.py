@@ -9,10 +9,17 @@ import keras
 
 from spade_keras.networks.priors.dncnn import dncnn
 from spade_keras.networks.priors.edsr import edsr
+from spade_keras.networks.priors.res_unet import res_unet
+from spade_keras.networks.priors.unet import unet
 
-PRIORS: dict[str, Callable[..., keras.Model]] = {"dncnn": dncnn, "edsr": edsr}
+PRIORS: dict[str, Callable[..., keras.Model]] = {
+    "dncnn": dncnn,
+    "edsr": edsr,
+    "res_unet": res_unet,
+    "unet": unet,
+}
 
-__all__ = ["PRIORS", "dncnn", "edsr", "get"]
+__all__ = ["PRIORS", "dncnn", "edsr", "get", "res_unet", "unet"]
 
 
 def get(name: str, **kwargs: Any) -> keras.Model:

@@ -18,3 +18,37 @@ def check_filters(filters: Sequence[int]) -> tuple[int, ...]:
             f"Received: filters={filters}"
         )
     return widths
+
+
+def check_level_filters(
+    filters: Sequence[int | Sequence[int]], per_level: int, last: int
+) -> list[tuple[int, ...]]:
+    """Returns the widths of the convolutions of every level of a U-shaped prior.
+
+    Args:
+        filters: One entry per level: a width for all of its convolutions, or one for each.
+        per_level: How many widths a level has.
+        last: How many the last level has.
+
+    Raises:
+        ValueError: If there is no level, one has another number of widths, or one of these is
+            not a positive integer.
+    """
+    levels = tuple(filters)
+    found: list[tuple[int, ...]] = []
+    for index, entry in enumerate(levels):
+        count = last if index == len(levels) - 1 else per_level
+        widths = tuple(entry) if isinstance(entry, Sequence) else (entry,) * count
+        if len(widths) != count or any(
+            isinstance(w, bool) or not isinstance(w, int) or w < 1 for w in widths
+        ):
+            found.clear()
+            break
+        found.append(widths)
+    if not found:
+        raise ValueError(
+            "`filters` must hold one entry per level, at least one, each a positive integer, such "
+            f"as [16, 32, 64], or a list of {per_level} of them, in the last level of {last}. "
+            f"Received: filters={filters}"
+        )
+    return found
