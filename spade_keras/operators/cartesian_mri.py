@@ -1,36 +1,42 @@
-"""Cartesian magnetic resonance imaging with one or more receiver coils."""
+"""Cartesian magnetic resonance imaging with several receiver coils."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
-from spade_keras.operators.complex_pair import conjugate_multiply, join, multiply, split
-from spade_keras.operators.fourier import (
-    fft2c,
-    fft_rows,
-    ifft2c,
-    ifft_rows,
-    space_ramp,
-    width_ramp,
-)
+from spade_keras.backend.fourier import fft, to_complex, to_real
+from spade_keras.operators.examples import coil_maps, column_mask
+from spade_keras.operators.fourier import convention
 from spade_keras.operators.linear_operator import LinearOperator
 
 
 @keras.saving.register_keras_serializable(package="spade_keras")
 class CartesianMRI(LinearOperator):
-    """y_c = M F S_c x for every coil c: coil maps, centered unitary FFT, sampling mask.
+    """y_c = M F S_c x for every coil c: coil maps, Fourier transform, sampling mask.
+
+    Args:
+        fft: The convention of the Fourier transform, a key of `FFT_CONVENTIONS`: "fastmri"
+            (centered and unitary: also sigpy's and deepinv's), "modl" (unitary, zero frequency
+            first: the mask is then expected in that order, too), or "calgary" (zero frequency
+            first, unscaled: A is then larger by the root of the number of pixels).
+        **kwargs: Of `keras.layers.Layer`, such as `name`.
 
     Input shape:
         `x`: `(batch, height, width, 2)`, complex image as two channels.
-        `mask`: `(batch, 1 or height, width)`, 1 where sampled.
-        `sensitivities`: `(batch, coils, height, width, 2)`. With sum_c |S_c|^2 <= 1 the norm of A
-        is at most 1.
+        `mask`: `(batch, 1 or height, width)`, 1 where sampled, or a real weight.
+        `sensitivities`: `(batch, coils, height, width, 2)`. With sum_c |S_c|^2 <= 1 the norm of a
+        unitary A is at most 1.
 
     Output shape:
         `(batch, coils, height, width, 2)`, zero where not sampled.
+
+    Raises:
+        ValueError: If `fft` is unknown.
 
     Example:
         >>> import numpy as np
@@ -48,40 +54,48 @@ class CartesianMRI(LinearOperator):
     parameter_names = ("mask", "sensitivities")
     informative_transforms = ("rotate90",)
 
+    def __init__(self, fft: str = "fastmri", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.fft = fft
+        self._convention = convention(fft)
+
     def forward(self, x: Any, *, mask: Any, sensitivities: Any) -> Any:  # type: ignore[override]
         """Returns M F S x."""
-        real, imaginary = split(x)
-        coil_images = multiply(split(sensitivities), (real[:, None], imaginary[:, None]))
-        return join(fft2c(coil_images)) * _per_coil(mask)[..., None]
+        height, width = ops.shape(x)[1:3]
+        # The image's ramp is applied before the coils are, the spectrum's goes with the mask.
+        image = self._convention.modulate(to_complex(x))
+        spectrum = fft(to_complex(sensitivities) * image[:, None])
+        return to_real(spectrum * self._convention.forward_weights(mask, height, width)[:, None])
 
     def adjoint(self, y: Any, *, mask: Any, sensitivities: Any) -> Any:  # type: ignore[override]
-        """Returns S^H F^-1 M y, of shape `(batch, height, width, 2)`."""
-        coil_images = ifft2c(split(ops.cast(y, "float32") * _per_coil(mask)[..., None]))
-        return join(_sum_coils(conjugate_multiply(split(sensitivities), coil_images)))
+        """Returns S^H F^H M y, of shape `(batch, height, width, 2)`."""
+        height, width = ops.shape(y)[2:4]
+        weights = self._convention.adjoint_weights(mask, height, width)
+        coil_images = fft(to_complex(y) * weights[:, None], inverse=True)
+        image = ops.sum(ops.conj(to_complex(sensitivities)) * coil_images, axis=1)
+        return to_real(self._convention.demodulate(image))
 
     def normal(self, x: Any, *, mask: Any, sensitivities: Any) -> Any:  # type: ignore[override]
-        """Returns S^H F^-1 M F S x, by plain FFTs.
+        """Returns S^H F^H M^2 F S x, by plain FFTs.
 
-        The mask is diagonal, so the ramps and scales on the frequency side cancel around it; those
-        on the image side are folded into the coil maps. Where the mask has one row, the transform
-        of the rows' axis cancels around it as well: half the work.
+        The mask is diagonal, so centering is no more than a shifted mask. Where the mask has one
+        row, the transform of the rows' axis cancels around it: half the work.
         """
         height, width = ops.shape(x)[1:3]
-        by_columns = mask.shape[1] == 1
-        ramp = width_ramp(width) if by_columns else space_ramp(height, width)
-        maps = multiply(split(sensitivities), ramp)
-        real, imaginary = split(x)
-        coil_images = multiply(maps, (real[:, None], imaginary[:, None]))
-        spectrum = fft_rows(coil_images) if by_columns else ops.fft2(coil_images)
-        sampled = _per_coil(mask)
-        spectrum = spectrum[0] * sampled, spectrum[1] * sampled
-        coil_images = ifft_rows(spectrum) if by_columns else ops.ifft2(spectrum)
-        return join(_sum_coils(conjugate_multiply(maps, coil_images)))
+        axes = 1 if mask.shape[1] == 1 else 2
+        maps = to_complex(sensitivities)
+        spectrum = fft(maps * to_complex(x)[:, None], axes=axes)
+        weights = self._convention.normal_weights(mask, height, width)
+        coil_images = fft(spectrum * weights[:, None], axes=axes, inverse=True)
+        return to_real(ops.sum(ops.conj(maps) * coil_images, axis=1))
 
+    def example_parameters(self, x_shape: Sequence[int], seed: int = 0) -> dict[str, np.ndarray]:
+        """Makes a mask that keeps about every third column, and smooth maps of four coils."""
+        return {
+            "mask": column_mask(x_shape, seed, centered=self._convention.centered),
+            "sensitivities": coil_maps(x_shape, seed),
+        }
 
-def _per_coil(mask: Any) -> Any:
-    return ops.cast(mask, "float32")[:, None]
-
-
-def _sum_coils(pair: tuple[Any, Any]) -> tuple[Any, Any]:
-    return ops.sum(pair[0], axis=1), ops.sum(pair[1], axis=1)
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
+        return {**super().get_config(), "fft": self.fft}

@@ -1,24 +1,108 @@
-"""Centered unitary two-dimensional Fourier transform of complex pairs.
+"""Conventions of the two-dimensional Fourier transform, and the centered unitary one.
 
 With c = floor(N / 2) along an axis of N samples the centered transform is
 
-    X[k] = N^-1/2 sum_n x[n] exp(-2 pi i (k - c)(n - c) / N)
-         = D_k[k] N^-1/2 sum_n (D_x[n] x[n]) exp(-2 pi i k n / N)
+    X[k] = sum_n x[n] exp(-2 pi i (k - c)(n - c) / N)
+         = D_k[k] sum_n (D_x[n] x[n]) exp(-2 pi i k n / N)
 
 with the phase ramps D_x[n] = exp(2 pi i c n / N) and D_k[k] = exp(2 pi i c (k - c) / N). So it is
 the plain transform between two pointwise products, equal to `fftshift(fft2(ifftshift(x)))` for
 even and odd sizes, and the ramps can be folded into whatever is multiplied there anyway.
+
+D_x before the transform is a cyclic shift by c after it. Around a diagonal mask both ramps cancel
+but for that shift, which is cheapest given to the mask.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from keras import ops
 
-from spade_keras.operators.complex_pair import Pair, conjugate_multiply, multiply
+from spade_keras.backend.fourier import fft, to_complex, to_real
+from spade_keras.operators.complex_pair import Pair, join, multiply, split
+
+
+@dataclass(frozen=True)
+class FFTConvention:
+    """Where a transform has its zero frequency, and how it is scaled.
+
+    The methods give what surrounds the plain transform F (unscaled) and its inverse F^-1 so that
+    A = W_a F D and A^H = D^H F^-1 W_b hold, and A^H A = F^-1 W_n F.
+
+    Attributes:
+        centered: Whether origin and zero frequency are at floor(N / 2) instead of 0.
+        unitary: Whether it is divided by the square root of the number of samples, so that its
+            inverse is its adjoint; else forward is unscaled.
+    """
+
+    centered: bool
+    unitary: bool
+
+    def modulate(self, z: Any) -> Any:
+        """Returns D z, for a complex tensor of shape `(..., height, width)`."""
+        if not self.centered:
+            return z
+        return z * _ramps(*ops.shape(z)[-2:], offset=False)
+
+    def demodulate(self, z: Any) -> Any:
+        """Returns D^H z."""
+        if not self.centered:
+            return z
+        return z * ops.conj(_ramps(*ops.shape(z)[-2:], offset=False))
+
+    def forward_weights(self, mask: Any, height: Any, width: Any) -> Any:
+        """Returns W_a for a mask of shape `(..., 1 or height, 1 or width)`, complex."""
+        scale = 1 / _root(height, width) if self.unitary else 1.0
+        return self._weights(ops.cast(mask, "float32") * scale, height, width)
+
+    def adjoint_weights(self, mask: Any, height: Any, width: Any) -> Any:
+        """Returns W_b for a mask of shape `(..., 1 or height, 1 or width)`, complex."""
+        root = _root(height, width)
+        scale = root if self.unitary else root * root
+        return ops.conj(self._weights(ops.cast(mask, "float32") * scale, height, width))
+
+    def normal_weights(self, mask: Any, height: Any, width: Any) -> Any:
+        """Returns W_n for a mask of shape `(..., 1 or height, 1 or width)`, complex."""
+        mask = ops.cast(mask, "float32")
+        weights = mask * mask
+        if not self.unitary:
+            weights = weights * _root(height, width) ** 2
+        if self.centered:
+            # Where the mask has length 1 along an axis, a shift changes nothing.
+            weights = ops.roll(ops.roll(weights, -(height // 2), axis=-2), -(width // 2), axis=-1)
+        return ops.cast(weights, "complex64")
+
+    def _weights(self, mask: Any, height: Any, width: Any) -> Any:
+        mask = ops.cast(mask, "complex64")
+        return mask * _ramps(height, width, offset=True) if self.centered else mask
+
+
+FFT_CONVENTIONS: dict[str, FFTConvention] = {
+    "fastmri": FFTConvention(centered=True, unitary=True),
+    "modl": FFTConvention(centered=False, unitary=True),
+    "calgary": FFTConvention(centered=False, unitary=False),
+    "usrnet": FFTConvention(centered=False, unitary=False),
+}
+"""By the code base or data set that uses it; fastMRI's is also that of sigpy and deepinv."""
+
+
+def convention(name: str) -> FFTConvention:
+    """Looks up a convention.
+
+    Args:
+        name: A key of `FFT_CONVENTIONS`.
+
+    Raises:
+        ValueError: If there is none of that name.
+    """
+    if name not in FFT_CONVENTIONS:
+        raise ValueError(f"`fft` must be one of {sorted(FFT_CONVENTIONS)}. Received: fft={name!r}")
+    return FFT_CONVENTIONS[name]
 
 
 def fft2c(x: Pair) -> Pair:
@@ -31,47 +115,17 @@ def fft2c(x: Pair) -> Pair:
         Pair of float32 tensors of the same shape.
     """
     height, width = ops.shape(x[0])[-2:]
-    spectrum = ops.fft2(multiply(x, space_ramp(height, width)))
-    real, imaginary = multiply(spectrum, frequency_ramp(height, width))
-    root = _root(height, width)
-    return real / root, imaginary / root
+    rule = FFT_CONVENTIONS["fastmri"]
+    spectrum = fft(rule.modulate(to_complex(join(x))))
+    return split(to_real(spectrum * rule.forward_weights(1.0, height, width)))
 
 
 def ifft2c(x: Pair) -> Pair:
     """Inverse, and adjoint, of `fft2c`; same shapes."""
     height, width = ops.shape(x[0])[-2:]
-    image = ops.ifft2(conjugate_multiply(frequency_ramp(height, width), x))
-    real, imaginary = conjugate_multiply(space_ramp(height, width), image)
-    root = _root(height, width)
-    return real * root, imaginary * root
-
-
-def fft_rows(x: Pair) -> Pair:
-    """Plain, unscaled 1-D FFT over the last axis."""
-    return ops.fft(x)
-
-
-def ifft_rows(x: Pair) -> Pair:
-    """Inverse of `fft_rows`, by the FFT of the pair with its halves exchanged."""
-    imaginary, real = ops.fft((x[1], x[0]))
-    width = ops.cast(ops.shape(x[0])[-1], "float32")
-    return real / width, imaginary / width
-
-
-def space_ramp(height: Any, width: Any) -> Pair:
-    """D_x of both axes: pair of shape `(height, width)`, real for even sizes."""
-    return _outer(_ramp(height, offset=False), _ramp(width, offset=False))
-
-
-def width_ramp(width: Any) -> Pair:
-    """D_x of the last axis alone: pair of shape `(1, width)`."""
-    real, imaginary = _ramp(width, offset=False)
-    return ops.convert_to_tensor(real)[None], ops.convert_to_tensor(imaginary)[None]
-
-
-def frequency_ramp(height: Any, width: Any) -> Pair:
-    """D_k of both axes: pair of shape `(height, width)`."""
-    return _outer(_ramp(height, offset=True), _ramp(width, offset=True))
+    rule = FFT_CONVENTIONS["fastmri"]
+    weighted = to_complex(join(x)) * rule.adjoint_weights(1.0, height, width)
+    return split(to_real(rule.demodulate(fft(weighted, inverse=True))))
 
 
 def _root(height: Any, width: Any) -> Any:
@@ -80,22 +134,30 @@ def _root(height: Any, width: Any) -> Any:
     return ops.sqrt(ops.cast(height * width, "float32"))
 
 
-def _ramp(size: Any, *, offset: bool) -> Pair:
-    # The phase is reduced modulo the size in integers, so float32 loses nothing at large sizes.
-    if isinstance(size, int):
+def _ramps(height: Any, width: Any, *, offset: bool) -> Any:
+    """D_k (with offset) or D_x of both axes: complex tensor of shape `(height, width)`."""
+    if isinstance(height, int) and isinstance(width, int):
+        return ops.convert_to_tensor(_known_ramps(height, width, offset))
+    rows, columns = _ramp(height, offset), _ramp(width, offset)
+    pair = multiply((rows[0][:, None], rows[1][:, None]), (columns[0][None], columns[1][None]))
+    return to_complex(join(pair))
+
+
+@functools.lru_cache(maxsize=32)
+def _known_ramps(height: int, width: int, offset: bool) -> np.ndarray:
+    def ramp(size: int) -> np.ndarray:
         n = np.arange(size)
-        center = size // 2
-        turns = ((n - center * offset) * center) % size / size
-        # Exact +-1 and 0 for even sizes.
-        angle = np.round(np.exp(2j * np.pi * turns), 15)
-        return angle.real.astype("float32"), angle.imag.astype("float32")
+        turns = ((n - size // 2 * offset) * (size // 2)) % size / size
+        # Exactly +-1 for even sizes, where D_x alternates.
+        return np.round(np.exp(2j * np.pi * turns), 15)
+
+    return np.outer(ramp(height), ramp(width)).astype("complex64")
+
+
+def _ramp(size: Any, offset: bool) -> Pair:
+    # The phase is reduced modulo the size in integers, so float32 loses nothing at large sizes.
     n = ops.arange(size, dtype="int32")
     center = size // 2
     turns = ops.mod((n - center * int(offset)) * center, size)
     angle = 2 * math.pi * ops.cast(turns, "float32") / ops.cast(size, "float32")
     return ops.cos(angle), ops.sin(angle)
-
-
-def _outer(a: Pair, b: Pair) -> Pair:
-    real, imaginary = multiply((a[0][:, None], a[1][:, None]), (b[0][None, :], b[1][None, :]))
-    return ops.convert_to_tensor(real), ops.convert_to_tensor(imaginary)

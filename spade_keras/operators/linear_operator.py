@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
+
+from spade_keras.solvers import power_iteration
 
 
 class LinearOperator(keras.layers.Layer):
@@ -16,14 +19,15 @@ class LinearOperator(keras.layers.Layer):
     operator serves a whole data set; `parameter_names` lists those arguments, which networks pick
     out of their input dict by `parameters`.
 
-    A subclass implements `forward` and `adjoint`; `normal` may be overridden by something faster.
+    A subclass implements `forward`, `adjoint` and `example_parameters`; `normal` may be overridden
+    by something faster.
     """
 
     parameter_names: tuple[str, ...] = ()
     """Names of the arguments, besides the image, that `forward` takes."""
 
     informative_transforms: tuple[str, ...] = ()
-    """Image transforms that do not commute with A^H A, so that equivariance teaches something."""
+    """Names in `TRANSFORMS` to learn equivariance from: they do not commute with A^H A."""
 
     def __init__(self, **kwargs: Any) -> None:
         # Fourier transforms fail in 16-bit floats on every backend.
@@ -48,6 +52,53 @@ class LinearOperator(keras.layers.Layer):
     def normal(self, x: Any, **parameters: Any) -> Any:
         """Returns A^H A x."""
         return self.adjoint(self.forward(x, **parameters), **parameters)
+
+    def norm(
+        self,
+        x_shape: Sequence[int],
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        iterations: int = 200,
+        tolerance: float = 1e-3,
+        seed: int = 0,
+    ) -> float:
+        """Largest singular value of A, over the samples of a batch, by power iteration on A^H A.
+
+        Args:
+            x_shape: Shape of the image batch, `(batch, height, width, channels)`.
+            parameters: The operator's other arguments.
+            iterations: Most applications of A^H A.
+            tolerance: Of the relative residual; see `power_iteration`.
+            seed: Of the first image.
+
+        Returns:
+            The norm, from below: steps of at most 1 / norm^2 are safe with a small margin.
+        """
+        start = np.random.default_rng(seed).standard_normal(x_shape)
+        arguments = {
+            name: keras.ops.cast(value, "float32") for name, value in dict(parameters or {}).items()
+        }
+        eigenvalues = power_iteration(
+            lambda v: self.normal(v, **arguments), start, iterations=iterations, tolerance=tolerance
+        )
+        return float(np.sqrt(np.max(keras.ops.convert_to_numpy(eigenvalues))))
+
+    def example_parameters(self, x_shape: Sequence[int], seed: int = 0) -> dict[str, np.ndarray]:
+        """Makes random, sensible parameters to try or to test the operator with.
+
+        Args:
+            x_shape: Shape of the image batch, `(batch, height, width, channels)`.
+            seed: Of the random draw.
+
+        Returns:
+            float32 arrays under the names `parameter_names`.
+        """
+        if self.parameter_names:
+            raise NotImplementedError(
+                f"{type(self).__name__} must override `example_parameters`, since it has "
+                f"parameters. Received: parameter_names={self.parameter_names}"
+            )
+        return {}
 
     def parameters(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Picks this operator's parameters out of a network's inputs.

@@ -1,0 +1,121 @@
+"""Random masks, coil maps, kernels and images to try an operator with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def column_mask(x_shape: Sequence[int], seed: int = 0, *, centered: bool = True) -> np.ndarray:
+    """Keeps the central tenth of the columns, and a quarter of the others by lot.
+
+    Args:
+        x_shape: Shape of the image batch, `(batch, height, width, channels)`.
+        seed: Of the lot.
+        centered: Whether the zero frequency is in the middle; else it comes first.
+
+    Returns:
+        float32 array of shape `(batch, 1, width)`.
+    """
+    batch, _, width = x_shape[:3]
+    mask = np.random.default_rng(seed).uniform(size=(batch, 1, width)) < 0.25
+    margin = max(1, width // 10) // 2
+    mask[..., width // 2 - margin : width // 2 + margin + 1] = True
+    if not centered:
+        mask = np.fft.ifftshift(mask, axes=-1)
+    return mask.astype("float32")
+
+
+def pixel_mask(x_shape: Sequence[int], seed: int = 0) -> np.ndarray:
+    """Keeps half of the pixels by lot.
+
+    Args:
+        x_shape: Shape of the image batch, `(batch, height, width, channels)`.
+        seed: Of the lot.
+
+    Returns:
+        float32 array of shape `(batch, height, width, 1)`.
+    """
+    drawn = np.random.default_rng(seed).uniform(size=(*x_shape[:3], 1))
+    return (drawn < 0.5).astype("float32")
+
+
+def coil_maps(x_shape: Sequence[int], seed: int = 0, coils: int = 4) -> np.ndarray:
+    """Smooth complex maps of coils around the image, with sum_c |S_c|^2 = 1.
+
+    Args:
+        x_shape: Shape of the image batch, `(batch, height, width, channels)`.
+        seed: Of the coils' places and phases.
+        coils: Number of coils.
+
+    Returns:
+        float32 array of shape `(batch, coils, height, width, 2)`.
+    """
+    batch, height, width = x_shape[:3]
+    rng = np.random.default_rng(seed)
+    v, u = _coordinates(height, width)
+    around = 2 * np.pi * np.arange(coils) / coils + rng.uniform(0, 2 * np.pi, (batch, 1))
+    distance = np.hypot(
+        u - 1.2 * np.cos(around)[..., None, None], v - 1.2 * np.sin(around)[..., None, None]
+    )
+    turn = rng.uniform(0, 2 * np.pi, (batch, coils, 1, 1))
+    maps = np.exp(-0.5 * distance**2 + 1j * (turn + distance))
+    maps /= np.sqrt(np.sum(np.abs(maps) ** 2, axis=1, keepdims=True))
+    return np.stack([maps.real, maps.imag], axis=-1).astype("float32")
+
+
+def gaussian_kernels(
+    batch: int, size: int, seed: int = 0, *, widths: tuple[float, float] = (0.7, 2.0)
+) -> np.ndarray:
+    """Anisotropic Gaussian blur kernels of random orientation, each of sum 1.
+
+    Args:
+        batch: Number of kernels.
+        size: Rows and columns of a kernel.
+        seed: Of orientations and widths.
+        widths: Range of the standard deviations along both principal axes, in pixels.
+
+    Returns:
+        float32 array of shape `(batch, size, size)`.
+    """
+    rng = np.random.default_rng(seed)
+    n = np.arange(size) - size // 2
+    row, column = np.meshgrid(n, n, indexing="ij")
+    angle = rng.uniform(0, np.pi, (batch, 1, 1))
+    along, across = rng.uniform(*widths, (2, batch, 1, 1))
+    a = (np.cos(angle) * row + np.sin(angle) * column) / along
+    b = (np.cos(angle) * column - np.sin(angle) * row) / across
+    kernels = np.exp(-0.5 * (a**2 + b**2))
+    return (kernels / kernels.sum(axis=(1, 2), keepdims=True)).astype("float32")
+
+
+def phantom(x_shape: Sequence[int], seed: int = 0) -> np.ndarray:
+    """Images of random overlapping ellipses, whose spectra fall off as those of photographs do.
+
+    Args:
+        x_shape: Shape of the image batch, `(batch, height, width, channels)`.
+        seed: Of the ellipses.
+
+    Returns:
+        float32 array of shape `x_shape`.
+    """
+    batch, height, width, channels = x_shape
+    rng = np.random.default_rng(seed)
+    v, u = _coordinates(height, width)
+    images = np.zeros(x_shape)
+    for _ in range(12):
+        shape = (batch, 1, 1, 1)
+        center_u, center_v = rng.uniform(-0.5, 0.5, (2, *shape))
+        radius_u, radius_v = rng.uniform(0.1, 0.45, (2, *shape))
+        inside = ((u[..., None] - center_u) / radius_u) ** 2 + (
+            (v[..., None] - center_v) / radius_v
+        ) ** 2 < 1
+        images += inside * rng.uniform(0.1, 1, (batch, 1, 1, channels))
+    return images.astype("float32")
+
+
+def _coordinates(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns in [-1, 1], each of shape `(height, width)`."""
+    v, u = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
+    return v, u
