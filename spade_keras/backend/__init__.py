@@ -21,6 +21,7 @@ from spade_keras.errors import SpadeError
 
 __all__ = [
     "Device",
+    "attach_gradient",
     "device",
     "host_cpu",
     "inference_function",
@@ -31,6 +32,8 @@ __all__ = [
     "settings",
     "synchronize",
     "versions",
+    "vjp",
+    "without_gradient",
 ]
 
 _BACKENDS = ("tensorflow", "jax", "torch")
@@ -182,6 +185,64 @@ def loss_gradients(
     if not model.trainable_variables:
         return []
     return _implementation().loss_gradients(model, loss, _in_floatx(inputs), _in_floatx(targets))
+
+
+def without_gradient(function: Callable[[Any], Any], x: Any) -> Any:
+    """Computes `function(x)` as a constant: no gradient passes, to `x` or to what it closes over.
+
+    Nothing is kept for a backward pass that never comes, and under JAX the function may hold a
+    `keras.ops.while_loop`, which could not be differentiated backward.
+
+    Args:
+        function: From a tensor to a tensor, or to a tuple or list of them. It may read variables.
+        x: Its argument.
+
+    Returns:
+        What the function returns.
+    """
+    return _implementation().without_gradient(function, x)
+
+
+def vjp(function: Callable[[Any], Any], x: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """Evaluates a function together with the transpose of its derivative at a point.
+
+        value = f(x),    pullback(u) = (df/dx)^T u
+
+    Args:
+        function: From one tensor to one tensor; what it closes over is held fixed.
+        x: The point, a float tensor.
+
+    Returns:
+        The value, and the pullback, which may be called many times, also inside the body of a
+        `keras.ops.while_loop`. Neither is differentiable again.
+
+    Example:
+        >>> from keras import ops
+        >>> value, pullback = vjp(lambda x: x * x, ops.convert_to_tensor([1.0, 3.0]))
+        >>> ops.convert_to_numpy(pullback(ops.ones(2))).tolist()
+        [2.0, 6.0]
+    """
+    return _implementation().vjp(function, x)
+
+
+def attach_gradient(value: Any, carrier: Any, backward: Callable[[Any], Any]) -> Any:
+    """Returns `value` with a gradient of its own, which goes to `carrier`.
+
+        dL/d(carrier) += backward(dL/d(output)),    nothing goes to `value`
+
+    By the implicit function theorem the gradient of a solution is that of its equation behind one
+    linear solve. The equation is the carrier, the solve is `backward`: only the cotangent passes
+    through it, so weights get theirs from the carrier, by the backend's own differentiation.
+
+    Args:
+        value: The tensor to return.
+        carrier: A differentiable tensor of the same shape and dtype.
+        backward: A pure function of the cotangent. It may close over tensors and read variables.
+
+    Returns:
+        A tensor equal to `value`.
+    """
+    return _implementation().attach_gradient(value, carrier, backward)
 
 
 def _in_floatx(arrays: Any) -> Any:

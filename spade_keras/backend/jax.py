@@ -116,3 +116,40 @@ def _gradient_function(
         return keras.ops.mean(loss(y, outputs))
 
     return jax.jit(jax.grad(mean_loss))
+
+
+def without_gradient(function: Callable[[Any], Any], x: Any) -> Any:
+    """Stops the gradient of all that enters the function; see `backend.without_gradient`."""
+    # Stopping what comes out would be too late: a loop that values under differentiation enter
+    # cannot be differentiated backward.
+    x = keras.tree.map_structure(jax.lax.stop_gradient, x)
+    pure, constants = jax.closure_convert(function, x)
+    return pure(x, *map(jax.lax.stop_gradient, constants))
+
+
+def vjp(function: Callable[[Any], Any], x: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """Linearizes at a point; see `backend.vjp`."""
+    value, pullback = jax.vjp(function, jax.lax.stop_gradient(x))
+    return value, lambda cotangent: pullback(cotangent)[0]
+
+
+def attach_gradient(value: Any, carrier: Any, backward: Callable[[Any], Any]) -> Any:
+    """Wraps the identity; see `backend.attach_gradient`."""
+    # The rule of a custom derivative must not close over values under differentiation, so they
+    # become arguments. This also reads variables now, while a stateless call holds their values.
+    pure, constants = jax.closure_convert(backward, value)
+
+    @jax.custom_vjp
+    def attached(value: Any, carrier: Any, constants: list[Any]) -> Any:
+        return value
+
+    def forward(value: Any, carrier: Any, constants: list[Any]) -> tuple[Any, list[Any]]:
+        return value, constants
+
+    def pull(constants: list[Any], cotangent: Any) -> tuple[Any, Any, list[Any]]:
+        carried = pure(cotangent, *constants)
+        nothing = jax.numpy.zeros_like(cotangent)
+        return nothing, carried, [jax.numpy.zeros_like(constant) for constant in constants]
+
+    attached.defvjp(forward, pull)
+    return attached(value, carrier, [jax.lax.stop_gradient(constant) for constant in constants])

@@ -91,3 +91,31 @@ def loss_gradients(
         value = keras.ops.mean(loss(y, model(x, training=False)))
     gradients = tape.gradient(value, variables, unconnected_gradients="zero")
     return [np.asarray(tf.convert_to_tensor(gradient)) for gradient in gradients]
+
+
+def without_gradient(function: Callable[[Any], Any], x: Any) -> Any:
+    """Stops the gradient of all that leaves the function; see `backend.without_gradient`."""
+    return keras.tree.map_structure(tf.stop_gradient, function(tf.stop_gradient(x)))
+
+
+def vjp(function: Callable[[Any], Any], x: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """Records one evaluation on a tape that outlives it; see `backend.vjp`."""
+    x = tf.stop_gradient(x)
+    with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+        tape.watch(x)
+        value = function(x)
+
+    def pullback(cotangent: Any) -> Any:
+        return tape.gradient(value, x, cotangent, unconnected_gradients="zero")
+
+    return value, pullback
+
+
+def attach_gradient(value: Any, carrier: Any, backward: Callable[[Any], Any]) -> Any:
+    """Wraps the identity; see `backend.attach_gradient`."""
+
+    @tf.custom_gradient
+    def attached(value: Any, carrier: Any) -> tuple[Any, Callable[[Any], Any]]:
+        return tf.identity(value), lambda cotangent: (None, backward(cotangent))
+
+    return attached(value, carrier)

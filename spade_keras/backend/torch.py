@@ -101,3 +101,47 @@ def loss_gradients(
 
 def _on_cuda() -> bool:
     return keras.ops.convert_to_tensor(0.0).device.type == "cuda"
+
+
+def without_gradient(function: Callable[[Any], Any], x: Any) -> Any:
+    """Records nothing; see `backend.without_gradient`."""
+    with torch.no_grad():
+        # What the function hands through would still be differentiable.
+        return keras.tree.map_structure(lambda y: y.detach(), function(x))
+
+
+def vjp(function: Callable[[Any], Any], x: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """Records one evaluation and keeps its graph; see `backend.vjp`."""
+    with torch.enable_grad():
+        point = x.detach().requires_grad_()
+        value = function(point)
+
+    def pullback(cotangent: Any) -> Any:
+        if not value.requires_grad:
+            return torch.zeros_like(point)
+        (gradient,) = torch.autograd.grad(
+            value, point, cotangent, retain_graph=True, allow_unused=True
+        )
+        return torch.zeros_like(point) if gradient is None else gradient
+
+    return value.detach(), pullback
+
+
+class _Attached(torch.autograd.Function):
+    """The identity with a derivative of the caller's."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Any, carrier: Any, backward: Callable[[Any], Any]) -> Any:
+        """Returns a view of the value."""
+        ctx.pull = backward
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Any) -> tuple[None, Any, None]:
+        """Hands the cotangent to the carrier."""
+        return None, ctx.pull(cotangents[0]), None
+
+
+def attach_gradient(value: Any, carrier: Any, backward: Callable[[Any], Any]) -> Any:
+    """Wraps the identity; see `backend.attach_gradient`."""
+    return _Attached.apply(value.detach(), carrier, backward)
