@@ -1,5 +1,9 @@
 """Iterative solvers for linear systems, eigenvalues and fixed points."""
 
+from spade_keras.solvers.anderson import anderson
+from spade_keras.solvers.conjugate_gradient import conjugate_gradient
+from spade_keras.solvers.picard import picard
 from spade_keras.solvers.power_iteration import power_iteration
+from spade_keras.solvers.solution import Solution
 
-__all__ = ["power_iteration"]
+__all__ = ["Solution", "anderson", "conjugate_gradient", "picard", "power_iteration"]

@@ -1,0 +1,114 @@
+"""The loop that all fixed-point solvers share: history, stopping and records per sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from keras import ops
+
+from spade_keras import backend
+from spade_keras.solvers.samples import check_stopping, choose, norm, ratio
+from spade_keras.solvers.solution import Solution
+
+# A difference of float32 values says nothing when it is as small as their rounding.
+_RESOLVED = 1e-4
+
+
+def find_fixed_point(
+    function: Callable[[Any], Any],
+    start: Any,
+    mix: Callable[[Any, Any, Any], Any],
+    *,
+    memory: int,
+    tolerance: float,
+    max_iterations: int,
+) -> Solution:
+    """Iterates to x = T(x), with the next iterate proposed from a history of the last ones.
+
+    Args:
+        function: T, from and to the shape of `start`; it must not mix samples.
+        start: First iterate, of shape `(batch, ...)`.
+        mix: Called as `mix(points, gaps, count)` with the last iterates x_i and T(x_i) - x_i, both
+            `(batch, memory, size)`, newest last, and how many there are; the others are zero.
+            Returns the next iterate, `(batch, size)`.
+        memory: Length of the history.
+        tolerance: Of the relative residual ||T(x) - x|| / ||T(x)||.
+        max_iterations: Most evaluations of T.
+
+    Returns:
+        The iterate of least residual and its records.
+    """
+    check_stopping(tolerance, max_iterations)
+
+    def solve(start: Any) -> tuple[Any, ...]:
+        return _solve(function, start, mix, memory, tolerance, max_iterations)
+
+    x, residual, iterations, finite, contraction = backend.without_gradient(
+        solve, ops.cast(start, "float32")
+    )
+    return Solution(x, residual, iterations, residual <= tolerance, finite, contraction)
+
+
+def _solve(
+    function: Callable[[Any], Any],
+    start: Any,
+    mix: Callable[[Any, Any, Any], Any],
+    memory: int,
+    tolerance: float,
+    max_iterations: int,
+) -> tuple[Any, ...]:
+    shape = ops.shape(start)
+    flat = ops.reshape(start, (shape[0], -1))
+    flat_shape = ops.shape(flat)
+    nothing = ops.repeat(ops.zeros_like(flat)[:, None], memory, axis=1)
+    zero = ops.zeros_like(flat[:, 0])
+
+    def unfinished(k: Any, x: Any, active: Any, *_: Any) -> Any:
+        return ops.any(active)
+
+    def advance(
+        k: Any, x: Any, active: Any, points: Any, gaps: Any, best: Any, records: tuple[Any, ...]
+    ) -> tuple[Any, ...]:
+        least, iterations, finite, contraction = records
+        value = ops.cast(function(ops.reshape(x, shape)), "float32")
+        value = ops.reshape(value, flat_shape)
+        gap = value - x
+        residual = ratio(norm(gap), norm(value))
+        # Also for values whose squares are infinite.
+        sound = ops.isfinite(residual) & ops.isfinite(norm(value))
+        better = active & sound & (residual < least)
+        slope = _slope(x, gap, points[:, -1], gaps[:, -1])
+        contraction = ops.where(
+            active & sound & (k > 0), ops.maximum(contraction, slope), contraction
+        )
+        records = (
+            ops.where(better, residual, least),
+            iterations + ops.cast(active, "int32"),
+            finite & (sound | ops.logical_not(active)),
+            contraction,
+        )
+        best = choose(better, x, best)
+        active = active & sound
+        if tolerance > 0:
+            active = active & (residual > tolerance)
+        points = ops.concatenate([points[:, 1:], x[:, None]], axis=1)
+        gaps = ops.concatenate([gaps[:, 1:], gap[:, None]], axis=1)
+        proposal = mix(points, gaps, ops.minimum(k + 1, memory))
+        x = ops.reshape(choose(active, proposal, x), flat_shape)
+        return k + 1, x, active, points, gaps, ops.reshape(best, flat_shape), records
+
+    everywhere = ops.ones_like(zero, dtype="bool")
+    records = (zero + float("inf"), ops.cast(zero, "int32"), everywhere, zero)
+    state = (ops.zeros((), "int32"), flat, everywhere, nothing, nothing, flat, records)
+    state = ops.while_loop(unfinished, advance, state, maximum_iterations=max_iterations)
+    best, (least, iterations, finite, contraction) = state[5], state[6]
+    return ops.reshape(best, shape), least, iterations, finite, contraction
+
+
+def _slope(x: Any, gap: Any, x_before: Any, gap_before: Any) -> Any:
+    """Returns ||T(a) - T(b)|| / ||a - b||, 0 where a and b are too close to tell."""
+    step = x - x_before
+    size = norm(step)
+    slope = ratio(norm(gap - gap_before + step), size)
+    return ops.where(size > _RESOLVED * norm(x), slope, ops.zeros_like(slope))
