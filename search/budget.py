@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from spade_keras.latency import Comparison, quantile_interval
+from spade_keras.latency import Comparison, latency_quantile
 
 _NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)(?:e-?\d+)?"
 _FORMS = {
@@ -134,7 +134,7 @@ class LatencyBudget:
         if self.kind == "fraction":
             return comparison.ratio.high / limit - 1
         quantile = 0.99 if self.kind == "p99_ms" else 0.5
-        slowest_ms = quantile_interval(comparison.b.samples, quantile).high
+        slowest_ms = latency_quantile(comparison.b, quantile).high
         if self.kind == "throughput":
             return limit * slowest_ms / (1e3 * self.batch_size) - 1
         return slowest_ms / limit - 1

@@ -145,6 +145,18 @@ class SearchResult:
         return tuple(t for t in feasible if distinct[t.configuration.key()] is t)
 
     @property
+    def contenders(self) -> tuple[TrialRecord, ...]:
+        """The ranking, but the best of every origin comes before the second of any.
+
+        The maximum over many trials owes part of its quality to the errors of a cheap objective;
+        a seed that was proposed for other reasons does not. So finalists, which are judged after
+        their fine-tuning, come from different origins where there are several.
+        """
+        ahead = {trial.origin: trial for trial in reversed(self.ranking)}
+        first = [t for t in self.ranking if ahead[t.origin] is t]
+        return (*first, *(t for t in self.ranking if ahead[t.origin] is not t))
+
+    @property
     def best(self) -> TrialRecord:
         """The feasible trial of the best quality.
 

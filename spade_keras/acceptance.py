@@ -1,7 +1,8 @@
-"""Whether a saved model meets a budget: measured in a fresh process, longer while undecided."""
+"""Whether a saved model meets a budget: measured in fresh processes, in more while undecided."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from spade_keras.search import LatencyBudget
 Compare = Callable[..., latency.Comparison]
 """Has the signature of `latency.compare_in_fresh_process`."""
 
-_ATTEMPTS, _PAIRS, _TAIL_PAIRS = 3, 20, 200
+PROCESSES, MOST_PROCESSES = 3, 9
+_PAIRS, _TAIL_PAIRS = 30, 600
 
 
 def compare_for(
@@ -26,40 +28,45 @@ def compare_for(
     imports: Sequence[str] = (),
     compare: Compare | None = None,
 ) -> latency.Comparison:
-    """Times two saved models in turn in a process of their own, as a budget demands.
+    """Times two saved models in turn in several processes of their own, as a budget demands.
 
-    While the budget lies within the interval, they are timed anew, twice as long, up to twice: a
-    close call is then decided by more evidence, and never by the best of several tries, since
-    only the last measurement counts.
+    Three processes say how much one process differs from the next. While the budget lies within
+    the interval, three more are added, up to nine in all: a close call is decided by more
+    evidence, and never by the best of several tries, since all of them count.
 
     Args:
         budget: What will be asked of the result.
         full: `.keras` file of the full model.
         slim: `.keras` file of the slim model.
         inputs: Inputs of both, with `budget.batch_size` samples.
-        pairs: Timed windows of each at first; by default 20, or 200 single calls for a tail.
+        pairs: Timed windows of each in the first three processes together; by default 30, or 600
+            single calls for a tail.
         mode: See `latency.compare`.
         imports: Modules that register the models' own classes.
         compare: Times them; by default `latency.compare_in_fresh_process`.
 
     Returns:
-        The last measurement.
+        The measurements of all processes, pooled.
     """
     compare = compare or latency.compare_in_fresh_process
     pairs = pairs or (_TAIL_PAIRS if budget.single_calls else _PAIRS)
-    for attempt in range(_ATTEMPTS):
-        comparison = compare(
-            full,
-            slim,
-            inputs,
-            pairs=pairs * 2**attempt,
-            mode=mode,
-            single_calls=budget.single_calls,
-            imports=imports,
-        )
-        if not undecided(budget, comparison):
+    comparisons: list[latency.Comparison] = []
+    while len(comparisons) < MOST_PROCESSES:
+        comparisons += [
+            compare(
+                full,
+                slim,
+                inputs,
+                pairs=max(5, math.ceil(pairs / PROCESSES)),
+                mode=mode,
+                single_calls=budget.single_calls,
+                imports=imports,
+            )
+            for _ in range(PROCESSES)
+        ]
+        if not undecided(budget, latency.pool(comparisons)):
             break
-    return comparison
+    return latency.pool(comparisons)
 
 
 def measured(budget: LatencyBudget, comparison: latency.Comparison) -> str:
@@ -87,23 +94,26 @@ def measured(budget: LatencyBudget, comparison: latency.Comparison) -> str:
     )
 
 
-def undecided(budget: LatencyBudget, comparison: latency.Comparison) -> bool:
+def undecided(
+    budget: LatencyBudget, comparison: latency.Comparison, *, margin: bool = False
+) -> bool:
     """Whether the limit lies within the interval: the model may meet it, which was not shown.
 
     Args:
         budget: The budget.
         comparison: Full and slim model timed in turn.
+        margin: Whether the safety margin is kept.
     """
+    limit = budget.target if margin else budget.limit
     if budget.kind == "fraction":
-        low, high, limit = comparison.ratio.low, comparison.ratio.high, budget.limit
+        low, high = comparison.ratio.low, comparison.ratio.high
     else:
         estimate = _quantile(budget, comparison)
-        low, high, limit = estimate.low, estimate.high, budget.limit
+        low, high = estimate.low, estimate.high
         if budget.kind == "throughput":
-            limit = 1e3 * budget.batch_size / budget.limit
+            limit = 1e3 * budget.batch_size / limit
     return low <= limit < high
 
 
-def _quantile(budget: LatencyBudget, comparison: latency.Comparison) -> Any:
-    quantile = 0.99 if budget.kind == "p99_ms" else 0.5
-    return latency.quantile_interval(comparison.b.samples, quantile)
+def _quantile(budget: LatencyBudget, comparison: latency.Comparison) -> latency.Estimate:
+    return latency.latency_quantile(comparison.b, 0.99 if budget.kind == "p99_ms" else 0.5)

@@ -129,7 +129,7 @@ class Receipt:
         """Reads what `as_dict` returned."""
         fingerprint = content["fingerprint"]
         full, slim = (
-            latency.Latency(**{**time, "samples": tuple(time["samples"])}, fingerprint=fingerprint)
+            latency.Latency.from_dict({**time, "fingerprint": fingerprint})
             for time in (content["latency"]["full"], content["latency"]["slim"])
         )
         return cls(

@@ -45,7 +45,7 @@ TINY = [
     "export.pairs=15",
 ]
 # Where time is measured: what is found must meet the budget again on a busy machine.
-REAL_CLOCK = "search.safety_margin=0.3"
+REAL_CLOCK = "search.safety_margin=0.2"
 RECIPE = "mri_unrolled_quickstart"
 ON_TF = keras.backend.backend() == "tensorflow"
 
@@ -311,7 +311,7 @@ def test_the_better_finalist_that_is_fast_enough_in_a_fresh_process_is_accepted(
     monkeypatch.setattr(slimming, "fit_by_strategy", lambda *arguments: {"loss": [0.0]})
     folder = settings.run_folder / "finetune"
     if len(slow) == 2:
-        with pytest.raises(BudgetNotMetError, match=r"fresh process: trial \d+ took 0\.700 of"):
+        with pytest.raises(BudgetNotMetError, match=r"fresh processes: trial \d+ took 0\.700 of"):
             pipeline.finetune(this, folder)
         assert not (folder / "network.keras").exists()
         assert not (folder / "receipt.json").exists()

@@ -9,6 +9,7 @@ from spade_keras.latency.fresh_process import FreshProcessError, compare_in_fres
 from spade_keras.latency.interval import quantile_interval, ratio_interval
 from spade_keras.latency.lock import DeviceBusyError, device_lock, lock_path
 from spade_keras.latency.measurement import compare, measure, self_check
+from spade_keras.latency.pooling import latency_quantile, pool
 from spade_keras.latency.results import Comparison, Estimate, Latency, Ratio, SelfCheck, summarize
 from spade_keras.latency.staircase import RESOLUTION, Staircase, right_edges
 from spade_keras.latency.user_cache import user_cache_folder
@@ -32,8 +33,10 @@ __all__ = [
     "device_lock",
     "fill_batch",
     "fingerprint",
+    "latency_quantile",
     "lock_path",
     "measure",
+    "pool",
     "quantile_interval",
     "ratio_interval",
     "right_edges",

@@ -25,6 +25,7 @@ class Latency:
             and the machine is noisy.
         peak_memory_bytes: See `backend.peak_memory_bytes`; None where unknown.
         fingerprint: Device, backend, versions, dtype, shapes: the times hold under these alone.
+        runs: Windows of each process, where several were pooled (`latency.pool`).
     """
 
     median_ms: float
@@ -37,15 +38,24 @@ class Latency:
     stable: bool
     peak_memory_bytes: int | None
     fingerprint: Mapping[str, Any]
+    runs: tuple[int, ...] = ()
+
+    @property
+    def samples_by_run(self) -> list[tuple[float, ...]]:
+        """The samples of each process."""
+        sizes = self.runs or (len(self.samples),)
+        ends = np.cumsum(sizes)
+        return [self.samples[end - n : end] for end, n in zip(ends, sizes, strict=True)]
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the fields as plain JSON values."""
-        return {**_fields(self), "samples": list(self.samples)}
+        return {**_fields(self), "samples": list(self.samples), "runs": list(self.runs)}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Latency:
         """Reads what `as_dict` returned."""
-        return cls(**{**content, "samples": tuple(content["samples"])})
+        lists = {name: tuple(content[name]) for name in ("samples", "runs") if name in content}
+        return cls(**{**content, **lists})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +94,7 @@ class Ratio:
         high: Upper bound; a budget is met when this is below it.
         confidence: Probability that the interval was made for.
         pairs: Paired windows behind it.
+        processes: Processes in which they were measured.
     """
 
     value: float
@@ -91,6 +102,7 @@ class Ratio:
     high: float
     confidence: float
     pairs: int
+    processes: int = 1
 
     def as_dict(self) -> dict[str, float]:
         """Returns the fields as plain JSON values."""

@@ -76,10 +76,10 @@ class FinalRound:
     def hold(
         self, result: search.SearchResult, folder: Path, count: int = 1
     ) -> tuple[list[Finalist], Finalist | None]:
-        """Goes through the ranking until enough candidates meet the budget again.
+        """Goes through the contenders until enough candidates meet the budget again.
 
         The best of many noisy timings is too good to be true: each candidate is rebuilt, saved
-        and timed in a fresh process. A fine-tuned one is timed once more as it will be shipped.
+        and timed in fresh processes. A fine-tuned one is timed once more as it will be shipped.
 
         Args:
             result: The search.
@@ -95,7 +95,7 @@ class FinalRound:
             save_whole(self.full, reference)
         tried: list[Finalist] = []
         best: Finalist | None = None
-        for trial in result.ranking:
+        for trial in result.contenders:
             finalist, slim = self._measure_again(trial, reference, folder / ".candidate.keras")
             tried.append(finalist)
             if finalist.accepted and (best is None or _score(finalist) > _score(best)):
@@ -129,7 +129,7 @@ class FinalRound:
         verdict = "meets" if self._met(comparison) else "misses"
         times = measured(self.budget, comparison)
         self.console.print(
-            f"  {what} in a fresh process {verdict} the budget: {times}",
+            f"  {what} in fresh processes {verdict} the budget: {times}",
             highlight=False,
             soft_wrap=True,
         )

@@ -167,13 +167,13 @@ def search_model(  # noqa: PLR0913 - one argument per command-line option
         warm_start: The folder of an earlier search, whose best configurations are tried first.
         mix_devices: See `ModelSearch`.
         timer: See `ModelSearch`.
-        compare: Times two files; by default in a fresh process.
+        compare: Times two files; by default in fresh processes.
 
     Returns:
         The search; the slim model and its receipt are in `folder`.
 
     Raises:
-        BudgetNotMetError: If no candidate met the budget in a fresh process; `search.json` and
+        BudgetNotMetError: If no candidate met the budget in fresh processes; `search.json` and
             the report are there all the same.
         JobMismatchError: If the folder or the study belongs to another search.
         UserCodeError: If a function of the user's raises.
@@ -210,7 +210,7 @@ def search_model(  # noqa: PLR0913 - one argument per command-line option
             tried, best = last.hold(found, fresh, finalists)
             _report(fresh, found, task, tried, best)
     if best is None:
-        missed = f" {len(tried)} met it in the search and missed it in a fresh process."
+        missed = f" {len(tried)} met it in the search and missed it in fresh processes."
         raise BudgetNotMetError(found.failure() + (missed if tried else ""))
     return found
 

@@ -76,7 +76,7 @@ def _plan(recipe: Recipe) -> tuple[_Stage, ...]:
                {**tuning, **searching}, ("data", "train"), keep_partial=True),
         _Stage("prune", "the best candidates that meet the budget when timed again", prune,
                searching, ("train", "search")),
-        _Stage("finetune", f"the slim network, by {strategy}, and timed in a fresh process",
+        _Stage("finetune", f"the slim network, by {strategy}, and timed in fresh processes",
                finetune, {**tuning, **budget}, ("data", "train", "prune")),
         _Stage("rivals", "the same steps spent otherwise", train_rivals,
                {**tuning, **budget, "training": recipe.training, "evaluation": recipe.evaluation},

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from spade_keras import latency, pruning, search
-from spade_keras.acceptance import compare_for, measured
+from spade_keras.acceptance import compare_for, measured, undecided
 from spade_keras.errors import BudgetNotMetError
 from spade_keras.job import Job
 from spade_keras.progress import ProgressBar
@@ -21,6 +21,8 @@ from spade_keras.search.layer_table import LayerTable
 from spade_keras.search.measured_space import measured_space
 from spade_keras.stages import write_bytes_atomic, write_json_atomic
 from spade_keras.training import fit_by_strategy, strategy_batches, strategy_tuner
+
+_ATTEMPTS = 3
 
 
 def search_widths(job: Job, folder: Path) -> None:
@@ -60,8 +62,9 @@ def search_widths(job: Job, folder: Path) -> None:
 def prune(job: Job, folder: Path) -> None:
     """Builds the best candidates that still meet the budget when they are timed again.
 
-    The best of many noisy timings is too good to be true; so candidates are timed afresh, longer,
-    from the best quality down, until there are as many finalists as the recipe asks for.
+    The best of many noisy timings is too good to be true; so candidates are timed afresh, longer
+    while it is undecided, in the order of `SearchResult.contenders`, until there are as many
+    finalists as the recipe asks for.
 
     Raises:
         BudgetNotMetError: If none meets the budget.
@@ -71,12 +74,11 @@ def prune(job: Job, folder: Path) -> None:
     if not result.ranking:
         raise BudgetNotMetError(result.failure())
     importance = job.recipe.pruning.importance
-    timer = _timer(job, network, job.recipe.export.pairs)
     finalists: list[dict[str, Any]] = []
     rejected: list[dict[str, Any]] = []
-    for trial in result.ranking:
+    for trial in result.contenders:
         slim = search.build(network, trial.configuration, importance=importance)
-        comparison = timer(slim)
+        comparison = _time_again(job, network, slim)
         met = job.budget.excess(comparison) <= 0
         job.console.print(
             f"  trial {trial.number} timed again: {measured(job.budget, comparison)}",
@@ -109,7 +111,7 @@ def prune(job: Job, folder: Path) -> None:
 
 
 def finetune(job: Job, folder: Path) -> None:
-    """Fine-tunes every finalist and accepts the best that meets the budget in a fresh process.
+    """Fine-tunes every finalist and accepts the best that meets the budget in fresh processes.
 
     How good one is, is judged by what the strategy may see.
 
@@ -135,7 +137,7 @@ def finetune(job: Job, folder: Path) -> None:
         accepted = job.budget.excess(comparison, margin=False) <= 0
         times = measured(job.budget, comparison)
         job.console.print(
-            f"  trial {finalist['number']} in a fresh process: {times}", highlight=False
+            f"  trial {finalist['number']} in fresh processes: {times}", highlight=False
         )
         measurements.append(
             {
@@ -152,8 +154,8 @@ def finetune(job: Job, folder: Path) -> None:
             return
         missed.append(f"trial {finalist['number']} took {times}")
     raise BudgetNotMetError(
-        f"No fine-tuned finalist met the latency budget ({job.budget}) when it was timed in a "
-        f"fresh process: {'; '.join(missed)}. Run again on a quieter machine, raise "
+        f"No fine-tuned finalist met the latency budget ({job.budget}) when it was timed in "
+        f"fresh processes: {'; '.join(missed)}. Run again on a quieter machine, raise "
         "`search.safety_margin`, or allow more `search.finalists`."
     )
 
@@ -207,6 +209,15 @@ def _timer(job: Job, network: keras.Model, pairs: int) -> Callable[..., latency.
         batch_size=job.budget.batch_size,
         single_calls=job.budget.single_calls,
     )
+
+
+def _time_again(job: Job, network: keras.Model, slim: keras.Model) -> latency.Comparison:
+    """Times a candidate in this process, twice as long again while the target is in doubt."""
+    for attempt in range(_ATTEMPTS):
+        comparison = _timer(job, network, job.recipe.export.pairs * 2**attempt)(slim)
+        if not undecided(job.budget, comparison, margin=True):
+            break
+    return comparison
 
 
 def _earlier_search(path: str | None) -> search.SearchResult | None:

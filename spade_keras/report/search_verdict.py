@@ -46,7 +46,7 @@ def search_verdict(findings: SearchFindings) -> SearchVerdict:
         met = str(receipt["verdict"]).startswith("meets")
         said = str(receipt["verdict"])
         how = (
-            f"The slim model {said}. Full and slim were timed in turn in a fresh process; the "
+            f"The slim model {said}. Full and slim were timed in turn in fresh processes; the "
             "budget counts as met when the pessimistic end of the interval is within it."
         )
         if met:
@@ -61,7 +61,7 @@ def search_verdict(findings: SearchFindings) -> SearchVerdict:
             "Met in the search, not yet confirmed",
             (
                 f"{within} of {tried} met the budget: {budget}. The best is {_trial_words(taken)}.",
-                "It was not measured again in a fresh process, so nothing is promised: the best "
+                "It was not measured again in fresh processes, so nothing is promised: the best "
                 "of many noisy times looks faster than it is.",
             ),
         )
@@ -69,7 +69,7 @@ def search_verdict(findings: SearchFindings) -> SearchVerdict:
     if findings.rejected:
         first += (
             f" {counted(len(findings.finalists), 'trial')} met it in the search and missed it when "
-            "measured again in a fresh process."
+            "measured again in fresh processes."
         )
     quickest = fastest(findings.trials)
     if quickest is None:

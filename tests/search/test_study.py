@@ -114,6 +114,21 @@ def test_a_pair_of_widths_is_timed_and_judged_once(network):
     assert len(quality.asked) == len(set(map(tuple, (t.widths.values() for t in result.ranking))))
 
 
+def test_contenders_are_the_ranking_with_the_best_of_every_origin_first(network):
+    result = run(network, trials=30)
+    ranking, contenders = result.ranking, result.contenders
+    origins = {trial.origin for trial in ranking}
+    assert len(origins) > 1
+    assert contenders[0] is result.best
+    assert sorted(t.number for t in contenders) == sorted(t.number for t in ranking)
+    first, rest = contenders[: len(origins)], contenders[len(origins) :]
+    assert {trial.origin for trial in first} == origins
+    for trial in first:
+        assert trial.quality == max(t.quality for t in ranking if t.origin == trial.origin)
+    for part in (first, rest):
+        assert [t.quality for t in part] == sorted((t.quality for t in part), reverse=True)
+
+
 def test_ranking_is_by_quality_without_repetitions(network):
     ranking = run(network, trials=30).ranking
     assert [t.quality for t in ranking] == sorted((t.quality for t in ranking), reverse=True)
