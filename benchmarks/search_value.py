@@ -2,7 +2,7 @@
 
     python benchmarks/search_value.py --minutes 20    # as often as it takes; finished pieces stay
     python benchmarks/search_value.py --accept        # on a quiet machine, when all are there
-    python benchmarks/search_value.py --verify        # then; the same again in a fresh process
+    python benchmarks/search_value.py --verify        # then; both three times, a process each time
     python benchmarks/search_value.py --report        # writes benchmarks/results/search_value.json
 
 The full networks are those of recipes/mri_unrolled_quickstart.toml, one per seed; the seed changes
@@ -28,11 +28,12 @@ import keras
 from rich.console import Console
 from search_value_arms import all_arms
 from search_value_lab import TINY, Arm, Lab, Settings
-from search_value_report import summarize, table, time_again
+from search_value_report import study_summary, study_table, summarize, table, time_again
 
 HERE = Path(__file__).resolve().parent
 WORK = HERE / "work"
 RESULT = HERE / "results" / "search_value.json"
+STUDY_RESULT = HERE / "results" / "search_objectives.json"
 
 
 def make_pieces(
@@ -78,6 +79,9 @@ def main() -> None:
     parser.add_argument("--accept", action="store_true", help="time all networks, to accept plans")
     parser.add_argument("--verify", action="store_true", help="time them again, to check the plans")
     parser.add_argument("--report", action="store_true", help="write the results of all pieces")
+    parser.add_argument(
+        "--study", action="store_true", help="the study of objectives, and its report, instead"
+    )
     parser.add_argument("--tiny", action="store_true", help="toy sizes, to see that it runs")
     parser.add_argument("--work", type=Path, help="where pieces are kept")
     options = parser.parse_args()
@@ -88,7 +92,7 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     arms = [
         arm
-        for arm in all_arms(settings)
+        for arm in all_arms(settings, study=options.study)
         if fnmatch.fnmatch(f"seed{arm.seed}-{arm.name}", options.only)
     ]
     labs = {seed: Lab(work, seed, settings, console) for seed in settings.seeds}
@@ -99,13 +103,14 @@ def main() -> None:
         return
     accepted, verified = work / "accepted.json", work / "verified.json"
     if options.accept or options.verify:
-        time_again(labs, verified if options.verify else accepted)
+        time_again(labs, verified if options.verify else accepted, plans=options.verify)
         return
     if options.report:
-        content = summarize(labs, accepted, verified)
-        path = work / "result.json" if options.tiny else RESULT
+        content = study_summary(labs) if options.study else summarize(labs, accepted, verified)
+        path = STUDY_RESULT if options.study else RESULT
+        path = work / path.name if options.tiny else path
         path.write_text(json.dumps(content, indent=1, default=lambda number: number.item()) + "\n")
-        print(table(content))
+        print(study_table(content) if options.study else table(content))
         return
     missing = make_pieces(
         labs, arms, console, minutes=options.minutes, timing=not options.no_timing

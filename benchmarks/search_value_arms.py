@@ -24,6 +24,7 @@ from spade_keras.pipeline import make_data, train
 from spade_keras.pruning.importance.random import Random
 
 STUDY_SEED = 0
+LATER = ("global_l1", "random_importance", "random_search", "study_of_random_search")
 DATA_KEYS = (
     "source",
     "height",
@@ -38,12 +39,17 @@ DATA_KEYS = (
 )
 
 
-def all_arms(settings: Settings) -> list[Arm]:
-    """All pieces, in an order in which each finds what it needs."""
+def all_arms(settings: Settings, *, study: bool = False) -> list[Arm]:
+    """All pieces, in an order in which each finds what it needs.
+
+    Args:
+        settings: What every arm gets alike.
+        study: Whether the study of the objectives is among them.
+    """
     arms = []
     for seed in settings.seeds:
         arms += [*_bases(settings, seed), *_simple(settings, seed)]
-        if seed == STUDY_SEED:
+        if study and seed == STUDY_SEED:
             arms += _study(settings, seed)
         arms += search_arms(settings, seed)
     # What needs a quiet machine comes as early as it can, and short pieces first.
@@ -55,7 +61,8 @@ def _phase(arm: Arm) -> int:
         return 0
     if arm.name == "table" or (arm.timed and arm.after == ("data", "train")):
         return 1
-    return 2
+    # Arms that are a comparison of a comparison come last.
+    return 3 if arm.name.startswith(LATER) else 2
 
 
 def _bases(settings: Settings, seed: int) -> Iterator[Arm]:

@@ -51,7 +51,7 @@ class Settings:
     final_pairs: int = 48
     search_pairs: int = 10
     objective: str = "as_pruned"
-    joint_objective: str = "as_pruned"
+    joint_objective: str = "half_epoch"
     study_size: int = 12
     study_budget: float = 0.5
     overrides: tuple[str, ...] = ()

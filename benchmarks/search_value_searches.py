@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,13 @@ from spade_keras.stages import write_json_atomic
 
 # The short fine-tunings go at the library's default rate, and once at the rate of the long ones.
 OBJECTIVES = ("as_pruned", "kept_importance", "half_epoch", "one_epoch", "one_epoch_at_tuning_rate")
-KINDS = ("searched", "random_search", "joint")
+# Kind of search -> the arm that its best trial becomes.
+KINDS = {"searched": "tpe", "random_search": "random_search", "joint": "joint_tpe"}
+# What a search ships: the best of its contenders once they are tuned.
+CONTENDERS = {
+    "searched": ("tpe", "knapsack", "uniform"),
+    "joint": ("joint_tpe", "knapsack", "uniform"),
+}
 
 
 def search_arms(settings: Settings, seed: int) -> Iterator[Arm]:
@@ -46,7 +53,7 @@ def search_arms(settings: Settings, seed: int) -> Iterator[Arm]:
         knapsack = shape_arm(settings, seed, f"knapsack_{at}", _knapsack_shape, budget, needed)
         yield replace(knapsack, material={**knapsack.material, "by": "propose"})
         yield tuned_arm(settings, seed, f"knapsack_{at}")
-        for kind in KINDS:
+        for kind, best in KINDS.items():
             study = f"study_of_{kind}_{at}"
             yield Arm(
                 seed,
@@ -58,16 +65,25 @@ def search_arms(settings: Settings, seed: int) -> Iterator[Arm]:
                 timed=True,
             )
             yield shape_arm(
-                settings, seed, f"{kind}_{at}", lambda lab, b, s=study: _best_shape(lab, b, s),
+                settings, seed, f"{best}_{at}", lambda lab, b, s=study: _best_shape(lab, b, s),
                 budget, (*needed, study),
             )  # fmt: skip
-            yield tuned_arm(settings, seed, f"{kind}_{at}")
+            yield tuned_arm(settings, seed, f"{best}_{at}")
+        for kind, arms in CONTENDERS.items():
+            pieces = tuple(f"{arm}_{at}" for arm in arms)
+            yield Arm(
+                seed,
+                f"{kind}_{at}",
+                lambda lab, folder, pieces=pieces: _choose(lab, folder, pieces),
+                {},
+                pieces,
+            )
         yield Arm(
             seed,
             f"from_scratch_{at}",
-            lambda lab, folder, piece=f"shape_searched_{at}": _scratch(lab, folder, piece),
+            lambda lab, folder, piece=f"searched_{at}": _scratch(lab, folder, piece),
             tuning_material(settings),
-            ("data", "train", f"shape_searched_{at}"),
+            ("data", "train", f"searched_{at}"),
         )
 
 
@@ -178,9 +194,19 @@ def _wider(curve: Curve, least: Shape) -> Curve:
     return bounded
 
 
+def _choose(lab: Lab, folder: Path, pieces: Sequence[str]) -> None:
+    """The contender that is best on the validation slab after its tuning."""
+    best = max(pieces, key=lambda piece: lab.result(piece)["validation_db"])
+    result = lab.result(best)
+    write_json_atomic(folder / "result.json", {**result, "chosen": best})
+    shutil.copy(lab.stages.folder / best / "network.keras", folder)
+    lab.console.print(f"  of {', '.join(pieces)}: {best}", highlight=False)
+
+
 def _scratch(lab: Lab, folder: Path, piece: str) -> None:
     """The searched widths with new weights, trained for the steps of training and tuning."""
-    shape = lab.shape(piece)
+    found = lab.result(piece)
+    shape = Shape(found["iterations"], found["widths"])
     slim = lab.build(shape)
     keras.utils.set_random_seed(lab.seed + 3)
     epochs = lab.job.recipe.training.epochs + lab.settings.tuning_epochs
