@@ -4,28 +4,48 @@ from collections.abc import Callable
 
 import numpy as np
 
+from spade_keras.data.bad_files import BadFileError
 from spade_keras.data.brain_template import load_brain_template
 from spade_keras.data.digits import load_digits
 from spade_keras.data.labeled_arrays import load_labeled_arrays
-from spade_keras.data.masks import equispaced_mask
+from spade_keras.data.lazy_array import LazyArray
+from spade_keras.data.mask_registry import MASKS, MaskFunction, get_mask
+from spade_keras.data.masks import equispaced_mask, gaussian_mask, random_mask, true_acceleration
 from spade_keras.data.multicoil_simulation import MulticoilSlices, simulate_multicoil
+from spade_keras.data.poisson_disc import poisson_disc_mask
 from spade_keras.data.slice_dataset import SliceDataset
-from spade_keras.data.splits import RandomSplit, SlabSplit, random_split, slab_split
+from spade_keras.data.splits import (
+    RandomSplit,
+    SlabSplit,
+    group_split,
+    random_split,
+    slab_split,
+)
 
 LABELED_SOURCES: dict[str, Callable[[int], tuple[np.ndarray, np.ndarray]]] = {"digits": load_digits}
 """Bundled samples with a class each, by name; each takes the side of its images."""
 
 __all__ = [
     "LABELED_SOURCES",
+    "MASKS",
+    "BadFileError",
+    "LazyArray",
+    "MaskFunction",
     "MulticoilSlices",
     "RandomSplit",
     "SlabSplit",
     "SliceDataset",
     "equispaced_mask",
+    "gaussian_mask",
+    "get_mask",
+    "group_split",
     "load_brain_template",
     "load_digits",
     "load_labeled_arrays",
+    "poisson_disc_mask",
+    "random_mask",
     "random_split",
     "simulate_multicoil",
     "slab_split",
+    "true_acceleration",
 ]

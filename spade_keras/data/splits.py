@@ -1,7 +1,8 @@
-"""Splits: slabs of one volume, or samples at random."""
+"""Splits: slabs of one volume, samples at random, or groups of samples at random."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,3 +96,29 @@ def random_split(samples: int, *, validation: int, test: int, seed: int = 0) -> 
     order = np.random.default_rng(seed).permutation(samples)
     parts = np.split(order, [samples - validation - test, samples - test])
     return RandomSplit(*(np.sort(part) for part in parts))
+
+
+def group_split(groups: Sequence[str], *, validation: int, test: int, seed: int = 0) -> RandomSplit:
+    """Draws whole groups at random, such as all volumes of a patient.
+
+    Args:
+        groups: The group of every sample.
+        validation: Groups to select by.
+        test: Groups to report on.
+        seed: Of the draw; the order of the samples does not matter.
+
+    Returns:
+        A `RandomSplit` of samples, each part in ascending order.
+
+    Raises:
+        ValueError: If no group is left to train on.
+
+    Example:
+        >>> split = group_split(["a", "a", "b", "c"], validation=1, test=1)
+        >>> sorted([*split.train, *split.validation, *split.test])
+        [0, 1, 2, 3]
+    """
+    names, members = np.unique(np.asarray(groups, str), return_inverse=True)
+    parts = random_split(len(names), validation=validation, test=test, seed=seed)
+    chosen = (parts.train, parts.validation, parts.test)
+    return RandomSplit(*(np.flatnonzero(np.isin(members, part)) for part in chosen))
