@@ -7,6 +7,8 @@ import numpy as np
 from spade_keras.data.bad_files import BadFileError
 from spade_keras.data.brain_template import load_brain_template
 from spade_keras.data.digits import load_digits
+from spade_keras.data.fastmri import FastMRIData, open_fastmri
+from spade_keras.data.fastmri_writing import FastMRILayout, write_fastmri_like
 from spade_keras.data.labeled_arrays import load_labeled_arrays
 from spade_keras.data.lazy_array import LazyArray
 from spade_keras.data.mask_registry import MASKS, MaskFunction, get_mask
@@ -29,6 +31,8 @@ __all__ = [
     "LABELED_SOURCES",
     "MASKS",
     "BadFileError",
+    "FastMRIData",
+    "FastMRILayout",
     "LazyArray",
     "MaskFunction",
     "MulticoilSlices",
@@ -42,10 +46,12 @@ __all__ = [
     "load_brain_template",
     "load_digits",
     "load_labeled_arrays",
+    "open_fastmri",
     "poisson_disc_mask",
     "random_mask",
     "random_split",
     "simulate_multicoil",
     "slab_split",
     "true_acceleration",
+    "write_fastmri_like",
 ]

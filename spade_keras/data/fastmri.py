@@ -1,0 +1,354 @@
+"""fastMRI files as arrays that are read slice by slice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spade_keras.data.bad_files import BadFileError, list_files, read_all
+from spade_keras.data.brain_template import center_crop
+from spade_keras.data.centered_fourier import fft2c, ifft2c, root_sum_of_squares
+from spade_keras.data.fastmri_file import FastMRIReader, FastMRIVolume, inspect_volume
+from spade_keras.data.lazy_array import LazyArray
+from spade_keras.data.mask_registry import MaskFunction
+from spade_keras.data.masks import seed_from_name
+from spade_keras.data.multicoil_simulation import to_channels
+from spade_keras.data.splits import group_split
+
+CROPS = ("recon", "readout", "none")
+TARGETS = ("stored", "magnitude", "complex", None)
+SCALINGS = ("volume", "none")
+
+CoilMapFunction = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Complex maps of masked k-space `(coils, height, width)` and its mask; see `espirit_maps`."""
+
+
+@dataclass(frozen=True)
+class FastMRISettings:
+    """How slices are read; see `open_fastmri`."""
+
+    mask: MaskFunction | None
+    target: str | None
+    crop: str
+    scaling: str
+    coil_maps: CoilMapFunction | None
+    seed: int
+
+
+class FastMRIData:
+    """Slices of many volumes, in the order of the files; made by `open_fastmri`.
+
+    Args:
+        volumes: The files.
+        settings: How to read them.
+        skipped: File -> why it was left out.
+
+    Attributes:
+        volumes: The files that are read.
+        skipped: File -> why it was left out.
+        volume_index: For every slice the position of its volume in `volumes`, for metrics that
+            are taken per volume.
+        scales: Lazily, for every slice what its measurements and truth were divided by.
+    """
+
+    def __init__(
+        self,
+        volumes: Sequence[FastMRIVolume],
+        settings: FastMRISettings,
+        skipped: dict[str, str] | None = None,
+    ) -> None:
+        self.volumes = tuple(volumes)
+        self.skipped = dict(skipped or {})
+        self._settings = settings
+        self._reader = FastMRIReader()
+        self._masks: dict[int, np.ndarray] = {}
+        self._factors: dict[int, float] = {}
+        counts = [volume.slices for volume in self.volumes]
+        self.volume_index = np.repeat(np.arange(len(counts)), counts)
+        self._slice_index = np.concatenate([np.arange(count) for count in counts])
+        self.scales = LazyArray(self._scale, len(self), (), "float32")
+
+    def __len__(self) -> int:
+        return len(self.volume_index)
+
+    @property
+    def inputs(self) -> dict[str, LazyArray]:
+        """What a network may see, by name, as lazy arrays.
+
+        `measurements`: masked k-space `(slices, coils, height, width, 2)`, of single-coil files
+        `(slices, height, width, 2)`; `mask`: `(slices, 1 or height, width)`; `sensitivities`:
+        `(slices, coils, height, width, 2)`, where coil maps are estimated.
+        """
+        crop = self._settings.crop
+        grids = [(*v.shape[1:-2], *_cropped(v, crop)) for v in self.volumes]
+        kspace = (*_common(grids), 2)
+        # Rows of the first mask tell those of all: drawing every mask here could take minutes.
+        by_columns = self._mask(0).shape[0] == 1
+        masks = _common(
+            [
+                (1 if by_columns or v.mask is not None else g[-2], g[-1])
+                for v, g in zip(self.volumes, grids, strict=True)
+            ]
+        )
+        inputs = {
+            "measurements": LazyArray(self._measurements, len(self), kspace),
+            "mask": LazyArray(self._slice_mask, len(self), masks),
+        }
+        if self._settings.coil_maps is not None:
+            inputs["sensitivities"] = LazyArray(self._sensitivities, len(self), kspace)
+        return inputs
+
+    @property
+    def truth(self) -> LazyArray | None:
+        """True images as a lazy array `(slices, height, width, 1 or 2)`; None without a target."""
+        target = self._settings.target
+        if target is None:
+            return None
+        stored = [v.recon_shape for v in self.volumes]
+        full = [_cropped(v, self._settings.crop) for v in self.volumes]
+        shape = _common(stored if target == "stored" else full)
+        return LazyArray(self._truth, len(self), (*shape, 2 if target == "complex" else 1))
+
+    @property
+    def true_acceleration(self) -> float:
+        """Acquired over sampled columns (points of a two-dimensional mask), over all volumes."""
+        acquired = sampled = 0.0
+        for i, volume in enumerate(self.volumes):
+            mask = self._mask(i)
+            width = mask.shape[-1]
+            acquired += _acquired(volume, width).sum() * mask.shape[0] / mask.size
+            sampled += mask.sum() / mask.size
+        return float(acquired / sampled)
+
+    def split(
+        self, *, validation: int, test: int, seed: int = 0
+    ) -> tuple[FastMRIData, FastMRIData, FastMRIData]:
+        """Draws patients for validation and test; no patient's slices are in two parts.
+
+        Args:
+            validation: Patients to select by.
+            test: Patients to report on.
+            seed: Of the draw.
+
+        Returns:
+            Training, validation and test data.
+
+        Raises:
+            ValueError: If no patient is left to train on.
+        """
+        patients = [volume.patient for volume in self.volumes]
+        parts = group_split(patients, validation=validation, test=test, seed=seed)
+        train, selection, report = (
+            FastMRIData([self.volumes[i] for i in part], self._settings, self.skipped)
+            for part in (parts.train, parts.validation, parts.test)
+        )
+        return train, selection, report
+
+    def close(self) -> None:
+        """Closes the open file; the next reading opens it again."""
+        self._reader.close()
+
+    def _kspace(self, i: int) -> np.ndarray:
+        volume = self.volumes[self.volume_index[i]]
+        kspace = self._reader.read(volume.file, "kspace", int(self._slice_index[i]))
+        return _crop_kspace(kspace, _cropped(volume, self._settings.crop))
+
+    def _masked(self, i: int) -> np.ndarray:
+        return self._kspace(i) * self._mask(int(self.volume_index[i]))
+
+    def _measurements(self, i: int) -> np.ndarray:
+        return to_channels(self._masked(i) / self._scale(i))
+
+    def _slice_mask(self, i: int) -> np.ndarray:
+        return self._mask(int(self.volume_index[i]))
+
+    def _sensitivities(self, i: int) -> np.ndarray:
+        return to_channels(self._maps(i))
+
+    def _maps(self, i: int) -> np.ndarray:
+        if self._settings.coil_maps is None:
+            raise ValueError("Coil maps need `coil_maps`. Received: coil_maps=None")
+        return self._settings.coil_maps(self._masked(i), self._slice_mask(i))
+
+    def _truth(self, i: int) -> np.ndarray:
+        volume = self.volumes[self.volume_index[i]]
+        if self._settings.target == "stored":
+            key, index = str(volume.target_key), int(self._slice_index[i])
+            image = self._reader.read(volume.file, key, index)
+            return (image[..., None] / self._scale(i)).astype("float32")
+        images = ifft2c(self._kspace(i))
+        if self._settings.target == "complex":
+            if volume.coils is not None:
+                images = np.sum(np.conj(self._maps(i)) * images, axis=0)
+            return to_channels(images / self._scale(i))
+        magnitudes = np.abs(images) if volume.coils is None else root_sum_of_squares(images)
+        return (magnitudes[..., None] / self._scale(i)).astype("float32")
+
+    def _mask(self, v: int) -> np.ndarray:
+        """The mask of a volume; the same on every reading, since its seed is the file's name."""
+        if v not in self._masks:
+            volume, settings = self.volumes[v], self._settings
+            shape = _cropped(volume, settings.crop)
+            if volume.mask is not None:
+                mask = volume.mask[None]
+            elif settings.mask is None:
+                mask = np.ones((1, shape[1]), "float32")
+            else:
+                mask = settings.mask(shape, seed=seed_from_name(volume.file.name, settings.seed))
+            self._masks[v] = (mask * _acquired(volume, shape[1])).astype("float32")
+        return self._masks[v]
+
+    def _scale(self, i: int) -> Any:
+        """One factor per volume, so that metrics over a volume do not depend on it."""
+        v = int(self.volume_index[i])
+        if self._settings.scaling == "none":
+            return np.float32(1)
+        if v not in self._factors:
+            volume = self.volumes[v]
+            middle = int(np.flatnonzero(self.volume_index == v)[volume.slices // 2])
+            images = ifft2c(self._masked(middle))
+            magnitudes = np.abs(images) if volume.coils is None else root_sum_of_squares(images)
+            if not magnitudes.max() > 0:
+                raise BadFileError(
+                    volume.file, "kspace", "more than zeros in its middle slice", "zeros"
+                )
+            self._factors[v] = float(magnitudes.max())
+        return np.float32(self._factors[v])
+
+
+def open_fastmri(
+    path: str | Path | Sequence[str | Path],
+    *,
+    mask: MaskFunction | None = None,
+    target: str | None = "stored",
+    crop: str = "recon",
+    scaling: str = "volume",
+    coil_maps: CoilMapFunction | None = None,
+    seed: int = 0,
+    skip_bad: bool = False,
+) -> FastMRIData:
+    """Opens fastMRI volumes, multi-coil or single-coil, without reading their k-space.
+
+    The convention is that of the files: |center crop of ifft2c(kspace)|, with the centered unitary
+    transform and the root sum of squares over coils, equals the stored images. Columns of padding,
+    which the header tells, count as not sampled.
+
+    Args:
+        path: A file, a folder (with its subfolders), or a list of files; `*.h5`.
+        mask: Undersamples fully sampled volumes, each with a seed from its file's name; see
+            `get_mask`. None: all acquired columns. A file with a `mask` of its own keeps that.
+        target: `"stored"`: the images in the file, magnitudes of the size of the reconstruction;
+            `"magnitude"`: those of the fully sampled k-space, of the size of the measurements;
+            `"complex"`: the same as complex images, combined with the coil maps; None: no truth.
+        crop: `"recon"`: k-space of the field of view of the reconstruction, in both directions,
+            before it is undersampled: every volume has one size, and the stored images fit. It
+            simulates a scanner of that field of view. `"readout"`: only the fully sampled rows'
+            direction is cropped, which is exact: what is undersampled is what was acquired, as in
+            fastMRI's leaderboard. `"none"`: as stored.
+        scaling: `"volume"`: measurements and truth are divided by the maximum of the zero-filled
+            magnitude image of the volume's middle slice, so that images are about [0, 1]; no
+            truth goes into it. `"none"`: as stored, about 1e-4.
+        coil_maps: Estimates coil maps from the masked k-space, such as `espirit_maps`; adds the
+            input `sensitivities`. Multi-coil files alone have them.
+        seed: Gives other masks.
+        skip_bad: Whether to leave out bad files, and list them in `skipped`. Then every file is
+            read once to find NaN, which otherwise shows when its slice is read.
+
+    Returns:
+        A `FastMRIData`; its `inputs` and `truth` can be given to `SliceDataset`.
+
+    Raises:
+        BadFileError: If a file is damaged, lacks something or holds something unexpected.
+        ValueError: If an argument is unknown or does not fit the others.
+
+    Reference:
+        Zbontar et al., "fastMRI: an open dataset and benchmarks for accelerated MRI", 2018.
+    """
+    choices = {"crop": (crop, CROPS), "target": (target, TARGETS), "scaling": (scaling, SCALINGS)}
+    for name, (value, allowed) in choices.items():
+        if value not in allowed:
+            raise ValueError(f"`{name}` must be one of {allowed}. Received: {name}={value!r}")
+    if isinstance(path, str | Path):
+        files = list_files(path, (".h5", ".hdf5"))
+    else:
+        files = [Path(file).expanduser() for file in path]
+    settings = FastMRISettings(mask, target, crop, scaling, coil_maps, seed)
+    inspect = partial(_inspect_for, settings=settings, check_values=skip_bad)
+    volumes, skipped = read_all(files, inspect, skip_bad=skip_bad)
+    if len({volume.coils is None for volume in volumes}) > 1:
+        raise ValueError(
+            "`path` must hold multi-coil or single-coil files, not both. Open them one after the "
+            f"other. Received: {[str(volume.file) for volume in volumes]}"
+        )
+    if volumes[0].coils is None and coil_maps is not None:
+        raise ValueError("Single-coil files have no coil maps. Received: coil_maps with such files")
+    if target == "complex" and volumes[0].coils is not None and coil_maps is None:
+        raise ValueError(
+            "`target='complex'` combines coils by `coil_maps`; pass data.espirit_maps. "
+            "Received: coil_maps=None"
+        )
+    return FastMRIData(volumes, settings, skipped)
+
+
+def _inspect_for(file: Path, *, settings: FastMRISettings, check_values: bool) -> FastMRIVolume:
+    volume = inspect_volume(
+        file, with_target=settings.target == "stored", check_values=check_values
+    )
+    if volume.mask is None:
+        return volume
+    if settings.target in ("magnitude", "complex"):
+        raise BadFileError(
+            file,
+            "mask",
+            "absent, since the truth is to be computed from all samples",
+            "an undersampled file",
+            "Pass target=None.",
+        )
+    if settings.crop == "recon" and volume.recon_shape[1] != volume.shape[-1]:
+        raise BadFileError(
+            file,
+            "mask",
+            "absent, since undersampled k-space cannot be cropped along its columns",
+            "an undersampled file",
+            "Pass crop='readout'.",
+        )
+    return volume
+
+
+def _cropped(volume: FastMRIVolume, crop: str) -> tuple[int, int]:
+    height, width = volume.shape[-2:]
+    if crop == "none":
+        return height, width
+    return volume.recon_shape[0], width if crop == "readout" else volume.recon_shape[1]
+
+
+def _crop_kspace(kspace: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """K-space of the center of the image; axes of the right size are not transformed."""
+    axes = [axis for axis in (-2, -1) if kspace.shape[axis] != shape[axis]]
+    if not axes:
+        return kspace
+    return fft2c(center_crop(ifft2c(kspace, axes), *shape), axes)
+
+
+def _acquired(volume: FastMRIVolume, width: int) -> np.ndarray:
+    """Which columns were acquired; those of a cropped field of view lie farther apart."""
+    full = volume.shape[-1]
+    position = full // 2 + (np.arange(width) - width // 2) * (full / width)
+    first, end = volume.acquired
+    # Each column stands for an interval of its width.
+    return (position >= first - 0.5) & (position <= end - 0.5)
+
+
+def _common(shapes: Sequence[tuple[int, ...]]) -> tuple[int | None, ...]:
+    """The common shape, with None where sizes differ."""
+    if len({len(shape) for shape in shapes}) > 1:
+        raise ValueError(
+            "`mask` must give masks of as many axes for every volume. "
+            f"Received: shapes {sorted(set(shapes))}"
+        )
+    return tuple(sizes[0] if len(set(sizes)) == 1 else None for sizes in zip(*shapes, strict=True))

@@ -1,0 +1,135 @@
+"""Simulated volumes in the layout of fastMRI's files."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from spade_keras.data.brain_template import center_crop
+from spade_keras.data.centered_fourier import fft2c, ifft2c, root_sum_of_squares
+from spade_keras.data.fastmri_file import TARGETS
+from spade_keras.data.fastmri_header import FastMRIHeader, write_header
+from spade_keras.data.multicoil_simulation import coil_sensitivities, smooth_phase
+
+
+@dataclass(frozen=True)
+class FastMRILayout:
+    """How a simulated volume was acquired.
+
+    Attributes:
+        coils: Number of receiver coils; None writes a single-coil file.
+        width: Columns of k-space, at least those of the images; None: 1/8 more than the images.
+        padding: Columns on either side of k-space that are not acquired, but padded with zeros.
+        noise_std: Standard deviation of real and imaginary part of the noise in every sample of
+            the unitary k-space, in the unit of the images.
+        scale: The images are multiplied by it; raw data of scanners peak far below 1.
+    """
+
+    coils: int | None = 4
+    width: int | None = None
+    padding: tuple[int, int] = (0, 0)
+    noise_std: float = 0.0
+    scale: float = 1e-4
+
+
+def write_fastmri_like(
+    path: str | Path,
+    images: np.ndarray,
+    *,
+    layout: FastMRILayout | None = None,
+    mask: np.ndarray | None = None,
+    acquisition: str = "AXT1",
+    patient_id: str | None = None,
+    seed: int = 0,
+) -> None:
+    """Writes a file exactly as fastMRI's are laid out, from magnitude images.
+
+    Rows are oversampled twofold, as scanners do along the readout. The stored images are the
+    center crop of |ifft2c(kspace)|, so they hold the noise and what the padding lost.
+
+    Args:
+        path: The file, `*.h5`; it appears whole or not at all.
+        images: Magnitudes `(slices, height, width)`, scaled to about [0, 1].
+        layout: Coils, sizes and noise.
+        mask: `(width of k-space,)`, 1 where sampled: writes an undersampled file with its `mask`
+            and without stored images, as the test sets are.
+        acquisition: Kind of scan.
+        patient_id: Of the patient; None: the name of the file.
+        seed: Of phases, coils and noise.
+
+    Raises:
+        ValueError: If the shapes do not fit together.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> file = pathlib.Path(tempfile.mkdtemp()) / "volume.h5"
+        >>> write_fastmri_like(file, np.ones((2, 16, 16)))
+        >>> with h5py.File(file) as opened:
+        ...     opened["kspace"].shape, opened["reconstruction_rss"].shape
+        ((2, 4, 32, 18), (2, 16, 16))
+    """
+    layout = layout or FastMRILayout()
+    path = Path(path)
+    if images.ndim != 3:
+        raise ValueError(
+            f"`images` must have the shape (slices, height, width). Received: shape {images.shape}"
+        )
+    _, height, width = images.shape
+    full = layout.width or width + width // 8
+    left, right = layout.padding
+    if full < width or min(layout.padding) < 0 or left + right >= full:
+        raise ValueError(
+            f"`layout` must have at least the {width} columns of the images, and padding that "
+            f"leaves some of them. Received: layout={layout}"
+        )
+    if mask is not None and np.shape(mask) != (full,):
+        raise ValueError(
+            f"`mask` must have the shape ({full},), the columns of k-space. "
+            f"Received: shape {np.shape(mask)}"
+        )
+    acquired = np.zeros(full, bool)
+    acquired[left : full - right] = True
+    kspace = _acquire(center_crop(images, 2 * height, full), layout, seed) * acquired
+    # fastMRI counts its steps from 0 at the first acquired column.
+    header = FastMRIHeader(
+        (2 * height, full), (height, width), 0, full - right - left - 1, full // 2 - left
+    )
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    try:
+        with h5py.File(partial, "w") as file:
+            file["ismrmrd_header"] = write_header(header)
+            if mask is None:
+                file["kspace"] = kspace
+                target = _stored_images(kspace, height, width)
+                file[TARGETS[kspace.ndim]] = target
+                file.attrs["max"] = float(target.max())
+                file.attrs["norm"] = float(np.linalg.norm(target))
+            else:
+                file["kspace"] = kspace * (np.asarray(mask) != 0)
+                file["mask"] = (np.asarray(mask) != 0).astype("float32")
+            file.attrs["acquisition"] = acquisition
+            file.attrs["patient_id"] = patient_id or path.stem
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _acquire(images: np.ndarray, layout: FastMRILayout, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    slices, height, width = images.shape
+    phase = np.stack([smooth_phase(height, width, rng) for _ in range(slices)])
+    x = layout.scale * images * np.exp(1j * phase)
+    if layout.coils is not None:
+        x = x[:, None] * coil_sensitivities(layout.coils, height, width, rng)
+    noise = rng.standard_normal((2, *x.shape)) * layout.noise_std * layout.scale
+    return (fft2c(x) + noise[0] + 1j * noise[1]).astype("complex64")
+
+
+def _stored_images(kspace: np.ndarray, height: int, width: int) -> np.ndarray:
+    images = center_crop(ifft2c(kspace), height, width)
+    magnitudes = np.abs(images) if kspace.ndim == 3 else root_sum_of_squares(images)
+    return magnitudes.astype("float32")
