@@ -7,8 +7,10 @@ import numpy as np
 from spade_keras.data.bad_files import BadFileError
 from spade_keras.data.brain_template import load_brain_template
 from spade_keras.data.digits import load_digits
+from spade_keras.data.espirit import espirit_maps
 from spade_keras.data.fastmri import FastMRIData, open_fastmri
 from spade_keras.data.fastmri_writing import FastMRILayout, write_fastmri_like
+from spade_keras.data.kspace_file import MeasuredSlices, load_kspace
 from spade_keras.data.labeled_arrays import load_labeled_arrays
 from spade_keras.data.lazy_array import LazyArray
 from spade_keras.data.mask_registry import MASKS, MaskFunction, get_mask
@@ -35,16 +37,19 @@ __all__ = [
     "FastMRILayout",
     "LazyArray",
     "MaskFunction",
+    "MeasuredSlices",
     "MulticoilSlices",
     "RandomSplit",
     "SlabSplit",
     "SliceDataset",
     "equispaced_mask",
+    "espirit_maps",
     "gaussian_mask",
     "get_mask",
     "group_split",
     "load_brain_template",
     "load_digits",
+    "load_kspace",
     "load_labeled_arrays",
     "open_fastmri",
     "poisson_disc_mask",

@@ -1,0 +1,146 @@
+"""Coil maps by ESPIRiT, from the autocalibration block of undersampled k-space."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from spade_keras.errors import MissingExtraError, SpadeError
+
+_METHOD = "sigpy, 1"
+"""To be changed when the same data and parameters give other maps."""
+
+
+def espirit_maps(
+    kspace: np.ndarray,
+    mask: np.ndarray,
+    *,
+    calibration: int = 24,
+    kernel_width: int = 6,
+    threshold: float = 0.02,
+    crop: float = 0.95,
+    cache_folder: str | Path | None = None,
+) -> np.ndarray:
+    """Estimates coil maps from nothing but the fully sampled center of the measurements.
+
+    Args:
+        kspace: Masked k-space `(coils, height, width)`, complex.
+        mask: `(1 or height, width)`, not 0 where sampled.
+        calibration: Side of the central square that is used, at most that which is fully sampled.
+        kernel_width: Side of the kernels, in samples.
+        threshold: Singular values of the calibration matrix below this fraction of the largest
+            count as noise.
+        crop: Maps are 0 where the eigenvalue is not above it: outside of the object.
+        cache_folder: Where maps are kept, by a hash of the data and of these parameters; None
+            keeps none. They take seconds a slice to compute.
+
+    Returns:
+        complex64 array `(coils, height, width)`; the sum of squares over coils is 1 in the
+        object and 0 outside, so that the norm of S is at most 1.
+
+    Raises:
+        SpadeError: If the fully sampled center is too small.
+        MissingExtraError: If sigpy is not installed.
+
+    Reference:
+        Uecker et al., "ESPIRiT - an eigenvalue approach to autocalibrating parallel MRI", 2014.
+    """
+    kspace = np.ascontiguousarray(kspace, "complex64")
+    sampled = np.broadcast_to(np.asarray(mask) != 0, kspace.shape[-2:])
+    side = min(calibration, calibration_side(sampled))
+    if side <= kernel_width:
+        raise SpadeError(
+            f"ESPIRiT needs a fully sampled center of more than {kernel_width} x {kernel_width} "
+            f"samples. Take more `acs_lines` or a smaller `kernel_width`. Received: a mask with a "
+            f"center of {side} x {side}"
+        )
+    kspace = kspace * sampled
+    path = None
+    if cache_folder is not None:
+        settings = repr((kspace.shape, side, kernel_width, threshold, crop, _METHOD))
+        name = hashlib.sha256(settings.encode() + kspace.tobytes()).hexdigest()[:32]
+        path = Path(cache_folder).expanduser() / f"espirit-{name}.npy"
+        kept = _read(path, kspace.shape)
+        if kept is not None:
+            return kept
+    maps = _calibrate(kspace, side, kernel_width, threshold, crop)
+    if path is not None:
+        _keep(path, maps)
+    return maps
+
+
+def calibration_side(sampled: np.ndarray) -> int:
+    """Returns the side of the largest fully sampled square around the zero frequency.
+
+    Args:
+        sampled: bool `(height, width)`.
+    """
+    height, width = sampled.shape
+    side = 0
+    while side < min(height, width):
+        top, left = height // 2 - (side + 1) // 2, width // 2 - (side + 1) // 2
+        if not sampled[top : top + side + 1, left : left + side + 1].all():
+            break
+        side += 1
+    return side
+
+
+def _calibrate(
+    kspace: np.ndarray, side: int, kernel_width: int, threshold: float, crop: float
+) -> np.ndarray:
+    try:
+        from sigpy.mri.app import EspiritCalib
+    except ImportError as error:
+        raise MissingExtraError("sigpy", "recipes") from error
+
+    with np.errstate(divide="ignore", invalid="ignore"):  # the phase of pixels without signal
+        maps = EspiritCalib(
+            kspace,
+            calib_width=side,
+            thresh=threshold,
+            kernel_width=kernel_width,
+            crop=crop,
+            show_pbar=False,
+        ).run()
+    return np.nan_to_num(maps, nan=0.0, posinf=0.0, neginf=0.0).astype("complex64")
+
+
+def _read(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    if not path.exists():
+        return None
+    try:
+        maps = np.load(path, allow_pickle=False)
+    except Exception as error:  # whatever NumPy raises on a damaged file
+        problem = str(error)
+    else:
+        if maps.shape == shape and maps.dtype == np.complex64 and np.isfinite(maps).all():
+            return maps
+        problem = f"{maps.dtype} of shape {maps.shape}"
+    warnings.warn(
+        f"Kept coil maps could not be read and are estimated again. Received: {path}: {problem}",
+        stacklevel=4,
+    )
+    return None
+
+
+def _keep(path: Path, maps: np.ndarray) -> None:
+    """Writes a file of its own first: readers at the same time see a whole one or none."""
+    partial = path.with_name(f"{path.stem}.{os.getpid()}-{os.urandom(4).hex()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            np.save(file, maps)
+        partial.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        warnings.warn(
+            f"Coil maps could not be kept in {path.parent} and will be estimated again: {error}. "
+            "Make the folder writable, or pass another `cache_folder`.",
+            stacklevel=4,
+        )

@@ -1,0 +1,181 @@
+"""Coil maps from undersampled data, kept on disk; and scans that come without a true image."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+from spade_keras import data
+from spade_keras.data import espirit
+from spade_keras.data.centered_fourier import fft2c
+from spade_keras.data.espirit import calibration_side
+from spade_keras.data.multicoil_simulation import coil_sensitivities
+from spade_keras.errors import SpadeError
+
+pytestmark = pytest.mark.once
+
+
+def scan(coils=4, height=40, width=36, acs_lines=12, seed=0):
+    """Maps, mask and masked k-space of a disc."""
+    maps = coil_sensitivities(coils, height, width, np.random.default_rng(seed))
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    disc = (x**2 + y**2 < 0.6) * (1 + 0.3 * x) * np.exp(1j * y)
+    mask = data.equispaced_mask(width, 3, acs_lines)[None]
+    return maps, disc, mask, (fft2c(maps * disc) * mask).astype("complex64")
+
+
+def aligned(maps):
+    return maps * np.conj(maps[0] / np.abs(maps[0]))
+
+
+def test_maps_are_those_of_the_coils():
+    pytest.importorskip("sigpy")
+    maps, disc, mask, kspace = scan()
+    found = data.espirit_maps(kspace, mask)
+    assert found.dtype == np.complex64
+    assert found.shape == maps.shape
+    inside = np.abs(disc) > 0
+    energy = (np.abs(found) ** 2).sum(0)
+    assert (energy[inside] > 0.999).mean() > 0.98
+    assert energy.max() < 1.001
+    known = inside & (energy > 0.5)
+    error = np.abs(found - aligned(maps))[:, known]
+    assert np.sqrt((error**2).sum(0)).mean() < 0.03
+
+
+def test_nothing_but_the_center_is_used():
+    pytest.importorskip("sigpy")
+    _, _, mask, kspace = scan()
+    sampled = np.broadcast_to(mask > 0, kspace.shape[1:])
+    side = calibration_side(sampled)
+    assert side == 13
+    found = data.espirit_maps(kspace, mask)
+    # What a fully sampled scan would hold elsewhere must not be seen: that would be a leak.
+    leaking = np.where(sampled, kspace, 1.0)
+    np.testing.assert_array_equal(data.espirit_maps(leaking, mask), found)
+    changed = kspace.copy()
+    changed[:, :, 0] *= 3
+    np.testing.assert_allclose(data.espirit_maps(changed, mask), found, atol=1e-6)
+
+
+def test_maps_are_kept_by_data_and_parameters(tmp_path, monkeypatch):
+    calls = []
+
+    def counted(kspace, side, *rest):
+        calls.append(side)
+        return np.full(kspace.shape, 0.5, "complex64")
+
+    monkeypatch.setattr(espirit, "_calibrate", counted)
+    _, _, mask, kspace = scan()
+    first = data.espirit_maps(kspace, mask, cache_folder=tmp_path / "maps")
+    again = data.espirit_maps(kspace, mask, cache_folder=tmp_path / "maps")
+    np.testing.assert_array_equal(first, again)
+    assert calls == [13]
+    for changed in (
+        {"kspace": kspace * 2, "mask": mask},
+        {"kspace": kspace, "mask": mask, "crop": 0.9},
+        {"kspace": kspace, "mask": mask, "calibration": 11},
+        {"kspace": kspace, "mask": mask, "kernel_width": 5},
+        {"kspace": kspace, "mask": mask, "threshold": 0.01},
+    ):
+        data.espirit_maps(**changed, cache_folder=tmp_path / "maps")
+    assert len(calls) == 6
+    kept = sorted((tmp_path / "maps").iterdir())
+    assert len(kept) == 6
+    assert all(file.suffix == ".npy" for file in kept)  # no partial file is left
+
+
+def test_damaged_cache_is_made_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(espirit, "_calibrate", lambda k, *rest: np.ones(k.shape, "complex64"))
+    _, _, mask, kspace = scan()
+    data.espirit_maps(kspace, mask, cache_folder=tmp_path)
+    (file,) = tmp_path.iterdir()
+    for content in (b"", file.read_bytes()[:200], b"no array"):
+        file.write_bytes(content)
+        with pytest.warns(UserWarning, match=r"could not be read.*espirit-"):
+            found = data.espirit_maps(kspace, mask, cache_folder=tmp_path)
+        assert found.all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data.espirit_maps(kspace, mask, cache_folder=tmp_path)
+
+
+def test_cache_that_cannot_be_written_warns(tmp_path, monkeypatch):
+    monkeypatch.setattr(espirit, "_calibrate", lambda k, *rest: np.ones(k.shape, "complex64"))
+    (tmp_path / "file").write_text("in the way of a folder")
+    _, _, mask, kspace = scan()
+    with pytest.warns(UserWarning, match="could not be kept"):
+        found = data.espirit_maps(kspace, mask, cache_folder=tmp_path / "file")
+    assert found.all()
+
+
+def test_small_center():
+    _, _, mask, kspace = scan(acs_lines=2)
+    with pytest.raises(SpadeError, match=r"center of more than 6 x 6.*acs_lines.*center of"):
+        data.espirit_maps(kspace, mask)
+
+
+@pytest.mark.parametrize("shape", [(9, 12), (8, 8), (7, 7)])
+def test_calibration_side(shape):
+    assert calibration_side(np.ones(shape, bool)) == min(shape)
+    sampled = np.zeros(shape, bool)
+    assert calibration_side(sampled) == 0
+    y, x = shape[0] // 2, shape[1] // 2
+    sampled[y - 2 : y + 2, x - 2 : x + 2] = True
+    assert calibration_side(sampled) == 4
+    sampled[y - 2, x] = False
+    assert calibration_side(sampled) == 3
+
+
+def individual(tmp_path, slices=None):
+    disc = data.poisson_disc_mask((40, 36), 3, 12)
+    kspace = (scan(acs_lines=36)[3] * 40 * disc).astype("complex64")
+    stack = kspace if slices is None else np.stack([kspace] * slices)
+    np.save(tmp_path / "scan.npy", stack)
+    return tmp_path / "scan.npy", kspace, disc
+
+
+@pytest.mark.parametrize("slices", [None, 2])
+def test_scan_of_an_individual(tmp_path, slices):
+    pytest.importorskip("sigpy")
+    file, kspace, disc = individual(tmp_path, slices)
+    read = data.load_kspace(file, coil_maps=data.espirit_maps)
+    assert len(read) == (slices or 1)
+    assert read.truth is None
+    np.testing.assert_array_equal(read.inputs["mask"], np.stack([disc] * len(read)))
+    assert read.true_acceleration == pytest.approx(3, rel=0.01)
+    measured = read.inputs["measurements"]
+    assert measured.dtype == np.float32
+    complex_values = measured[..., 0] + 1j * measured[..., 1]
+    np.testing.assert_allclose(complex_values[0] * read.scale, kspace, atol=1e-4)
+    images = np.fft.ifft2(np.fft.ifftshift(complex_values, axes=(-2, -1)), norm="ortho")
+    assert np.sqrt((np.abs(images) ** 2).sum(1)).max() == pytest.approx(1, rel=1e-5)
+    maps = read.inputs["sensitivities"]
+    assert maps.shape == measured.shape
+    assert (maps**2).sum((1, -1)).max() == pytest.approx(1, rel=1e-4)
+
+
+def test_columns_make_a_mask_of_one_row(tmp_path):
+    _, _, mask, kspace = scan()
+    np.save(tmp_path / "scan.npy", kspace.astype("complex128"))
+    read = data.load_kspace(tmp_path / "scan.npy")
+    np.testing.assert_array_equal(read.inputs["mask"], mask[None])
+    assert sorted(read.inputs) == ["mask", "measurements"]
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((2, 4, 4)), "must be complex.*float64"),
+        (np.ones((4, 4), complex), r"coils, height, width.*shape \(4, 4\)"),
+        (np.full((2, 4, 4), np.nan + 0j), "finite.*32 of 32"),
+        (np.zeros((2, 4, 4), complex), "sampled in every slice"),
+        (np.zeros((0, 4, 4), complex), r"shape \(0, 4, 4\)"),
+        (np.array([None]), "an .npy file"),
+    ],
+)
+def test_faulty_scans_are_named(tmp_path, array, message):
+    np.save(tmp_path / "scan.npy", array)
+    with pytest.raises(data.BadFileError, match=message) as caught:
+        data.load_kspace(tmp_path / "scan.npy")
+    assert str(caught.value).startswith(f"`{tmp_path / 'scan.npy'}`: `content` must be ")
