@@ -4,18 +4,21 @@ from collections.abc import Callable
 
 import numpy as np
 
+from spade_keras.data.array_files import load_nifti, load_stack
 from spade_keras.data.bad_files import BadFileError
 from spade_keras.data.brain_template import load_brain_template
 from spade_keras.data.digits import load_digits
 from spade_keras.data.espirit import espirit_maps
 from spade_keras.data.fastmri import FastMRIData, open_fastmri
 from spade_keras.data.fastmri_writing import FastMRILayout, write_fastmri_like
+from spade_keras.data.image_files import ImageSet, open_images, read_image
 from spade_keras.data.kspace_file import MeasuredSlices, load_kspace
 from spade_keras.data.labeled_arrays import load_labeled_arrays
 from spade_keras.data.lazy_array import LazyArray
 from spade_keras.data.mask_registry import MASKS, MaskFunction, get_mask
 from spade_keras.data.masks import equispaced_mask, gaussian_mask, random_mask, true_acceleration
 from spade_keras.data.multicoil_simulation import MulticoilSlices, simulate_multicoil
+from spade_keras.data.photographs import PHOTOGRAPHS, load_photographs, random_patches
 from spade_keras.data.poisson_disc import poisson_disc_mask
 from spade_keras.data.slice_dataset import SliceDataset
 from spade_keras.data.splits import (
@@ -32,9 +35,11 @@ LABELED_SOURCES: dict[str, Callable[[int], tuple[np.ndarray, np.ndarray]]] = {"d
 __all__ = [
     "LABELED_SOURCES",
     "MASKS",
+    "PHOTOGRAPHS",
     "BadFileError",
     "FastMRIData",
     "FastMRILayout",
+    "ImageSet",
     "LazyArray",
     "MaskFunction",
     "MeasuredSlices",
@@ -51,10 +56,16 @@ __all__ = [
     "load_digits",
     "load_kspace",
     "load_labeled_arrays",
+    "load_nifti",
+    "load_photographs",
+    "load_stack",
     "open_fastmri",
+    "open_images",
     "poisson_disc_mask",
     "random_mask",
+    "random_patches",
     "random_split",
+    "read_image",
     "simulate_multicoil",
     "slab_split",
     "true_acceleration",

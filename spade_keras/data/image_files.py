@@ -1,0 +1,150 @@
+"""Folders of photographs, read image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spade_keras.data.bad_files import BadFileError, check_finite, list_files, read_all, reading
+from spade_keras.data.lazy_array import LazyArray
+from spade_keras.errors import MissingExtraError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+_EXPECTED = "a whole image in one of the formats png, jpg, bmp and tif"
+_GREY = np.array([0.299, 0.587, 0.114], "float32")
+"""Luma of ITU-R BT.601."""
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images of files.
+
+    Attributes:
+        images: float32 images in [0, 1], lazily: `(images, height, width, channels)`, where
+            height and width are None if they differ.
+        files: The file of every image.
+        skipped: File -> why it was left out.
+    """
+
+    images: LazyArray
+    files: tuple[Path, ...]
+    skipped: dict[str, str]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+
+def open_images(
+    path: str | Path | Sequence[str | Path], *, channels: int = 3, skip_bad: bool = False
+) -> ImageSet:
+    """Opens images, grey or color, without reading their pixels.
+
+    8- and 16-bit values are divided by the largest their type holds; floating-point images must
+    lie in [0, 1]. Transparency is dropped, palettes and EXIF rotations are applied.
+
+    Args:
+        path: A file, a folder (with its subfolders), or a list of files.
+        channels: 3 repeats the values of grey images; 1 turns color into luma (ITU-R BT.601).
+        skip_bad: Whether to leave out bad files, and list them in `skipped`. Then every file is
+            read once.
+
+    Returns:
+        An `ImageSet`, in the order of the files' names.
+
+    Raises:
+        BadFileError: If a file is damaged or holds something unexpected.
+        ValueError: If `channels` is neither 1 nor 3.
+        MissingExtraError: If Pillow is not installed.
+    """
+    _pillow()
+    if channels not in (1, 3):
+        raise ValueError(f"`channels` must be 1 or 3. Received: channels={channels}")
+    if isinstance(path, str | Path):
+        files = list_files(path, IMAGE_SUFFIXES)
+    else:
+        files = [Path(file).expanduser() for file in path]
+    look = partial(_look, decode=skip_bad)
+    found, skipped = read_all(files, look, skip_bad=skip_bad)
+    names = tuple(file for file, _ in found)
+    sizes = {size for _, size in found}
+    shape: tuple[int | None, int | None] = sizes.pop() if len(sizes) == 1 else (None, None)
+    read = partial(_read_one, names, channels)
+    return ImageSet(LazyArray(read, len(names), (*shape, channels)), names, skipped)
+
+
+def read_image(file: str | Path, *, channels: int = 3) -> np.ndarray:
+    """Reads one image; see `open_images`.
+
+    Returns:
+        float32 array `(height, width, channels)` in [0, 1].
+    """
+    file = Path(file)
+    image, image_ops = _pillow()
+    with reading(file, "content", _EXPECTED), image.open(file) as opened:
+        opened.load()
+        turned = image_ops.exif_transpose(opened)
+        if turned.mode in ("P", "PA", "LA", "CMYK", "YCbCr", "HSV", "LAB", "RGBX", "RGBa"):
+            turned = turned.convert("L" if turned.mode == "LA" else "RGB")
+        pixels = np.asarray(turned)
+    return _to_channels(file, _to_unit(file, pixels), channels)
+
+
+def _to_unit(file: Path, pixels: np.ndarray) -> np.ndarray:
+    if pixels.dtype == bool:
+        return pixels.astype("float32")
+    if pixels.dtype == np.uint8:
+        return pixels.astype("float32") / 255
+    if pixels.dtype.kind in "iu":
+        # 16-bit grey values may come as 32-bit integers.
+        if pixels.size and pixels.min() >= 0 and pixels.max() <= 65535:
+            return pixels.astype("float32") / 65535
+        received = f"{pixels.dtype} from {pixels.min()} to {pixels.max()}"
+        raise BadFileError(file, "content", "of 8 or 16 bits a value", received)
+    values = pixels.astype("float32")
+    check_finite(file, "content", values)
+    if values.min() < 0 or values.max() > 1:
+        received = f"{pixels.dtype} from {values.min():g} to {values.max():g}"
+        raise BadFileError(file, "content", "in [0, 1] where it is floating-point", received)
+    return values
+
+
+def _to_channels(file: Path, values: np.ndarray, channels: int) -> np.ndarray:
+    if values.ndim == 2:
+        values = values[..., None]
+    if values.ndim != 3 or 0 in values.shape or values.shape[-1] not in (1, 3, 4):
+        raise BadFileError(file, "content", "a grey or color image", f"shape {values.shape}")
+    values = values[..., :3] if values.shape[-1] == 4 else values
+    if values.shape[-1] == channels:
+        return np.ascontiguousarray(values)
+    if channels == 1:
+        return (values @ _GREY)[..., None]
+    return np.repeat(values, 3, axis=-1)
+
+
+def _look(file: Path, *, decode: bool) -> tuple[Path, tuple[int, int]]:
+    """The size of an image, from its first bytes alone unless it is to be decoded."""
+    if decode:
+        height, width, _ = read_image(file).shape
+        return file, (height, width)
+    image, _ = _pillow()
+    with reading(file, "content", _EXPECTED), image.open(file) as opened:
+        turned = opened.getexif().get(274, 1) >= 5  # the tag of the orientation
+        width, height = opened.size[::-1] if turned else opened.size
+    return file, (height, width)
+
+
+def _read_one(files: Sequence[Path], channels: int, index: int) -> np.ndarray:
+    return read_image(files[index], channels=channels)
+
+
+def _pillow() -> tuple[Any, Any]:
+    try:
+        from PIL import Image, ImageOps
+    except ImportError as error:
+        raise MissingExtraError("pillow", "recipes") from error
+    return Image, ImageOps
