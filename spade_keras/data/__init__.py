@@ -12,6 +12,7 @@ from spade_keras.data.espirit import espirit_maps
 from spade_keras.data.fastmri import FastMRIData, open_fastmri
 from spade_keras.data.fastmri_writing import FastMRILayout, write_fastmri_like
 from spade_keras.data.image_files import ImageSet, open_images, read_image
+from spade_keras.data.kernels import gaussian_kernel, load_kernels, motion_kernel
 from spade_keras.data.kspace_file import MeasuredSlices, load_kspace
 from spade_keras.data.labeled_arrays import load_labeled_arrays
 from spade_keras.data.lazy_array import LazyArray
@@ -49,16 +50,19 @@ __all__ = [
     "SliceDataset",
     "equispaced_mask",
     "espirit_maps",
+    "gaussian_kernel",
     "gaussian_mask",
     "get_mask",
     "group_split",
     "load_brain_template",
     "load_digits",
+    "load_kernels",
     "load_kspace",
     "load_labeled_arrays",
     "load_nifti",
     "load_photographs",
     "load_stack",
+    "motion_kernel",
     "open_fastmri",
     "open_images",
     "poisson_disc_mask",
