@@ -1,4 +1,4 @@
-"""Peak signal-to-noise ratio of magnitude images, as a Keras metric."""
+"""Peak signal-to-noise ratio of images, as a Keras metric."""
 
 from __future__ import annotations
 
@@ -8,26 +8,28 @@ from typing import Any
 import keras
 from keras import ops
 
-from spade_keras.operators.complex_pair import magnitude
+from spade_keras.metrics.conventions import get_convention, metric_name
+from spade_keras.metrics.prepared_images import prepare
 
 
 @keras.saving.register_keras_serializable(package="spade_keras")
 class PSNR(keras.metrics.MeanMetricWrapper):
-    """Mean over images of 20 log10(data_range / RMSE), of the magnitudes of complex images.
-
-    Convention `image`: the range is a given number, 1 for images scaled to [0, 1].
+    """Mean of 20 log10(data_range / RMSE), by default over images with a given data range.
 
     Args:
-        data_range: The largest possible value.
-        name: Name of the metric.
+        data_range: The largest possible value, for the convention `image`.
+        name: Name of the metric; None: `psnr_db`, followed by the convention if that is another.
         dtype: Of the accumulation; float32 unless told otherwise.
+        convention: A key of `metrics.CONVENTIONS`. With `fastmri`, a batch is taken for a volume:
+            the number is the convention's where every batch holds one volume.
+        border: Pixels to cut off every side; for `sr_y` the scale.
 
     Input shape:
         Target and prediction `(batch, height, width, channels)`: two channels are taken as real
         and imaginary part, any other number as it is.
 
     Raises:
-        ValueError: If `data_range` is not positive.
+        ValueError: If `data_range` is not positive, `border` negative or the convention unknown.
 
     Example:
         >>> import numpy as np
@@ -37,27 +39,54 @@ class PSNR(keras.metrics.MeanMetricWrapper):
         20.0
     """
 
-    def __init__(self, data_range: float = 1.0, name: str = "psnr_db", dtype: Any = None) -> None:
-        if not data_range > 0:
-            raise ValueError(f"`data_range` must be positive. Received: data_range={data_range}")
-        super().__init__(psnr_per_image, name=name, dtype=dtype, data_range=data_range)
+    def __init__(
+        self,
+        data_range: float = 1.0,
+        name: str | None = None,
+        dtype: Any = None,
+        *,
+        convention: str = "image",
+        border: int = 0,
+    ) -> None:
+        check_settings(data_range, border)
+        if name is None:
+            name = "psnr_db" if convention == "image" else metric_name("psnr_db", convention)
+        self._settings = {"data_range": data_range, "convention": convention, "border": border}
+        super().__init__(psnr_per_image, name=name, dtype=dtype, **self._settings)
         self.data_range = data_range
+        self.convention = get_convention(convention).name
         self._direction = "up"
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
-        return {"data_range": self.data_range, "name": self.name, "dtype": self.dtype}
+        return {"name": self.name, "dtype": self.dtype, **self._settings}
 
 
-def psnr_per_image(target: Any, prediction: Any, data_range: float = 1.0) -> Any:
-    """Returns the PSNR in dB of every image, shape `(batch,)`; arguments as in `PSNR`."""
-    difference = _real(target) - _real(prediction)
-    axes = tuple(range(1, len(difference.shape)))
-    # Identical images would give infinity; the floor reads as 120 dB at range 1.
-    error = ops.maximum(ops.mean(difference * difference, axis=axes), 1e-12)
-    return (10 / math.log(10)) * (2 * math.log(data_range) - ops.log(error))
+def psnr_per_image(
+    target: Any,
+    prediction: Any,
+    data_range: float = 1.0,
+    convention: str = "image",
+    border: int = 0,
+) -> Any:
+    """Returns the PSNR in dB of every image `(batch,)`, or of the one volume `(1,)`.
+
+    Identical images would give infinity; they read as 120 dB. Arguments as in `PSNR`.
+    """
+    target, prediction = prepare(target, prediction, convention, data_range, border)
+    error = ops.maximum(mean_per_item((target - prediction) ** 2, convention), 1e-12)
+    return (-10 / math.log(10)) * ops.log(error)
 
 
-def _real(image: Any) -> Any:
-    image = ops.cast(image, "float32")
-    return magnitude(image) if image.shape[-1] == 2 else image
+def mean_per_item(values: Any, convention: str) -> Any:
+    """Means over every image `(batch,)`, or over the whole batch `(1,)` where that is a volume."""
+    means = ops.mean(values, axis=tuple(range(1, len(values.shape))))
+    return ops.mean(means, keepdims=True) if get_convention(convention).per_volume else means
+
+
+def check_settings(data_range: float, border: int) -> None:
+    """Raises `ValueError` if a setting of a metric is out of its range."""
+    if not data_range > 0:
+        raise ValueError(f"`data_range` must be positive. Received: data_range={data_range}")
+    if border < 0:
+        raise ValueError(f"`border` must be at least 0. Received: border={border}")

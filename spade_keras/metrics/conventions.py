@@ -1,0 +1,75 @@
+"""Named conventions: what is compared, over what, with which data range and window."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Convention:
+    """How PSNR, SSIM and NMSE are taken.
+
+    Attributes:
+        name: To be printed with every number.
+        description: What the numbers mean.
+        window: Of SSIM: `"uniform"` (7x7) or `"gaussian"` (11x11, standard deviation 1.5).
+        per_volume: Whether the slices of a volume give one number, and its maximum the range.
+        luma: Whether images are rounded to 8 bits and colors reduced to their luma.
+    """
+
+    name: str
+    description: str
+    window: str
+    per_volume: bool = False
+    luma: bool = False
+
+
+CONVENTIONS: dict[str, Convention] = {
+    "fastmri": Convention(
+        "fastmri",
+        "magnitudes; per volume; data range = maximum of the true volume; PSNR and NMSE over all "
+        "its pixels, NMSE = ||error||^2 / ||truth||^2; SSIM with a uniform 7x7 window, mean over "
+        "its slices; a larger prediction is cropped around the center",
+        window="uniform",
+        per_volume=True,
+    ),
+    "image": Convention(
+        "image",
+        "per image, of complex images the magnitude; data range given, 1 for images in [0, 1]; "
+        "SSIM with a uniform 7x7 window, mean over channels",
+        window="uniform",
+    ),
+    "sr_y": Convention(
+        "sr_y",
+        "per image; clipped to [0, 1], rounded to 8 bits, luma Y = 16 + (65.481 R + 128.553 G + "
+        "24.966 B) / 255, not rounded again; a border of as many pixels as the scale cropped; data "
+        "range 255; SSIM with a Gaussian 11x11 window of standard deviation 1.5",
+        window="gaussian",
+        luma=True,
+    ),
+}
+"""Conventions by name. The same images give numbers dB apart under different ones."""
+
+LUMA_WEIGHTS = (65.481, 128.553, 24.966)
+"""Of R, G and B in 8 bits, over 255; ITU-R BT.601 with an offset of 16."""
+
+
+def get_convention(name: str) -> Convention:
+    """Returns a convention.
+
+    Args:
+        name: A key of `CONVENTIONS`.
+
+    Raises:
+        ValueError: If there is no such convention.
+    """
+    if name not in CONVENTIONS:
+        raise ValueError(
+            f"`convention` must be one of {sorted(CONVENTIONS)}. Received: convention={name!r}"
+        )
+    return CONVENTIONS[name]
+
+
+def metric_name(base: str, convention: str) -> str:
+    """Returns the name a Keras metric shows, with that of its convention."""
+    return f"{base}_{get_convention(convention).name}"
