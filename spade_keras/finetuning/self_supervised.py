@@ -9,15 +9,20 @@ import keras
 from keras import ops
 
 from spade_keras.finetuning.fine_tuner import FineTuner
-from spade_keras.operators import LinearOperator
+from spade_keras.finetuning.splitting import judging_measurements
+from spade_keras.operators import TRANSFORMS, LinearOperator
 
 
 class SelfSupervised(FineTuner):
     """w_c l(A f(y), y) + w_e l(f(A phi x1), phi x1), with x1 = f(y): consistency and equivariance.
 
     phi is a random transform that the operator calls informative: one that does not commute with
-    A^H A, so that it shows the network what its own measurements miss. No gradient flows through
-    phi x1 as a target. Targets, where the data have any, are ignored.
+    A^H A, so that it shows the network what its own measurements miss. Of images that are not
+    square those transforms alone are used that keep their shape. No gradient flows through phi x1
+    as a target. Targets, where the data have any, are ignored.
+
+    Where inputs hold measurements that the network is not given (see `split_kspace`), consistency
+    is with those alone: a network cannot meet them by repeating what it was given.
 
     For evaluation phi is always the first transform, so that a held-out loss is repeatable.
 
@@ -69,36 +74,36 @@ class SelfSupervised(FineTuner):
         self, inputs: Mapping[str, Any], target: Any, prediction: Any, training: bool
     ) -> Any:
         """Returns w_c l(A f(y), y) + w_e l(f(A phi x1), phi x1)."""
+        judging = judging_measurements(inputs)
+        measured = self.operator.forward(prediction, **self.operator.parameters(judging))
+        consistency = self.distance(measured, judging["measurements"])
+        if not self.equivariance_weight:
+            return self.consistency_weight * consistency
         parameters = self.operator.parameters(inputs)
-        measured = self.operator.forward(prediction, **parameters)
-        consistency = self.distance(measured, inputs["measurements"])
         image = ops.stop_gradient(self._transform(prediction, training))
         virtual = {**inputs, "measurements": self.operator.forward(image, **parameters)}
         equivariance = self.distance(self.network(virtual, training=training), image)
         return self.consistency_weight * consistency + self.equivariance_weight * equivariance
 
     def _transform(self, image: Any, training: bool) -> Any:
-        if not training or len(self.transforms) == 1:
-            return self.transforms[0](image)
-        choice = keras.random.randint((), 0, len(self.transforms), seed=self.seed_generator)
-        candidates = ops.stack([transform(image) for transform in self.transforms])
-        return ops.take(candidates, choice, axis=0)
-
-
-def _rotation(quarters: int) -> Callable[[Any], Any]:
-    def rotate(image: Any) -> Any:
-        height, width = image.shape[1:3]
-        if quarters % 2 and height != width:
+        candidates = (_transformed(transform, image) for transform in self.transforms)
+        images = [candidate for candidate in candidates if candidate is not None]
+        if not images:
             raise ValueError(
-                "Rotations by 90 degrees need square images; pad them to a square. "
-                f"Received: height={height}, width={width}"
+                "Images must be square for the transforms "
+                f"{self.operator.informative_transforms} of the operator. Pad them, or pass "
+                f"equivariance_weight=0. Received: images of {tuple(image.shape[1:3])}"
             )
-        return ops.rot90(image, k=quarters, axes=(1, 2))
+        if not training or len(images) == 1:
+            return images[0]
+        choice = keras.random.randint((), 0, len(images), seed=self.seed_generator)
+        return ops.take(ops.stack(images), choice, axis=0)
 
-    return rotate
 
-
-TRANSFORMS: dict[str, tuple[Callable[[Any], Any], ...]] = {
-    "rotate90": (_rotation(1), _rotation(2), _rotation(3)),
-}
-"""Image transforms by the names that operators use."""
+def _transformed(transform: Callable[[Any], Any], image: Any) -> Any:
+    """The transformed image; None where the transform would change its shape."""
+    try:
+        transformed = transform(image)
+    except ValueError:  # a rotation of an image that is not square
+        return None
+    return transformed if tuple(transformed.shape) == tuple(image.shape) else None

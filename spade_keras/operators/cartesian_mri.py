@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -12,7 +12,7 @@ from keras import ops
 from spade_keras.backend.fourier import fft, to_complex, to_real
 from spade_keras.operators.examples import coil_maps, column_mask
 from spade_keras.operators.fourier import convention
-from spade_keras.operators.linear_operator import LinearOperator
+from spade_keras.operators.linear_operator import LinearOperator, Shape
 
 
 @keras.saving.register_keras_serializable(package="spade_keras")
@@ -53,6 +53,7 @@ class CartesianMRI(LinearOperator):
 
     parameter_names = ("mask", "sensitivities")
     informative_transforms = ("rotate90",)
+    uninformative_transforms = ("flip_vertical", "shift")
 
     def __init__(self, fft: str = "fastmri", **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -88,6 +89,13 @@ class CartesianMRI(LinearOperator):
         weights = self._convention.normal_weights(mask, height, width)
         coil_images = fft(spectrum * weights[:, None], axes=axes, inverse=True)
         return to_real(ops.sum(ops.conj(maps) * coil_images, axis=1))
+
+    def measurement_shape(
+        self, x_shape: Shape, parameter_shapes: Mapping[str, Shape]
+    ) -> tuple[int | None, ...]:
+        """Returns `(batch, coils, height, width, 2)`."""
+        batch, height, width, _ = x_shape
+        return batch, parameter_shapes["sensitivities"][1], height, width, 2
 
     def example_parameters(self, x_shape: Sequence[int], seed: int = 0) -> dict[str, np.ndarray]:
         """Makes a mask that keeps about every third column, and smooth maps of four coils."""

@@ -65,28 +65,24 @@ def coil_maps(x_shape: Sequence[int], seed: int = 0, coils: int = 4) -> np.ndarr
     return np.stack([maps.real, maps.imag], axis=-1).astype("float32")
 
 
-def gaussian_kernels(
-    batch: int, size: int, seed: int = 0, *, widths: tuple[float, float] = (0.7, 2.0)
-) -> np.ndarray:
-    """Anisotropic Gaussian blur kernels of random orientation, each of sum 1.
+def elongated_kernels(batch: int, size: int, seed: int = 0) -> np.ndarray:
+    """Gaussian blur kernels, 1.5 to 2.5 pixels along a random direction and 0.5 to 0.8 across it.
 
     Args:
         batch: Number of kernels.
         size: Rows and columns of a kernel.
-        seed: Of orientations and widths.
-        widths: Range of the standard deviations along both principal axes, in pixels.
+        seed: Of directions and widths.
 
     Returns:
-        float32 array of shape `(batch, size, size)`.
+        float32 array of shape `(batch, size, size)`, every kernel of sum 1.
     """
     rng = np.random.default_rng(seed)
     n = np.arange(size) - size // 2
     row, column = np.meshgrid(n, n, indexing="ij")
     angle = rng.uniform(0, np.pi, (batch, 1, 1))
-    along, across = rng.uniform(*widths, (2, batch, 1, 1))
-    a = (np.cos(angle) * row + np.sin(angle) * column) / along
-    b = (np.cos(angle) * column - np.sin(angle) * row) / across
-    kernels = np.exp(-0.5 * (a**2 + b**2))
+    along = (np.cos(angle) * row + np.sin(angle) * column) / rng.uniform(1.5, 2.5, (batch, 1, 1))
+    across = (np.cos(angle) * column - np.sin(angle) * row) / rng.uniform(0.5, 0.8, (batch, 1, 1))
+    kernels = np.exp(-0.5 * (along**2 + across**2))
     return (kernels / kernels.sum(axis=(1, 2), keepdims=True)).astype("float32")
 
 

@@ -11,6 +11,8 @@ import numpy as np
 
 from spade_keras.solvers import power_iteration
 
+Shape = Sequence[int | None]
+
 
 class LinearOperator(keras.layers.Layer):
     """A linear forward model y = A x, without weights, computed in float32.
@@ -19,7 +21,8 @@ class LinearOperator(keras.layers.Layer):
     operator serves a whole data set; `parameter_names` lists those arguments, which networks pick
     out of their input dict by `parameters`.
 
-    A subclass implements `forward`, `adjoint` and `example_parameters`; `normal` may be overridden
+    A subclass implements `forward` and `adjoint`; `example_parameters` where it has parameters, and
+    `measurement_shape` where measurements are not shaped as the image. `normal` may be overridden
     by something faster.
     """
 
@@ -27,7 +30,12 @@ class LinearOperator(keras.layers.Layer):
     """Names of the arguments, besides the image, that `forward` takes."""
 
     informative_transforms: tuple[str, ...] = ()
-    """Names in `TRANSFORMS` to learn equivariance from: they do not commute with A^H A."""
+    """Names in `TRANSFORMS` to learn equivariance from: they do not commute with A^H A, their
+    `commutator` being above 0.05."""
+
+    uninformative_transforms: tuple[str, ...] = ()
+    """Names in `TRANSFORMS` that commute with A^H A, up to 0.05. All others are informative, though
+    not what one would begin with."""
 
     def __init__(self, **kwargs: Any) -> None:
         # Fourier transforms fail in 16-bit floats on every backend.
@@ -36,6 +44,14 @@ class LinearOperator(keras.layers.Layer):
         self.built = True  # there are no weights to build
         # A sampling mask is not the padding mask that Keras passes from layer to layer.
         self.supports_masking = True
+
+    def __call__(self, x: Any, **parameters: Any) -> Any:
+        """Returns A x, symbolic if an argument is."""
+        # A layer under PyTorch tells symbolic calls from others in a method named `forward`, which
+        # here is A.
+        if any(isinstance(value, keras.KerasTensor) for value in (x, *parameters.values())):
+            return keras.Operation.symbolic_call(self, x, **parameters)
+        return super().__call__(x, **parameters)
 
     def compute_mask(self, inputs: Any, previous_mask: Any = None) -> None:
         """Returns None: an operator's output has no padding."""
@@ -120,6 +136,22 @@ class LinearOperator(keras.layers.Layer):
                 f"{sorted(inputs)}"
             )
         return {name: keras.ops.cast(inputs[name], "float32") for name in self.parameter_names}
+
+    def measurement_shape(
+        self, x_shape: Shape, parameter_shapes: Mapping[str, Shape]
+    ) -> tuple[int | None, ...]:
+        """Tells the shape of A x, with None where it is unknown; by default that of x.
+
+        Args:
+            x_shape: Shape of the image batch.
+            parameter_shapes: Those of the other arguments, by name.
+        """
+        return tuple(x_shape)
+
+    def compute_output_spec(self, x: Any, **parameters: Any) -> keras.KerasTensor:
+        """Describes A x of symbolic arguments, whose sizes may be unknown."""
+        shapes = {name: value.shape for name, value in parameters.items()}
+        return keras.KerasTensor(self.measurement_shape(x.shape, shapes), dtype="float32")
 
     def call(self, x: Any, **parameters: Any) -> Any:
         """Returns A x."""

@@ -46,6 +46,7 @@ class SingleCoilMRI(LinearOperator):
 
     parameter_names = ("mask",)
     informative_transforms = ("rotate90",)
+    uninformative_transforms = ("flip_vertical", "shift")
 
     def __init__(self, fft: str = "fastmri", **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -178,11 +178,11 @@ def test_saving_a_tuner_saves_the_network(slices, tmp_path):
 
 def test_wrong_operators():
     class Blind(CartesianMRI):
-        informative_transforms = ("shift",)
+        informative_transforms = ("warp",)
 
     with pytest.raises(ValueError, match="must be a LinearOperator"):
         SelfSupervised(priors.dncnn(filters=[2]))
-    with pytest.raises(ValueError, match=r"informative transform among \['rotate90'\]"):
+    with pytest.raises(ValueError, match=r"informative transform among .*\('warp',\)"):
         SelfSupervised(make(3, 3), operator=Blind())
     assert issubclass(Blind, LinearOperator)
 

@@ -1,0 +1,150 @@
+"""Blur by a kernel per sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from spade_keras.operators.examples import elongated_kernels
+from spade_keras.operators.linear_operator import LinearOperator, Shape
+from spade_keras.operators.spectra import (
+    check_fits,
+    image_from_spectrum,
+    image_spectrum,
+    transfer_function,
+)
+
+_BOUNDARIES = ("circular", "reflect", "valid")
+
+
+@keras.saving.register_keras_serializable(package="spade_keras")
+class Blur(LinearOperator):
+    """y[n] = sum_m k[m] x[n - m + c], c = floor(size / 2): convolution with the sample's kernel.
+
+    Args:
+        boundary: "circular": the image goes on periodically; by FFT. "reflect": it is mirrored
+            about its border pixels, which are not repeated; by convolution. "valid": only pixels
+            whose whole neighborhood is inside the image are kept; by convolution.
+        **kwargs: Of `keras.layers.Layer`, such as `name`.
+
+    Input shape:
+        `x`: `(batch, height, width, channels)`; every channel is blurred alike.
+        `kernel`: `(batch or 1, rows, columns)`.
+
+    Output shape:
+        That of `x`; for "valid" smaller by `rows - 1` and `columns - 1`.
+
+    Raises:
+        ValueError: If `boundary` is unknown, or the kernel is larger than the image.
+
+    Example:
+        >>> import numpy as np
+        >>> x, kernel = np.ones((2, 9, 7, 3), "float32"), np.full((2, 3, 3), 1 / 9, "float32")
+        >>> tuple(Blur("valid").forward(x, kernel=kernel).shape)
+        (2, 7, 5, 3)
+
+    Reference:
+        Hansen, Nagy and O'Leary, "Deblurring images: matrices, spectra and filtering", 2006.
+    """
+
+    parameter_names = ("kernel",)
+    # Of kernels that are not symmetric themselves.
+    informative_transforms = ("rotate90", "scale")
+    uninformative_transforms = ("shift",)
+
+    def __init__(self, boundary: str = "circular", **kwargs: Any) -> None:
+        if boundary not in _BOUNDARIES:
+            raise ValueError(
+                f"`boundary` must be one of {list(_BOUNDARIES)}. Received: boundary={boundary!r}"
+            )
+        super().__init__(**kwargs)
+        self.boundary = boundary
+
+    def forward(self, x: Any, *, kernel: Any) -> Any:  # type: ignore[override]
+        """Returns k * x."""
+        x = ops.cast(x, "float32")
+        if self.boundary == "circular":
+            return _filter(x, kernel, adjoint=False)
+        check_fits(kernel, *ops.shape(x)[1:3])
+        if self.boundary == "reflect":
+            x = ops.pad(x, ((0, 0), *_margins(kernel), (0, 0)), mode="reflect")
+        return _correlate(x, ops.flip(kernel, axis=(1, 2)))
+
+    def adjoint(self, y: Any, *, kernel: Any) -> Any:  # type: ignore[override]
+        """Returns the correlation of y with k, with the border folded back."""
+        y = ops.cast(y, "float32")
+        if self.boundary == "circular":
+            return _filter(y, kernel, adjoint=True)
+        rows, columns = ops.shape(kernel)[1:3]
+        around = ((0, 0), (rows - 1, rows - 1), (columns - 1, columns - 1), (0, 0))
+        x = _correlate(ops.pad(y, around), kernel)
+        if self.boundary == "reflect":
+            for axis, (before, after) in enumerate(_margins(kernel), start=1):
+                x = _fold(x, axis, before, after)
+        return x
+
+    def measurement_shape(
+        self, x_shape: Shape, parameter_shapes: Mapping[str, Shape]
+    ) -> tuple[int | None, ...]:
+        """Returns the image's shape, for "valid" without the border."""
+        if self.boundary != "valid":
+            return tuple(x_shape)
+        batch, height, width, channels = x_shape
+        rows, columns = parameter_shapes["kernel"][1:3]
+
+        def inside(size: int | None, length: int | None) -> int | None:
+            return None if size is None or length is None else size - length + 1
+
+        return batch, inside(height, rows), inside(width, columns), channels
+
+    def example_parameters(self, x_shape: Sequence[int], seed: int = 0) -> dict[str, np.ndarray]:
+        """Makes elongated Gaussian kernels of 7 x 7 pixels, one per sample."""
+        return {"kernel": elongated_kernels(x_shape[0], 7, seed)}
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
+        return {**super().get_config(), "boundary": self.boundary}
+
+
+def _filter(x: Any, kernel: Any, *, adjoint: bool) -> Any:
+    _, height, width, channels = ops.shape(x)
+    transfer = transfer_function(kernel, height, width)
+    if adjoint:
+        transfer = ops.conj(transfer)
+    return image_from_spectrum(image_spectrum(x) * transfer, channels)
+
+
+def _margins(kernel: Any) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+    """Pixels that a blur needs before and after the image, for both axes."""
+    rows, columns = ops.shape(kernel)[1:3]
+    return (rows - 1 - rows // 2, rows // 2), (columns - 1 - columns // 2, columns // 2)
+
+
+def _correlate(x: Any, kernel: Any) -> Any:
+    """y[n] = sum_j k[j] x[n + j], where all of x[n + j] exist: samples become channels."""
+    batch, height, width, channels = ops.shape(x)
+    rows, columns = ops.shape(kernel)[1:3]
+    kernel = ops.broadcast_to(ops.cast(kernel, "float32"), (batch, rows, columns))
+    taps = ops.repeat(ops.transpose(kernel, (1, 2, 0)), channels, axis=-1)
+    stacked = ops.reshape(ops.transpose(x, (1, 2, 0, 3)), (1, height, width, -1))
+    blurred = ops.depthwise_conv(
+        stacked, taps[..., None], padding="valid", data_format="channels_last"
+    )
+    height, width = height - rows + 1, width - columns + 1
+    blurred = ops.reshape(blurred, (height, width, batch, channels))
+    return ops.transpose(blurred, (2, 0, 1, 3))
+
+
+def _fold(x: Any, axis: int, before: Any, after: Any) -> Any:
+    """Adds the margins, mirrored, to the pixels they were copied from: adjoint of the padding."""
+    x = ops.moveaxis(x, axis, 0)
+    size = ops.shape(x)[0] - before - after
+    others = [(0, 0)] * (len(x.shape) - 1)
+    # The border pixel itself was not copied; hence the one pixel of distance.
+    first = ops.pad(ops.flip(x[:before], axis=0), [(1, size - 1 - before), *others])
+    last = ops.pad(ops.flip(x[before + size :], axis=0), [(size - 1 - after, 1), *others])
+    return ops.moveaxis(x[before : before + size] + first + last, 0, axis)

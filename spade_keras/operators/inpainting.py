@@ -1,0 +1,48 @@
+"""Images with missing pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from spade_keras.operators.examples import pixel_mask
+from spade_keras.operators.linear_operator import LinearOperator
+
+
+@keras.saving.register_keras_serializable(package="spade_keras")
+class Inpainting(LinearOperator):
+    """y = M x: the pixels that the mask keeps, zero elsewhere.
+
+    Input shape:
+        `x`: `(batch, height, width, channels)`.
+        `mask`: `(batch, height, width, 1)`, 1 where a pixel is known; or a channel each.
+
+    Output shape:
+        That of `x`.
+
+    Example:
+        >>> import numpy as np
+        >>> x, mask = np.ones((1, 1, 3, 2), "float32"), np.array([1.0, 0.0, 1.0])
+        >>> y = Inpainting().forward(x, mask=mask.reshape(1, 1, 3, 1))
+        >>> [float(value) for value in y[0, 0, :, 0]]
+        [1.0, 0.0, 1.0]
+    """
+
+    parameter_names = ("mask",)
+    informative_transforms = ("rotate90", "flip_vertical", "flip_horizontal", "shift")
+
+    def forward(self, x: Any, *, mask: Any) -> Any:  # type: ignore[override]
+        """Returns M x."""
+        return ops.cast(x, "float32") * ops.cast(mask, "float32")
+
+    def adjoint(self, y: Any, *, mask: Any) -> Any:  # type: ignore[override]
+        """Returns M y: a diagonal is its own adjoint."""
+        return self.forward(y, mask=mask)
+
+    def example_parameters(self, x_shape: Sequence[int], seed: int = 0) -> dict[str, np.ndarray]:
+        """Makes a mask that keeps half of the pixels."""
+        return {"mask": pixel_mask(x_shape, seed)}
