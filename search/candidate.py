@@ -15,7 +15,8 @@ def plan_for(
 
     Args:
         network: The full network; it is left as it is.
-        configuration: The choice; widths of groups that went with a dropped block are passed over.
+        configuration: The choice; widths of groups that went with a dropped block, or with an
+            iteration that had a prior of its own, are passed over.
         importance: Criterion by which channels are kept.
 
     Returns:
@@ -60,11 +61,12 @@ class CandidateBuilder:
         return _finish(base, _plan(base, configuration, self.importance), configuration)
 
     def canonical(self, configuration: Configuration) -> Configuration:
-        """Leaves out the widths of groups that went with a dropped block.
+        """Leaves out the widths of groups that went with a dropped block or iteration.
 
         Configurations that differ in those alone are one network.
         """
-        if not configuration.dropped:
+        shared = len(getattr(self.network, "priors", ())) < 2
+        if not configuration.dropped and (shared or configuration.iterations is None):
             return configuration
         names = {group.name for group in pruning.find_groups(self._base(configuration))}
         widths = {g: width for g, width in configuration.widths.items() if g in names}
@@ -85,7 +87,7 @@ class CandidateBuilder:
 
 def _plan(base: keras.Model, configuration: Configuration, importance: str) -> pruning.PruningPlan:
     widths = dict(configuration.widths)
-    if configuration.dropped:
+    if configuration.dropped or configuration.iterations is not None:
         names = {group.name for group in pruning.find_groups(base)}
         widths = {group: width for group, width in widths.items() if group in names}
     return pruning.make_plan(base, widths=widths, importance=importance)
