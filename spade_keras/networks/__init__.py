@@ -1,8 +1,11 @@
 """Model-based reconstruction networks."""
 
 from spade_keras.networks import priors
+from spade_keras.networks.e2e_varnet import E2EVarNet
+from spade_keras.networks.norm_unet import NormUNet
 from spade_keras.networks.unrolled_pgd import UnrolledPGD
+from spade_keras.networks.varnet import VarNet
 
-NETWORKS = {"unrolled_pgd": UnrolledPGD}
+NETWORKS = {"e2e_varnet": E2EVarNet, "unrolled_pgd": UnrolledPGD, "varnet": VarNet}
 
-__all__ = ["NETWORKS", "UnrolledPGD", "priors"]
+__all__ = ["NETWORKS", "E2EVarNet", "NormUNet", "UnrolledPGD", "VarNet", "priors"]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from spade_keras import latency, pruning, search
-from spade_keras.networks import UnrolledPGD, priors
+from spade_keras.networks import UnrolledPGD, VarNet, priors
 from spade_keras.operators import CartesianMRI
 from spade_keras.search.candidate import CandidateBuilder
 
@@ -123,3 +123,13 @@ def test_a_joint_search_finds_depth_before_width(network, blocks):
     assert best.dropped == ()
     assert best.widths == {group: edges[-1] for group, edges in widths.items()}
     assert "fewer iterations" in {t.origin for t in result.trials}
+
+
+def test_widths_of_priors_that_went_with_their_iteration_are_passed_over():
+    network = VarNet(CartesianMRI(), priors.unet(filters=[4, 4]), iterations=2)
+    widths = {group.name: 2 for group in pruning.find_groups(network) if not group.fixed}
+    shorter = search.Configuration(widths, iterations=1)
+    assert set(search.build(network, shorter).priors) == {"cascade_0"}
+    canonical = CandidateBuilder(network).canonical(shorter)
+    assert set(canonical.widths) == {name for name in widths if name.startswith("cascade_0/")}
+    assert CandidateBuilder(network).canonical(search.Configuration(widths)).widths == widths

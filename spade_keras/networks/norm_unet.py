@@ -1,0 +1,87 @@
+"""A prior between normalization and its inverse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from spade_keras.networks.padding import crop_around, pad_around, padded_size, size_multiple
+
+# Far below the variance of raw k-space data, which are of the order of 1e-5; it keeps the
+# gradient at a constant image finite.
+_SMALLEST_VARIANCE = 1e-24
+
+
+@keras.saving.register_keras_serializable(package="spade_keras")
+class NormUNet(keras.layers.Layer):
+    """N(x) = s D((x - m) / s) + m, with mean m and standard deviation s of every image channel.
+
+    So the prior D sees images of one spread, whatever their scale, and N(a x + b) = a N(x) + b
+    for every a > 0 and b, each of which may differ between samples and channels. A negative a
+    changes the sign of what D sees: there the equation does not hold.
+
+    Between the two the image is padded with zeros, which is its mean, to the sizes that D takes,
+    and cropped again.
+
+    Args:
+        prior: Functional model D from images to images of the same shape, such as `priors.unet`.
+        **kwargs: Of `keras.layers.Layer`, such as `name`.
+
+    Input shape:
+        `(batch, height, width, channels)`, any height and width.
+
+    Output shape:
+        The same, float32.
+
+    Example:
+        >>> import numpy as np
+        >>> from spade_keras.networks import priors
+        >>> layer = NormUNet(priors.unet(filters=[4, 8]))
+        >>> tuple(layer(np.ones((1, 7, 9, 2), "float32")).shape)
+        (1, 7, 9, 2)
+
+    Reference:
+        Sriram et al., "End-to-end variational networks for accelerated MRI reconstruction", 2020.
+    """
+
+    def __init__(self, prior: keras.Model, **kwargs: Any) -> None:
+        kwargs["dtype"] = "float32"  # a mean over many pixels is no matter for 16 bits
+        super().__init__(**kwargs)
+        self.prior = prior
+        self.multiple = size_multiple(prior)
+        self.built = True
+
+    def call(self, x: Any, training: bool | None = None) -> Any:
+        """Returns N(x)."""
+        height, width = ops.shape(x)[1:3]
+        mean = ops.mean(x, axis=(1, 2), keepdims=True)
+        centered = x - mean
+        # The published networks divide by the number of pixels less one.
+        degrees = ops.cast(ops.maximum(height * width - 1, 1), "float32")
+        variance = ops.sum(centered * centered, axis=(1, 2), keepdims=True) / degrees
+        deviation = ops.sqrt(variance + _SMALLEST_VARIANCE)
+        y = self.prior(pad_around(centered / deviation, self.multiple), training=training)
+        y = crop_around(ops.cast(y, "float32"), height, width, self.multiple)
+        return y * deviation + mean
+
+    def prior_input_shape(
+        self, batch: int | None, height: int | None, width: int | None
+    ) -> tuple[int | None, ...]:
+        """Returns the shape on which the prior is called for images of a size."""
+        sizes = (padded_size(size, self.multiple) for size in (height, width))
+        return (batch, *sizes, self.prior.input_shape[-1])
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
+        return {
+            **super().get_config(),
+            "prior": keras.saving.serialize_keras_object(self.prior),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> NormUNet:
+        """Makes the layer of a config, with new weights."""
+        prior = keras.saving.deserialize_keras_object(config["prior"], custom_objects)
+        return cls(**{**config, "prior": prior})
