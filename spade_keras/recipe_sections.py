@@ -15,7 +15,7 @@ from spade_keras.recipe_problems import BudgetText, OneOf
 # The names a recipe may use. They are spelled out so that this module needs no keras; a test
 # asserts that they are those of the registries.
 SOURCES = ("mni152",)
-NETWORKS = ("e2e_varnet", "unrolled_pgd", "varnet")
+NETWORKS = ("e2e_varnet", "unrolled_pgd", "usrnet", "varnet")
 PRIORS = ("dncnn", "edsr", "res_unet", "unet")
 LABELED_SOURCES = ("digits",)
 CLASSIFIERS = ("convolutional",)

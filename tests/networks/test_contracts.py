@@ -7,8 +7,8 @@ from keras import ops
 
 from spade_keras import latency, search
 from spade_keras.export import saved_model
-from spade_keras.networks import NETWORKS, E2EVarNet, VarNet, priors
-from spade_keras.operators import CartesianMRI
+from spade_keras.networks import NETWORKS, E2EVarNet, USRNet, VarNet, priors
+from spade_keras.operators import CartesianMRI, Downsampling
 from spade_keras.pruning import (
     count_macs,
     count_parameters,
@@ -46,8 +46,24 @@ def maps_aside(inputs):
     return {key: value for key, value in inputs.items() if key != "sensitivities"}
 
 
+def make_usrnet():
+    prior = priors.res_unet(filters=[4, 6], condition_channels=1, blocks=1)
+    return USRNet([Downsampling(2), Downsampling(3)], prior, iterations=2, hidden=6)
+
+
+def sr_inputs():
+    rng = np.random.default_rng(0)
+    return {
+        "measurements": rng.random((3, 6, 5, 3), "float32"),
+        "kernel": rng.random((3, 5, 5), "float32") / 12,
+        "noise_level": np.float32([0.01, 0.02, 0.05]),
+        "initial": rng.random((3, 12, 10, 3), "float32"),
+    }
+
+
 CASES = {
     "e2e_varnet": (make_e2e_varnet, maps_aside(mri_inputs())),
+    "usrnet": (make_usrnet, sr_inputs()),
     "varnet": (make_varnet, mri_inputs()),
 }
 

@@ -1,0 +1,259 @@
+"""The deep unfolding network for super-resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from spade_keras.networks.padding import pad_below, padded_size, size_multiple
+from spade_keras.networks.varnet import copy_prior
+from spade_keras.operators import LinearOperator
+
+_SMALLEST_SETTING = 1e-6
+
+
+@keras.saving.register_keras_serializable(package="spade_keras")
+class USRNet(keras.Model):
+    """Half-quadratic splitting with a closed-form data step and a learned prior.
+
+        z_k = argmin_z ||A z - y||^2 + alpha_k ||z - x_{k-1}||^2,    x_k = D(z_k, beta_k)
+
+    A blurs and keeps every s-th pixel. The prior D is shared by the iterations and told how much
+    noise to remove by a map of the constant beta_k. A small network makes all alpha_k and beta_k
+    from the noise level and the scale s, so that one model serves many scales, kernels and noise
+    levels.
+
+    The scale decides shapes and so must be known before any number is. A network of one operator
+    has one scale and starts from the measured image with every pixel repeated. A network of
+    several takes the start `initial` as an input and reads the scale of a batch from its height.
+
+    Args:
+        operator: The forward model, with the attribute `scale`, the parameter `kernel` and the
+            method `proximal`, such as `Downsampling(2)`; or several of different scales.
+        prior: Functional model from an image and one more channel, the map of beta_k, to an image.
+        iterations: Number of iterations, at least 1.
+        hidden: Width of the two hidden layers that make the alpha_k and beta_k.
+        **kwargs: Of `keras.Model`, such as `name`.
+
+    Input shape:
+        Dict with `measurements` `(batch, height / s, width / s, channels)`, `kernel` `(batch,
+        kernel height, kernel width)`, `noise_level` `(batch,)` or `(batch, 1, 1, 1)`, the standard
+        deviation of the noise in units of the image, and `initial` `(batch, height, width,
+        channels)`, which a network of one scale can do without.
+
+    Output shape:
+        `(batch, height, width, channels)`, float32.
+
+    Raises:
+        ValueError: If an argument is none of those, or inputs have another scale.
+
+    Reference:
+        Zhang, Van Gool and Timofte, "Deep unfolding network for image super-resolution", 2020.
+    """
+
+    def __init__(
+        self,
+        operator: LinearOperator | Sequence[LinearOperator],
+        prior: keras.Model,
+        iterations: int = 8,
+        *,
+        hidden: int = 64,
+        **kwargs: Any,
+    ) -> None:
+        operators = [operator] if isinstance(operator, LinearOperator) else list(operator)
+        _check(operators, iterations)
+        kwargs["dtype"] = "float32"
+        super().__init__(**kwargs)
+        self.operators = sorted(operators, key=lambda one: one.scale)
+        self.prior = prior
+        self.iterations = iterations
+        self.hidden = hidden
+        self.multiple = size_multiple(prior)
+        self.settings_network = keras.Sequential(
+            [
+                keras.Input((2,)),
+                keras.layers.Dense(hidden, "relu", dtype="float32", name="hidden_0"),
+                keras.layers.Dense(hidden, "relu", dtype="float32", name="hidden_1"),
+                keras.layers.Dense(2 * iterations, "softplus", dtype="float32", name="settings"),
+            ],
+            name="settings_network",
+        )
+        self.built = True
+
+    @property
+    def scales(self) -> tuple[int, ...]:
+        """The scales of the operators, ascending."""
+        return tuple(operator.scale for operator in self.operators)
+
+    @property
+    def operator(self) -> LinearOperator | None:
+        """The forward model; None where there are several."""
+        return self.operators[0] if len(self.operators) == 1 else None
+
+    def call(self, inputs: Mapping[str, Any], training: bool | None = None) -> Any:
+        """Reconstructs an image batch from a dict of measurements and operator parameters."""
+        y = ops.cast(inputs["measurements"], "float32")
+        parameters = self.operators[0].parameters(inputs)
+        x, scale = self._start(y, inputs.get("initial"))
+        height, width = ops.shape(x)[1:3]
+        weights, noise_levels = self._settings(inputs["noise_level"], scale)
+        for k in range(self.iterations):
+            z = self._data_step(scale, x, y, weights[:, k, None, None, None], parameters)
+            level = ops.ones_like(z[..., :1]) * noise_levels[:, k, None, None, None]
+            z = pad_below(ops.concatenate([z, level], axis=-1), self.multiple)
+            x = ops.cast(self.prior(z, training=training), "float32")[:, :height, :width]
+        return x
+
+    def _start(self, y: Any, initial: Any) -> tuple[Any, Any]:
+        if initial is None:
+            if self.operator is None:
+                raise ValueError(
+                    f"`initial` must be an input of a network with the scales {self.scales}: its "
+                    "size tells the scale of a batch. Give images of the wanted size, such as the "
+                    "measured ones with every pixel repeated, or use `with_scale(s)`. Received: "
+                    "no input 'initial'"
+                )
+            scale = self.scales[0]
+            return ops.repeat(ops.repeat(y, scale, axis=1), scale, axis=2), scale
+        x = ops.cast(initial, "float32")
+        scale = ops.shape(x)[1] // ops.shape(y)[1]
+        if isinstance(scale, int):
+            sizes = tuple(scale * size for size in y.shape[1:3])
+            if scale not in self.scales or tuple(x.shape[1:3]) != sizes:
+                raise ValueError(
+                    f"`initial` must be one of {self.scales} times as high and wide as "
+                    f"`measurements`. Received: initial of shape {tuple(x.shape)}, measurements of "
+                    f"shape {tuple(y.shape)}"
+                )
+        return x, scale
+
+    def _settings(self, noise_level: Any, scale: Any) -> tuple[Any, Any]:
+        """Returns all alpha_k and all beta_k, each of shape `(batch, iterations)`."""
+        sigma = ops.reshape(ops.cast(noise_level, "float32"), (-1, 1))
+        facts = ops.concatenate([sigma, ops.ones_like(sigma) * ops.cast(scale, "float32")], axis=1)
+        settings = self.settings_network(facts) + _SMALLEST_SETTING
+        return settings[:, : self.iterations], settings[:, self.iterations :]
+
+    def _data_step(
+        self, scale: Any, x: Any, y: Any, weight: Any, parameters: Mapping[str, Any]
+    ) -> Any:
+        if isinstance(scale, int):
+            operator: Any = self.operators[self.scales.index(scale)]
+            return operator.proximal(x, y, weight, **parameters)
+        # Sizes are unknown in a graph that serves batches of several scales.
+        steps = [
+            lambda x, y, weight, kernel, of=operator: of.proximal(x, y, weight, kernel=kernel)
+            for operator in self.operators
+        ]
+        index = ops.sum(ops.cast(scale > np.array(self.scales), "int32"))
+        z = ops.switch(index, steps, x, y, weight, parameters["kernel"])
+        return ops.reshape(z, ops.shape(x))
+
+    @property
+    def priors(self) -> dict[str, keras.Model]:
+        """The networks that pruning may slim, by name."""
+        return {"prior": self.prior}
+
+    def with_priors(self, priors: Mapping[str, keras.Model]) -> USRNet:
+        """Returns a new network with other priors and copies of all other weights.
+
+        Args:
+            priors: The new priors, under the keys of `priors`.
+
+        Raises:
+            ValueError: If the keys differ from those of `priors`.
+        """
+        if set(priors) != {"prior"}:
+            raise ValueError(f"`priors` must have the key 'prior'. Received: {sorted(priors)}")
+        return self._copy(self.operators, priors["prior"], self.iterations)
+
+    def with_iterations(self, iterations: int) -> USRNet:
+        """Returns a new network cut to its first `iterations`, with a copy of the prior.
+
+        Args:
+            iterations: From 1 to the present number.
+
+        Raises:
+            ValueError: If it is outside that range.
+        """
+        if not 1 <= iterations <= self.iterations:
+            raise ValueError(
+                f"`iterations` must be from 1 to {self.iterations}. "
+                f"Received: iterations={iterations}"
+            )
+        return self._copy(self.operators, copy_prior(self.prior), iterations)
+
+    def with_scale(self, scale: int) -> USRNet:
+        """Returns a new network of one of the scales, with copies of all weights.
+
+        Args:
+            scale: One of `scales`.
+
+        Raises:
+            ValueError: If it is none of them.
+        """
+        if scale not in self.scales:
+            raise ValueError(f"`scale` must be one of {self.scales}. Received: scale={scale}")
+        operator = self.operators[self.scales.index(scale)]
+        return self._copy([operator], copy_prior(self.prior), self.iterations)
+
+    def prior_input_shapes(
+        self, inputs: Mapping[str, Any]
+    ) -> dict[str, list[tuple[int | None, ...]]]:
+        """Returns, per prior, the input shape of each of its calls in one forward pass.
+
+        Args:
+            inputs: Dict of arrays, as for a call.
+        """
+        batch, height, width, _ = inputs["measurements"].shape
+        if "initial" in inputs:
+            height, width = inputs["initial"].shape[1:3]
+        else:
+            height, width = height * self.scales[0], width * self.scales[0]
+        sizes = (padded_size(size, self.multiple) for size in (height, width))
+        return {"prior": [(batch, *sizes, self.prior.input_shape[-1])] * self.iterations}
+
+    def _copy(
+        self, operators: Sequence[LinearOperator], prior: keras.Model, iterations: int
+    ) -> USRNet:
+        network = USRNet(operators, prior, iterations, hidden=self.hidden, name=self.name)
+        *hidden, kernel, bias = self.settings_network.get_weights()
+        kept = np.r_[:iterations, self.iterations : self.iterations + iterations]
+        network.settings_network.set_weights([*hidden, kernel[:, kept], bias[kept]])
+        return network
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns what `from_config` needs to make the network again, weights apart."""
+        return {
+            **super().get_config(),
+            "operator": [keras.saving.serialize_keras_object(one) for one in self.operators],
+            "prior": keras.saving.serialize_keras_object(self.prior),
+            "iterations": self.iterations,
+            "hidden": self.hidden,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> USRNet:
+        """Makes the network of a config, with new weights."""
+        config = dict(config)
+        for part in ("operator", "prior"):
+            config[part] = keras.saving.deserialize_keras_object(config[part], custom_objects)
+        return cls(**config)
+
+
+def _check(operators: Sequence[Any], iterations: int) -> None:
+    scales = [getattr(operator, "scale", None) for operator in operators]
+    able = [hasattr(operator, "proximal") for operator in operators]
+    if not scales or None in scales or not all(able) or len(set(scales)) < len(scales):
+        raise ValueError(
+            "`operator` must be a Downsampling operator or several of different scales, such as "
+            f"[Downsampling(2), Downsampling(3)]. Received: operator={operators}"
+        )
+    if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
+        raise ValueError(
+            f"`iterations` must be an integer of at least 1. Received: iterations={iterations}"
+        )
