@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -9,6 +10,7 @@ import numpy as np
 
 from spade_keras.errors import SpadeError
 from spade_keras.pruning.analysis import Analysis, analyze
+from spade_keras.pruning.chain import Chain
 from spade_keras.pruning.groups import is_network
 from spade_keras.pruning.initializers import restore_initializers
 from spade_keras.pruning.narrowing import Narrowing, Read
@@ -104,16 +106,25 @@ def copy_model(model: Any, *, open_layers: bool = False) -> Any:
     return replay(model, analyze(model), open_layers=open_layers)
 
 
-def replay(model: Any, analysis: Analysis, *, open_layers: bool = False) -> keras.Model:
+def replay(
+    model: Any,
+    analysis: Analysis,
+    *,
+    open_layers: bool = False,
+    swaps: Mapping[int, Chain] | None = None,
+) -> keras.Model:
     """Makes a model again at full width, call by call, from a graph that may lack calls.
 
     Args:
         model: The original model.
         analysis: Its analysis; of the graph, calls may have been left out.
         open_layers: See `copy_model`.
+        swaps: What stands in place of a layer, by the id of the layer; whoever asks for it
+            sets the weights and `trainable` of the new layers.
     """
     again = _Rebuild(analysis, {}, keras.ops.convert_to_numpy)
     again.open_layers = open_layers
+    again.swaps = swaps or {}
     return again.model(model)
 
 
@@ -201,6 +212,7 @@ class _Rebuild:
         self.made: dict[int, tuple[Any, Any]] = {}
         self.whole: set[int] = set()
         self.open_layers = False
+        self.swaps: Mapping[int, Chain] = {}
 
     def model(self, model: Any) -> Any:
         """The slim version of a whole model."""
@@ -213,6 +225,8 @@ class _Rebuild:
         return slim
 
     def _is_leaf(self, operation: Any) -> bool:
+        if id(operation) in self.swaps:
+            return False
         return self.analysis.rules.get(id(operation)) is not None or id(operation) in self.whole
 
     def _nested(self, operation: Any, graph: Graph) -> Any:
@@ -220,9 +234,11 @@ class _Rebuild:
         inputs = [self._input(tensor) for tensor in graph.inputs]
         if isinstance(operation, keras.Sequential):
             calls = {id(call.operation): call for call in graph.calls}
-            layers = [
-                self._operation(graph, calls[id(x)]) for x in operation.layers if id(x) in calls
-            ]
+            layers: list[Any] = []
+            for x in operation.layers:
+                if id(x) in calls:
+                    made = self._operation(graph, calls[id(x)])
+                    layers += made.layers if isinstance(made, Chain) else [made]
             return keras.Sequential([inputs[0], *layers], name=operation.name)
         tensors = {id(old): new for old, new in zip(graph.inputs, inputs, strict=True)}
         for call in graph.calls:
@@ -265,7 +281,9 @@ class _Rebuild:
         if known is not None:
             return known[1]
         nested = graph.nested.get(id(original))
-        if nested is not None:
+        if id(original) in self.swaps:
+            made = self.swaps[id(original)]
+        elif nested is not None:
             made = self._again(original, nested) or self._nested(original, nested)
         else:
             made = self._resize(call)
@@ -275,6 +293,8 @@ class _Rebuild:
     def _again(self, original: Any, graph: Graph) -> Any:
         """A composite layer made again as it is, or None where the plan reaches into it."""
         if not graph.traced or graph.opened or self.open_layers:
+            return None
+        if any(id(layer) in self.swaps for layer in original._flatten_layers()):
             return None
         if not self.narrowing.spares(graph, original.variables):
             return None
@@ -315,7 +335,7 @@ class _Rebuild:
             made.trainable = original.trainable
         for call in graph.calls:
             inner = call.operation
-            if isinstance(inner, keras.layers.Layer):
+            if isinstance(inner, keras.layers.Layer) and id(inner) not in self.swaps:
                 nested = graph.nested.get(id(inner))
                 slim = self.made[id(inner)][1]
                 if id(inner) in self.whole:
