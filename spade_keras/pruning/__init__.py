@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from spade_keras.pruning.basis import (
+    BasisPlan,
+    BasisPruning,
+    BasisScalingConv,
+    BasisScalingDense,
+    RankPlan,
+    decompose,
+    merge,
+    rebuild_basis,
+    verify_basis_plan,
+)
 from spade_keras.pruning.blocks import ResidualBlock, drop_blocks, find_residual_blocks
 from spade_keras.pruning.cost import MacReport, count_macs, count_parameters
 from spade_keras.pruning.groups import Group, Slot, find_groups
 from spade_keras.pruning.importance import IMPORTANCES, Importance, register_importance
+from spade_keras.pruning.interpolative import Interpolation, prune_interpolative
 from spade_keras.pruning.plan import GroupPlan, PruningPlan
 from spade_keras.pruning.planning import make_plan
 from spade_keras.pruning.rebuild import (
@@ -22,15 +34,21 @@ from spade_keras.pruning.verify import VerificationError, VerificationReport, ve
 
 __all__ = [
     "IMPORTANCES",
+    "BasisPlan",
+    "BasisPruning",
+    "BasisScalingConv",
+    "BasisScalingDense",
     "ChannelRule",
     "GradualPruning",
     "Group",
     "GroupPlan",
     "GroupSparsity",
     "Importance",
+    "Interpolation",
     "MacReport",
     "PlanMismatchError",
     "PruningPlan",
+    "RankPlan",
     "RebuildError",
     "ResidualBlock",
     "Slot",
@@ -40,13 +58,18 @@ __all__ = [
     "copy_model",
     "count_macs",
     "count_parameters",
+    "decompose",
     "drop_blocks",
     "find_groups",
     "find_residual_blocks",
     "make_plan",
+    "merge",
     "prune_gradually",
+    "prune_interpolative",
     "rebuild",
+    "rebuild_basis",
     "register_channel_rule",
     "register_importance",
+    "verify_basis_plan",
     "verify_plan",
 ]

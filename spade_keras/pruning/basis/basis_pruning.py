@@ -1,0 +1,244 @@
+"""Pruning of basis components while a decomposed model trains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import keras
+import numpy as np
+
+from spade_keras.pruning.basis.importance import BasisImportance, get
+from spade_keras.pruning.basis.pairs import Pair, check_pairs
+from spade_keras.pruning.basis.recorder import GradientRecorder
+
+
+@dataclass(frozen=True)
+class PruningRound:
+    """One epoch of `BasisPruning`.
+
+    Args:
+        epoch: Number of the epoch, from 0.
+        value: The monitored metric at its end.
+        components: Components alive while it was measured.
+        met: Whether the value was within the allowed loss.
+    """
+
+    epoch: int
+    value: float
+    components: int
+    met: bool
+
+
+class BasisPruning(keras.callbacks.Callback):
+    """Prunes the least important components of the whole network after each epoch.
+
+    The first `warmup` epochs set the reference: the best value of the monitored metric. Then
+    each epoch that ends within `max_loss` of it is remembered and followed by a round of
+    pruning; when `patience` epochs in a row have failed, training stops. In the end the model
+    is the last one that met the limit. Pruned components are masked, so shapes stay as they
+    are; `merge` removes them. Every layer keeps at least one component.
+
+    The paper prunes iteratively during training by a first-order Taylor criterion; the rounds
+    per epoch, the ranking over the whole network and the stopping rule are our choice.
+
+    Args:
+        per_epoch: Components to prune per round; below 1, as a share of those at the start.
+        monitor: Metric to watch, as Keras names it in the logs.
+        mode: Whether more of it is better, `"max"`, or less, `"min"`; `"auto"` goes by the
+            name: more is better for names with `acc`, `auc`, `psnr` or `ssim`, less for all
+            others.
+        max_loss: How far the metric may fall below the reference, or rise above it, in its own
+            units: 0.01 is one point of accuracy.
+        reference: The value to compare with. None: the best of the warm-up.
+        warmup: Epochs of training before the first round.
+        patience: Epochs that may fail before training stops; meanwhile nothing is pruned.
+        importance: Name in `BASIS_IMPORTANCES`, or a `BasisImportance`.
+        model: The decomposed model. None: the model being trained; name the inner one if a
+            wrapper is trained.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+        >>> callback = BasisPruning(0.1, monitor="val_accuracy", max_loss=0.01)
+
+    Reference:
+        Wong, Kashyap, Moradi, arXiv 2108.02893.
+    """
+
+    def __init__(  # noqa: PLR0913 - every setting is a keyword of its own
+        self,
+        per_epoch: float = 0.05,
+        *,
+        monitor: str = "val_accuracy",
+        mode: Literal["auto", "max", "min"] = "auto",
+        max_loss: float = 0.01,
+        reference: float | None = None,
+        warmup: int = 1,
+        patience: int = 0,
+        importance: str | BasisImportance = "taylor",
+        model: Any = None,
+    ) -> None:
+        super().__init__()
+        whole = isinstance(per_epoch, int | np.integer) and not isinstance(per_epoch, bool)
+        if not ((whole and per_epoch >= 1) or (not whole and 0 < per_epoch < 1)):
+            raise ValueError(
+                "`per_epoch` must be a number of components of at least 1, or a share in (0, 1). "
+                f"Received: per_epoch={per_epoch!r}."
+            )
+        if mode not in ("auto", "max", "min"):
+            raise ValueError(f"`mode` must be 'auto', 'max' or 'min'. Received: mode={mode!r}.")
+        if not (math.isfinite(max_loss) and max_loss >= 0):
+            raise ValueError(f"`max_loss` must not be negative. Received: max_loss={max_loss!r}.")
+        for name, value in (("warmup", warmup), ("patience", patience)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise ValueError(f"`{name}` must be a count. Received: {name}={value!r}.")
+        if warmup == 0 and reference is None:
+            raise ValueError(
+                "`warmup` must be at least 1 when there is no `reference`. Received: warmup=0."
+            )
+        self.per_epoch = per_epoch
+        self.monitor = monitor
+        self.mode = mode
+        self.max_loss = max_loss
+        self.reference = reference
+        self.warmup = warmup
+        self.patience = patience
+        self.importance = get(importance) if isinstance(importance, str) else importance
+        self.history: list[PruningRound] = []
+        """What happened in each epoch."""
+        self._target = model
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Finds the pairs and starts to record gradients.
+
+        Raises:
+            NotDecomposedError: The model was not decomposed.
+            ValueError: The scaling factors do not train.
+        """
+        self._decomposed = self.model if self._target is None else self._target
+        self._pairs = check_pairs(self._decomposed)
+        self._recorder: GradientRecorder | None = None
+        self._limit = self.reference
+        self._failed = 0
+        self._good: list[np.ndarray] | None = None
+        self._per_round = self.per_epoch
+        if self.per_epoch < 1:
+            self._per_round = max(1, round(self.per_epoch * self._alive()))
+        self.history = []
+        if getattr(self.importance, "needs_gradients", False):
+            self._recorder = GradientRecorder([pair.scaling for pair in self._pairs])
+            self._recorder.attach(self.model)
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Judges the epoch and prunes, or stops."""
+        value = self._value(logs or {})
+        effects = self._effects()
+        warming = len(self.history) < self.warmup
+        if warming and self.reference is None:
+            self._limit = self._better(self._limit, value)
+        met = (warming and self.reference is None) or self._meets(value)
+        self.history.append(PruningRound(epoch, value, self._alive(), met))
+        if met:
+            self._failed = 0
+            self._good = [np.array(keras.ops.convert_to_numpy(v)) for v in self._weights()]
+            if len(self.history) >= self.warmup:
+                prune_components(self._pairs, int(self._per_round), self._scores(effects))
+        elif not warming:
+            self._failed += 1
+            if self._failed > self.patience:
+                self.model.stop_training = True
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Restores the last state that met the limit and leaves the optimizer as it was."""
+        if self._recorder is not None:
+            self._recorder.detach()
+        if self._good is not None:
+            for variable, value in zip(self._weights(), self._good, strict=True):
+                variable.assign(value)
+
+    def _weights(self) -> list[Any]:
+        # A wrapper may train more than the decomposed model, such as the head around it.
+        weights = {id(v): v for v in (*self._decomposed.weights, *self.model.weights)}
+        return list(weights.values())
+
+    def _alive(self) -> int:
+        return sum(len(pair.scaling.alive) for pair in self._pairs)
+
+    def _effects(self) -> list[np.ndarray | None]:
+        if self._recorder is None:
+            return [None] * len(self._pairs)
+        return list(self._recorder.read())
+
+    def _scores(self, effects: Sequence[np.ndarray | None]) -> dict[str, np.ndarray]:
+        scores = {}
+        for pair, effect in zip(self._pairs, effects, strict=True):
+            members = np.asarray(self.importance(pair.scaling, effect), np.float64)
+            expected = (pair.scaling.groups, pair.scaling.rank)
+            if members.shape != expected or not np.isfinite(members).all():
+                raise ValueError(
+                    f"`importance` must give finite scores of shape {expected} for layer "
+                    f"{pair.name!r}. Received: shape={members.shape}, finite="
+                    f"{bool(np.isfinite(members).all())}. Look for NaN in the loss."
+                )
+            scores[pair.name] = members.sum(axis=0)
+        return scores
+
+    def _value(self, logs: Mapping[str, Any]) -> float:
+        if self.monitor not in logs:
+            raise ValueError(
+                f"`monitor` must be one of the logged {sorted(logs)}. Received: "
+                f"monitor={self.monitor!r}. Pass `validation_data` to `fit` for names with 'val_'."
+            )
+        return float(logs[self.monitor])
+
+    def _is_max(self) -> bool:
+        if self.mode != "auto":
+            return self.mode == "max"
+        return any(word in self.monitor for word in ("acc", "auc", "psnr", "ssim"))
+
+    def _better(self, first: float | None, second: float) -> float:
+        if first is None or math.isnan(first):
+            return second
+        return max(first, second) if self._is_max() else min(first, second)
+
+    def _meets(self, value: float) -> bool:
+        assert self._limit is not None
+        if self._is_max():
+            return value >= self._limit - self.max_loss
+        return value <= self._limit + self.max_loss
+
+
+def prune_components(
+    pairs: Sequence[Pair], count: int, scores: Mapping[str, np.ndarray], minimum: int = 1
+) -> int:
+    """Prunes the lowest scores of the whole network; every layer keeps a minimum.
+
+    Args:
+        pairs: The pairs of a decomposed model, whose masks change.
+        count: Components to prune.
+        scores: One score per component, by the name of the pair.
+        minimum: Components that every layer keeps.
+
+    Returns:
+        How many were pruned, fewer than `count` when the layers are at their minimum.
+    """
+    alive = {pair.name: set(map(int, pair.scaling.alive)) for pair in pairs}
+    order = sorted(
+        (float(scores[name][i]), number, i, name)
+        for number, name in enumerate(alive)
+        for i in alive[name]
+    )
+    pruned = 0
+    for _, _, component, name in order:
+        if pruned == count:
+            break
+        if len(alive[name]) > minimum:
+            alive[name].remove(component)
+            pruned += 1
+    for pair in pairs:
+        pair.scaling.keep(sorted(alive[pair.name]))
+    return pruned

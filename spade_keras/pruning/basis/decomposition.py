@@ -1,0 +1,242 @@
+"""From layers to pairs: an orthonormal basis layer and the scaling of its components."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from spade_keras.pruning.analysis import analyze
+from spade_keras.pruning.basis.factors import (
+    Factors,
+    factorize,
+    to_kernel,
+    to_matrix,
+    without_rounding,
+)
+from spade_keras.pruning.basis.pairs import BASIS_SUFFIX, find_pairs
+from spade_keras.pruning.basis.rank_groups import (
+    RankGroup,
+    choose_groups,
+    find_rank_groups,
+    leaf_calls,
+    output_layers,
+)
+from spade_keras.pruning.basis.scaling import BasisScaling, BasisScalingConv, BasisScalingDense
+from spade_keras.pruning.chain import Chain
+from spade_keras.pruning.groups import is_network
+from spade_keras.pruning.initializers import with_zeros
+from spade_keras.pruning.rebuild import replay
+
+TRAINABLE = ("head", "norms")
+_NORMS = (
+    keras.layers.BatchNormalization,
+    keras.layers.LayerNormalization,
+    keras.layers.GroupNormalization,
+    keras.layers.UnitNormalization,
+    keras.layers.RMSNormalization,
+)
+_OWN_TO_PAIR = ("name", "filters", "units", "trainable", "activation", "use_bias")
+
+
+def decompose(
+    model: Any,
+    layers: Iterable[str] | None = None,
+    *,
+    max_rank: int | Mapping[str, int] | None = None,
+    trainable: Collection[str] = (),
+) -> Any:
+    """Replaces layers by pairs whose second layer has one scaling factor per basis vector.
+
+        W = U diag(sigma) V^T,    W x  ->  (diag(s) diag(sigma) V^T) (U x),    s = 1
+
+    The first layer of a pair is the stock convolution or dense layer with kernel `U`, without
+    bias, with the original stride, padding and dilation; the second a `BasisScalingConv` or
+    `BasisScalingDense` under the original name, with the original bias and activation. The new
+    model computes what the original computes; of its weights only the scaling factors train.
+    Convolutions with groups are factorized group by group, and component `i` is the `i`-th
+    of every group. A shared layer becomes one shared pair. The regularizers and constraints of
+    kernels and biases are dropped, for these are frozen.
+
+    Args:
+        model: A built Keras model, or a network with `priors`; it stays as it is.
+        layers: Paths of the layers to decompose, wildcards allowed. None: every layer that can
+            be, but for the head when that is trained; `find_rank_groups` lists the layers that
+            cannot be, and why.
+        max_rank: Components per layer at most, for all layers or by path; the outputs are then
+            those of the best approximation of that rank. Large dense layers are much faster
+            with it.
+        trainable: What trains besides the factors: `"head"`, the layers that make the outputs,
+            which are then not decomposed unless named in `layers`; `"norms"`, scales,
+            offsets and moving statistics of norms.
+
+    Returns:
+        A model of the kind that `rebuild` makes, or the network with decomposed priors.
+
+    Raises:
+        ValueError: A name fits no layer that can be decomposed, a rank is below 1, a kernel is
+            zero or not finite, or the model is decomposed already.
+
+    Example:
+        >>> import keras
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(6, name="a")])
+        >>> low = decompose(model)
+        >>> [layer.name for layer in low.layers], [v.name for v in low.trainable_variables]
+        (['a_basis', 'a'], ['scale'])
+
+    Reference:
+        Wong, Kashyap, Moradi, arXiv 2108.02893.
+    """
+    unknown = sorted(set(trainable) - set(TRAINABLE))
+    if isinstance(trainable, str) or unknown:
+        raise ValueError(
+            f"`trainable` must be a list out of {list(TRAINABLE)}. Received: trainable="
+            f"{trainable!r}."
+        )
+    groups = find_rank_groups(model)
+    kept_whole = _heads(model) if "head" in trainable and layers is None else set()
+    chosen = [group for group in choose_groups(groups, layers) if group.name not in kept_whole]
+    if not chosen:
+        reasons = {group.name: group.fixed for group in groups if group.fixed is not None}
+        raise ValueError(
+            f"`model` must have a layer that can be decomposed. Received: model={model.name!r}, "
+            f"whose layers cannot be: {reasons}."
+        )
+    ranks = _ranks(chosen, max_rank)
+    if not is_network(model):
+        return _decompose(model, ranks, trainable)
+    decomposed = {}
+    for key, prior in model.priors.items():
+        own = {n.removeprefix(f"{key}/"): r for n, r in ranks.items() if n.startswith(f"{key}/")}
+        decomposed[key] = _decompose(prior, own, trainable)
+    return model.with_priors(decomposed)
+
+
+def _heads(model: Any) -> set[str]:
+    if is_network(model):
+        return {f"{key}/{name}" for key, prior in model.priors.items() for name in _heads(prior)}
+    analysis = analyze(model)
+    return {analysis.paths[key] for key in output_layers(analysis.graph)}
+
+
+def _ranks(groups: Sequence[RankGroup], max_rank: int | Mapping[str, int] | None) -> dict[str, int]:
+    """Components to compute per layer."""
+    given = max_rank if isinstance(max_rank, Mapping) else {}
+    unknown = sorted(set(given) - {group.name for group in groups})
+    if unknown:
+        raise ValueError(
+            f"`max_rank` must name layers that are decomposed. Received: {unknown}, which are "
+            f"none of {[group.name for group in groups][:20]}."
+        )
+    default = None if isinstance(max_rank, Mapping) else max_rank
+    ranks = {}
+    for group in groups:
+        limit = given.get(group.name, default)
+        if limit is not None and (not isinstance(limit, int | np.integer) or limit < 1):
+            raise ValueError(
+                "`max_rank` must be an integer of at least 1. "
+                f"Received: max_rank={limit!r} for layer {group.name!r}."
+            )
+        ranks[group.name] = group.rank if limit is None else min(int(limit), group.rank)
+    return ranks
+
+
+def _decompose(model: Any, ranks: Mapping[str, int], trainable: Collection[str]) -> Any:
+    """`decompose` for one model and the ranks of the layers to decompose."""
+    if find_pairs(model):
+        raise ValueError(
+            "`model` must not be decomposed already. Received: "
+            f"model={model.name!r} with {len(find_pairs(model))} basis scaling layers. Fold them "
+            "with `merge` first."
+        )
+    analysis = analyze(model)
+    swaps: dict[int, Chain] = {}
+    factors: list[tuple[Any, Chain, Factors]] = []
+    for call in leaf_calls(analysis.graph):
+        layer = call.operation
+        rank = ranks.get(analysis.paths[id(layer)])
+        if rank is None:
+            continue
+        found = _factorize(layer, rank, analysis.paths[id(layer)])
+        swaps[id(layer)] = _pair(layer, found.rank)
+        factors.append((layer, swaps[id(layer)], found))
+    made = replay(model, analysis, swaps=swaps)
+    for layer, chain, found in factors:
+        _set_weights(layer, chain, found)
+    _set_trainable(made, trainable)
+    return made
+
+
+def _factorize(layer: Any, rank: int, path: str) -> Factors:
+    matrix = to_matrix(layer, keras.ops.convert_to_numpy(layer.kernel).astype(np.float64))
+    if not np.isfinite(matrix).all():
+        raise ValueError(
+            "`model` must have finite kernels. Received: NaN or infinite values in the kernel of "
+            f"{path!r}. Train the model again from a state without them."
+        )
+    if not matrix.any():
+        raise ValueError(
+            "`model` must not have kernels that are zero, which have no basis. Received: only "
+            f"zeros in the kernel of {path!r}. Train it first, or leave it out of `layers`."
+        )
+    return without_rounding(factorize(matrix, rank))
+
+
+def _pair(layer: Any, rank: int) -> Chain:
+    """The two layers that stand for one, unbuilt."""
+    config = with_zeros(layer.get_config())
+    groups = getattr(layer, "groups", 1)
+    dense = isinstance(layer, keras.layers.Dense)
+    basis = {
+        **{key: value for key, value in config.items() if key not in _OWN_TO_PAIR},
+        "name": layer.name + BASIS_SUFFIX,
+        "units" if dense else "filters": rank * groups,
+        "use_bias": False,
+        "trainable": False,
+    }
+    for key in ("kernel", "bias"):
+        basis[f"{key}_regularizer"] = basis[f"{key}_constraint"] = None
+    basis["activity_regularizer"] = None
+    common = {
+        "name": layer.name,
+        "dtype": layer.dtype_policy,
+        "activation": layer.activation,
+        "use_bias": layer.use_bias,
+        "activity_regularizer": layer.activity_regularizer,
+    }
+    second: BasisScaling
+    if dense:
+        second = BasisScalingDense(layer.units, **common)
+    else:
+        second = BasisScalingConv(
+            layer.filters, groups=groups, data_format=layer.data_format, **common
+        )
+    return Chain([type(layer).from_config(basis), second])
+
+
+def _set_weights(layer: Any, chain: Chain, factors: Factors) -> None:
+    basis, scaling = chain.layers
+    basis.kernel.assign(to_kernel(layer, factors.left))
+    scaling.singular_values.assign(factors.values.reshape(-1))
+    scaling.directions.assign(factors.right.reshape(-1, factors.right.shape[-1]))
+    if layer.use_bias:
+        scaling.bias.assign(keras.ops.convert_to_numpy(layer.bias))
+
+
+def _set_trainable(model: Any, trainable: Collection[str]) -> None:
+    """Freezes all but the scaling factors and what is asked for."""
+    heads = output_layers(analyze(model).graph) if "head" in trainable else set()
+    leaves = []
+    # What holds other layers must train for these to train; setting it spreads to all of them.
+    for layer in model._flatten_layers():
+        if list(layer._flatten_layers(include_self=False, recursive=False)):
+            layer.trainable = True
+            for variable in layer._trainable_variables:
+                variable.trainable = False
+        else:
+            leaves.append(layer)
+    for layer in leaves:
+        free = isinstance(layer, BasisScaling) or id(layer) in heads
+        layer.trainable = free or ("norms" in trainable and isinstance(layer, _NORMS))
