@@ -118,7 +118,7 @@ def true_acceleration(mask: Any) -> float:
     sampled = np.count_nonzero(mask)
     if not sampled:
         raise ValueError("`mask` must sample something. Received: a mask of zeros")
-    return mask.size / sampled
+    return float(mask.size / sampled)
 
 
 def central_block(size: int, length: int) -> slice:
