@@ -29,6 +29,11 @@ from spade_keras.data.splits import (
     random_split,
     slab_split,
 )
+from spade_keras.data.super_resolution import (
+    LowResolutionImages,
+    modcrop,
+    simulate_super_resolution,
+)
 
 LABELED_SOURCES: dict[str, Callable[[int], tuple[np.ndarray, np.ndarray]]] = {"digits": load_digits}
 """Bundled samples with a class each, by name; each takes the side of its images."""
@@ -42,6 +47,7 @@ __all__ = [
     "FastMRILayout",
     "ImageSet",
     "LazyArray",
+    "LowResolutionImages",
     "MaskFunction",
     "MeasuredSlices",
     "MulticoilSlices",
@@ -62,6 +68,7 @@ __all__ = [
     "load_nifti",
     "load_photographs",
     "load_stack",
+    "modcrop",
     "motion_kernel",
     "open_fastmri",
     "open_images",
@@ -71,6 +78,7 @@ __all__ = [
     "random_split",
     "read_image",
     "simulate_multicoil",
+    "simulate_super_resolution",
     "slab_split",
     "true_acceleration",
     "write_fastmri_like",
