@@ -56,12 +56,14 @@ def test_low_rank_activations_are_kept_exactly():
     assert np.abs(plain - wanted).max() > 0.1 * wanted.std()
 
 
+@pytest.mark.once
 def test_one_channel_less_than_the_rank_is_not_exact():
     x = np.random.default_rng(1).normal(size=(32, 8, 8, 2)).astype("float32")
     made = prune_interpolative(_chain(), x, widths={"wide": 4})
     assert list(made.errors) == ["wide"] and made.errors["wide"] > 1e-2
 
 
+@pytest.mark.once
 def test_it_beats_magnitudes_without_labels_or_fine_tuning():
     keras.utils.set_random_seed(0)
     generator = np.random.default_rng(0)
@@ -88,6 +90,7 @@ def test_it_beats_magnitudes_without_labels_or_fine_tuning():
     assert [layer.units for layer in made.model.layers] == [12, 12, 4]
 
 
+@pytest.mark.once
 def test_groups_that_cannot_be_treated_are_named_and_keep_their_width():
     inputs = keras.Input((10,))
     x = layers.Dense(8, name="plain")(inputs)
@@ -108,6 +111,7 @@ def test_groups_that_cannot_be_treated_are_named_and_keep_their_width():
             prune_interpolative(model, data, **{key: {"twice": value}})
 
 
+@pytest.mark.once
 def test_a_model_without_such_channels_is_refused():
     model = keras.Sequential([keras.Input((4,)), layers.Dense(6), layers.LayerNormalization()])
     model = keras.Sequential([*model.layers, layers.Dense(2)])
@@ -118,12 +122,14 @@ def test_a_model_without_such_channels_is_refused():
         prune_interpolative(model, np.ones((4, 4)), ratio=0.5, importance="group_l1")
 
 
+@pytest.mark.once
 def test_data_must_be_finite():
     model = _chain()
     with pytest.raises(ValueError, match="`inputs` must give finite activations"):
         prune_interpolative(model, np.full((2, 8, 8, 2), np.nan, "float32"), ratio=0.5)
 
 
+@pytest.mark.once
 def test_fewer_samples_than_channels_still_give_a_model():
     model = keras.Sequential([keras.Input((9,)), layers.Dense(8, name="a"), layers.Dense(2)])
     x = np.random.default_rng(0).normal(size=(3, 9)).astype("float32")

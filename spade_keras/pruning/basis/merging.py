@@ -21,6 +21,7 @@ from spade_keras.pruning.initializers import with_zeros
 from spade_keras.pruning.rebuild import replay
 
 Measure = Callable[[keras.Model], float]
+By = Literal["macs", "latency", "none"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Choice:
 def merge(
     model: Any,
     *,
-    by: Literal["macs", "latency"] = "macs",
+    by: By = "macs",
     measure: Measure | None = None,
     inputs: Any = None,
 ) -> Any:
@@ -52,7 +53,9 @@ def merge(
 
     Args:
         model: A decomposed model, or a network with decomposed priors; it stays as it is.
-        by: `"macs"` compares multiply-accumulates, `"latency"` times of both forms as measured.
+        by: `"macs"` compares multiply-accumulates, `"latency"` times of both forms as measured;
+            `"none"` keeps every pair, so that its components are a channel group of the result,
+            named after the `_basis` layer, which a plan of widths or a search can narrow.
         measure: For `"latency"`: gives the time of a small model that holds the one form or the
             other, such as `lambda m: spade_keras.latency.measure(m, example(m)).median_ms`.
         inputs: For `"latency"`: arrays or shapes, where the model leaves input sizes open.
@@ -82,7 +85,7 @@ def merge(
 def make_rank_plan(
     model: Any,
     *,
-    by: Literal["macs", "latency"] = "macs",
+    by: By = "macs",
     measure: Measure | None = None,
     inputs: Any = None,
     importance: str = "",
@@ -100,8 +103,8 @@ def make_rank_plan(
         importance: What ranked the components, for the record.
     """
     pairs = check_pairs(model)
-    if by not in ("macs", "latency"):
-        raise ValueError(f"`by` must be 'macs' or 'latency'. Received: by={by!r}.")
+    if by not in ("macs", "latency", "none"):
+        raise ValueError(f"`by` must be 'macs', 'latency' or 'none'. Received: by={by!r}.")
     if by == "latency" and not callable(measure):
         raise ValueError(
             "`measure` must be a function from a model to its time when by='latency'. Received: "
@@ -111,14 +114,15 @@ def make_rank_plan(
     entries = []
     for pair in pairs:
         kept = tuple(int(i) for i in pair.scaling.alive)
-        if by == "macs" or measure is None:
-            form = cheaper_form(group_of(pair), len(kept))
-        else:
+        full = group_of(pair)
+        form: Form = "pair"
+        if by == "macs":
+            form = cheaper_form(full, len(kept))
+        elif by == "latency" and measure is not None:
             form = _faster_form(pair, kept, shapes[pair.basis_path], measure)
         scale = np.asarray(keras.ops.convert_to_numpy(pair.scaling.scale), np.float64)
         scales = scale.reshape(pair.scaling.groups, -1)[:, list(kept)].reshape(-1)
-        full = group_of(pair).rank
-        entries.append(LayerRank(pair.name, full, kept, form, tuple(map(float, scales))))
+        entries.append(LayerRank(pair.name, full.rank, kept, form, tuple(map(float, scales))))
     return RankPlan(model.name, tuple(entries), importance)
 
 

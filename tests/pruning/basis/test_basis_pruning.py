@@ -114,7 +114,13 @@ def test_the_optimizer_is_left_as_it_was():
     assert [id(v) for v in low.optimizer.variables] == before
 
 
-@pytest.mark.parametrize("name", list(BASIS_IMPORTANCES))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name == "taylor" else pytest.mark.once)
+        for name in BASIS_IMPORTANCES
+    ],
+)
 def test_every_importance_prunes_the_stated_number_per_epoch(name):
     x, y = _data()
     low = _compiled(0.01)
@@ -127,6 +133,7 @@ def test_every_importance_prunes_the_stated_number_per_epoch(name):
     assert sum(len(pair.scaling.alive) for pair in find_pairs(low)) == total - 9
 
 
+@pytest.mark.once
 def test_a_share_is_one_of_the_start_and_each_layer_keeps_a_component():
     x, y = _data()
     low = _compiled(0.01)
@@ -139,6 +146,7 @@ def test_a_share_is_one_of_the_start_and_each_layer_keeps_a_component():
     assert [len(pair.scaling.alive) for pair in find_pairs(low)] == [1] * len(find_pairs(low))
 
 
+@pytest.mark.once
 def test_the_network_is_ranked_as_a_whole():
     low = decompose(_model())
     pairs = find_pairs(low)
@@ -152,6 +160,7 @@ def test_the_network_is_ranked_as_a_whole():
     assert [len(pair.scaling.alive) for pair in pairs] == [1] * 4
 
 
+@pytest.mark.once
 def test_sigma_times_s_is_the_share_of_the_kernels_energy():
     low = decompose(_model())
     layer = low.get_layer("grouped")
@@ -194,13 +203,39 @@ def _fit_with(values, **settings):
         # Epoch 3 falls below 0.9 - 0.01: training stops, and epoch 2 comes back.
         ([0.9, 0.95, 0.89, 0.87, 0.95], {"mode": "max"}, [True, True, True, False], 2),
         # The best of two warm-up epochs, 0.95, is the reference.
-        ([0.9, 0.95, 0.941, 0.93, 0.95], {"mode": "max", "warmup": 2}, [1, 1, 1, 0], 2),
+        pytest.param(
+            [0.9, 0.95, 0.941, 0.93, 0.95],
+            {"mode": "max", "warmup": 2},
+            [1, 1, 1, 0],
+            2,
+            marks=pytest.mark.once,
+        ),
         # A loss may rise; the patience lets epoch 3 recover what epoch 2 lost.
-        ([0.5, 0.5, 0.7, 0.505, 0.7, 0.7], {"patience": 1}, [1, 1, 0, 1, 0, 0], 3),
+        pytest.param(
+            [0.5, 0.5, 0.7, 0.505, 0.7, 0.7],
+            {"patience": 1},
+            [1, 1, 0, 1, 0, 0],
+            3,
+            marks=pytest.mark.once,
+        ),
         # With a reference the warm-up is judged as well.
-        ([0.5, 0.42, 0.4], {"reference": 0.41, "warmup": 0}, [False], None),
-        ([0.42, 0.41, 0.5], {"reference": 0.41, "warmup": 0}, [True, True, False], 1),
-        ([0.9, float("nan"), 0.9], {"mode": "max"}, [True, False], 0),
+        pytest.param(
+            [0.5, 0.42, 0.4],
+            {"reference": 0.41, "warmup": 0},
+            [False],
+            None,
+            marks=pytest.mark.once,
+        ),
+        pytest.param(
+            [0.42, 0.41, 0.5],
+            {"reference": 0.41, "warmup": 0},
+            [True, True, False],
+            1,
+            marks=pytest.mark.once,
+        ),
+        pytest.param(
+            [0.9, float("nan"), 0.9], {"mode": "max"}, [True, False], 0, marks=pytest.mark.once
+        ),
     ],
 )
 def test_training_stops_at_the_stated_loss_and_the_last_good_state_returns(
@@ -211,6 +246,7 @@ def test_training_stops_at_the_stated_loss_and_the_last_good_state_returns(
     assert end == (restored if restored is not None else 0)
 
 
+@pytest.mark.once
 def test_more_is_better_where_the_name_says_so():
     x, y = _data()
     low = _compiled(0.01)
@@ -230,6 +266,7 @@ def test_the_inner_model_of_a_wrapper_is_pruned():
     assert sum(len(pair.scaling.alive) for pair in find_pairs(low)) == rank - 4
 
 
+@pytest.mark.once
 def test_pruned_components_stay_pruned_while_the_others_learn():
     x, y = _data()
     low = _compiled(0.05)
@@ -240,6 +277,7 @@ def test_pruned_components_stay_pruned_while_the_others_learn():
     assert list(np.flatnonzero(changed)) == [1, 2]
 
 
+@pytest.mark.once
 def test_a_model_that_was_not_decomposed_is_refused():
     x, y = _data()
     model = _model()
@@ -248,6 +286,7 @@ def test_a_model_that_was_not_decomposed_is_refused():
         model.fit(x, y, verbose=0, callbacks=[BasisPruning(1, monitor="loss")])
 
 
+@pytest.mark.once
 def test_frozen_factors_and_unknown_metrics_are_refused():
     x, y = _data()
     low = _compiled(0.05)

@@ -26,6 +26,8 @@ LAYERS = {
     "dense": ((11,), lambda: layers.Dense(6, activation="relu")),
     "dense on sequences": ((4, 5), lambda: layers.Dense(9, activation="softmax")),
 }
+# One of each kind under every backend; the others under one.
+EVERYWHERE = ("conv2d", "grouped", "transposed2d", "dense")
 
 
 def randomized(model, seed=0):
@@ -72,7 +74,10 @@ def mixed_model():
     return randomized(keras.Model(inputs, x))
 
 
-@pytest.mark.parametrize("name", list(LAYERS))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in EVERYWHERE else pytest.mark.once) for name in LAYERS],
+)
 def test_a_layer_and_its_pair_are_equal(name):
     shape, make = LAYERS[name]
     layer = make()
@@ -112,6 +117,7 @@ def test_nested_and_shared_layers_are_decomposed_once_and_the_original_stays():
     assert not any(id(v) in ids for v in low.variables)
 
 
+@pytest.mark.once
 def test_layers_that_cannot_be_decomposed_are_listed_with_reasons():
     inputs = keras.Input((6, 4))
     x = layers.SeparableConv1D(4, 2, name="separable")(inputs)
@@ -129,6 +135,7 @@ def test_layers_that_cannot_be_decomposed_are_listed_with_reasons():
     assert [pair.name for pair in find_pairs(decompose(model))] == ["dense"]
 
 
+@pytest.mark.once
 def test_break_even_ranks_are_those_of_the_costs():
     inputs = keras.Input((8, 8, 64))
     x = layers.Conv2D(64, 3, name="equal")(inputs)
@@ -166,6 +173,7 @@ def test_only_what_is_asked_for_trains():
     assert changed - trained == {"norm/moving_mean", "norm/moving_variance"}
 
 
+@pytest.mark.once
 def test_a_frozen_norm_keeps_its_statistics():
     low = decompose(mixed_model())
     low.compile(keras.optimizers.SGD(0.1), "mse")
@@ -174,6 +182,7 @@ def test_a_frozen_norm_keeps_its_statistics():
     np.testing.assert_array_equal(before, ops.convert_to_numpy(low.get_layer("norm").moving_mean))
 
 
+@pytest.mark.once
 def test_max_rank_gives_the_best_approximation_of_that_rank():
     model = randomized(keras.Sequential([keras.Input((9,)), layers.Dense(7, name="a")]))
     kernel = ops.convert_to_numpy(model.layers[0].kernel).astype("float64")
@@ -197,6 +206,7 @@ def test_few_components_of_a_large_layer_are_found_without_all_of_them():
     assert difference(model, low) < SAME
 
 
+@pytest.mark.once
 def test_components_that_are_zero_are_dropped():
     model = randomized(keras.Sequential([keras.Input((9,)), layers.Dense(7, name="a")]))
     kernel = ops.convert_to_numpy(model.layers[0].kernel)
@@ -207,11 +217,13 @@ def test_components_that_are_zero_are_dropped():
     assert difference(model, low) < SAME
 
 
+@pytest.mark.once
 def test_layers_may_be_chosen_by_wildcards():
     low = decompose(mixed_model(), ["inner/*", "head"])
     assert [pair.name for pair in find_pairs(low)] == ["inner/deep", "head"]
 
 
+@pytest.mark.once
 def test_the_priors_of_a_network_are_decomposed():
     network = UnrolledPGD(CartesianMRI(), priors.dncnn(filters=[8, 8]), iterations=2)
     (key,) = network.priors
@@ -223,6 +235,7 @@ def test_the_priors_of_a_network_are_decomposed():
     assert difference(network.priors[key], merged.priors[key]) < SAME
 
 
+@pytest.mark.once
 def test_a_decomposed_model_is_saved_and_loaded(tmp_path):
     low = decompose(mixed_model())
     low.get_layer("shared").keep([0, 3, 5])
@@ -244,6 +257,7 @@ def test_mixed_precision_stays(tmp_path):
     assert np.abs(wanted - found).max() < 0.05 * wanted.std()
 
 
+@pytest.mark.once
 def test_keep_must_name_components():
     low = decompose(mixed_model())
     for wrong in ([], [-1], [8]):
@@ -251,6 +265,7 @@ def test_keep_must_name_components():
             low.get_layer("shared").keep(wrong)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -269,6 +284,7 @@ def test_bad_settings_are_refused(settings, message):
         decompose(mixed_model(), **settings)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("value", "message"),
     [(0.0, "must not have kernels that are zero"), (np.nan, "must have finite kernels")],
@@ -283,6 +299,7 @@ def test_kernels_without_a_basis_are_refused(value, message):
         assert len(find_pairs(decompose(model, ["first", "head"]))) == 2
 
 
+@pytest.mark.once
 def test_a_decomposed_model_is_not_decomposed_again():
     with pytest.raises(ValueError, match=r"must not be decomposed already.*merge"):
         decompose(decompose(mixed_model()))

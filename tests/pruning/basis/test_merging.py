@@ -70,6 +70,7 @@ def test_both_forms_compute_what_the_masked_model_computes(measured):
         assert merged.count_params() == _model().count_params()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", ["conv", "grouped", "up", "head"])
 def test_the_form_with_fewer_multiply_accumulates_is_chosen(name):
     group = next(group for group in find_rank_groups(_model()) if group.name == name)
@@ -92,6 +93,7 @@ def test_the_form_with_fewer_multiply_accumulates_is_chosen(name):
     assert macs[below] + per_component >= whole
 
 
+@pytest.mark.once
 def test_what_is_measured_are_the_two_forms_on_the_layers_inputs():
     low = _pruned({"conv": 5, "grouped": 3, "up": 4, "head": 2})
     seen = []
@@ -129,15 +131,17 @@ np.save("y.npy", y); np.save("z.npy", z)
         np.testing.assert_allclose(np.load(tmp_path / f"{name}.npy"), _run(merged), rtol=1e-5)
 
 
+@pytest.mark.once
 def test_a_model_that_was_not_decomposed_is_refused():
     with pytest.raises(NotDecomposedError, match=r"Received: model='\w+', which has no basis"):
         merge(_model())
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"by": "time"}, "`by` must be 'macs' or 'latency'. Received: by='time'"),
+        ({"by": "time"}, "`by` must be 'macs', 'latency' or 'none'. Received: by='time'"),
         ({"by": "latency"}, "`measure` must be a function .* Received: measure=None"),
         ({"by": "latency", "measure": lambda model: float("nan")}, "must give a positive time"),
         ({"by": "latency", "measure": lambda model: 0}, "must give a positive time"),

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from spade_keras.pruning import PlanMismatchError, VerificationError, make_plan, rebuild
+from spade_keras.pruning import (
+    PlanMismatchError,
+    VerificationError,
+    find_groups,
+    make_plan,
+    rebuild,
+)
 from spade_keras.pruning.basis import (
     BasisPlan,
     LayerRank,
@@ -86,6 +92,7 @@ def test_double_pruning_is_replayed_on_the_original_and_proved(model, make):
     assert all(type(x).__module__.startswith("keras.") for x in made.layers)
 
 
+@pytest.mark.once
 def test_each_order_leaves_fewer_parameters_than_its_first_step(model):
     for make in (_channels_then_ranks, _ranks_then_channels):
         plan, slim = make(model)
@@ -93,6 +100,7 @@ def test_each_order_leaves_fewer_parameters_than_its_first_step(model):
         assert slim.count_params() < first.count_params() < model.count_params()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("layer", ["one", "two", "up", "head"])
 def test_the_proof_sees_one_swapped_component_and_one_scale(model, layer):
     plan = make_rank_plan(_pruned(model))
@@ -115,6 +123,7 @@ def _double_first_scale(entry):
     return dataclasses.replace(entry, scales=(3 * entry.scales[0], *entry.scales[1:]))
 
 
+@pytest.mark.once
 def test_the_original_is_not_touched(model):
     before = [ops.convert_to_numpy(w) for w in model.weights]
     plan, _ = _channels_then_ranks(model)
@@ -123,12 +132,14 @@ def test_the_original_is_not_touched(model):
         np.testing.assert_array_equal(old, ops.convert_to_numpy(new))
 
 
+@pytest.mark.once
 def test_the_summary_names_layers_ranks_and_forms(model):
     text = _channels_then_ranks(model)[0].summary()
     assert "Pruning plan for 'net'" in text
     assert "two layers" in text and "head" in text and "->" in text
 
 
+@pytest.mark.once
 def test_chosen_ranks_are_built_as_their_plan_says(model):
     builder = RankBuilder(model)
     assert {g.name: g.rank for g in builder.groups} == {"one": 12, "two": 6, "up": 8, "head": 4}
@@ -148,6 +159,19 @@ def test_chosen_ranks_are_built_as_their_plan_says(model):
         builder.plan({"one": 12})
 
 
+@pytest.mark.once
+def test_ranks_are_channel_groups_of_a_model_whose_pairs_are_kept(model):
+    pairs = merge(decompose(model), by="none")
+    widths = {group.name: group.width for group in find_groups(pairs) if group.fixed is None}
+    assert widths["one_basis"] == 12 and widths["head_basis"] == 4 and "one" in widths
+    ranks = {"one": 5, "up": 3, "head": 2}
+    given = {f"{name}_basis": rank for name, rank in ranks.items()}
+    # The norms of a basis are all 1, so that the consumer's rows, sigma_i v_i, decide.
+    slim = rebuild(pairs, make_plan(pairs, widths=given, importance="group_l2"))
+    np.testing.assert_allclose(_run(slim), _run(RankBuilder(model)(ranks)), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.once
 def test_plans_of_other_models_are_refused(model):
     layer = LayerRank("one", 12, (0,))
     for wrong in (
