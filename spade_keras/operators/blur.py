@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from spade_keras.backend.fourier import conjugate
 from spade_keras.operators.examples import elongated_kernels
 from spade_keras.operators.linear_operator import LinearOperator, Shape
 from spade_keras.operators.spectra import (
@@ -114,7 +115,7 @@ def _filter(x: Any, kernel: Any, *, adjoint: bool) -> Any:
     _, height, width, channels = ops.shape(x)
     transfer = transfer_function(kernel, height, width)
     if adjoint:
-        transfer = ops.conj(transfer)
+        transfer = conjugate(transfer)
     return image_from_spectrum(image_spectrum(x) * transfer, channels)
 
 

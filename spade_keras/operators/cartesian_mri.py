@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from spade_keras.backend.fourier import fft, to_complex, to_real
+from spade_keras.backend.fourier import conjugate, fft, to_complex, to_real
 from spade_keras.operators.examples import coil_maps, column_mask
 from spade_keras.operators.fourier import convention
 from spade_keras.operators.linear_operator import LinearOperator, Shape
@@ -73,7 +73,7 @@ class CartesianMRI(LinearOperator):
         height, width = ops.shape(y)[2:4]
         weights = self._convention.adjoint_weights(mask, height, width)
         coil_images = fft(to_complex(y) * weights[:, None], inverse=True)
-        image = ops.sum(ops.conj(to_complex(sensitivities)) * coil_images, axis=1)
+        image = ops.sum(conjugate(to_complex(sensitivities)) * coil_images, axis=1)
         return to_real(self._convention.demodulate(image))
 
     def normal(self, x: Any, *, mask: Any, sensitivities: Any) -> Any:  # type: ignore[override]
@@ -85,10 +85,13 @@ class CartesianMRI(LinearOperator):
         height, width = ops.shape(x)[1:3]
         axes = 1 if mask.shape[1] == 1 else 2
         maps = to_complex(sensitivities)
-        spectrum = fft(maps * to_complex(x)[:, None], axes=axes)
-        weights = self._convention.normal_weights(mask, height, width)
-        coil_images = fft(spectrum * weights[:, None], axes=axes, inverse=True)
-        return to_real(ops.sum(ops.conj(maps) * coil_images, axis=1))
+        weights = self._convention.normal_weights(mask, height, width)[:, None]
+        # A step's name is given to the next: eager memory is reused as soon as nothing holds it.
+        coils = fft(maps * to_complex(x)[:, None], axes=axes)
+        coils = coils * weights
+        coils = fft(coils, axes=axes, inverse=True)
+        coils = coils * conjugate(maps)
+        return to_real(ops.sum(coils, axis=1))
 
     def measurement_shape(
         self, x_shape: Shape, parameter_shapes: Mapping[str, Shape]

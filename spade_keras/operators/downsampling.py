@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from spade_keras.backend.fourier import conjugate
 from spade_keras.operators.examples import elongated_kernels
 from spade_keras.operators.linear_operator import LinearOperator, Shape
 from spade_keras.operators.spectra import (
@@ -98,7 +99,7 @@ class Downsampling(LinearOperator):
         """
         z, y = ops.cast(z, "float32"), ops.cast(y, "float32")
         transfer = self._transfer(z, kernel)
-        power = self._fold(transfer * ops.conj(transfer))
+        power = self._fold(transfer * conjugate(transfer))
         missing = image_spectrum(y) - self._fold(transfer * image_spectrum(z))
         missing = missing / (power + ops.cast(weight, "complex64"))
         return z + self._backproject(transfer, missing, z.shape[-1])
@@ -146,4 +147,4 @@ class Downsampling(LinearOperator):
     def _backproject(self, transfer: Any, small: Any, channels: int) -> Any:
         """Fills up with zeros, repeating the spectrum, and correlates."""
         repeated = ops.tile(small, (1, 1, self.scale, self.scale))
-        return image_from_spectrum(ops.conj(transfer) * repeated, channels)
+        return image_from_spectrum(conjugate(transfer) * repeated, channels)

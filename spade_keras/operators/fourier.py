@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from spade_keras.backend.fourier import fft, to_complex, to_real
+from spade_keras.backend.fourier import conjugate, fft, to_complex, to_real
 from spade_keras.operators.complex_pair import Pair, join, multiply, split
 
 
@@ -53,7 +53,7 @@ class FFTConvention:
         """Returns D^H z."""
         if not self.centered:
             return z
-        return z * ops.conj(_ramps(*ops.shape(z)[-2:], offset=False))
+        return z * conjugate(_ramps(*ops.shape(z)[-2:], offset=False))
 
     def forward_weights(self, mask: Any, height: Any, width: Any) -> Any:
         """Returns W_a for a mask of shape `(..., 1 or height, 1 or width)`, complex."""
@@ -64,7 +64,7 @@ class FFTConvention:
         """Returns W_b for a mask of shape `(..., 1 or height, 1 or width)`, complex."""
         root = _root(height, width)
         scale = root if self.unitary else root * root
-        return ops.conj(self._weights(ops.cast(mask, "float32") * scale, height, width))
+        return conjugate(self._weights(ops.cast(mask, "float32") * scale, height, width))
 
     def normal_weights(self, mask: Any, height: Any, width: Any) -> Any:
         """Returns W_n for a mask of shape `(..., 1 or height, 1 or width)`, complex."""

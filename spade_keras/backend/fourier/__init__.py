@@ -14,7 +14,7 @@ from typing import Any
 
 import keras
 
-__all__ = ["fft", "to_complex", "to_real"]
+__all__ = ["conjugate", "fft", "to_complex", "to_real"]
 
 
 def _implementation() -> ModuleType:
@@ -43,6 +43,11 @@ def to_real(z: Any) -> Any:
         float32 tensor of shape `(..., 2)`.
     """
     return _implementation().to_real(z)
+
+
+def conjugate(z: Any) -> Any:
+    """Conjugates, without a copy where the backend can put it off until the next product."""
+    return _implementation().conjugate(z)
 
 
 def fft(z: Any, *, axes: int = 2, inverse: bool = False) -> Any:

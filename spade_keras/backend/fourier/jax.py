@@ -18,6 +18,11 @@ def to_real(z: Any) -> Any:
     return jnp.stack([z.real, z.imag], axis=-1)
 
 
+def conjugate(z: Any) -> Any:
+    """Conjugates; fused into what follows when compiled."""
+    return jnp.conj(z)
+
+
 def fft(z: Any, axes: int, inverse: bool) -> Any:
     """Transforms the last one or two axes."""
     transform = jnp.fft.ifftn if inverse else jnp.fft.fftn

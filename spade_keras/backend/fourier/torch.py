@@ -17,6 +17,11 @@ def to_real(z: Any) -> Any:
     return torch.view_as_real(z.resolve_conj())
 
 
+def conjugate(z: Any) -> Any:
+    """Marks a tensor as conjugated; `keras.ops.conj` copies it."""
+    return torch.conj(z)
+
+
 def fft(z: Any, axes: int, inverse: bool) -> Any:
     """Transforms the last one or two axes."""
     transform = torch.fft.ifftn if inverse else torch.fft.fftn
