@@ -2,8 +2,16 @@
 
 from spade_keras.solvers.anderson import anderson
 from spade_keras.solvers.conjugate_gradient import conjugate_gradient
+from spade_keras.solvers.contraction import contraction_factor
 from spade_keras.solvers.picard import picard
 from spade_keras.solvers.power_iteration import power_iteration
 from spade_keras.solvers.solution import Solution
 
-__all__ = ["Solution", "anderson", "conjugate_gradient", "picard", "power_iteration"]
+__all__ = [
+    "Solution",
+    "anderson",
+    "conjugate_gradient",
+    "contraction_factor",
+    "picard",
+    "power_iteration",
+]

@@ -9,7 +9,7 @@ from keras import ops
 
 from spade_keras.solvers.fixed_point import find_fixed_point
 from spade_keras.solvers.picard import check_damping
-from spade_keras.solvers.samples import SMALLEST
+from spade_keras.solvers.samples import SMALLEST, check_stopping
 from spade_keras.solvers.solution import Solution
 
 
@@ -59,14 +59,7 @@ def anderson(
     Reference:
         Walker and Ni, "Anderson acceleration for fixed-point iterations", 2011.
     """
-    if isinstance(memory, bool) or not isinstance(memory, int) or memory < 1:
-        raise ValueError(f"`memory` must be a positive integer. Received: memory={memory}")
-    if not ridge > 0:
-        raise ValueError(
-            "`ridge` must be above 0, since gaps may be linearly dependent; try 1e-4. "
-            f"Received: ridge={ridge}"
-        )
-    check_damping(damping)
+    check_anderson(memory, ridge, damping, tolerance, max_iterations)
 
     def mix(points: Any, gaps: Any, count: Any) -> Any:
         weights = _weights(gaps, count, memory, ridge)
@@ -75,6 +68,25 @@ def anderson(
     return find_fixed_point(
         function, start, mix, memory=memory, tolerance=tolerance, max_iterations=max_iterations
     )
+
+
+def check_anderson(
+    memory: int, ridge: float, damping: float, tolerance: float, max_iterations: int
+) -> None:
+    """Checks the arguments of `anderson`.
+
+    Raises:
+        ValueError: If one is outside its range.
+    """
+    if isinstance(memory, bool) or not isinstance(memory, int) or memory < 1:
+        raise ValueError(f"`memory` must be a positive integer. Received: memory={memory}")
+    if not ridge > 0:
+        raise ValueError(
+            "`ridge` must be above 0, since gaps may be linearly dependent; try 1e-4. "
+            f"Received: ridge={ridge}"
+        )
+    check_damping(damping)
+    check_stopping(tolerance, max_iterations)
 
 
 def _weights(gaps: Any, count: Any, memory: int, ridge: float) -> Any:
