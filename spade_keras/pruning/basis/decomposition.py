@@ -73,7 +73,8 @@ def decompose(
             offsets and moving statistics of norms.
 
     Returns:
-        A model of the kind that `rebuild` makes, or the network with decomposed priors.
+        A model of the kind that `rebuild` makes, or the network with decomposed priors, whose own
+        weights train as before.
 
     Raises:
         ValueError: A name fits no layer that can be decomposed, a rank is below 1, a kernel is

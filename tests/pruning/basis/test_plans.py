@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
+from spade_keras.networks import UnrolledPGD, priors
+from spade_keras.operators import CartesianMRI
 from spade_keras.pruning import (
     PlanMismatchError,
     VerificationError,
@@ -28,7 +30,7 @@ from spade_keras.pruning.basis import (
     rebuild_ranks,
     verify_basis_plan,
 )
-from spade_keras.pruning.basis.verification import measure_rank_difference
+from spade_keras.pruning.basis.verification import measure_rank_difference, randomize_weights
 
 
 @pytest.fixture
@@ -169,6 +171,22 @@ def test_ranks_are_channel_groups_of_a_model_whose_pairs_are_kept(model):
     # The norms of a basis are all 1, so that the consumer's rows, sigma_i v_i, decide.
     slim = rebuild(pairs, make_plan(pairs, widths=given, importance="group_l2"))
     np.testing.assert_allclose(_run(slim), _run(RankBuilder(model)(ranks)), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.once
+def test_the_priors_of_a_network_are_pruned_doubly():
+    network = UnrolledPGD(CartesianMRI(), priors.dncnn(filters=[8, 8]), iterations=2)
+    for prior in network.priors.values():
+        randomize_weights(prior, seed=0)
+    channels = make_plan(network, ratio=0.5)
+    low = _pruned(rebuild(network, channels))
+    plan = BasisPlan(network.name, (channels, make_rank_plan(low)))
+    assert all(layer.name.startswith("prior/") for layer in plan.steps[1].layers)
+    reports = verify_basis_plan(network, BasisPlan.from_json(plan.to_json()))
+    assert max(report.largest_error for report in reports) < 1e-3
+    slim = rebuild_basis(network, plan)
+    assert type(slim) is UnrolledPGD
+    assert [w.shape for w in slim.weights] == [w.shape for w in merge(low).weights]
 
 
 @pytest.mark.once
