@@ -158,7 +158,8 @@ class DeepEquilibrium(keras.Model):
             scale = ops.exp(self.log_prior_scale)
             seen = pad_around(scale * z, self.multiple)
             denoised = ops.cast(self.prior(seen, training=False), "float32") / scale
-            denoised = crop_around(denoised, *ops.shape(z)[1:3], self.multiple)
+            height, width = ops.shape(z)[1:3]
+            denoised = crop_around(denoised, height, width, self.multiple)
             return self.mixing * denoised + (1 - self.mixing) * z
 
         return function, backprojection

@@ -100,6 +100,8 @@ def test_what_is_no_number_stays_in_its_sample(solver, bad):
     assert result["iterations"][1] == 1
     np.testing.assert_array_equal(result["x"][1], START[1])
     np.testing.assert_allclose(result["x"][[0, 2]], plain["x"][[0, 2]], rtol=1e-5, atol=1e-6)
+    counted = numpy(solver(affine(matrices, offsets), START, tolerance=0, max_iterations=4))
+    assert counted["iterations"].tolist() == [4, 1, 4]
 
 
 def test_divergence_is_reported_and_the_best_iterate_kept(solver):
