@@ -28,7 +28,7 @@ Widths = dict[str, int]
 RECIPE = "mri_unrolled_quickstart"
 # A ratio's interval may be as wide as this share of it, the shorter and the longer measurement.
 SPREAD, FINAL_SPREAD = 0.08, 0.025
-TRIES = 4
+TRIES = 3
 
 
 @dataclass(frozen=True)
