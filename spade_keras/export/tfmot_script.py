@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 _TWIN_TOLERANCE = 1e-5
-_RANGE_DECAY = 0.99
+_RANGE_DECAY = 0.9  # ten steps: ranges follow the weights
 _CALIBRATION_SAMPLES = 200
 
 

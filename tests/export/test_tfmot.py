@@ -56,9 +56,11 @@ def bars():
 def quantized(images, tmp_path_factory):
     data, held_out = images
     keras.utils.set_random_seed(0)
-    prior = fitted(priors.dncnn(filters=[8, 8], channels=1), data, "mse", epochs=15)
+    prior = priors.dncnn(filters=[8, 8], channels=1)
+    last = prior.get_layer("residual").kernel  # begins at zero
+    last.assign(0.05 * np.random.default_rng(3).standard_normal(last.shape))
     path = tmp_path_factory.mktemp("quantized") / "prior.tflite"
-    training = tfmot.Training(epochs=3, learning_rate=1e-3, batch_size=16)
+    training = tfmot.Training(epochs=12, learning_rate=3e-3, batch_size=16)
     settings = {"held_out": held_out, "training": training, "pairs": 5, "lock": False}
     return prior, *tfmot.quantize(prior, path, data, **settings)
 
@@ -67,10 +69,10 @@ def quantized(images, tmp_path_factory):
 def test_the_int8_file_computes_what_the_network_does_from_any_backend(quantized, images):
     prior, tuned, report = quantized
     noisy, clean = images[1]
+    noise_db = 10 * np.log10(1 / np.mean((noisy - clean) ** 2))
     assert report.metric == "psnr_db"
-    assert report.quality["before"] > 10 * np.log10(1 / np.mean((noisy - clean) ** 2)) + 2
-    assert report.quality["after"] > report.quality["before"] - 0.1
-    assert report.quality["int8"] > report.quality["float32"] - 0.5
+    assert report.quality["after"] > max(noise_db, report.quality["before"]) + 3
+    assert report.quality["int8"] > report.quality["float32"] - 0.3
     assert report.quality["float32"] == pytest.approx(report.quality["after"], abs=1e-3)
     assert report.twin_error < 1e-5 and report.carried_error < 1e-5
     assert report.left == {}
@@ -104,7 +106,7 @@ def test_the_report_is_plain_and_complete(quantized):
     assert report.ratio.value == pytest.approx(medians["int8"] / medians["float32"])
     assert content["fingerprint"]["inputs"][0]["shape"] == [1, 16, 16, 1]
     assert content["fingerprint"]["versions"]["tensorflow-model-optimization"]
-    assert content["settings"]["learning_rate"] == 1e-3
+    assert content["settings"]["learning_rate"] == 3e-3
 
 
 def interpreted(path):
