@@ -100,11 +100,6 @@ def quantized(twin: Any, batch: Any) -> tuple[Any, dict[str, str]]:
         {"Default8BitOutputQuantizeConfig": configs.Default8BitOutputQuantizeConfig}
     ):
         model = tfmot.quantization.keras.quantize_apply(annotated)
-    for layer in model.layers:
-        if type(layer).__name__ == "QuantizeLayer":  # of the input; it only ever widens
-            for variable in layer.weights:
-                if variable.name.endswith(("_min:0", "_max:0")):
-                    variable.assign(0.0)
     with _range_decay(0.0):
         model(batch, training=True)
     return model, left
