@@ -5,6 +5,7 @@ from spade_keras.finetuning.fine_tuner import FineTuner, mean_squared_error
 from spade_keras.finetuning.optimization import IMAGE_CLIP_NORM, tuning_options
 from spade_keras.finetuning.school import School
 from spade_keras.finetuning.self_supervised import SelfSupervised
+from spade_keras.finetuning.splitting import SplitBatches, split_kspace
 from spade_keras.finetuning.supervised import Supervised
 
 STRATEGIES: dict[str, type[FineTuner]] = {
@@ -19,9 +20,11 @@ __all__ = [
     "FineTuner",
     "School",
     "SelfSupervised",
+    "SplitBatches",
     "Supervised",
     "cross_entropy",
     "divergence",
     "mean_squared_error",
+    "split_kspace",
     "tuning_options",
 ]

@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from spade_keras.finetuning.fine_tuner import FineTuner
-from spade_keras.finetuning.splitting import judging_measurements
+from spade_keras.finetuning.splitting import all_measurements
 from spade_keras.operators import TRANSFORMS, LinearOperator
 
 
@@ -22,7 +22,7 @@ class SelfSupervised(FineTuner):
     as a target. Targets, where the data have any, are ignored.
 
     Where inputs hold measurements that the network is not given (see `split_kspace`), consistency
-    is with those alone: a network cannot meet them by repeating what it was given.
+    is with those too: a network cannot meet them by repeating what it was given.
 
     For evaluation phi is always the first transform, so that a held-out loss is repeatable.
 
@@ -74,7 +74,7 @@ class SelfSupervised(FineTuner):
         self, inputs: Mapping[str, Any], target: Any, prediction: Any, training: bool
     ) -> Any:
         """Returns w_c l(A f(y), y) + w_e l(f(A phi x1), phi x1)."""
-        judging = judging_measurements(inputs)
+        judging = all_measurements(inputs)
         measured = self.operator.forward(prediction, **self.operator.parameters(judging))
         consistency = self.distance(measured, judging["measurements"])
         if not self.equivariance_weight:

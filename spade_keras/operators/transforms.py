@@ -18,6 +18,8 @@ def _rotation(quarters: int) -> Transform:
                 "Rotations by 90 degrees need square images; pad them to a square. "
                 f"Received: height={height}, width={width}"
             )
+        if quarters == 2:  # `rot90` mixes up images that are not square under TensorFlow
+            return ops.flip(ops.flip(image, axis=1), axis=2)
         return ops.rot90(image, k=quarters, axes=(1, 2))
 
     return rotate

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from spade_keras import data
-from spade_keras.finetuning import STRATEGIES, School, SelfSupervised, Supervised
+from spade_keras.finetuning import STRATEGIES, School, SelfSupervised, Supervised, split_kspace
 from spade_keras.metrics import PSNR
 from spade_keras.networks import UnrolledPGD, priors
 from spade_keras.operators import CartesianMRI, LinearOperator
@@ -187,11 +187,30 @@ def test_wrong_operators():
     assert issubclass(Blind, LinearOperator)
 
 
-def test_rotations_need_square_images():
+def test_images_that_are_not_square_are_turned_by_180_degrees_alone():
     images = np.random.default_rng(0).uniform(size=(2, 8, 12)).astype("float32")
     slices = data.simulate_multicoil(images, coils=2, acs_lines=4)
     tuner = SelfSupervised(make(3, 3))
-    with pytest.raises(ValueError, match="height=8, width=12"):
-        tuner.strategy_loss(
-            slices.inputs, None, tuner(slices.inputs, training=False), training=False
-        )
+    prediction = tuner(slices.inputs, training=False)
+    turned = ops.flip(ops.flip(prediction, 1), 2)
+    virtual = tuner.operator.forward(turned, **tuner.operator.parameters(slices.inputs))
+    again = ops.convert_to_numpy(tuner({**slices.inputs, "measurements": virtual}))
+    turned = ops.convert_to_numpy(turned)
+    tuner.consistency_weight = 0.0
+    for training in (False, True):
+        loss = tuner.strategy_loss(slices.inputs, None, prediction, training=training)
+        wanted = float(np.mean((again - turned) ** 2))
+        assert float(ops.convert_to_numpy(loss)) == pytest.approx(wanted, rel=1e-4)
+
+
+def test_consistency_is_also_with_what_the_network_was_not_given():
+    images = np.random.default_rng(0).uniform(size=(1, 8, 8)).astype("float32")
+    slices = data.simulate_multicoil(images, coils=2, acs_lines=4)
+    given = split_kspace(slices.inputs, 0.5, np.random.default_rng(1), center=2)
+    tuner = SelfSupervised(make(3, 3), equivariance_weight=0.0)
+    prediction = tuner(given, training=False)
+    loss = tuner.strategy_loss(given, None, prediction, training=True)
+    measured = tuner.operator.forward(prediction, **tuner.operator.parameters(slices.inputs))
+    error = ops.convert_to_numpy(measured) - slices.inputs["measurements"]
+    assert given["mask"].sum() < slices.inputs["mask"].sum()
+    assert float(ops.convert_to_numpy(loss)) == pytest.approx(float(np.mean(error**2)), rel=1e-4)

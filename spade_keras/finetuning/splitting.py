@@ -1,0 +1,133 @@
+"""Splitting of measured k-space: what a network is given, and what judges it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+HELD_OUT = "held_out_"
+"""Held-out measurements are inputs of these names, with the mask of their own."""
+
+
+def split_kspace(
+    inputs: Mapping[str, Any], share: float, rng: np.random.Generator, *, center: int = 0
+) -> dict[str, np.ndarray]:
+    """Splits the sampled points of every sample at random into given and held-out ones.
+
+    A mask of one row is split by columns, one with rows by points.
+
+    Args:
+        inputs: `measurements` `(batch, ..., height, width, 2)`, `mask` `(batch, 1 or height,
+            width)` and more, as arrays.
+        share: Share of the points sampled outside of the center to hold out, at least one.
+        rng: Draws them.
+        center: Side of the central block, in columns or as a square, that is never held out.
+
+    Returns:
+        `inputs` with the given points alone, and the others as `held_out_measurements` and
+        `held_out_mask`.
+
+    Raises:
+        ValueError: If a sample has too few points outside of the center.
+    """
+    mask = np.asarray(inputs["mask"]) != 0
+    held_out = np.zeros_like(mask)
+    free = mask & ~_central(mask.shape[1:], center)
+    for index, outside in enumerate(free):
+        places = np.flatnonzero(outside)
+        count = max(1, round(share * len(places)))
+        if count >= len(places):
+            raise ValueError(
+                f"`share` must leave some of the points that are sampled outside of the central "
+                f"{center}. Sample more of them, or lower `share` or `center`. Received: "
+                f"share={share}, with {len(places)} points outside"
+            )
+        held_out[index].flat[rng.choice(places, count, replace=False)] = True
+    measurements = np.asarray(inputs["measurements"])
+    coils = (1,) * (measurements.ndim - mask.ndim - 1)
+
+    def kept(chosen: np.ndarray) -> dict[str, np.ndarray]:
+        weights = chosen.reshape(len(chosen), *coils, *chosen.shape[1:], 1)
+        return {
+            "measurements": np.where(weights, measurements, np.float32(0)),
+            "mask": chosen.astype("float32"),
+        }
+
+    judging = {f"{HELD_OUT}{name}": array for name, array in kept(held_out).items()}
+    return {**inputs, **kept(mask & ~held_out), **judging}
+
+
+class SplitBatches(keras.utils.PyDataset):
+    """Serves batches of inputs whose sampled points are split anew every time.
+
+    Args:
+        batches: Serves `(inputs,)`, without targets.
+        share: Share that is held out; see `split_kspace`.
+        center: Of `split_kspace`.
+        seed: Of the draws.
+
+    Reference:
+        Yaman et al., "Self-supervised learning of physics-guided reconstruction neural networks
+        without fully sampled reference data", 2020. A patent application of its authors,
+        US 17/075,411, describes the method: check before commercial use.
+    """
+
+    def __init__(
+        self, batches: keras.utils.PyDataset, share: float, *, center: int = 0, seed: int = 0
+    ) -> None:
+        super().__init__()
+        self._batches = batches
+        self._share = share
+        self._center = center
+        self._rng = np.random.default_rng(seed)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, index: int) -> tuple[dict[str, np.ndarray]]:
+        (inputs,) = self._batches[index]
+        return (split_kspace(inputs, self._share, self._rng, center=self._center),)
+
+    def on_epoch_end(self) -> None:
+        """Draws the next epoch's order."""
+        self._batches.on_epoch_end()
+
+
+def held_out_measurements(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns inputs in which the held-out measurements stand for the given ones.
+
+    Args:
+        inputs: What `split_kspace` returns.
+    """
+    held_out = {
+        name.removeprefix(HELD_OUT): value
+        for name, value in inputs.items()
+        if name.startswith(HELD_OUT)
+    }
+    return {**inputs, **held_out}
+
+
+def all_measurements(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns inputs with both the given and the held-out measurements.
+
+    Args:
+        inputs: What `split_kspace` returns, or plain inputs, of which nothing is held out.
+    """
+    held_out = {
+        name.removeprefix(HELD_OUT): inputs[name.removeprefix(HELD_OUT)] + value
+        for name, value in inputs.items()
+        if name.startswith(HELD_OUT)
+    }
+    return {**inputs, **held_out}
+
+
+def _central(shape: tuple[int, ...], side: int) -> np.ndarray:
+    rows, width = shape
+    center = np.zeros(shape, bool)
+    first = (width - side + 1) // 2
+    top = (rows - side + 1) // 2 if rows > 1 else 0
+    center[max(top, 0) : top + side if rows > 1 else 1, max(first, 0) : first + side] = True
+    return center
