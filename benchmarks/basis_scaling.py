@@ -1,163 +1,160 @@
-"""What each part of basis scaling is worth, on a transfer task with few samples.
+"""What basis scaling removes after a transfer with few samples, and what each part of it is worth.
 
-    KERAS_BACKEND=tensorflow python benchmarks/basis_scaling.py [--seeds 5] [--epochs 60]
+    KERAS_BACKEND=tensorflow python benchmarks/basis_scaling.py [--network vgg resnet] [--seeds 5]
 
-A small VGG-like network learns the digits 0 to 4 of scikit-learn and is transferred to 5 to 9 with
-a few samples per class. All arms start from the same transferred network and prune until the
-validation accuracy has fallen by more than one point:
+Repeats recipes/basis_scaling_transfer.py over seeds, each with its own split and weights: the
+original, basis scaling, channel pruning to the same size, both, and a network as large that is
+trained from scratch.
+Then, from the same originals:
 
-* taylor, sigma, random: components ranked by each importance, while only the scaling factors, the
-  norms and the head train;
-* channels, then components; components, then channels: half of the channels first or last,
-  everything trained for as many epochs after the cut;
-* channels: half of the channels alone, fine-tuned.
+* taylor, sigma, random: other rankings of the components;
+* components, then channels: the reverse order, by as large a share of the channels;
+* group_l1 and interpolative: channels removed without any training after it.
 
-Samples to train, to choose by and to test are disjoint. Prints, per arm, the mean over the seeds of
-test accuracy and of the shares of parameters and multiply-accumulates that are left, and writes
-benchmarks/results/basis_scaling.json.
+Prints means over the seeds and writes benchmarks/results/basis_scaling.json after every seed.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
+import os
 import statistics
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
-from spade_keras.backend import device, versions
-from spade_keras.data import load_digits
-from spade_keras.pruning import (
-    BasisPruning,
-    copy_model,
-    count_macs,
-    count_parameters,
-    decompose,
-    make_plan,
-    merge,
-    rebuild,
-)
+from spade_keras import latency, pruning
+from spade_keras.recipes import basis_scaling_transfer as recipe
 
-PER_CLASS = 20
-ALLOWED_LOSS = 0.01
-RATIO = 0.5
-LOSS = "sparse_categorical_crossentropy"
-FILTERS = (32, 32, 64, 64)
-Arrays = tuple[np.ndarray, np.ndarray]
+RESULT = Path(__file__).resolve().parent / "results" / "basis_scaling.json"
+RANKINGS = ("taylor", "sigma", "random")
+UNTRAINED_RATIOS = (0.3, 0.5)
+KEYS = ("accuracy", "parameters", "macs", "time_ratio")
+GOAL = {"loss": 0.01, "removed": 0.9}
 
 
-def vgg() -> keras.Model:
-    """Four convolutions, each with a norm, and a head of five classes."""
-    x = inputs = keras.Input((16, 16, 1))
-    for index, filters in enumerate(FILTERS):
-        x = keras.layers.Conv2D(filters, 3, padding="same", name=f"conv{index}")(x)
-        x = keras.layers.ReLU()(keras.layers.BatchNormalization(momentum=0.9)(x))
-        if index % 2:
-            x = keras.layers.MaxPooling2D()(x)
-    x = keras.layers.GlobalAveragePooling2D()(x)
-    return keras.Model(inputs, keras.layers.Dense(5, activation="softmax", name="head")(x))
-
-
-def load_tasks(seed: int) -> dict[str, Arrays]:
-    """The source task, and three disjoint parts of the target task."""
-    x, y = load_digits(16)
-    target_x, target_y = x[y >= 5], y[y >= 5] - 5
-    order = np.random.default_rng(seed).permutation(len(target_x))
-    first = [order[target_y[order] == label] for label in range(5)]
-    cuts = {"train": slice(0, PER_CLASS), "validation": slice(PER_CLASS, 2 * PER_CLASS)}
-    cuts["test"] = slice(2 * PER_CLASS, None)
-    parts = {name: np.concatenate([rows[cut] for rows in first]) for name, cut in cuts.items()}
-    tasks = {name: (target_x[rows], target_y[rows]) for name, rows in parts.items()}
-    return {"source": (x[y < 5], y[y < 5]), **tasks}
-
-
-def train(model: keras.Model, tasks: dict[str, Arrays], part: str, epochs: int, **more: Any) -> Any:
-    """Fits a model to a part of the data and returns it."""
-    model.compile(keras.optimizers.Adam(2e-3), LOSS, metrics=["accuracy"])
-    model.fit(
-        *tasks[part],
-        batch_size=20,
-        epochs=epochs,
-        validation_data=tasks["validation"],
-        verbose=0,
-        **more,
+def other_arms(
+    tasks: recipe.Tasks, models: dict[str, keras.Model], settings: recipe.Settings
+) -> dict[str, keras.Model]:
+    """The arms that the recipe does not have."""
+    original = models["original"]
+    made = {name: recipe.prune_components(original, tasks, settings, name) for name in RANKINGS}
+    made["components, then channels"] = recipe.prune_channels(
+        models["basis"], tasks, settings, ratio=recipe.CHANNELS
     )
-    return model
+    return made
 
 
-def prune_components(
-    model: keras.Model, tasks: dict[str, Arrays], epochs: int, importance: str = "taylor"
-) -> keras.Model:
-    """Decomposes, prunes until the allowed loss, merges."""
-    low = decompose(model, trainable=["head", "norms"])
-    callback = BasisPruning(
-        0.04, max_loss=ALLOWED_LOSS, warmup=3, patience=4, importance=importance
-    )
-    return merge(train(low, tasks, "train", epochs, callbacks=[callback]))
+def untrained(tasks: recipe.Tasks, original: keras.Model) -> dict[str, keras.Model]:
+    """Channels removed by either criterion, and nothing trained after it."""
+    made = {}
+    for ratio in UNTRAINED_RATIOS:
+        plan = pruning.make_plan(original, ratio=ratio)
+        made[f"group_l1 {ratio:.0%}"] = pruning.rebuild(original, plan)
+        made[f"interpolative {ratio:.0%}"] = pruning.prune_interpolative(
+            original, tasks["train"][0], ratio=ratio
+        ).model
+    return made
 
 
-def prune_channels(model: keras.Model, tasks: dict[str, Arrays], epochs: int) -> keras.Model:
-    """Removes half of the channels and trains what is left."""
-    slim = rebuild(model, make_plan(model, ratio=RATIO))
-    best = keras.callbacks.EarlyStopping(
-        "val_accuracy", patience=epochs, restore_best_weights=True, start_from_epoch=0
-    )
-    return train(slim, tasks, "train", epochs // 2, callbacks=[best])
+def run_seed(settings: recipe.Settings, pairs: int, others: bool) -> dict[str, Any]:
+    """All arms for one seed."""
+    start, load = time.time(), os.getloadavg()[0]
+    tasks, models = recipe.run(settings)
+    original = models["original"]
+    if others:
+        models |= other_arms(tasks, models, settings)
+    rows = {n: recipe.make_row(m, original, tasks, pairs) for n, m in models.items()}
+    slim = untrained(tasks, original)
+    rows |= {n: recipe.make_row(m, original, tasks, 0) for n, m in slim.items()}
+    return {
+        "seed": settings.seed,
+        "samples": {name: len(part[0]) for name, part in tasks.items()},
+        "seconds": round(time.time() - start),
+        "load_average": [load, os.getloadavg()[0]],
+        "rows": rows,
+    }
 
 
-def run_seed(seed: int, epochs: int) -> dict[str, dict[str, float]]:
-    """All arms for one seed: accuracy on the test part and shares left."""
-    keras.utils.set_random_seed(seed)
-    tasks = load_tasks(seed)
-    source = train(vgg(), tasks, "source", max(1, epochs // 4))
-    full = copy_model(source)
-    full.get_layer("head").kernel.assign(keras.ops.zeros(full.get_layer("head").kernel.shape))
-    train(full, tasks, "train", epochs // 2)
-    made = {"original": full}
-    for name in ("taylor", "sigma", "random"):
-        made[name] = prune_components(full, tasks, epochs, name)
-    made["channels"] = prune_channels(full, tasks, epochs)
-    made["channels, then components"] = prune_components(made["channels"], tasks, epochs)
-    made["components, then channels"] = prune_channels(made["taylor"], tasks, epochs)
-    figures = {}
-    for name, model in made.items():
-        answers = model.predict(tasks["test"][0], verbose=0).argmax(axis=1)
-        figures[name] = {
-            "accuracy": float((answers == tasks["test"][1]).mean()),
-            "parameters": count_parameters(model) / count_parameters(full),
-            "macs": count_macs(model).total / count_macs(full).total,
-        }
-    return figures
+def shares(run: dict[str, Any], arm: str) -> dict[str, float]:
+    """Figures of one arm and seed, sizes as shares of the original's."""
+    row, original = run["rows"][arm], run["rows"]["original"]
+    times = {"time_ratio": row["time_ratio"]["value"]} if "time_ratio" in row else {}
+    return {
+        "accuracy": row["accuracy"],
+        "loss": original["accuracy"] - row["accuracy"],
+        "parameters": row["parameters"] / original["parameters"],
+        "macs": row["macs"] / original["macs"],
+        **times,
+    }
+
+
+def summarize(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Means over the seeds that have an arm, and whether the goal is met."""
+    means = {}
+    for arm in dict.fromkeys(name for run in runs for name in run["rows"]):
+        found = [shares(run, arm) for run in runs if arm in run["rows"]]
+        means[arm] = {key: statistics.mean(each[key] for each in found) for key in found[0]}
+        means[arm]["seeds"] = len(found)
+    basis = means["basis"]
+    met = {
+        "loss": basis["loss"] <= GOAL["loss"],
+        "removed": 1 - basis["parameters"] >= GOAL["removed"],
+        "better_than_scratch": basis["accuracy"] > means["from scratch"]["accuracy"],
+    }
+    return {"means": means, "goal": GOAL, "goal_met": met}
+
+
+def show(title: str, summary: dict[str, Any]) -> None:
+    heads = "".join(f"{key:>12s}" for key in (*KEYS[:1], "loss", *KEYS[1:]))
+    print(f"\n{title:26s}{heads}{'seeds':>7s}")
+    for arm, row in summary["means"].items():
+        cells = "".join(f"{row[key]:12.1%}" for key in ("accuracy", "loss", "parameters", "macs"))
+        ratio = f"{row['time_ratio']:.2f}" if "time_ratio" in row else ""
+        print(f"{arm:26s}{cells}{ratio:>12s}{row['seeds']:7d}")
+    print(f"goal met: {summary['goal_met']}", flush=True)
+
+
+def write(title: str, content: dict[str, Any]) -> None:
+    """Replaces the part of one network and number of samples in the result file."""
+    old = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text(json.dumps({**old, title: content}, indent=1) + "\n")
 
 
 def main() -> int:
-    """Runs the seeds, prints the table and writes it."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--network", nargs="+", choices=("vgg", "resnet"), default=("vgg", "resnet")
+    )
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=60)
-    settings = parser.parse_args()
-    start = time.time()
-    runs = [run_seed(seed, settings.epochs) for seed in range(settings.seeds)]
-    print(f"{'':28s}{'accuracy':>10s}{'parameters':>12s}{'MACs':>8s}")
-    for arm in runs[0]:
-        means = {key: statistics.mean(run[arm][key] for run in runs) for key in runs[0][arm]}
-        shares = f"{means['parameters']:>11.1%} {means['macs']:>7.1%}"
-        print(f"{arm:28s}{means['accuracy']:>10.1%} {shares}")
-    out = Path(__file__).parent / "results" / "basis_scaling.json"
-    content = {
-        "date": time.strftime("%Y-%m-%d"),
-        "seconds": round(time.time() - start),
-        "device": device().name,
-        "versions": versions(),
-        "settings": {**vars(settings), "per_class": PER_CLASS, "allowed_loss": ALLOWED_LOSS},
-        "runs": runs,
-    }
-    out.write_text(json.dumps(content, indent=1) + "\n")
+    parser.add_argument("--train", type=int, default=recipe.Settings.train, help="per class")
+    parser.add_argument("--pairs", type=int, default=10, help="timed windows of each network")
+    parser.add_argument("--other-seeds", type=int, default=5, help="seeds with all arms")
+    given = parser.parse_args()
+    for network in given.network:
+        runs: list[dict[str, Any]] = []
+        for seed in range(given.seeds):
+            settings = recipe.Settings(network=network, seed=seed, train=given.train)
+            runs.append(run_seed(settings, given.pairs, seed < given.other_seeds))
+            summary = summarize(runs)
+            title = f"{network}, {given.train} per class"
+            show(title, summary)
+            inputs = recipe.load_tasks(settings)["test"][0][: recipe.BATCH]
+            content = {
+                "date": datetime.date.today().isoformat(),
+                "fingerprint": latency.fingerprint(inputs),
+                "settings": {**asdict(settings), "seed": None, "filters": recipe.FILTERS},
+                "summary": summary,
+                "runs": runs,
+            }
+            write(title, content)
     return 0
 
 
