@@ -9,10 +9,10 @@ from functools import cached_property
 from typing import Any
 
 import keras
-import numpy as np
 from rich.console import Console
 
-from spade_keras import data, search, tasks
+from spade_keras import data, latency, search, tasks
+from spade_keras.prediction import first_samples
 from spade_keras.progress import EpochProgress
 from spade_keras.recipe import Recipe
 from spade_keras.stages import Stages
@@ -51,6 +51,11 @@ class Job:
         """Loads "train", "validation" or "test"."""
         return self.task.load(self.stages.folder / "data", split)
 
+    def call_of(self, split: str) -> Any:
+        """Returns the first inputs of a split, as many as the budget's call has, as arrays."""
+        size = self.budget.batch_size
+        return latency.fill_batch(first_samples(self.samples(split).inputs, size), size)
+
     def quality(self, full: keras.Model) -> search.Quality:
         """Returns what judges a network on validation data, by what its strategy may see.
 
@@ -62,7 +67,7 @@ class Job:
         supervised = strategy == "supervised"
         return self.task.quality(
             strategy,
-            validation.inputs,
+            validation.judged_inputs,
             targets=validation.truth if supervised else None,
             teacher=full,
         )
@@ -83,14 +88,23 @@ class Job:
         self,
         split: str,
         batch_size: int,
-        targets: Callable[[tasks.Samples], np.ndarray] | None = None,
+        targets: Callable[[tasks.Samples], Any] | None = None,
         *,
         shuffle: bool = True,
+        judged: bool = False,
     ) -> data.SliceDataset:
-        """Serves the inputs of a split, with the targets that `targets` makes of it."""
+        """Serves the inputs of a split, with the targets that `targets` makes of it.
+
+        Args:
+            split: "train", "validation" or "test".
+            batch_size: Samples in a batch, at most all.
+            targets: Makes the targets of the samples; None: there are none.
+            shuffle: Whether to draw the order anew after every epoch.
+            judged: Whether to serve what is held out of the inputs with them.
+        """
         samples = self.samples(split)
         return data.SliceDataset(
-            samples.inputs,
+            samples.judged_inputs if judged else samples.inputs,
             targets(samples) if targets else None,
             batch_size=min(batch_size, len(samples)),
             shuffle_seed=self.recipe.run.seed if shuffle else None,

@@ -8,6 +8,7 @@ recipe is reported at once: the schema of its task (`recipe_sections`) knows typ
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import tomllib
 from collections.abc import Sequence
@@ -15,31 +16,37 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import ConfigDict, ValidationError, create_model
 
 from spade_keras import recipe_problems, recipe_rules
 from spade_keras.errors import RecipeError
+from spade_keras.recipe_data import DATA
+from spade_keras.recipe_networks import RECONSTRUCTION_NETWORKS, Unrolled
 from spade_keras.recipe_sections import (
     Classifier,
-    Data,
     Evaluation,
     Export,
     FineTuning,
     FullNetwork,
     LabeledData,
-    Network,
+    NetworkName,
     Pruning,
     Run,
     Search,
     Section,
+    Source,
     Training,
 )
+
+# A name this near to a known one is taken for it, so that its other keys are checked too.
+_NEAR = 0.85
 
 
 class Recipe(Section):
     """Everything a run needs; see `recipes/` for commented examples.
 
     Every task has a schema of its own, which says what `data` and `network` are: see `SCHEMAS`.
+    What a reconstruction's hold depends on their names: see `recipe_data`, `recipe_networks`.
 
     Example:
         >>> recipe = load_recipe("mri_unrolled_quickstart", ["search.latency_budget=0.4"])
@@ -68,10 +75,7 @@ class Recipe(Section):
 
 
 class ReconstructionRecipe(Recipe):
-    """A network that reconstructs images from simulated measurements."""
-
-    data: Data
-    network: Network
+    """A network that reconstructs images from measurements."""
 
 
 class ClassificationRecipe(Recipe):
@@ -151,10 +155,61 @@ def validate_recipe(tables: dict[str, Any], problems: Sequence[str] = ()) -> Rec
 
 def _schema(tables: dict[str, Any]) -> type[Recipe]:
     """The schema of the task; of the nearest one where its name is wrong, which is reported."""
-    run = tables.get("run")
-    task = run.get("task", "") if isinstance(run, dict) else ""
-    near = difflib.get_close_matches(str(task), SCHEMAS, n=1)
-    return SCHEMAS[near[0] if near else "reconstruction"]
+    task = _named(tables, "run", "task")
+    near = difflib.get_close_matches(task or "", SCHEMAS, n=1)
+    schema = SCHEMAS[near[0] if near else "reconstruction"]
+    if schema is not ReconstructionRecipe:
+        return schema
+    source = _named(tables, "data", "source") or "mni152"
+    network = _named(tables, "network", "name") or "unrolled_pgd"
+    return _reconstruction_schema(
+        _nearest(source, DATA) or _UnknownData,
+        _nearest(network, {**_registered_networks(), **RECONSTRUCTION_NETWORKS}) or _UnknownNetwork,
+    )
+
+
+def _named(tables: dict[str, Any], section: str, key: str) -> str | None:
+    """The name that decides what a section holds; None where there is none."""
+    table = tables.get(section)
+    name = table.get(key) if isinstance(table, dict) else None
+    return None if name is None else str(name)
+
+
+@functools.cache
+def _reconstruction_schema(data: type[Section], network: type[Section]) -> type[Recipe]:
+    return create_model(
+        "ReconstructionRecipe",
+        __base__=ReconstructionRecipe,
+        data=(data, ...),
+        network=(network, ...),
+    )
+
+
+def _nearest(name: str, sections: dict[str, type[Section]]) -> type[Section] | None:
+    near = difflib.get_close_matches(name, sections, n=1, cutoff=_NEAR)
+    return sections[near[0]] if near else None
+
+
+def _registered_networks() -> dict[str, type[Section]]:
+    """Networks that a user registered take what the unrolled one takes."""
+    names = recipe_problems.allowed_names(Unrolled, "name")
+    return dict.fromkeys(names, Unrolled)
+
+
+class _UnknownData(Section):
+    """Data of an unknown source, of which nothing else can be said."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    source: Source
+
+
+class _UnknownNetwork(FullNetwork):
+    """A network of an unknown name, of which nothing else can be said."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: NetworkName
 
 
 def _locate(path_or_name: str | Path) -> Path:

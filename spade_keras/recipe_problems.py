@@ -92,12 +92,12 @@ class Values:
         parts = tuple(key.split("."))
         if any(parts[: len(bad)] == bad for bad in self._faulty):
             raise KeyError(key)
+        field = _model_at(self._schema, parts[:-1]).model_fields[parts[-1]]
         table: Any = self._tables
         for part in parts[:-1]:
             table = table[part]
         if parts[-1] in table:
             return table[parts[-1]]
-        field = _model_at(self._schema, parts[:-1]).model_fields[parts[-1]]
         if field.is_required():
             raise KeyError(key)
         return field.default
@@ -179,6 +179,16 @@ def _model_at(schema: type[BaseModel], section: Sequence[str]) -> type[BaseModel
 def _section(annotation: Any) -> type[BaseModel] | None:
     is_section = isinstance(annotation, type) and issubclass(annotation, BaseModel)
     return annotation if is_section else None
+
+
+def allowed_names(section: type[BaseModel], key: str) -> tuple[str, ...]:
+    """Returns the names that a key may have now; none where it is no name.
+
+    Args:
+        section: The model of a table.
+        key: One of its keys.
+    """
+    return _names(section.model_fields[key])
 
 
 def _names(field: FieldInfo) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from spade_keras.recipe_imaging_rules import IMAGING_RULES, takes_folder
 from spade_keras.recipe_problems import Values
 from spade_keras.recipe_sections import objective_of
 
@@ -26,7 +27,7 @@ def broken_rules(values: Values) -> list[str]:
         One sentence per broken rule.
     """
     problems: list[str] = []
-    for rule in _RULES:
+    for rule in (*_RULES, *IMAGING_RULES):
         try:
             problems.extend(rule(values))
         except KeyError:
@@ -35,18 +36,26 @@ def broken_rules(values: Values) -> list[str]:
 
 
 def _data_path_exists(values: Values) -> Iterator[str]:
-    yield from _missing_file(values, "data.path")
+    yield from _missing_file(values, "data.path", or_folder=takes_folder(values))
+
+
+def _kernels_exist(values: Values) -> Iterator[str]:
+    yield from _missing_file(values, "data.kernels")
 
 
 def _network_path_exists(values: Values) -> Iterator[str]:
     yield from _missing_file(values, "network.path")
 
 
-def _missing_file(values: Values, key: str) -> Iterator[str]:
+def _missing_file(values: Values, key: str, *, or_folder: bool = False) -> Iterator[str]:
     path = values.get(key)
-    if path is not None and not Path(path).expanduser().is_file():
+    if path is None:
+        return
+    found = Path(path).expanduser()
+    if not (found.is_file() or (or_folder and found.is_dir())):
+        what = "file or folder" if or_folder else "file"
         yield (
-            f"`{key}` must be an existing file (a relative one is looked up in "
+            f"`{key}` must be an existing {what} (a relative one is looked up in "
             f"{Path.cwd()}). Received: {key}={path}"
         )
 
@@ -269,6 +278,7 @@ def _warm_start_is_a_search(values: Values) -> Iterator[str]:
 
 _RULES: tuple[Callable[[Values], Iterator[str]], ...] = (
     _data_path_exists,
+    _kernels_exist,
     _network_path_exists,
     _slabs_leave_training_slices,
     _batches_fit_slices,

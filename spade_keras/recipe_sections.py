@@ -1,7 +1,8 @@
 """The tables of a recipe: every key with its type, range and default.
 
 A task, `run.task`, decides which data and networks a recipe describes; everything else is common
-to all tasks. Nothing here imports keras.
+to all tasks. Those of a reconstruction are in `recipe_data` and `recipe_networks`. Nothing here
+imports keras.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from spade_keras.recipe_problems import BudgetText, OneOf
 
 # The names a recipe may use. They are spelled out so that this module needs no keras; a test
 # asserts that they are those of the registries.
-SOURCES = ("mni152",)
-NETWORKS = ("e2e_varnet", "unrolled_pgd", "usrnet", "varnet")
+SOURCES = ("fastmri", "kspace", "mni152", "photographs")
+NETWORKS = ("deep_equilibrium", "e2e_varnet", "unrolled_pgd", "usrnet", "varnet")
 PRIORS = ("dncnn", "edsr", "res_unet", "unet")
 LABELED_SOURCES = ("digits",)
 CLASSIFIERS = ("convolutional",)
@@ -69,42 +70,10 @@ class Run(Section):
     folder: str = Field(default="runs", min_length=1)
 
 
-class Data(Section):
-    """Images, simulated measurements and their split into slabs."""
-
-    source: Source
-    path: str | None = None
-    height: int = Field(default=96, ge=16, le=1024)
-    width: int = Field(default=96, ge=16, le=1024)
-    coils: int = Field(default=4, ge=1, le=64)
-    acceleration: int = Field(default=4, ge=1, le=64)
-    acs_lines: int = Field(default=8, ge=0, le=1024)
-    noise_std: float = Field(default=0.01, ge=0)
-    validation_slices: int = Field(default=16, ge=1)
-    test_slices: int = Field(default=16, ge=1)
-    gap_slices: int = Field(default=6, ge=0)
-
-
-class Prior(Section):
-    """The denoiser inside the network; `filters` has one width per hidden convolution."""
-
-    name: PriorName
-    filters: tuple[Filters, ...] = Field(min_length=1, max_length=64, strict=False)
-    kernel_size: int = Field(default=3, ge=1, le=15)
-
-
 class FullNetwork(Section):
     """The full network, before pruning; `dtype` is what it computes in."""
 
     dtype: FullDtype = "float32"
-
-
-class Network(FullNetwork):
-    """A reconstruction network."""
-
-    name: NetworkName
-    iterations: int = Field(default=5, ge=1, le=100)
-    prior: Prior
 
 
 class LabeledData(Section):
@@ -132,11 +101,18 @@ class Classifier(FullNetwork):
 
 
 class Training(Section):
-    """How the full network is trained; 0 epochs take one from a file as it is."""
+    """How the full network is trained; 0 epochs take one from a file as it is.
 
+    Without truth the loss has two parts: consistency, for which the share `splitting` of the
+    sampled points is kept from the network each time, and `equivariance_weight` x equivariance.
+    """
+
+    strategy: Literal["supervised", "self_supervised"] = "supervised"
     epochs: int = Field(ge=0)
     batch_size: int = Field(default=4, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0, le=1)
+    splitting: float = Field(default=0.0, ge=0, lt=1)
+    equivariance_weight: float = Field(default=1.0, ge=0)
 
 
 class Pruning(Section):
@@ -189,13 +165,15 @@ class Search(Section):
 
 
 class FineTuning(Section):
-    """How the slim network gets its quality back."""
+    """How the slim network gets its quality back; see `Training` for the last two keys."""
 
     strategy: Strategy
     epochs: int = Field(ge=1)
     batch_size: int = Field(default=4, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0, le=1)
     on: Literal["train", "test"] = "train"
+    splitting: float = Field(default=0.0, ge=0, lt=1)
+    equivariance_weight: float = Field(default=1.0, ge=0)
 
 
 class Evaluation(Section):

@@ -28,11 +28,12 @@ def collect_metrics(job: Job) -> dict[str, Any]:
         }
         for name, in_keras in evaluation["latency_ms"].items()
     }
-    recipe, task = job.recipe, job.task
+    recipe, task, facts = job.recipe, job.task, job.json("data", "facts")
     return {
         "task": recipe.run.task,
         "columns": dict(task.columns),
         "quality": evaluation["quality"],
+        "networks": evaluation["networks"],
         "latency_ms": latency_ms,
         "latency_ratio": evaluation["latency_ratio"],
         "exported_ratio": check["ratio"],
@@ -56,7 +57,9 @@ def collect_metrics(job: Job) -> dict[str, Any]:
             "max_abs_error": max(check["max_abs_error"].values()),
             "relative_error": max(check["relative_error"].values()),
         },
-        "data_note": task.data_note,
+        "data_note": facts["note"],
+        "skipped": facts["skipped"],
+        "convention_name": task.convention_name,
         "convention": task.convention,
         **task.facts(job.samples("test")),
         "seconds": job.stages.seconds(),

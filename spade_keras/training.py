@@ -9,11 +9,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from spade_keras.data import SliceDataset
 from spade_keras.finetuning import (
     IMAGE_CLIP_NORM,
     STRATEGIES,
     FineTuner,
+    SelfSupervised,
+    SplitBatches,
     Supervised,
     tuning_options,
 )
@@ -82,24 +83,32 @@ def fit_best(  # noqa: PLR0913 - every setting is a keyword of its own
     return {name: [float(v) for v in values] for name, values in history.items()}
 
 
-def fit_on_truth(
+def fit_full(
     job: Job, folder: Path, network: keras.Model, epochs: int, label: str
 ) -> dict[str, list[float]]:
-    """Trains a network on ground truth with the recipe's `[training]`; see `fit_best`."""
+    """Trains a network by the recipe's `[training]`, on truth or without; see `fit_best`."""
     settings = job.recipe.training
-    batches = job.batches("train", settings.batch_size, lambda samples: samples.truth)
-    held_out = job.batches(
-        "validation", settings.batch_size, lambda samples: samples.truth, shuffle=False
-    )
+    if settings.strategy == "supervised":
+        model = network
+        train = job.batches("train", settings.batch_size, lambda samples: samples.truth)
+        held_out = job.batches(
+            "validation", settings.batch_size, lambda samples: samples.truth, shuffle=False
+        )
+        options = job.task.training_options(network, held_out[0][0])
+    else:
+        model = _self_supervised(network, settings)
+        train = _measurements(job, "train", settings)
+        held_out = job.batches("validation", settings.batch_size, shuffle=False, judged=True)
+        options = {}
     return fit_best(
-        network,
-        batches,
+        model,
+        train,
         held_out,
         epochs=epochs,
         learning_rate=settings.learning_rate,
         checkpoint=folder / "best.weights.h5",
         clip_norm=job.task.clip_norm,
-        compile_options=job.task.training_options(network, held_out[0][0]),
+        compile_options=options,
         callbacks=(job.epochs_shown(label, epochs),),
     )
 
@@ -107,7 +116,7 @@ def fit_on_truth(
 def fit_by_strategy(
     job: Job, folder: Path, network: keras.Model, label: str
 ) -> dict[str, list[float]]:
-    """Trains a network with the recipe's `[finetuning]`; see `fit_best`."""
+    """Trains a network by the recipe's `[finetuning]`; see `fit_best`."""
     settings = job.recipe.finetuning
     return fit_best(
         strategy_tuner(job, network),
@@ -123,26 +132,48 @@ def fit_by_strategy(
 
 def strategy_tuner(job: Job, network: keras.Model) -> FineTuner:
     """Wraps a network in the fine-tuning strategy of the recipe, for `strategy_batches`."""
-    strategy = job.recipe.finetuning.strategy
+    settings = job.recipe.finetuning
+    strategy = settings.strategy
+    if strategy == "self_supervised":
+        return _self_supervised(network, settings)
     if strategy not in _TARGETS:
         return STRATEGIES[strategy](network)
     inputs = first_samples(job.samples("validation").inputs, 8)
     return Supervised(network, distance=job.task.distance(strategy, network, inputs))
 
 
-def strategy_batches(job: Job, split: str, *, shuffle: bool = True) -> SliceDataset:
+def strategy_batches(job: Job, split: str, *, shuffle: bool = True) -> keras.utils.PyDataset:
     """Serves a split as the fine-tuning strategy of the recipe may see it.
 
     The truth is loaded for the supervised strategy alone. For "school" the teacher's answers to
     the fixed inputs are computed once, which gives the loss of `School` at a third less cost.
     """
     settings = job.recipe.finetuning
+    if settings.strategy == "self_supervised":
+        if shuffle:
+            return _measurements(job, split, settings)
+        return job.batches(split, settings.batch_size, shuffle=False, judged=True)
     make = _TARGETS.get(settings.strategy)
     targets = make and functools.partial(make, job)
     return job.batches(split, settings.batch_size, targets, shuffle=shuffle)
 
 
-def _truth(job: Job, samples: Samples) -> np.ndarray:
+def _self_supervised(network: keras.Model, settings: Any) -> SelfSupervised:
+    return SelfSupervised(network, equivariance_weight=settings.equivariance_weight)
+
+
+def _measurements(job: Job, split: str, settings: Any) -> keras.utils.PyDataset:
+    """Serves measurements alone, split anew every time where the recipe says so."""
+    batches = job.batches(split, settings.batch_size)
+    if not settings.splitting:
+        return batches
+    data: Any = job.recipe.data
+    return SplitBatches(
+        batches, settings.splitting, center=data.acs_lines, seed=job.recipe.run.seed
+    )
+
+
+def _truth(job: Job, samples: Samples) -> Any:
     return samples.truth
 
 

@@ -10,7 +10,7 @@ import tomllib
 import pytest
 
 from spade_keras import recipe as recipes
-from spade_keras import recipe_rules
+from spade_keras import recipe_data, recipe_networks, recipe_rules
 from spade_keras import recipe_sections as sections
 from spade_keras.errors import RecipeError
 from spade_keras.recipe import load_recipe, validate_recipe
@@ -276,6 +276,91 @@ def test_a_classifier_from_a_file_leaves_what_is_not_read_unchecked(tmp_path):
     assert validate_recipe(CLASSIFIER).data.source == "digits"
 
 
+DEQ = {**MINIMAL, "network": {**MINIMAL["network"], "name": "deep_equilibrium"}}
+E2E = {
+    **MINIMAL,
+    "data": {"source": "fastmri"},
+    "network": {"name": "e2e_varnet", "prior": {"name": "unet", "filters": [8, 8]}},
+}
+KSPACE = {
+    **MINIMAL,
+    "data": {"source": "kspace"},
+    "training": {"strategy": "self_supervised", "epochs": 2},
+}
+USRNET = {
+    **MINIMAL,
+    "data": {"source": "photographs"},
+    "network": {"name": "usrnet", "prior": {"name": "res_unet", "filters": [8, 8]}},
+}
+BLIND = {"training__strategy": "self_supervised"}
+IMAGING_MISTAKES = [
+    (DEQ, {"network__tolerance": 0}, "`network.tolerance` must be a number > 0 and < 1", "=0"),
+    (DEQ, {"network__gradient": "jfb"}, '"truncated", "implicit", "unroll"', '"jfb"'),
+    (DEQ, {"network__iterations": 51}, "at most `network.max_iterations` (50)", "=51"),
+    (DEQ, {"search__iterations": [3]}, "`search.iterations` must be left out", "[3]"),
+    (DEQ, {"network__output": "image"}, "`network.output` is not a known key", "tolerance"),
+    (MINIMAL, {"network__tolerance": 1e-3}, "`network.tolerance`", "name, iterations, prior"),
+    (MINIMAL, {"network__name": "usrnt"}, "`network.name`", 'Did you mean "usrnet"'),
+    (MINIMAL, {"data__source": "k-space"}, "`data.source`", 'Did you mean "kspace"'),
+    (MINIMAL, {"data__skip_bad": True}, "`data.skip_bad` is not a known key", "gap_slices"),
+    (MINIMAL, {"training__splitting": 0.5}, "`training.splitting` must be 0", "supervised"),
+    (E2E, {"data__mask": "radial"}, '"poisson_disc"', 'data.mask="radial"'),
+    (E2E, {"data__volumes": 2}, "`data.volumes` must be an integer >= 3", "=2"),
+    (E2E, {"data__test_volumes": 5}, "must be below `data.volumes` (6)", "test_volumes=5"),
+    (E2E, {"data__path": "/no/such"}, "must be an existing file or folder", "/no/such"),
+    (E2E, {"network__name": "varnet"}, '`data.coil_maps` must be "espirit"', '"varnet"'),
+    (E2E, {"network__sensitivity": {"filters": [0]}}, "`network.sensitivity.filters`", "[0]=0"),
+    (E2E, {"data__mask": "random", "data__acs_lines": 17}, "at most the 16 lines", "=17"),
+    (E2E, BLIND, '`data.coil_maps` must be "espirit" where `training.strategy`', '"none"'),
+    (KSPACE, {"training__strategy": "supervised"}, "without true images", '"supervised"'),
+    (KSPACE, {"finetuning__strategy": "supervised"}, "without true images", '"supervised"'),
+    (KSPACE, {"data__held_out": 0.5}, "`data.held_out` must be a number > 0 and <= 0.3", "=0.5"),
+    (KSPACE, {"data__test_slices": 24}, "must be below `data.slices` (40)", "test_slices=24"),
+    (KSPACE, {"data__coil_maps": "none"}, "`data.coil_maps` is not a known key", "calibration"),
+    (USRNET, {"data__scale": 5}, "`data.patch` must be a multiple of `data.scale` (5)", "=48"),
+    (USRNET, {"data__kernels": "/no/such"}, "`data.kernels` must be an existing file", "such"),
+    (USRNET, {"data__channels": 2}, "one of 1, 3", "=2"),
+    (USRNET, {"network__prior__name": "unet"}, '`network.prior.name` must be "res_unet"', "unet"),
+    (USRNET, {"network__prior__kernel_size": 5}, 'must be 3 for "res_unet"', "=5"),
+    (USRNET, {"data__source": "mni152"}, "`network.name` must be one for MRI", '"mni152"'),
+    (
+        {**MINIMAL, "data": {"source": "photographs"}},
+        {"network__name": "varnet"},
+        "for photographs, which have no k-space",
+        '"varnet"',
+    ),
+    (
+        MINIMAL,
+        {"network__prior": {"name": "unet", "filters": [8] * 7}},
+        "`data.height` must be a multiple of 64 for 7 levels",
+        "=96",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("base", "changes", "first", "second"), IMAGING_MISTAKES, ids=lambda value: str(value)[-40:]
+)
+def test_mistakes_are_named_for_every_source_and_network(base, changes, first, second):
+    problems = problems_of(tables(base, **changes))
+    assert any(first in problem and second in problem for problem in problems), problems
+    assert len(problems) <= 2  # one change may break two rules
+
+
+@pytest.mark.parametrize("base", [DEQ, E2E, KSPACE, USRNET])
+def test_what_a_table_holds_depends_on_its_name(base):
+    recipe = validate_recipe(base)
+    assert recipe.data.source == base["data"]["source"]
+    assert recipe.network.name == base["network"]["name"]
+    assert validate_recipe(tomllib.loads(recipe.to_toml())) == recipe
+    assert isinstance(recipe, recipes.ReconstructionRecipe)
+
+
+def test_of_an_unknown_name_its_own_mistake_alone_is_reported():
+    changes = {"data__source": "sonogram", "data__depth": 3, "data__acceleration": "four"}
+    assert len(problems_of(tables(**changes))) == 1
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -378,6 +463,9 @@ def test_the_names_are_those_of_the_registries():
     assert sorted(sections.PRIORS) == sorted(networks.priors.PRIORS)
     assert sorted(sections.LABELED_SOURCES) == sorted(data.LABELED_SOURCES)
     assert sorted(sections.CLASSIFIERS) == sorted(tasks.classifiers.CLASSIFIERS)
+    assert sorted(recipe_data.MASKS) == sorted(data.MASKS)
+    assert sorted(recipe_data.DATA) == sorted(sections.SOURCES) == sorted(tasks.sources.SOURCES)
+    assert sorted(recipe_networks.RECONSTRUCTION_NETWORKS) == sorted(networks.NETWORKS)
     assert sorted(sections.STRATEGIES) == sorted(finetuning.STRATEGIES)
     assert sorted(sections.SAMPLERS) == sorted(search.SAMPLERS)
     assert sorted(sections.PRUNERS) == sorted(search.PRUNERS)
@@ -411,6 +499,14 @@ def test_a_registered_name_may_be_used(monkeypatch):
     assert len(problems_of(tables(pruning__importance="mine"))) == 1
     monkeypatch.setitem(pruning.IMPORTANCES, "mine", pruning.IMPORTANCES["group_l1"])
     assert validate_recipe(tables(pruning__importance="mine")).pruning.importance == "mine"
+
+
+def test_a_registered_network_takes_what_the_unrolled_one_takes(monkeypatch):
+    from spade_keras import networks
+
+    assert len(problems_of(tables(network__name="mine"))) == 1
+    monkeypatch.setitem(networks.NETWORKS, "mine", networks.NETWORKS["unrolled_pgd"])
+    assert validate_recipe(tables(network__name="mine")).network.iterations == 5
 
 
 def test_the_template_has_the_slices_the_rules_count_on():

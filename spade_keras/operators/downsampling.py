@@ -101,7 +101,10 @@ class Downsampling(LinearOperator):
         transfer = self._transfer(z, kernel)
         power = self._fold(transfer * conjugate(transfer))
         missing = image_spectrum(y) - self._fold(transfer * image_spectrum(z))
-        missing = missing / (power + ops.cast(weight, "complex64"))
+        # A cast would do, but TensorFlow warns of the gradient of one in every graph.
+        weight = ops.cast(weight, "float32")
+        weight = ops.view_as_complex(ops.stack([weight, ops.zeros_like(weight)], axis=-1))
+        missing = missing / (power + weight)
         return z + self._backproject(transfer, missing, z.shape[-1])
 
     def measurement_shape(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,8 @@ from spade_keras.stages import write_json_atomic
 from spade_keras.tasks import Samples
 
 _MOST_PANELS = 8
+# What is checked goes through a file, and real test sets are large.
+_MOST_CHECKED_BYTES = 2**28
 
 
 def evaluate(job: Job, folder: Path) -> None:
@@ -39,7 +42,7 @@ def evaluate(job: Job, folder: Path) -> None:
         networks[rival] = job.model("rivals", rival)
     outputs = job.task.baselines(test)
     outputs |= {name: predict(network, test.inputs) for name, network in networks.items()}
-    sample = latency.fill_batch(test.inputs, job.budget.batch_size)
+    sample = job.call_of("test")
     timing = latency.compare(
         full,
         slim,
@@ -47,13 +50,17 @@ def evaluate(job: Job, folder: Path) -> None:
         pairs=job.recipe.export.pairs,
         single_calls=job.budget.single_calls,
     )
-    np.savez(folder / "panel.npz", **job.task.panel(test, outputs))  # type: ignore[arg-type]
+    shown = [*job.task.baselines(test.take(0, 1)), "full", "finetuned"]
+    pictures = job.task.panel(test, {name: outputs[name] for name in shown})
+    np.savez(folder / "panel.npz", **pictures)  # type: ignore[arg-type]
     np.savez(folder / "front.npz", **_front_panels(job, test))  # type: ignore[arg-type]
     write_json_atomic(
         folder / "evaluation.json",
         {
-            "quality": {
-                name: job.task.scores(test.truth, output) for name, output in outputs.items()
+            "quality": {name: job.task.scores(test, output) for name, output in outputs.items()},
+            "networks": {
+                name: job.task.network_facts(network, test)
+                for name, network in {"full": full, "slim": slim}.items()
             },
             "latency_ms": {"full": _quartiles(timing.a), "slim": _quartiles(timing.b)},
             "latency_ratio": timing.ratio.as_dict(),
@@ -132,17 +139,22 @@ def _check_exports(
     job: Job, folder: Path, networks: Mapping[str, keras.Model], test: Any
 ) -> tuple[CheckReport, latency.Comparison]:
     """Checks both exports and times them, in several processes, in more while it is undecided."""
-    samples = max(job.budget.batch_size, len(job.samples("test")))
-    inputs = latency.fill_batch(test, samples)
+    single = first_samples(test, 1)
+    size = sum(np.asarray(array).nbytes for array in keras.tree.flatten(single))
+    samples = min(len(job.samples("test")), max(1, _MOST_CHECKED_BYTES // size))
+    samples = max(job.budget.batch_size, samples)
+    inputs = latency.fill_batch(first_samples(test, samples), samples)
     expected = {name: predict(network, inputs) for name, network in networks.items()}
     checks: list[CheckReport] = []
 
     def compare(full: Path, slim: Path, inputs: Any, **options: Any) -> latency.Comparison:
+        # Every process begins with other samples: the time of some networks depends on them.
+        turn = functools.partial(np.roll, shift=-len(checks) * job.budget.batch_size, axis=0)
         checks.append(
             check_saved_models(
                 {"full": full, "slim": slim},
-                inputs,
-                expected,
+                keras.tree.map_structure(turn, inputs),
+                {name: turn(outputs) for name, outputs in expected.items()},
                 pairs=options["pairs"],
                 timing_batch=job.budget.batch_size,
                 single_calls=options["single_calls"],
@@ -167,20 +179,21 @@ def _check_exports(
 
 def _front_panels(job: Job, test: Samples) -> dict[str, np.ndarray]:
     """Image and error of the middle test sample for trials along the front, as pruned."""
-    middle = slice(len(test) // 2, len(test) // 2 + 1)
-    sample = Samples(first_samples(test.inputs, 1, middle.start), test.truth[middle])
+    sample = test.take(len(test) // 2, 1)
     network = job.model("train")
     front = job.search_result().front
     places = np.unique(np.linspace(0, len(front) - 1, min(len(front), _MOST_PANELS)).round())
+    full = predict(network, sample.inputs)
     panels = {}
     for place in places.astype(int):
         trial = front[place]
         slim = search.build(network, trial.configuration, importance=job.recipe.pruning.importance)
-        pictures = job.task.panel(sample, {"image": predict(slim, sample.inputs)})
+        pictures = job.task.panel(sample, {"image": predict(slim, sample.inputs), "full": full})
         if not pictures:
             return {}
-        panels[f"image_{trial.number}"] = pictures["image"]
-        panels[f"error_{trial.number}"] = np.abs(pictures["image"] - pictures["truth"])
+        image = pictures["image"]
+        panels[f"image_{trial.number}"] = image
+        panels[f"error_{trial.number}"] = np.abs(image - pictures.get("truth", pictures["full"]))
     return panels
 
 

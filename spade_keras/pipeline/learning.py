@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +11,28 @@ import keras
 from spade_keras import latency, search
 from spade_keras.job import Job
 from spade_keras.stages import write_json_atomic
-from spade_keras.training import fit_by_strategy, fit_on_truth
+from spade_keras.training import fit_by_strategy, fit_full
+
+DATA_LAYOUT = 2
+"""Changes when the data stage writes other files of the same recipe."""
 
 
 def make_data(job: Job, folder: Path) -> None:
-    """Makes the three splits of the task's data."""
-    job.task.make_data(folder, lambda line: job.console.print(f"  {line}", highlight=False))
+    """Makes the three splits of the task's data, and notes what they are."""
+    facts = job.task.make_data(folder, lambda line: job.console.print(f"  {line}", highlight=False))
+    if facts.skipped:
+        job.console.print(f"  {len(facts.skipped)} bad files left out, see the report")
+    write_json_atomic(folder / "facts.json", asdict(facts))
 
 
 def train(job: Job, folder: Path) -> None:
-    """Trains the full network on ground truth, unless it comes trained."""
+    """Trains the full network, unless it comes trained."""
     job.seed(1)
     epochs = job.recipe.training.epochs
     network = job.task.new_network(job.samples("train"))
     if job.recipe.network.dtype != "float32":
         network = search.with_dtype(network, job.recipe.network.dtype)
-    history = fit_on_truth(job, folder, network, epochs, "epoch") if epochs else {"loss": []}
+    history = fit_full(job, folder, network, epochs, "epoch") if epochs else {"loss": []}
     network.save(folder / "network.keras")
     write_json_atomic(folder / "history.json", history)
 
@@ -48,7 +55,7 @@ def train_rivals(job: Job, folder: Path) -> None:
     tuning_steps = steps[1] * len(job.batches(split, job.recipe.finetuning.batch_size))
     per_epoch = len(job.batches("train", job.recipe.training.batch_size))
     epochs = steps[0] + round(tuning_steps / per_epoch)
-    fit_on_truth(job, folder, scratch, epochs, "from scratch, epoch")
+    fit_full(job, folder, scratch, epochs, "from scratch, epoch")
     scratch.save(folder / "from_scratch.keras")
     rivals: dict[str, dict[str, Any]] = {"from_scratch": {"epochs": epochs}}
 
@@ -65,15 +72,22 @@ def _cut_to_budget(job: Job, full: keras.Model) -> tuple[keras.Model, latency.Ra
     budget = job.budget
     timer = search.interleaved_timer(
         full,
-        job.samples("validation").inputs,
+        job.call_of("validation"),
         pairs=job.recipe.export.pairs,
         batch_size=budget.batch_size,
         single_calls=budget.single_calls,
     )
-    for iterations in range(full.iterations - 1, 0, -1):
+    least, most = 1, full.iterations - 1
+    found = None
+    while least <= most:
+        iterations = (least + most + 1) // 2
         fewer = full.with_iterations(iterations)
         comparison = timer(fewer)
         if budget.excess(comparison, margin=False) <= 0:
-            return fewer, comparison.ratio
-    fewer = full.with_iterations(1)
-    return fewer, timer(fewer).ratio
+            found, least = (fewer, comparison.ratio), iterations + 1
+        else:
+            most = iterations - 1
+    if found is None:
+        fewer = full.with_iterations(1)
+        found = fewer, timer(fewer).ratio
+    return found

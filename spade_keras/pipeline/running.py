@@ -13,7 +13,7 @@ from rich.console import Console
 from spade_keras import latency
 from spade_keras.job import Job
 from spade_keras.pipeline.closing import evaluate, export, report
-from spade_keras.pipeline.learning import make_data, train, train_rivals
+from spade_keras.pipeline.learning import DATA_LAYOUT, make_data, train, train_rivals
 from spade_keras.pipeline.slimming import finetune, prune, search_widths
 from spade_keras.progress import stage_line
 from spade_keras.recipe import Recipe
@@ -67,10 +67,13 @@ def _plan(recipe: Recipe) -> tuple[_Stage, ...]:
     }
     searching = {**timing, "search": recipe.search, "pruning": recipe.pruning}
     strategy = recipe.finetuning.strategy
+    blind = recipe.training.strategy == "self_supervised"
+    learning = "from measurements alone" if blind else "on ground truth"
     return (
         _Stage("data", recipe.run.task, make_data,
-               {"task": recipe.run.task, "data": recipe.data, "seed": recipe.run.seed}),
-        _Stage("train", "the full network, on ground truth", train,
+               {"task": recipe.run.task, "data": recipe.data, "seed": recipe.run.seed,
+                "layout": DATA_LAYOUT}),
+        _Stage("train", f"the full network, {learning}", train,
                {**common, "network": recipe.network, "training": recipe.training}, ("data",)),
         _Stage("search", f"what meets the latency budget, judged for {strategy}", search_widths,
                {**tuning, **searching}, ("data", "train"), keep_partial=True),

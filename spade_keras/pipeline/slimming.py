@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from spade_keras import latency, pruning, search
 from spade_keras.acceptance import compare_for, measured, undecided
 from spade_keras.errors import BudgetNotMetError
 from spade_keras.job import Job
+from spade_keras.prediction import count_samples, first_samples
 from spade_keras.progress import ProgressBar
 from spade_keras.pruning import PruningPlan
 from spade_keras.receipt import Receipt, write_receipt
@@ -29,7 +31,7 @@ def search_widths(job: Job, folder: Path) -> None:
     """Searches what meets the latency budget at the best quality."""
     settings = job.recipe.search
     network = job.model("train")
-    inputs = job.samples("validation").inputs
+    inputs = job.call_of("validation")
     space, table = _space(job, network, inputs)
     with ProgressBar(job.console, "trial", settings.trials) as bar:
         result = search.run(
@@ -50,7 +52,7 @@ def search_widths(job: Job, folder: Path) -> None:
             pruner=settings.pruner,
             seeds=settings.seeds,
             pareto=settings.pareto,
-            example=latency.fill_batch(inputs, job.budget.batch_size),
+            example=inputs,
             warm_start=_earlier_search(settings.warm_start),
             seed=job.recipe.run.seed,
             name=job.recipe.run.name,
@@ -178,8 +180,7 @@ def _space(
     if not settings.staircase:
         groups = pruning.find_groups(network)
         return search.SearchSpace.from_groups(groups, **widths, **joint), None
-    sample = latency.fill_batch(inputs, job.budget.batch_size)
-    return measured_space(network, sample, **widths, **joint)
+    return measured_space(network, inputs, **widths, **joint)
 
 
 def _objective(job: Job, network: keras.Model) -> search.Objective:
@@ -202,13 +203,14 @@ def _objective(job: Job, network: keras.Model) -> search.Objective:
 
 
 def _timer(job: Job, network: keras.Model, pairs: int) -> Callable[..., latency.Comparison]:
-    return search.interleaved_timer(
-        network,
-        job.samples("validation").inputs,
+    timer = search.interleaved_timer(
+        job.task.timed(network),
+        job.call_of("validation"),
         pairs=pairs,
         batch_size=job.budget.batch_size,
         single_calls=job.budget.single_calls,
     )
+    return lambda candidate: timer(job.task.timed(candidate))
 
 
 def _time_again(job: Job, network: keras.Model, slim: keras.Model) -> latency.Comparison:
@@ -229,13 +231,27 @@ def _earlier_search(path: str | None) -> search.SearchResult | None:
 
 
 def _time_afresh(job: Job, slim: Path) -> latency.Comparison:
+    """Times a fine-tuned network as it will be used: to its tolerance, where it has one.
+
+    Every process is given other held-out inputs: the time of some networks depends on them, and
+    that of a slim one may depend on them otherwise.
+    """
+    inputs = job.samples("validation").inputs
+    size = job.budget.batch_size
+    starts = itertools.cycle(range(0, count_samples(inputs), size))
+
+    def compare(full: Path, slim: Path, _: Any, **options: Any) -> latency.Comparison:
+        sample = latency.fill_batch(first_samples(inputs, size, next(starts)), size)
+        return latency.compare_in_fresh_process(full, slim, sample, **options)
+
     return compare_for(
         job.budget,
         job.stages.folder / "train" / "network.keras",
         slim,
-        latency.fill_batch(job.samples("validation").inputs, job.budget.batch_size),
+        inputs,
         pairs=job.recipe.export.pairs,
         imports=job.task.imports,
+        compare=compare,
     )
 
 

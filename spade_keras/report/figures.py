@@ -30,6 +30,15 @@ _STYLE = {
 }
 
 
+_TITLES = {
+    "truth": "truth",
+    "zero_filled": "zero-filled",
+    "interpolated": "interpolated",
+    "full": "full network",
+    "finetuned": "slim network",
+}
+
+
 def widths_before_after(widths: Sequence[Mapping[str, Any]]) -> Figure:
     """Draws the width of every channel group before and after.
 
@@ -69,10 +78,13 @@ def row_height(rows: int) -> float:
 
 
 def pictures(panel: Mapping[str, np.ndarray]) -> Figure:
-    """Draws truth and reconstructions over their error maps, all on one stated scale.
+    """Draws reconstructions over their error maps, all on one stated scale.
+
+    Where no truth is known, the maps show the differences from the full network instead.
 
     Args:
-        panel: "truth", "zero_filled", "full" and "finetuned" -> magnitudes `(height, width)`.
+        panel: "truth", if it is known, "zero_filled" or "interpolated", "full" and "finetuned" ->
+            magnitudes `(height, width)`.
 
     Returns:
         The figure; `png` renders it.
@@ -80,13 +92,9 @@ def pictures(panel: Mapping[str, np.ndarray]) -> Figure:
     Raises:
         MissingExtraError: If matplotlib is not installed.
     """
-    titles = {
-        "truth": "truth",
-        "zero_filled": "zero-filled",
-        "full": "full network",
-        "finetuned": "slim network",
-    }
-    truth = np.asarray(panel["truth"], "float64")
+    titles = {key: title for key, title in _TITLES.items() if key in panel}
+    reference = "truth" if "truth" in panel else "full"
+    truth = np.asarray(panel[reference], "float64")
     top = float(truth.max()) or 1.0
     rows, columns = truth.shape
     with styled(9.2, 0.5 + 2 * 2.05 * rows / columns) as figure:
@@ -95,18 +103,19 @@ def pictures(panel: Mapping[str, np.ndarray]) -> Figure:
             image = np.asarray(panel[key], "float64")
             shown = grid[0, column].imshow(image, cmap="gray", vmin=0, vmax=top)
             grid[0, column].set_title(title, fontsize=10)
-            if key != "truth":
+            if key != reference:
                 error = error_map(image, truth)
                 errors = grid[1, column].imshow(error, cmap="magma", vmin=0, vmax=top)
         for axes in grid.flat:
             axes.set_axis_off()
-        grid[1, 0].text(
+        beside = grid[1, list(titles).index(reference)]
+        beside.text(
             0.5,
             0.5,
-            f"{ERROR_GAIN} x |difference\nfrom truth|",
+            f"{ERROR_GAIN} x |difference\nfrom {_TITLES[reference]}|",
             ha="center",
             va="center",
-            transform=grid[1, 0].transAxes,
+            transform=beside.transAxes,
         )
         figure.colorbar(shown, ax=list(grid[0]), label="magnitude", shrink=0.85, pad=0.01)
         figure.colorbar(

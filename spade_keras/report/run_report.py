@@ -20,8 +20,9 @@ from spade_keras.report.search_sections import flat, search_sections
 from spade_keras.report.search_summary import Scale, SearchFindings
 from spade_keras.stages import write_bytes_atomic
 
+_BASELINES = {"zero_filled": "zero-filled", "interpolated": "interpolated"}
 _ROWS = {
-    "zero_filled": "zero-filled",
+    **_BASELINES,
     "full": "full",
     "pruned": "slim, as pruned",
     "finetuned": "slim, fine-tuned",
@@ -33,7 +34,7 @@ _COSTS = {"full": "full", "pruned": "slim", "finetuned": "slim", "from_scratch":
 _COST_COLUMNS = ("ms", "time", "params", "MACs")
 _IMAGE_COLUMNS = {"psnr_db": "PSNR / dB", "ssim": "SSIM", "nmse": "NMSE"}
 # Digits of a score, and whether its standard deviation is told.
-_DIGITS = {"psnr_db": (2, True), "ssim": (3, True)}
+_DIGITS = {"psnr_db": (2, True), "ssim": (3, True), "kspace_snr_db": (2, True)}
 
 
 def columns(metrics: Mapping[str, Any]) -> tuple[str, ...]:
@@ -61,7 +62,8 @@ def closing_table(metrics: Mapping[str, Any]) -> Table:
     """
     title, sentence = verdict(metrics)
     table = Table(
-        title="Test data; ±: standard deviation; ms: exported, median; time: of full",
+        title=f"Test data{_convention(metrics)}; ±: standard deviation; ms: exported, median; "
+        "time: of full",
         caption=f"{title}: {sentence}",
         caption_justify="left",
         title_justify="left",
@@ -74,6 +76,12 @@ def closing_table(metrics: Mapping[str, Any]) -> Table:
     for row in table_rows(metrics):
         table.add_row(*row)
     return table
+
+
+def _convention(metrics: Mapping[str, Any]) -> str:
+    """The name of the convention, as it follows what is quantified."""
+    name = metrics.get("convention_name")
+    return f" (convention {name})" if name else ""
 
 
 def verdict(metrics: Mapping[str, Any]) -> tuple[str, str]:
@@ -175,8 +183,8 @@ def write_report(
             "failed"), "latency_ms", "latency_ratio", "ratio_low", "ratio_high", "quality",
             "origin", "widths", "chosen".
         widths: One dict per channel group: "group", "before", "after".
-        panel: "truth", "zero_filled", "full", "finetuned" -> magnitudes `(height, width)`; None
-            where the network does not make images.
+        panel: "truth", where it is known, a baseline, "full", "finetuned" -> pictures
+            `(height, width)`; None where the network does not make images.
         found: The search with all it left behind: its sections replace the one on trials.
 
     Returns:
@@ -217,6 +225,8 @@ def write_report(
         trials=[_trial_row(trial) for trial in trials],
         about=_about(metrics),
         error_gain=figures.ERROR_GAIN,
+        compared_with="truth" if panel is None or "truth" in panel else "full network",
+        equilibria=list(_equilibrium_rows(metrics)),
         fingerprint=list(flat(metrics["fingerprint"])),
         search=None if found is None else search_sections(found),
         images={name: data_uri(data) for name, data in images.items()},
@@ -247,10 +257,12 @@ def _change_card(metrics: Mapping[str, Any]) -> tuple[str, str, str]:
     name, _, unit = heading.partition(" / ")
     full, digits = quality["full"][key], _DIGITS.get(key, (4, False))[0]
     change = f"{quality['finetuned'][key] - full:+.{digits}f} {unit}".strip()
-    if "zero_filled" not in quality:
-        return f"{name} change", change, f"against full, {full:.{digits}f} {unit}".strip()
-    gain = f"{full - quality['zero_filled'][key]:.{digits}f} {unit}".strip()
-    return f"{name} change", change, f"against full, which gains {gain} on zero-filled"
+    name = f"{name} change{_convention(metrics)}"
+    baseline = next((baseline for baseline in _BASELINES if baseline in quality), None)
+    if baseline is None:
+        return name, change, f"against full, {full:.{digits}f} {unit}".strip()
+    gain = f"{full - quality[baseline][key]:.{digits}f} {unit}".strip()
+    return name, change, f"against full, which gains {gain} on {_BASELINES[baseline]}"
 
 
 def _scale(metrics: Mapping[str, Any]) -> Scale:
@@ -267,7 +279,7 @@ def _about(metrics: Mapping[str, Any]) -> str:
     """The conventions behind the table."""
     rival = metrics.get("rivals", {}).get("fewer_iterations")
     sentences = [
-        f"Quality: {metrics['convention']}",
+        f"Quality{_convention(metrics)}: {metrics['convention']}",
         "ms: median latency of the exported model for the input shapes below",
         "time: relative to the full network; the slim widths trained from scratch cost the same",
         "MACs: multiply-accumulates of the prunable networks in all their calls, without Fourier "
@@ -291,6 +303,21 @@ def _latency_rows(metrics: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
                 f"{network}, {name}",
                 f"{time['median']:.3f}",
                 f"{time['q1']:.3f} to {time['q3']:.3f}",
+            )
+
+
+def _equilibrium_rows(metrics: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """What solvers reached, for networks that iterate to a tolerance."""
+    for network, facts in metrics.get("networks", {}).items():
+        if "contraction" in facts:
+            iterations = facts["iterations"]
+            yield (
+                network,
+                f"{facts['tolerance']:g}",
+                f"{sum(facts['converged'])} of {len(facts['converged'])}",
+                f"{np.median(iterations):g} (at most {max(iterations):g})",
+                f"{max(facts['residual']):.2g}",
+                f"{max(facts['contraction']):.3f}",
             )
 
 

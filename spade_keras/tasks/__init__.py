@@ -5,14 +5,23 @@ from __future__ import annotations
 from spade_keras.recipe import Recipe
 from spade_keras.tasks.classification import Classification
 from spade_keras.tasks.reconstruction import Reconstruction
-from spade_keras.tasks.task import SPLITS, Samples, Task
+from spade_keras.tasks.task import SPLITS, DataFacts, Samples, Task
 
 TASKS: dict[str, type[Task]] = {
     "classification": Classification,
     "reconstruction": Reconstruction,
 }
 
-__all__ = ["SPLITS", "TASKS", "Classification", "Reconstruction", "Samples", "Task", "get"]
+__all__ = [
+    "SPLITS",
+    "TASKS",
+    "Classification",
+    "DataFacts",
+    "Reconstruction",
+    "Samples",
+    "Task",
+    "get",
+]
 
 
 def get(recipe: Recipe) -> Task:

@@ -17,19 +17,18 @@ from spade_keras.metrics import CLASS_CONVENTION, are_probabilities, class_quali
 from spade_keras.prediction import predict
 from spade_keras.pruning.files import load_model_safely
 from spade_keras.tasks.classifiers import CLASSIFIERS
-from spade_keras.tasks.task import SPLITS, Samples, Task
+from spade_keras.tasks.task import SPLITS, DataFacts, Samples, Task
 
 
 class Classification(Task):
     """Any classifier, bundled or from a `.keras` file, whether it gives logits or probabilities."""
 
+    convention_name = "classes"
     convention = CLASS_CONVENTION
     columns = {"accuracy": "accuracy", "cross_entropy": "cross-entropy"}  # noqa: RUF012
     clip_norm = 1.0
 
-    @property
-    def data_note(self) -> str:  # type: ignore[override]
-        """What the data are and what figures on them can show."""
+    def _note(self) -> str:
         settings = self.recipe.data
         if settings.path is not None:
             return f"Samples of {Path(settings.path).name}, split at random by the seed of the run."
@@ -38,7 +37,7 @@ class Classification(Task):
             "the seed of the run: the same writers may be in training and test."
         )
 
-    def make_data(self, folder: Path, say: Callable[[str], None]) -> None:
+    def make_data(self, folder: Path, say: Callable[[str], None]) -> DataFacts:
         """Splits the samples at random."""
         settings = self.recipe.data
         if settings.path is not None:
@@ -55,6 +54,7 @@ class Classification(Task):
             chosen = getattr(parts, split)
             np.savez(folder / f"{split}.npz", x=x[chosen], y=y[chosen])
             say(f"{split}: {len(chosen)} samples of {len(np.unique(y[chosen]))} classes")
+        return DataFacts(self._note())
 
     def load(self, folder: Path, split: str) -> Samples:
         """Reads the inputs and labels of a split."""
@@ -68,7 +68,7 @@ class Classification(Task):
             SpadeError: If the network does not take the data, or has too few outputs.
         """
         settings = self.recipe.network
-        classes = int(train.truth.max()) + 1
+        classes = int(self._labels(train).max()) + 1
         if settings.path is None:
             make = CLASSIFIERS[settings.name]
             return make(
@@ -106,13 +106,16 @@ class Classification(Task):
             strategy, inputs, targets=targets, teacher=teacher, task="classification"
         )
 
-    def scores(self, truth: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
+    def scores(self, samples: Samples, outputs: np.ndarray) -> dict[str, float]:
         """Returns accuracy and cross-entropy."""
-        return class_quality(truth, outputs).as_dict()
+        return class_quality(self._labels(samples), outputs).as_dict()
 
     def facts(self, test: Samples) -> dict[str, Any]:
         """Returns the number of test samples and of their classes."""
-        return {"test_samples": len(test), "classes": len(np.unique(test.truth))}
+        return {"test_samples": len(test), "classes": len(np.unique(self._labels(test)))}
+
+    def _labels(self, samples: Samples) -> np.ndarray:
+        return np.asarray(samples.truth)
 
 
 def _logits(network: keras.Model, inputs: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Reconstruction of images from simulated measurements."""
+"""Reconstruction of images from measurements."""
 
 from __future__ import annotations
 
@@ -9,72 +9,56 @@ from typing import Any
 import keras
 import numpy as np
 
-from spade_keras import data, search
+from spade_keras import search
 from spade_keras.finetuning import mean_squared_error
-from spade_keras.metrics import CONVENTION, PSNR, image_quality
-from spade_keras.networks import NETWORKS, priors
-from spade_keras.operators import CartesianMRI
-from spade_keras.tasks.task import SPLITS, Samples, Task
+from spade_keras.metrics import PSNR
+from spade_keras.networks import DeepEquilibrium
+from spade_keras.operators.complex_pair import magnitude
+from spade_keras.tasks.reconstruction_networks import make_network
+from spade_keras.tasks.sources import SOURCES
+from spade_keras.tasks.task import DataFacts, Samples, Task
+
+_MOST_EQUILIBRIA = 16
 
 
 class Reconstruction(Task):
-    """Multi-coil MRI of a brain template, reconstructed by a network with a learned prior."""
+    """Images from the measurements of a source, by a network with a learned prior."""
 
-    convention = CONVENTION
-    data_note = (
-        "MNI152 T1 template: one image averaged from many brains, smoother than any patient's. "
-        "Training, validation and test are slabs of that one volume with gaps between them, so "
-        "the figures show generalization along one brain, not across subjects. Coils, phase and "
-        "noise are simulated, and the coil maps are known exactly."
-    )
-    columns = {"psnr_db": "PSNR / dB", "ssim": "SSIM", "nmse": "NMSE"}  # noqa: RUF012
     # A just pruned network and a batch of one slice give gradients of very different lengths; cut
     # to this one (for images scaled to [0, 1]) they allow a learning rate several times higher.
     clip_norm = 0.01
     imports = ("spade_keras.networks",)
 
-    def make_data(self, folder: Path, say: Callable[[str], None]) -> None:
-        """Simulates the acquisition of three disjoint slabs of the template."""
-        settings = self.recipe.data
-        volume = data.load_brain_template(settings.height, settings.width)
-        slabs = data.slab_split(
-            len(volume),
-            validation=settings.validation_slices,
-            test=settings.test_slices,
-            gap=settings.gap_slices,
-        )
-        for index, split in enumerate(SPLITS):
-            slices = data.simulate_multicoil(
-                volume[getattr(slabs, split)],
-                coils=settings.coils,
-                acceleration=settings.acceleration,
-                acs_lines=settings.acs_lines,
-                noise_std=settings.noise_std,
-                seed=len(SPLITS) * self.recipe.run.seed + index,
-            )
-            slices.save(str(folder / f"{split}.npz"))
-            say(f"{split}: {len(slices)} slices, true acceleration {slices.true_acceleration:.2f}")
+    def __init__(self, recipe: Any) -> None:
+        super().__init__(recipe)
+        self.source = SOURCES[recipe.data.source](recipe.data, recipe.run.seed)
+        self.convention_name = self.source.convention_name
+        self.convention = self.source.convention
+        self.columns = self.source.columns
+
+    def make_data(self, folder: Path, say: Callable[[str], None]) -> DataFacts:
+        """Makes or finds the three splits of the source."""
+        return self.source.make(folder, say)
 
     def load(self, folder: Path, split: str) -> Samples:
-        """Reads the measurements and true images of a slab."""
-        slices = data.MulticoilSlices.load(str(folder / f"{split}.npz"))
-        return Samples(slices.inputs, slices.truth)
+        """Reads the measurements of a split, and their true images where there are any."""
+        return self.source.load(folder, split)
 
     def new_network(self, train: Samples) -> keras.Model:
-        """Makes the network and its prior with new weights."""
-        settings = self.recipe.network
-        prior = priors.get(**settings.prior.model_dump())
-        return NETWORKS[settings.name](CartesianMRI(), prior, iterations=settings.iterations)
+        """Makes the network and its priors with new weights."""
+        return make_network(self.recipe.network, self.source.operator(train), self.source.channels)
 
     def training_options(self, network: keras.Model, inputs: Any) -> dict[str, Any]:
         """Returns the mean squared error, and the PSNR as a metric."""
-        return {"loss": "mse", "metrics": [PSNR()]}
+        complex_images = getattr(self.recipe.network, "output", "image") == "image"
+        loss = image_error if self.source.magnitudes and complex_images else "mse"
+        return {"loss": loss, "metrics": [PSNR()]}
 
     def distance(
         self, strategy: str, network: keras.Model, inputs: Any
     ) -> Callable[[Any, Any], Any]:
         """Returns the mean squared error, whatever images are compared."""
-        return mean_squared_error
+        return image_distance
 
     def quality(
         self,
@@ -87,28 +71,52 @@ class Reconstruction(Task):
         """Returns the PSNR against truth or teacher, or the held-out self-supervised loss."""
         return search.strategy_quality(strategy, inputs, targets=targets, teacher=teacher)
 
-    def scores(self, truth: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
-        """Returns PSNR, SSIM and NMSE of the magnitudes, each with its standard deviation."""
-        return image_quality(_magnitude(truth), _magnitude(outputs)).as_dict()
+    def scores(self, samples: Samples, outputs: np.ndarray) -> dict[str, Any]:
+        """Returns the scores of the source, each with its standard deviation."""
+        return self.source.scores(samples, outputs)
 
     def baselines(self, samples: Samples) -> dict[str, np.ndarray]:
-        """Returns the zero-filled reconstructions."""
-        operator = CartesianMRI()
-        parameters = operator.parameters(samples.inputs)
-        images = operator.adjoint(samples.inputs["measurements"], **parameters)
-        return {"zero_filled": keras.ops.convert_to_numpy(images)}
+        """Returns the images that the source knows without a network."""
+        return self.source.baselines(samples)
+
+    def timed(self, network: keras.Model) -> keras.Model:
+        """Returns an equilibrium network of as many iterations as it is counted in."""
+        if not isinstance(network, DeepEquilibrium):
+            return network
+        return network.with_iterations(network.iterations)
+
+    def network_facts(self, network: keras.Model, samples: Samples) -> dict[str, Any]:
+        """Returns how well the equilibria of the first samples were solved."""
+        if not isinstance(network, DeepEquilibrium):
+            return {}
+        return network.report(samples.take(0, _MOST_EQUILIBRIA).inputs).as_dict()
 
     def panel(self, samples: Samples, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Returns the magnitudes of the middle slice, turned so that the front is up."""
+        """Returns pictures of the middle sample."""
         middle = len(samples) // 2
-        images = {"truth": samples.truth, **outputs}
-        return {name: np.rot90(_magnitude(image[middle])) for name, image in images.items()}
+        images = dict(outputs)
+        if samples.truth is not None:
+            images = {"truth": samples.truth, **images}
+        return {name: self.source.picture(image[middle]) for name, image in images.items()}
 
     def facts(self, test: Samples) -> dict[str, Any]:
-        """Returns the true acceleration of the test slab."""
-        mask = test.inputs["mask"]
-        return {"true_acceleration": float(mask.size / mask.sum())}
+        """Returns the facts of the source."""
+        return self.source.facts(test)
 
 
-def _magnitude(image: np.ndarray) -> np.ndarray:
-    return np.linalg.norm(image, axis=-1)
+@keras.saving.register_keras_serializable(package="spade_keras")
+def image_error(truth: Any, image: Any) -> Any:
+    """Mean over all elements of the squared error; see `image_distance`."""
+    return image_distance(image, truth)
+
+
+def image_distance(image: Any, truth: Any) -> Any:
+    """Mean of the squared error, of magnitudes where one of both is a magnitude.
+
+    Args:
+        image: `(batch, height, width, 1 or 2)`, or with as many channels as `truth`.
+        truth: The same.
+    """
+    if image.shape[-1] == 2 and truth.shape[-1] == 1:
+        image = magnitude(image)[..., None]
+    return mean_squared_error(image, truth)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
+from spade_keras.prediction import count_samples, first_samples
 from spade_keras.search import Quality
 
 SPLITS = ("train", "validation", "test")
@@ -18,18 +19,49 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Samples:
-    """One split of the data.
+    """One split of the data; arrays, or what is indexed like arrays and read when it is.
 
     Attributes:
         inputs: What a network is given: an array, or a dict of arrays; samples on the first axis.
-        truth: What it should answer.
+        truth: What it should answer; None where nobody knows.
+        held_out: Measurements that no network is given, by name, to judge it by.
+        volumes: The volume of every sample, where scores are taken per volume.
     """
 
     inputs: Any
-    truth: np.ndarray
+    truth: Any | None = None
+    held_out: Mapping[str, Any] | None = None
+    volumes: np.ndarray | None = None
 
     def __len__(self) -> int:
-        return len(self.truth)
+        return count_samples(self.inputs)
+
+    @property
+    def judged_inputs(self) -> Any:
+        """Inputs together with what is held out: for losses and qualities, not for networks."""
+        return self.inputs if self.held_out is None else {**self.inputs, **self.held_out}
+
+    def take(self, start: int, count: int) -> Samples:
+        """Returns some samples, as arrays."""
+        return Samples(
+            *(
+                part if part is None else first_samples(part, count, start)
+                for part in (self.inputs, self.truth, self.held_out, self.volumes)
+            )
+        )
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What a report says of the data.
+
+    Attributes:
+        note: What the data are and what figures on them can show.
+        skipped: File -> why it was left out.
+    """
+
+    note: str
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
 
 class Task(ABC):
@@ -39,10 +71,10 @@ class Task(ABC):
         recipe: The validated recipe, of the task's own schema.
     """
 
+    convention_name: str
+    """Name of the convention of `scores`; to be printed with its numbers."""
     convention: str
-    """What the numbers of `scores` mean; to be printed with them."""
-    data_note: str
-    """What the data are and what figures on them can show."""
+    """What the numbers of `scores` mean."""
     columns: Mapping[str, str]
     """Scores that a table shows: key of `scores` -> heading, the most important first."""
     clip_norm: float
@@ -54,12 +86,15 @@ class Task(ABC):
         self.recipe = recipe
 
     @abstractmethod
-    def make_data(self, folder: Path, say: Callable[[str], None]) -> None:
-        """Writes one file per split.
+    def make_data(self, folder: Path, say: Callable[[str], None]) -> DataFacts:
+        """Writes what `load` reads.
 
         Args:
             folder: Where to.
             say: Shows a line to the user.
+
+        Returns:
+            What the data are, for the report.
         """
 
     @abstractmethod
@@ -108,26 +143,37 @@ class Task(ABC):
 
         Args:
             strategy: The fine-tuning strategy.
-            inputs: Held-out inputs.
+            inputs: Held-out inputs, with what is held out of them.
             targets: Their truth, for the supervised strategy alone.
             teacher: The unpruned network.
         """
 
     @abstractmethod
-    def scores(self, truth: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
-        """Scores a network's outputs against the truth.
+    def scores(self, samples: Samples, outputs: np.ndarray) -> dict[str, float]:
+        """Scores a network's outputs.
 
         Args:
-            truth: Of the samples.
-            outputs: What the network answered.
+            samples: What it was given, and what judges it.
+            outputs: What it answered.
         """
+
+    def timed(self, network: keras.Model) -> keras.Model:
+        """Returns what a search times in a network's place.
+
+        It is the network itself, unless its time depends on the data.
+        """
+        return network
+
+    def network_facts(self, network: keras.Model, samples: Samples) -> dict[str, Any]:
+        """Returns what else is to be told of a network, as plain JSON values."""
+        return {}
 
     def baselines(self, samples: Samples) -> dict[str, np.ndarray]:
         """Returns answers that need no network, by name; none unless a task has some."""
         return {}
 
     def panel(self, samples: Samples, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Returns pictures `(height, width)` of one sample, its "truth" among them.
+        """Returns pictures `(height, width)` of one sample, with its "truth" where it has one.
 
         Args:
             samples: Of the test split.

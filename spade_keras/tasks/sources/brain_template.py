@@ -1,0 +1,83 @@
+"""Simulated multi-coil MRI of a brain template."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from spade_keras import data
+from spade_keras.data.brain_template import center_crop
+from spade_keras.metrics import CONVENTION, image_quality
+from spade_keras.tasks.sources.source import Source
+from spade_keras.tasks.task import SPLITS, DataFacts, Samples
+
+NOTE = (
+    "MNI152 T1 template: one image averaged from many brains, smoother than any patient's. "
+    "Training, validation and test are slabs of that one volume with gaps between them, so "
+    "the figures show generalization along one brain, not across subjects. Coils, phase and "
+    "noise are simulated, and the coil maps are known exactly."
+)
+
+
+class BrainTemplate(Source):
+    """Slabs of one volume, each slice with its own phase, coils and noise."""
+
+    convention_name = "slab"
+    convention = CONVENTION
+
+    def make(self, folder: Path, say: Callable[[str], None]) -> DataFacts:
+        """Simulates the acquisition of three disjoint slabs."""
+        settings = self.settings
+        volume = self._volume()
+        slabs = data.slab_split(
+            len(volume),
+            validation=settings.validation_slices,
+            test=settings.test_slices,
+            gap=settings.gap_slices,
+        )
+        for index, split in enumerate(SPLITS):
+            slices = data.simulate_multicoil(
+                volume[getattr(slabs, split)],
+                coils=settings.coils,
+                acceleration=settings.acceleration,
+                acs_lines=settings.acs_lines,
+                noise_std=settings.noise_std,
+                seed=len(SPLITS) * self.seed + index,
+            )
+            slices.save(str(folder / f"{split}.npz"))
+            say(f"{split}: {len(slices)} slices, true acceleration {slices.true_acceleration:.2f}")
+        return DataFacts(NOTE if settings.path is None else self._note())
+
+    def load(self, folder: Path, split: str) -> Samples:
+        """Reads the measurements and true images of a slab."""
+        slices = data.MulticoilSlices.load(str(folder / f"{split}.npz"))
+        return Samples(slices.inputs, slices.truth)
+
+    def scores(self, samples: Samples, outputs: np.ndarray) -> dict[str, float]:
+        """Returns PSNR, SSIM and NMSE of the magnitudes, each with its standard deviation."""
+        truth = np.linalg.norm(np.asarray(samples.truth), axis=-1)
+        return image_quality(truth, np.linalg.norm(outputs, axis=-1)).as_dict()
+
+    def picture(self, image: np.ndarray) -> np.ndarray:
+        """Returns the magnitude, turned so that the front is up."""
+        return np.rot90(super().picture(image))
+
+    def _volume(self) -> np.ndarray:
+        height, width = self.settings.height, self.settings.width
+        if self.settings.path is None:
+            return data.load_brain_template(height, width)
+        path = Path(self.settings.path).expanduser()
+        if path.suffix in (".npy", ".npz"):
+            stack = np.linalg.norm(data.load_stack(path, peak=1.0), axis=-1)
+        else:
+            stack = data.load_nifti(path)
+        return np.ascontiguousarray(center_crop(stack, height, width))
+
+    def _note(self) -> str:
+        return (
+            f"Slices of {Path(self.settings.path).name}, cropped or padded around the center; "
+            "training, validation and test are slabs of that one volume with gaps between them. "
+            "Coils, phase and noise are simulated, and the coil maps are known exactly."
+        )
