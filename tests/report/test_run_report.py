@@ -212,6 +212,42 @@ def test_the_page_names_what_its_numbers_rest_on(written):
         assert text in page, text
 
 
+def test_the_page_lists_files_that_were_left_out_and_equilibria(tmp_path):
+    facts = {
+        "tolerance": 1e-3,
+        "residual": [9e-4, 8e-4],
+        "iterations": [7, 9],
+        "contraction": [0.91, 0.95],
+        "converged": [True, True],
+    }
+    page = write(
+        tmp_path,
+        skipped={"data/<broken>.h5": "`kspace` must be finite"},
+        networks={"full": facts, "slim": {}},
+        convention_name="fastmri",
+    ).read_text()
+    assert "Files left out" in page and "data/&lt;broken&gt;.h5" in page
+    assert "`kspace` must be finite" in page
+    for text in ("2 of 2", "8 (at most 9)", "0.0009", "0.950", "convention fastmri"):
+        assert text in page, text
+    assert "Files left out" not in write(tmp_path).read_text()
+
+
+def test_without_a_truth_errors_are_differences_from_the_full_network(tmp_path):
+    images = {name: image for name, image in panel().items() if name != "truth"}
+    page = write_report(
+        tmp_path, metrics=METRICS, trials=TRIALS, widths=WIDTHS, panel=images
+    ).read_text()
+    assert "the absolute difference from the full network" in page
+    assert "No true image is known" in page
+    figure = figures.pictures(images)
+    assert [axes.get_title() for axes in figure.axes[:3]] == [
+        "zero-filled",
+        "full network",
+        "slim network",
+    ]
+
+
 def test_names_are_escaped(written):
     page = written.read_text()
     assert "<with>" not in page
