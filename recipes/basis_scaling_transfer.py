@@ -144,7 +144,7 @@ def transfer(source: keras.Model, tasks: Tasks, settings: Settings) -> keras.Mod
     model = pruning.copy_model(source)
     head = model.get_layer("head")
     head.kernel.assign(keras.initializers.GlorotUniform(settings.seed)(head.kernel.shape))
-    head.bias.assign(keras.ops.zeros_like(head.bias))
+    head.bias.assign(keras.ops.zeros(head.bias.shape))
     return train(model, tasks, settings.epochs, rate=settings.learning_rate)
 
 
