@@ -11,6 +11,7 @@ from keras import ops
 from spade_keras import backend
 from spade_keras.networks.equilibrium_report import EquilibriumReport
 from spade_keras.networks.padding import crop_around, pad_around, padded_size, size_multiple
+from spade_keras.networks.priors.copying import copy_prior
 from spade_keras.networks.stateless_prior import check_stateless
 from spade_keras.operators import LinearOperator
 from spade_keras.solvers import Solution, anderson, contraction_factor
@@ -236,7 +237,7 @@ class DeepEquilibrium(keras.Model):
             ValueError: If it is below 1.
         """
         return self._copy(
-            _clone(self.prior), iterations=iterations, tolerance=0.0, max_iterations=iterations
+            copy_prior(self.prior), iterations=iterations, tolerance=0.0, max_iterations=iterations
         )
 
     def with_tolerance(self, tolerance: float, max_iterations: int = 50) -> DeepEquilibrium:
@@ -249,7 +250,9 @@ class DeepEquilibrium(keras.Model):
         Raises:
             ValueError: If one is outside its range.
         """
-        return self._copy(_clone(self.prior), tolerance=tolerance, max_iterations=max_iterations)
+        return self._copy(
+            copy_prior(self.prior), tolerance=tolerance, max_iterations=max_iterations
+        )
 
     def prior_input_shapes(
         self, inputs: Mapping[str, Any]
@@ -303,12 +306,6 @@ def _repeat(function: Callable[[Any], Any], x: Any, times: int) -> Any:
     for _ in range(times):
         x = function(x)
     return x
-
-
-def _clone(prior: keras.Model) -> keras.Model:
-    clone = keras.models.clone_model(prior)
-    clone.set_weights(prior.get_weights())
-    return clone
 
 
 def _check_counts(**counts: int) -> None:

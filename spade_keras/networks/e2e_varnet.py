@@ -11,7 +11,8 @@ from keras import ops
 from spade_keras.networks.autocalibration import autocalibration_window
 from spade_keras.networks.norm_unet import NormUNet
 from spade_keras.networks.priors import unet
-from spade_keras.networks.varnet import VarNet, copy_prior
+from spade_keras.networks.priors.copying import copy_prior
+from spade_keras.networks.varnet import VarNet
 from spade_keras.operators import CartesianMRI, SingleCoilMRI
 
 _SMALLEST_POWER = 1e-24

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from spade_keras.networks.priors.copying import copy_prior
 from spade_keras.operators import LinearOperator
 
 
@@ -116,9 +117,9 @@ class UnrolledPGD(keras.Model):
                 f"`iterations` must be from 1 to {self.iterations}. "
                 f"Received: iterations={iterations}"
             )
-        prior = keras.models.clone_model(self.prior)
-        prior.set_weights(self.prior.get_weights())
-        return self._copy(prior, ops.convert_to_numpy(self.step_sizes)[:iterations])
+        return self._copy(
+            copy_prior(self.prior), ops.convert_to_numpy(self.step_sizes)[:iterations]
+        )
 
     def prior_input_shapes(
         self, inputs: Mapping[str, Any]

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from spade_keras.networks.padding import pad_below, padded_size, size_multiple
-from spade_keras.networks.varnet import copy_prior
+from spade_keras.networks.priors.copying import copy_prior
 from spade_keras.operators import LinearOperator
 
 _SMALLEST_SETTING = 1e-6

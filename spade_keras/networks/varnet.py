@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from spade_keras.networks.norm_unet import NormUNet
+from spade_keras.networks.priors.copying import copy_prior
 from spade_keras.operators import CartesianMRI, SingleCoilMRI
 from spade_keras.operators.complex_pair import conjugate_multiply, join, multiply, split
 
@@ -192,13 +193,6 @@ class VarNet(keras.Model):
         for part in ("operator", "prior"):
             config[part] = keras.saving.deserialize_keras_object(config[part], custom_objects)
         return cls(**config)
-
-
-def copy_prior(prior: keras.Model) -> keras.Model:
-    """Returns a prior of the same weights that shares none of them."""
-    copy = keras.models.clone_model(prior)
-    copy.set_weights(prior.get_weights())
-    return copy
 
 
 def _one_per_cascade(
