@@ -159,7 +159,7 @@ class Search(Section):
     dtypes: tuple[Dtype, ...] = Field(default=(), max_length=3, strict=False)
     safety_margin: float = Field(default=0.03, ge=0, lt=1)
     pairs: int = Field(default=20, ge=5)
-    finalists: int = Field(default=1, ge=1, le=20)
+    finalists: int = Field(default=3, ge=1, le=20)
     warm_start: str | None = None
     storage: str | None = None
 
