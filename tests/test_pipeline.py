@@ -15,7 +15,7 @@ import optuna
 import pytest
 from rich.console import Console
 
-from spade_keras import data, latency, pipeline, search
+from spade_keras import acceptance, data, latency, pipeline, search
 from spade_keras.errors import BudgetNotMetError
 from spade_keras.job import Job
 from spade_keras.pipeline import slimming
@@ -127,9 +127,11 @@ def test_metrics_hold_what_was_measured(finished):
         assert 0 < ratio["low"] <= ratio["value"] <= ratio["high"]
     assert metrics["exported_ratio"]["high"] <= metrics["latency_budget"] == 0.95
     exported = metrics["latency_ms"]
+    # The mean over processes, which a busy machine sets apart from the medians of all windows.
     assert metrics["exported_ratio"]["value"] == pytest.approx(
-        exported["slim"]["exported"]["median"] / exported["full"]["exported"]["median"]
+        exported["slim"]["exported"]["median"] / exported["full"]["exported"]["median"], rel=0.3
     )
+    assert metrics["exported_ratio"]["processes"] >= acceptance.PROCESSES
     assert metrics["trials"]["total"] >= 4
     assert metrics["trials"]["feasible"] + metrics["trials"]["infeasible"] == 4
     assert metrics["export"]["format"] == "saved_model"
@@ -281,7 +283,8 @@ def test_what_misses_the_budget_when_timed_again_is_no_finalist(
     assert all(finalist["ratio"]["high"] <= 0.6 for finalist in chosen["finalists"])
     assert all(rejected["ratio"]["high"] > 0.6 for rejected in chosen["rejected"])
     numbers = [t["number"] for t in chosen["rejected"] + chosen["finalists"]]
-    assert sorted(numbers) == sorted(trial.number for trial in ranking[: len(numbers)])
+    contenders = this.search_result().contenders[: len(numbers)]
+    assert sorted(numbers) == sorted(trial.number for trial in contenders)
     assert chosen["rejected"]
 
 
