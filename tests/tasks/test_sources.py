@@ -158,6 +158,7 @@ def test_fastmri_files_are_split_by_patient_and_bad_ones_listed(tmp_path):
         )
     (files / "broken.h5").write_bytes(b"no HDF5")
     options = [f'data.path="{files}"', "data.acs_lines=4"]
+    options += ["data.validation_volumes=1", "data.test_volumes=1"]
     with pytest.raises(SpadeError, match=r"broken\.h5"):
         made("mri_e2e_varnet_fastmri", tmp_path / "strict", *options)
     task, facts = made("mri_e2e_varnet_fastmri", tmp_path / "data", *options, "data.skip_bad=true")
@@ -174,7 +175,8 @@ def test_fastmri_files_are_split_by_patient_and_bad_ones_listed(tmp_path):
 
 
 def test_zero_filled_fastmri_images_are_the_stored_ones_when_nothing_is_missing(tmp_path):
-    overrides = ["data.volumes=3", "data.slices=1", "data.height=16", "data.width=16"]
+    overrides = ["data.volumes=3", "data.validation_volumes=1", "data.test_volumes=1"]
+    overrides += ["data.slices=1", "data.height=16", "data.width=16"]
     task, facts = made("mri_e2e_varnet_fastmri", tmp_path, *overrides, "data.acceleration=1")
     test = task.load(tmp_path, "test")
     np.testing.assert_allclose(task.baselines(test)["zero_filled"], test.truth, atol=1e-4)
