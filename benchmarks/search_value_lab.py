@@ -189,7 +189,7 @@ class Lab:
     def recipe(seed: int, settings: Settings, folder: Path = Path("runs")) -> Recipe:
         """The quickstart's recipe, tuned on the truth: all arms then see the same."""
         overrides = [f"run.folder={folder}", f"run.name=seed{seed}", f"run.seed={seed}"]
-        overrides += ["finetuning.strategy=supervised", *settings.overrides]
+        overrides += ["training.epochs=8", "finetuning.strategy=supervised", *settings.overrides]
         return load_recipe(RECIPE, overrides)
 
     @cached_property
