@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-# A sixth more than on two idle cores, and as much again: machines of one kind differ by a fifth.
+# Room for slower machines: one run took 330 s here and 400 s there, both with two idle cores.
 SECONDS = {"reconstruction": 460, "classification": 260}
 PSNR_LOSS_DB = 0.3
 PSNR_GAIN_DB = 5.0
