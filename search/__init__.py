@@ -1,7 +1,7 @@
 """Width search: the best quality within a latency measured on the device in use."""
 
 from spade_keras.search.budget import LatencyBudget
-from spade_keras.search.candidate import build, plan_for
+from spade_keras.search.candidate import build, plan_for, rank_choices
 from spade_keras.search.evaluation import CandidateError
 from spade_keras.search.layer_table import LayerTable
 from spade_keras.search.objectives import (
@@ -24,7 +24,7 @@ from spade_keras.search.quality import (
 )
 from spade_keras.search.result import SearchResult, Timing, TrialRecord
 from spade_keras.search.seeds import SEEDS, propose
-from spade_keras.search.space import Configuration, SearchSpace, WidthVariable
+from spade_keras.search.space import Configuration, RankVariable, SearchSpace, WidthVariable
 from spade_keras.search.storage import open_storage
 from spade_keras.search.study import PRUNERS, SAMPLERS, Search, run
 from spade_keras.search.timer import interleaved_timer
@@ -45,6 +45,7 @@ __all__ = [
     "LogitAgreement",
     "Objective",
     "Quality",
+    "RankVariable",
     "Search",
     "SearchResult",
     "SearchSpace",
@@ -63,6 +64,7 @@ __all__ = [
     "open_storage",
     "plan_for",
     "propose",
+    "rank_choices",
     "run",
     "strategy_quality",
     "with_dtype",

@@ -116,6 +116,26 @@ def knapsack_values(
     }
 
 
+def ranks_curve(space: SearchSpace) -> Curve:
+    """All layers that may become pairs by one ratio of their ranks, at full widths.
+
+    Args:
+        space: The ranks allowed.
+    """
+
+    def curve(amount: float) -> Configuration:
+        _checked(amount)
+        ranks = {}
+        for variable in space.ranks:
+            wanted = np.interp(amount, [0, 1], [variable.edges[-1], variable.edges[0]])
+            rank = min(variable.edges, key=lambda edge: abs(edge - wanted))
+            if rank < variable.edges[-1]:
+                ranks[variable.layer] = rank
+        return replace(space.full, ranks=ranks)
+
+    return curve
+
+
 def iterations_curve(space: SearchSpace) -> Curve:
     """Fewer iterations at full widths.
 

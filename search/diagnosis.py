@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from spade_keras.search.calibration import PredictionError
 from spade_keras.search.layer_table import LayerTable
 from spade_keras.search.result import TrialRecord
-from spade_keras.search.space import SearchSpace
+from spade_keras.search.space import Configuration, SearchSpace
 
 _FEWEST = 6
 
@@ -45,9 +45,14 @@ def prediction_error(table: LayerTable, trials: Iterable[TrialRecord]) -> Predic
     measured = {
         trial.configuration.key(): (trial.configuration, trial.timing.latency_ms)
         for trial in trials
-        if trial.timing is not None and trial.configuration.dtype in (None, table.dtype)
+        if trial.timing is not None and _is_timed(trial.configuration, table)
     }
     if len(measured) < _FEWEST:
         return None
     in_order = sorted(measured.values(), key=lambda pair: pair[1])
     return table.calibrated(in_order[::2]).error(in_order[1::2])
+
+
+def _is_timed(configuration: Configuration, table: LayerTable) -> bool:
+    """Whether the configuration's layers are those of the table: no pairs, no other dtype."""
+    return configuration.dtype in (None, table.dtype) and not configuration.ranks

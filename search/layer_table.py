@@ -229,6 +229,11 @@ class LayerTable:
 
     def _sum(self, configuration: Configuration) -> float:
         """The sum of the layers' times."""
+        if configuration.ranks:
+            raise ValueError(
+                "`configuration` must keep all ranks: layers were timed, not the pairs they may "
+                f"become. Received: ranks={configuration.ranks}"
+            )
         positions = {
             group: self._position(group, width)
             for group, width in configuration.widths.items()

@@ -38,7 +38,7 @@ def measured_space(
         minimum: The smallest width.
         cache: Times measured before; by default those of this user on this machine.
         on_layer: See `LayerTable.measure`.
-        **joint: `iterations`, `blocks`, `dtypes` of the space.
+        **joint: `iterations`, `blocks`, `dtypes`, `ranks` of the space.
 
     Returns:
         The space of the edges, and the table of all times.

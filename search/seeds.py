@@ -13,6 +13,7 @@ from spade_keras.search.curves import (
     Curve,
     iterations_curve,
     knapsack_curve,
+    ranks_curve,
     sensitivity_curve,
     uniform_curve,
 )
@@ -94,8 +95,8 @@ def propose(
     """Brings families of configurations to the budget, by measuring.
 
     Args:
-        names: Keys of `SEEDS`. Where iterations are searched, fewer iterations at full widths are
-            proposed as well.
+        names: Keys of `SEEDS`. Where iterations or ranks are searched, fewer iterations and lower
+            ranks at full widths are proposed as well.
         network: The full network.
         space: What may be chosen.
         excess: Measures a configuration; asked about five times per family.
@@ -127,6 +128,9 @@ def propose(
     if space.iterations and names:
         met = to_budget(iterations_curve(space), excess)
         found += [] if met is None else [("fewer iterations", met)]
+    if space.ranks and names:
+        met = to_budget(ranks_curve(space), excess)
+        found += [] if met is None else [("lower ranks", met)]
     found.append(("narrowest", _fastest(space)))
     last = found[-1][1].key()
     kept = {c.key(): (origin, c) for origin, c in reversed(found[:-1]) if c.key() != last}

@@ -1,10 +1,10 @@
-"""What a search may choose: widths and, for iterative networks, depth and precision."""
+"""What a search may choose: widths and, when asked, ranks, depth and precision."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import optuna
 from spade_keras.pruning import Group
 
 # A layer's path never begins so: these names cannot be those of groups.
-_ITERATIONS, _DTYPE, _DROP = "@iterations", "@dtype", "@drop "
+_ITERATIONS, _DTYPE, _DROP, _RANK = "@iterations", "@dtype", "@drop ", "@rank "
 
 
 @dataclass(frozen=True)
@@ -25,17 +25,20 @@ class Configuration:
         iterations: Iterations of the network; None: as many as it has.
         dropped: Residual blocks left out, by their names in `pruning.find_residual_blocks`.
         dtype: What the priors compute in; None: as they do.
+        ranks: Components of every layer that keeps fewer than all of its kernel's; where its
+            widths leave it so narrow that a pair of this rank saves nothing, it stays whole.
     """
 
     widths: dict[str, int]
     iterations: int | None = None
     dropped: tuple[str, ...] = ()
     dtype: str | None = None
+    ranks: dict[str, int] = field(default_factory=dict)
 
     def key(self) -> tuple[Any, ...]:
         """Returns a hashable value that is equal for equal configurations."""
-        widths = tuple(sorted(self.widths.items()))
-        return (widths, self.iterations, tuple(sorted(self.dropped)), self.dtype)
+        widths, ranks = (tuple(sorted(sizes.items())) for sizes in (self.widths, self.ranks))
+        return (widths, self.iterations, tuple(sorted(self.dropped)), self.dtype, ranks)
 
     def as_dict(self) -> dict[str, Any]:
         """Returns plain JSON values, which `from_dict` reads."""
@@ -54,7 +57,9 @@ class Configuration:
             parts.append(f"without {', '.join(self.dropped)}")
         if self.dtype is not None:
             parts.append(self.dtype)
-        return "; ".join(parts)
+        if self.ranks:
+            parts.append(", ".join(f"{layer} of rank {rank}" for layer, rank in self.ranks.items()))
+        return "; ".join(part for part in parts if part)
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,19 @@ class WidthVariable:
 
 
 @dataclass(frozen=True)
+class RankVariable:
+    """One layer's number of components, as an ordered index into the ranks allowed.
+
+    Attributes:
+        layer: Path of the layer, as in `pruning.basis.find_rank_groups`.
+        edges: Allowed ranks, ascending; the last is the full rank, which leaves the layer whole.
+    """
+
+    layer: str
+    edges: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class SearchSpace:
     """All variables of a search.
 
@@ -79,12 +97,14 @@ class SearchSpace:
         iterations: Iteration counts allowed, ascending, the network's own last; empty: its own.
         blocks: Residual blocks that may be left out.
         dtypes: What the priors may compute in, their own first; empty: their own.
+        ranks: One per layer that may become a pair of layers; see `pruning.basis`.
     """
 
     variables: tuple[WidthVariable, ...]
     iterations: tuple[int, ...] = ()
     blocks: tuple[str, ...] = ()
     dtypes: tuple[str, ...] = ()
+    ranks: tuple[RankVariable, ...] = ()
 
     @classmethod
     def from_groups(
@@ -96,7 +116,7 @@ class SearchSpace:
             groups: The network's channel groups; fixed ones get no variable.
             multiple: Widths are multiples of it, and of what the group itself demands.
             minimum: The smallest width; a narrower group keeps its width.
-            **joint: `iterations`, `blocks`, `dtypes`.
+            **joint: `iterations`, `blocks`, `dtypes`, `ranks`; see `from_edges`.
 
         Raises:
             ValueError: If no group may change and nothing else is searched.
@@ -124,10 +144,14 @@ class SearchSpace:
 
         Args:
             edges: Group -> widths, the full one among them.
-            **joint: `iterations`, `blocks`, `dtypes`.
+            **joint: `iterations`, `blocks`, `dtypes`; and `ranks`: layer -> ranks, such as those
+                of `rank_choices`.
         """
         variables = tuple(WidthVariable(g, tuple(sorted(set(e)))) for g, e in edges.items())
-        return cls(variables, **{name: tuple(values) for name, values in joint.items()})
+        allowed = joint.pop("ranks", {})
+        ranks = tuple(RankVariable(n, tuple(sorted(set(e)))) for n, e in allowed.items())
+        others = {name: tuple(values) for name, values in joint.items()}
+        return cls(variables, **others, ranks=ranks)
 
     @property
     def full(self) -> Configuration:
@@ -154,7 +178,12 @@ class SearchSpace:
         )
         if self.dtypes:
             dtype = trial.suggest_categorical(_DTYPE, list(self.dtypes))
-        return Configuration(widths, iterations, dropped, dtype)
+        ranks = {
+            v.layer: v.edges[trial.suggest_int(_RANK + v.layer, 0, len(v.edges) - 1)]
+            for v in self.ranks
+        }
+        lowered = {v.layer: ranks[v.layer] for v in self.ranks if ranks[v.layer] < v.edges[-1]}
+        return Configuration(widths, iterations, dropped, dtype, lowered)
 
     def parameters(self, configuration: Configuration) -> dict[str, Any]:
         """Returns the Optuna parameters of a configuration, each width snapped to the nearest.
@@ -174,6 +203,10 @@ class SearchSpace:
         if self.dtypes:
             known = configuration.dtype in self.dtypes
             parameters[_DTYPE] = configuration.dtype if known else self.dtypes[0]
+        for rank in self.ranks:
+            wanted = configuration.ranks.get(rank.layer, rank.edges[-1])
+            nearest = int(np.argmin(np.abs(np.array(rank.edges) - wanted)))
+            parameters[_RANK + rank.layer] = nearest
         return parameters
 
     def snap(self, widths: Mapping[str, float], **joint: Any) -> Configuration:
@@ -201,6 +234,8 @@ class SearchSpace:
             "iterations": list(self.iterations),
             "blocks": list(self.blocks),
             "dtypes": list(self.dtypes),
+            # Left out where there are none: studies of before knew no ranks, and may go on.
+            **({"ranks": {v.layer: list(v.edges) for v in self.ranks}} if self.ranks else {}),
         }
 
     @classmethod

@@ -19,7 +19,7 @@ from spade_keras.acceptance import Compare, compare_for, measured, undecided
 from spade_keras.errors import SpadeError
 from spade_keras.model_identity import ModelIdentity
 from spade_keras.pruning.files import load_model_safely
-from spade_keras.search.candidate import plan_for
+from spade_keras.search.candidate import finish, plan_for
 from spade_keras.search.precision import with_dtype
 from spade_keras.stages import write_json_atomic
 
@@ -342,13 +342,12 @@ def realize(
 
     Args:
         network: The full network.
-        configuration: Its depth and precision are read; the widths are those of the plan.
+        configuration: Its depth, ranks and precision are read; the widths are those of the plan.
         plan: Which channels stay.
     """
     depth = search.Configuration({}, configuration.iterations, configuration.dropped)
     base, _ = plan_for(network, depth)
-    slim = pruning.rebuild(base, plan)
-    return slim if configuration.dtype is None else with_dtype(slim, configuration.dtype)
+    return finish(base, plan, configuration)
 
 
 def in_budget_dtype(network: keras.Model, budget: search.LatencyBudget) -> keras.Model:

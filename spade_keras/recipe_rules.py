@@ -233,8 +233,8 @@ def _importance_needs_weights_alone(values: Values) -> Iterator[str]:
 
 def _pruner_has_something_to_stop(values: Values) -> Iterator[str]:
     pruner = values.get("search.pruner")
-    depth = bool(values.get("search.iterations") or values.get("search.blocks"))
-    objective = objective_of(values.get("search.objective"), depth=depth)
+    mixed = any(values.get(f"search.{key}") for key in ("iterations", "blocks", "ranks"))
+    objective = objective_of(values.get("search.objective"), mixed=mixed)
     if pruner == "none":
         return
     if objective != "short_finetune":

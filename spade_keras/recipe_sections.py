@@ -65,7 +65,7 @@ class Run(Section):
     """What is done, where the results go, and the seed of everything random."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
-    task: Literal["reconstruction", "classification"] = "reconstruction"
+    task: Literal["reconstruction", "classification", "transfer"] = "reconstruction"
     seed: int = Field(default=0, ge=0, lt=2**31)
     folder: str = Field(default="runs", min_length=1)
 
@@ -121,14 +121,14 @@ class Pruning(Section):
     importance: ImportanceName = "group_l1"
 
 
-def objective_of(chosen: str | None, *, depth: bool) -> str:
+def objective_of(chosen: str | None, *, mixed: bool) -> str:
     """Returns what a search maximizes: what was chosen, or what predicts the end best.
 
     Args:
         chosen: `search.objective`.
-        depth: Whether iterations or blocks are searched.
+        mixed: Whether iterations, blocks or ranks are searched beside widths.
     """
-    return chosen or ("short_finetune" if depth else "as_pruned")
+    return chosen or ("short_finetune" if mixed else "as_pruned")
 
 
 class Search(Section):
@@ -136,9 +136,10 @@ class Search(Section):
 
     With `staircase` the widths to choose from are those at which the layers' measured times step;
     else the multiples of `width_multiple`. `iterations`, `blocks` and `dtypes` are searched when
-    they are given. Unless `objective` says otherwise, widths alone are judged as pruned, which
-    predicted their quality after fine-tuning best; depth is judged after a short fine-tuning, for
-    a network cut in depth loses less at once than it does in the end.
+    they are given, and with `ranks` the components of layers that may become pairs of layers.
+    Unless `objective` says otherwise, widths alone are judged as pruned, which predicted their
+    quality after fine-tuning best; what else is cut is judged after a short fine-tuning, for a
+    network cut in depth or rank loses less at once than it does in the end.
     """
 
     latency_budget: Budget
@@ -157,6 +158,7 @@ class Search(Section):
     iterations: tuple[Iterations, ...] = Field(default=(), max_length=100, strict=False)
     blocks: bool = False
     dtypes: tuple[Dtype, ...] = Field(default=(), max_length=3, strict=False)
+    ranks: bool = False
     safety_margin: float = Field(default=0.03, ge=0, lt=1)
     pairs: int = Field(default=20, ge=5)
     finalists: int = Field(default=3, ge=1, le=20)

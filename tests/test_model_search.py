@@ -216,7 +216,7 @@ class TestSearch:
         assert not list((tmp_path / "out").glob(".results-*"))
 
 
-def test_depth_and_precision_are_searched_and_replayed_from_the_receipt(
+def test_depth_ranks_and_precision_are_searched_and_replayed_from_the_receipt(
     clock, console, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
@@ -229,17 +229,19 @@ def test_depth_and_precision_are_searched_and_replayed_from_the_receipt(
         "network.keras",
         "slices.npz",
         search.LatencyBudget(0.9),
-        trials=5,
+        trials=20,
         multiple=4,
         staircase=False,
         iterations=(1, 2),
         dtypes=("bfloat16",),
+        ranks=True,
         evaluate="joint_task:evaluate",
     )
     (tmp_path / "joint_task.py").write_text(
         "def evaluate(network):\n"
         "    reduced = network.prior.layers[1].compute_dtype == 'bfloat16'\n"
-        "    return 10.0 * (3 - network.iterations) + reduced\n"
+        "    layers = len(network.prior.layers)  # pairs count twice\n"
+        "    return 10.0 * (3 - network.iterations) + 15.0 * layers + reduced\n"
     )
     found = search_model(job, "out", console)
     assert found.space.iterations == (1, 2, 3)
@@ -251,6 +253,8 @@ def test_depth_and_precision_are_searched_and_replayed_from_the_receipt(
     receipt = read_receipt("out/receipt.json")
     slim = keras.saving.load_model("out/slim.keras", compile=False)
     assert slim.iterations == receipt.configuration.iterations < 3
+    pairs = len(slim.prior.layers) - len(network.prior.layers)
+    assert 0 < pairs == len(receipt.configuration.ranks)
     assert receipt.fingerprint["inputs"][0]["shape"][0] == 1
     made = []
 

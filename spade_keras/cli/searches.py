@@ -84,6 +84,9 @@ def search(
         str | None,
         typer.Option(metavar="DTYPE,...", help="What to compute in besides: bfloat16, float16."),
     ] = None,
+    ranks: Annotated[
+        bool, typer.Option("--ranks", help="Try to split layers into pairs of lower rank.")
+    ] = False,
     pareto: Annotated[
         bool, typer.Option("--pareto", help="Search the whole front of time and quality.")
     ] = False,
@@ -122,6 +125,7 @@ def search(
                 iterations=counts("--iterations", iterations),
                 drop_blocks=drop_blocks,
                 dtypes=tuple(dtypes.split(",")) if dtypes else (),
+                ranks=ranks,
                 pairs=pairs,
                 trials=trials,
                 timeout_minutes=timeout,

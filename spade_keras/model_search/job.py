@@ -55,6 +55,7 @@ class SearchJob:
         iterations: Iteration counts to choose from, for networks that iterate.
         drop_blocks: Whether residual blocks may be left out.
         dtypes: What the layers may compute in, besides their own.
+        ranks: Whether layers may become pairs of layers of lower rank.
         space: What may be chosen, once it is known.
         backend: The Keras backend.
 
@@ -83,6 +84,7 @@ class SearchJob:
     iterations: tuple[int, ...] = ()
     drop_blocks: bool = False
     dtypes: tuple[str, ...] = ()
+    ranks: bool = False
     space: SearchSpace | None = None
     backend: str = dataclasses.field(default_factory=keras.backend.backend)
 

@@ -320,6 +320,8 @@ def _joint(network: keras.Model, job: SearchJob) -> dict[str, Any]:
     if job.dtypes:
         own = job.budget.dtype or keras.config.dtype_policy().compute_dtype
         joint["dtypes"] = list(dict.fromkeys((own, *job.dtypes)))
+    if job.ranks:
+        joint["ranks"] = search.rank_choices(network, multiple=job.multiple)
     return joint
 
 

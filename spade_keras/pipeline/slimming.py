@@ -173,6 +173,8 @@ def _space(
     }
     if settings.blocks:
         joint["blocks"] = [block.name for block in pruning.find_residual_blocks(network)]
+    if settings.ranks:
+        joint["ranks"] = search.rank_choices(network, multiple=settings.width_multiple)
     widths: dict[str, Any] = {
         "multiple": settings.width_multiple,
         "minimum": settings.minimum_width,
@@ -186,7 +188,8 @@ def _space(
 def _objective(job: Job, network: keras.Model) -> search.Objective:
     """What the search maximizes: always something that the fine-tuning strategy may see."""
     searched = job.recipe.search
-    name = objective_of(searched.objective, depth=bool(searched.iterations or searched.blocks))
+    mixed = bool(searched.iterations or searched.blocks or searched.ranks)
+    name = objective_of(searched.objective, mixed=mixed)
     if name == "kept_importance":
         return search.KeptImportance(network, job.recipe.pruning.importance)
     quality = job.quality(network)

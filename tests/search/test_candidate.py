@@ -7,7 +7,9 @@ import pytest
 from spade_keras import latency, pruning, search
 from spade_keras.networks import UnrolledPGD, VarNet, priors
 from spade_keras.operators import CartesianMRI
+from spade_keras.pruning import basis
 from spade_keras.search.candidate import CandidateBuilder
+from tests.parameter_clock import ParameterClock
 
 
 @pytest.fixture(scope="module")
@@ -133,3 +135,97 @@ def test_widths_of_priors_that_went_with_their_iteration_are_passed_over():
     canonical = CandidateBuilder(network).canonical(shorter)
     assert set(canonical.widths) == {name for name in widths if name.startswith("cascade_0/")}
     assert CandidateBuilder(network).canonical(search.Configuration(widths)).widths == widths
+
+
+@pytest.fixture
+def classifier():
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            keras.Input((6, 6, 3)),
+            layers.Conv2D(16, 3, activation="relu", name="first"),
+            layers.Conv2D(24, 3, activation="relu", name="second"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(3, name="head"),
+        ]
+    )
+
+
+def test_ranks_to_choose_from(classifier):
+    # Pairs are cheaper below 27 x 16 / 43 = 10.0 and 144 x 24 / 168 = 20.6 components.
+    assert search.rank_choices(classifier, multiple=4) == {
+        "first": (4, 8, 16),
+        "second": (4, 8, 12, 16, 20, 24),
+        # The head's three components cost more than it does.
+    }
+    assert len(search.rank_choices(classifier, multiple=1)["second"]) == 9
+    assert search.rank_choices(classifier, multiple=64) == {}
+
+
+def test_ranks_are_those_of_the_singular_values(classifier):
+    choice = search.Configuration({"first": 16, "second": 24}, ranks={"second": 8})
+    slim = search.build(classifier, choice)
+    x = np.random.default_rng(0).normal(size=(2, 6, 6, 3)).astype("float32")
+    kernel = keras.ops.convert_to_numpy(classifier.get_layer("second").kernel)
+    u, sigma, v = np.linalg.svd(kernel.reshape(-1, 24), full_matrices=False)
+    approximate = pruning.copy_model(classifier)
+    low = (u[:, :8] * sigma[:8]) @ v[:8]
+    approximate.get_layer("second").kernel.assign(low.reshape(kernel.shape))
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(slim(x)),
+        keras.ops.convert_to_numpy(approximate(x)),
+        atol=1e-5,
+    )
+    saved = 144 * 24 - 8 * (144 + 24)
+    assert classifier.count_params() - slim.count_params() == saved
+    assert len(slim.layers) == len(classifier.layers) + 1
+
+
+def test_a_layer_too_narrow_for_its_rank_stays_whole(classifier):
+    widths = {"first": 4, "second": 8}
+    narrow = search.build(classifier, search.Configuration(widths))
+    # 36 x 8 / 44 = 6.5: a pair of 8 components would cost more, one of 4 less.
+    whole = search.build(classifier, search.Configuration(widths, ranks={"second": 8}))
+    pair = search.build(classifier, search.Configuration(widths, ranks={"second": 4}))
+    assert whole.count_params() == narrow.count_params()
+    assert narrow.count_params() - pair.count_params() == 36 * 8 - 4 * (36 + 8)
+
+
+def test_ranks_of_a_network_with_priors(network):
+    choices = search.rank_choices(network, multiple=2)
+    assert choices
+    assert all(name.startswith("prior/") for name in choices)
+    configuration = search.Configuration({}, 2, ranks={name: 2 for name in choices})
+    slim = search.build(network, configuration)
+    assert slim.iterations == 2
+    assert pruning.count_parameters(slim) < pruning.count_parameters(network)
+    found = [group.name for group in basis.find_rank_groups(slim)]
+    assert len(found) == len(basis.find_rank_groups(network)) + len(choices)
+    assert np.isfinite(keras.ops.convert_to_numpy(slim.prior(image(network)))).all()
+
+
+def test_a_search_lowers_ranks_where_they_cost_least(classifier):
+    """A kernel that has four large components loses the others before any width is lost."""
+    second = classifier.get_layer("second").kernel
+    rng = np.random.default_rng(0)
+    low = rng.normal(size=(144, 4)) @ rng.normal(size=(4, 24)) / 40
+    second.assign((low + 1e-4 * rng.normal(size=low.shape)).reshape(second.shape))
+    x = rng.normal(size=(8, 6, 6, 3)).astype("float32")
+    ranks = {"second": search.rank_choices(classifier, multiple=4)["second"]}
+    space = search.SearchSpace.from_edges({"first": (8, 16), "second": (12, 24)}, ranks=ranks)
+    result = search.run(
+        classifier,
+        budget=search.LatencyBudget(0.4),
+        data=x,
+        quality=search.TeacherAgreement(x, classifier),
+        timer=ParameterClock().timer(classifier, x),
+        space=space,
+        trials=12,
+    )
+    assert "lower ranks" in {trial.origin for trial in result.trials}
+    best = result.best.configuration
+    assert best.ranks == {"second": 4}
+    assert best.widths == space.full.widths
+    assert search.SearchResult.from_dict(result.as_dict()).best.configuration == best
+    assert "second of rank 4" in str(best)

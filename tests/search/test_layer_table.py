@@ -249,6 +249,7 @@ def test_a_table_survives_json(table):
         (Configuration({"conv_9": 8}), r"`group` must be one of.*'conv_0'.*group='conv_9'"),
         (Configuration({"conv_0": 2}), r"within those measured, 4 to 24.*width=2"),
         (Configuration({"conv_0": 99}), r"within those measured.*width=99"),
+        (Configuration({}, ranks={"conv_1": 4}), r"must keep all ranks.*'conv_1': 4"),
         (Configuration({}, dtype="bfloat16"), r"compute in float32.*dtype='bfloat16'"),
     ],
 )

@@ -10,6 +10,7 @@ from spade_keras.operators import CartesianMRI
 from spade_keras.search.curves import (
     iterations_curve,
     knapsack_curve,
+    ranks_curve,
     sensitivity_curve,
     uniform_curve,
 )
@@ -101,6 +102,17 @@ def test_knapsack_keeps_what_many_kernels_read():
     even = knapsack_curve(space(), shares_of(space().full.widths, (1, 1, 1)), products)
     kept = knapsack_curve(space(), shares_of(space().full.widths, (1, 1, 20)), products)
     assert kept(0.5).widths["c"] > even(0.5).widths["c"]
+
+
+def test_ranks_fall_together_at_full_widths():
+    ranked = space(ranks={"x": (4, 8, 12, 32), "y": (2, 16)})
+    curve = ranks_curve(ranked)
+    assert curve(0.0) == ranked.full
+    assert curve(1.0).ranks == {"x": 4, "y": 2}
+    assert curve(1.0).widths == ranked.full.widths
+    assert curve(0.75).ranks == {"x": 12, "y": 2}
+    with pytest.raises(ValueError, match="amount="):
+        curve(1.5)
 
 
 @pytest.mark.parametrize("name", CURVES)

@@ -23,7 +23,12 @@ def space(**joint):
 
 
 def joint_space():
-    return space(iterations=(2, 3, 5), blocks=("add_1", "add_2"), dtypes=("float32", "bfloat16"))
+    return space(
+        iterations=(2, 3, 5),
+        blocks=("add_1", "add_2"),
+        dtypes=("float32", "bfloat16"),
+        ranks={"a": (2, 4, 16)},
+    )
 
 
 def test_edges_are_multiples_and_the_full_width():
@@ -75,7 +80,7 @@ def test_parameters_and_configurations_are_one_another(made):
 def test_joint_variables():
     made = joint_space()
     assert made.full == Configuration({"a": 16, "b": 24}, 5, (), "float32")
-    wanted = Configuration({"a": 8, "b": 24}, 3, ("add_2",), "bfloat16")
+    wanted = Configuration({"a": 8, "b": 24}, 3, ("add_2",), "bfloat16", {"a": 4})
     parameters = made.parameters(wanted)
     assert parameters == {
         "a": 0,
@@ -84,6 +89,7 @@ def test_joint_variables():
         "@drop add_1": 0,
         "@drop add_2": 1,
         "@dtype": "bfloat16",
+        "@rank a": 1,
     }
     own = made.parameters(Configuration({"a": 16, "b": 24}))
     assert own == made.parameters(made.full)
@@ -97,6 +103,12 @@ def test_a_key_is_of_what_is_chosen():
         Configuration({"a": 8, "b": 16}, 2, ("x", "y")),
         Configuration({"a": 8, "b": 16}, 3, ("x",)),
         Configuration({"a": 8, "b": 16}, 3, ("x", "y"), "float16"),
+        Configuration({"a": 8, "b": 16}, 3, ("x", "y"), ranks={"a": 2}),
     ]
-    assert len({first.key(), *(other.key() for other in others)}) == 5
+    assert len({first.key(), *(other.key() for other in others)}) == 6
     assert str(first) == "a 8, b 16; 3 iterations; without x, y"
+
+
+def test_a_space_without_ranks_is_stored_as_before_there_were_any():
+    assert "ranks" not in space().as_dict()
+    assert joint_space().as_dict()["ranks"] == {"a": [2, 4, 16]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,7 +51,8 @@ def rebuild_ranks(model: Any, plan: RankPlan) -> Any:
     check_rank_plan(model, plan)
     names = [layer.name for layer in plan.layers]
     ranks = {layer.name: layer.kept[-1] + 1 for layer in plan.layers}
-    low = decompose(model, [_literal(name) for name in names], max_rank=ranks)
+    # A path is given as a pattern: its own wildcards are escaped.
+    low = decompose(model, [glob.escape(name) for name in names], max_rank=ranks)
     entries = {layer.name: layer for layer in plan.layers}
     choices = {}
     for pair in find_pairs(low):
@@ -169,11 +171,6 @@ class RankBuilder:
                     f"components. Received: {rank!r} for {name!r}."
                 )
         return {**full, **{name: int(rank) for name, rank in ranks.items()}}
-
-
-def _literal(name: str) -> str:
-    """A path as a pattern that matches itself alone."""
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
 
 
 def _set_scales(pair: Any, entry: LayerRank) -> None:
