@@ -29,8 +29,9 @@ class CartesianMRI(LinearOperator):
     Input shape:
         `x`: `(batch, height, width, 2)`, complex image as two channels.
         `mask`: `(batch, 1 or height, width)`, 1 where sampled, or a real weight.
-        `sensitivities`: `(batch, coils, height, width, 2)`. With sum_c |S_c|^2 <= 1 the norm of a
-        unitary A is at most 1.
+        `sensitivities`: `(batch, coils, height, width, 2)`, or the backend's complex tensor of
+        shape `(batch, coils, height, width)`, which saves a copy under TensorFlow. With
+        sum_c |S_c|^2 <= 1 the norm of a unitary A is at most 1.
 
     Output shape:
         `(batch, coils, height, width, 2)`, zero where not sampled.

@@ -74,7 +74,7 @@ class FFTConvention:
             weights = weights * _root(height, width) ** 2
         if self.centered:
             # Where the mask has length 1 along an axis, a shift changes nothing.
-            weights = ops.roll(ops.roll(weights, -(height // 2), axis=-2), -(width // 2), axis=-1)
+            weights = ops.roll(weights, (-(height // 2), -(width // 2)), axis=(-2, -1))
         return ops.cast(weights, "complex64")
 
     def _weights(self, mask: Any, height: Any, width: Any) -> Any:

@@ -27,6 +27,22 @@ def test_adjoint_at_image_scale_with_a_mask_over_rows_and_columns():
     adjoint_test(operator, (1, 96, 64, 2), {**parameters, "mask": drawn.astype("float32")})
 
 
+@pytest.mark.parametrize("probe", ["forward", "normal"])
+def test_maps_may_be_complex_tensors(probe):
+    operator = CartesianMRI()
+    x, parameters = problem(operator, (2, 7, 9, 2))
+    maps = parameters["sensitivities"]
+    as_complex = {
+        **parameters,
+        "sensitivities": ops.convert_to_tensor(maps[..., 0] + 1j * maps[..., 1]),
+    }
+    assert_near(
+        getattr(operator, probe)(x, **as_complex), getattr(operator, probe)(x, **parameters)
+    )
+    y = operator.forward(x, **parameters)
+    assert_near(operator.adjoint(y, **as_complex), operator.adjoint(y, **parameters))
+
+
 @pytest.mark.parametrize("kind", OPERATORS)
 @pytest.mark.parametrize("fft", ["fastmri", "modl", "calgary"])
 @pytest.mark.parametrize("size", [(8, 10), (7, 9)])

@@ -25,11 +25,14 @@ def to_complex(x: Any) -> Any:
     """Reads the last axis, (real, imaginary), as complex numbers.
 
     Args:
-        x: Real tensor of shape `(..., 2)`.
+        x: Real tensor of shape `(..., 2)`, or a complex tensor of shape `(...)`, which stays as it
+            is.
 
     Returns:
         complex64 tensor of shape `(...)`, for `keras.ops` to add, multiply, sum and conjugate.
     """
+    if keras.backend.standardize_dtype(x.dtype).startswith("complex"):
+        return x
     return _implementation().to_complex(keras.ops.cast(x, "float32"))
 
 
