@@ -44,6 +44,13 @@ class Classification(Task):
             x, y = data.load_labeled_arrays(Path(settings.path).expanduser())
         else:
             x, y = data.LABELED_SOURCES[settings.source](settings.size)
+        if len(y) <= settings.validation_samples + settings.test_samples:
+            raise SpadeError(
+                "`data.validation_samples` + `data.test_samples` must be below the number of "
+                f"samples ({len(y)}), so that some are left to train on. Received: "
+                f"data.validation_samples={settings.validation_samples}, "
+                f"data.test_samples={settings.test_samples}"
+            )
         parts = data.random_split(
             len(y),
             validation=settings.validation_samples,

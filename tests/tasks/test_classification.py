@@ -62,6 +62,12 @@ def recipe(folder, file, *overrides):
     )
 
 
+def test_too_few_samples_say_which_keys_to_lower(file, tmp_path):
+    task = tasks.get(recipe(tmp_path, file, "data.test_samples=90"))
+    with pytest.raises(SpadeError, match=r"number of samples \(120\).*data\.test_samples=90"):
+        task.make_data(tmp_path, print)
+
+
 def comparison(share):
     circumstances = {"first_ms": 1.0, "calls_per_window": 1, "stable": True}
     a, b = (

@@ -174,6 +174,21 @@ def test_fastmri_files_are_split_by_patient_and_bad_ones_listed(tmp_path):
     assert perfect["ssim"] == pytest.approx(1) and perfect["convention"] == "fastmri"
 
 
+def test_too_few_patients_are_told_from_too_few_volumes(tmp_path):
+    for index in range(4):
+        data.write_fastmri_like(
+            tmp_path / f"{index}.h5", np.ones((1, 16, 16)), patient_id=f"patient_{index % 2}"
+        )
+    with pytest.raises(SpadeError, match=r"number of patients \(2 in 4 volumes\).*test_volumes=1"):
+        made(
+            "mri_e2e_varnet_fastmri",
+            tmp_path / "data",
+            f'data.path="{tmp_path}"',
+            "data.validation_volumes=1",
+            "data.test_volumes=1",
+        )
+
+
 def test_zero_filled_fastmri_images_are_the_stored_ones_when_nothing_is_missing(tmp_path):
     overrides = ["data.volumes=3", "data.validation_volumes=1", "data.test_volumes=1"]
     overrides += ["data.slices=1", "data.height=16", "data.width=16"]

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from spade_keras import data
+from spade_keras.errors import SpadeError
 from spade_keras.metrics import evaluate, get_convention
 from spade_keras.operators import CartesianMRI, LinearOperator, SingleCoilMRI
 from spade_keras.stages import write_json_atomic
@@ -41,6 +42,17 @@ class FastMRI(Source):
             self._make_volumes(folder / "volumes")
         path = folder / "volumes" if made else Path(settings.path).expanduser()
         opened = self._open(path, folder, skip_bad=settings.skip_bad)
+        held_out = settings.validation_volumes + settings.test_volumes
+        patients = {volume.patient for volume in opened.volumes}
+        if len(patients) <= held_out:
+            opened.close()
+            raise SpadeError(
+                "`data.validation_volumes` + `data.test_volumes`, which count patients, must be "
+                f"below the number of patients ({len(patients)} in {len(opened.volumes)} volumes), "
+                "so that some are left to train on. Received: "
+                f"data.validation_volumes={settings.validation_volumes}, "
+                f"data.test_volumes={settings.test_volumes}"
+            )
         parts = opened.split(
             validation=settings.validation_volumes, test=settings.test_volumes, seed=self.seed
         )
