@@ -18,6 +18,7 @@ _SUBPACKAGES = (
     "operators",
     "pruning",
     "search",
+    "transfer",
 )
 
 __all__ = ["__version__", *_SUBPACKAGES]

@@ -13,6 +13,11 @@ from spade_keras.report.search_report import (
     write_search_report,
 )
 from spade_keras.report.search_summary import SearchFindings
+from spade_keras.report.transfer_report import (
+    transfer_rows,
+    transfer_table,
+    write_transfer_report,
+)
 
 __all__ = [
     "SearchFindings",
@@ -21,7 +26,10 @@ __all__ = [
     "search_overview",
     "summarize_search",
     "table_rows",
+    "transfer_rows",
+    "transfer_table",
     "verdict",
     "write_report",
     "write_search_report",
+    "write_transfer_report",
 ]

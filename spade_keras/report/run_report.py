@@ -158,8 +158,8 @@ def _costs(metrics: Mapping[str, Any], key: str) -> tuple[str, str, str, str]:
     return (
         f"{metrics['latency_ms'][network]['exported']['median']:.2f}",
         f"{ratio:.3f}",
-        _short(metrics["parameters"][network]),
-        _short(metrics["macs"][network]),
+        short_count(metrics["parameters"][network]),
+        short_count(metrics["macs"][network]),
     )
 
 
@@ -246,7 +246,9 @@ def _cards(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     ]
     for key, label in (("parameters", "parameters"), ("macs", "multiply-accumulates")):
         full, slim = metrics[key]["full"], metrics[key]["slim"]
-        cards.append((label, f"{slim / full:.3f}", f"of full: {_short(slim)} of {_short(full)}"))
+        cards.append(
+            (label, f"{slim / full:.3f}", f"of full: {short_count(slim)} of {short_count(full)}")
+        )
     return cards
 
 
@@ -336,7 +338,8 @@ def _trial_row(trial: Mapping[str, Any]) -> tuple[Any, ...]:
     )
 
 
-def _short(count: float) -> str:
+def short_count(count: float) -> str:
+    """Returns a count in three digits, with k, M, G or T for thousands and more."""
     for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if count >= size:
             return f"{count / size:.3g} {letter}"

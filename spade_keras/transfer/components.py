@@ -1,0 +1,136 @@
+"""Basis scaling of a transferred network: components go while factors, norms and head train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from spade_keras.pruning import basis
+from spade_keras.transfer.fitting import Tasks, accuracy, fit
+
+
+@dataclass(frozen=True)
+class PruningPhase:
+    """A training during which components are pruned at one pace.
+
+    Args:
+        share: Share of the components pruned after every epoch.
+        patience: Epochs in a row that may miss the allowed loss before the phase ends.
+        learning_rate: Of Adam.
+    """
+
+    share: float
+    patience: int
+    learning_rate: float
+
+
+PHASES = (PruningPhase(0.05, 2, 5e-3), PruningPhase(0.06, 5, 5e-3), PruningPhase(0.05, 5, 3e-3))
+"""Fast at first, then in small steps from the last state that was good enough."""
+
+
+class EffectPerParameter(basis.BasisImportance):
+    """The Taylor effect of a component divided by the parameters that it costs.
+
+    A component of a late layer of a network that doubles its width costs a hundred times those of
+    the first layer; what is wanted is few parameters, not few components.
+
+    Args:
+        model: The decomposed model.
+    """
+
+    needs_gradients = True
+
+    def __init__(self, model: keras.Model) -> None:
+        self._effect = basis.get("taylor")
+        self._cost = {}
+        for pair in basis.find_pairs(model):
+            rank = pair.scaling.rank
+            self._cost[pair.scaling.name] = (
+                np.prod(pair.basis.kernel.shape) + np.prod(pair.scaling.directions.shape)
+            ) / rank
+
+    def __call__(self, layer: Any, effects: np.ndarray | None) -> np.ndarray:
+        """Effects of the layer's components per parameter."""
+        return self._effect(layer, effects) / self._cost[layer.name]
+
+
+def _blind_to_size(name: str) -> Callable[[keras.Model], basis.BasisImportance]:
+    return lambda _: basis.get(name)
+
+
+COMPONENT_IMPORTANCES: dict[str, Callable[[keras.Model], basis.BasisImportance]] = {
+    "effect_per_parameter": EffectPerParameter,
+    **{name: _blind_to_size(name) for name in ("taylor", "sigma", "random")},
+}
+"""What ranks the components of a decomposed model, by name; made for that model."""
+
+
+@dataclass(frozen=True)
+class PrunedComponents:
+    """What pruning of components made.
+
+    Args:
+        model: The merged model: stock layers only.
+        plan: The ranks that are left, for the model that was pruned.
+        rounds: What happened in every epoch, phase after phase.
+    """
+
+    model: keras.Model
+    plan: basis.RankPlan
+    rounds: tuple[tuple[basis.PruningRound, ...], ...]
+
+
+def prune_components(
+    model: keras.Model,
+    tasks: Tasks,
+    *,
+    allowed_loss: float = 0.005,
+    phases: Sequence[PruningPhase] = PHASES,
+    importance: str = "effect_per_parameter",
+    phase_epochs: int = 60,
+    closing_epochs: int = 11,
+    **options: Any,
+) -> PrunedComponents:
+    """Decomposes, prunes while the scaling factors, norms and head train, and merges.
+
+    In the end it trains on without pruning, at the last phase's learning rate.
+
+    Args:
+        model: The network to prune; it stays as it is.
+        tasks: The target's "train" and "validation".
+        allowed_loss: Validation accuracy that pruning may cost; 0.01 is one point.
+        phases: How fast components go, one after the other; at least one.
+        importance: A key of `COMPONENT_IMPORTANCES`.
+        phase_epochs: Epochs of a phase, at most.
+        closing_epochs: Epochs without pruning.
+        **options: More of `fit`; learning rates are those of the phases.
+
+    Returns:
+        The pruned model, its plan, and its history.
+
+    Raises:
+        ValueError: If no layer of the model can be decomposed.
+    """
+    low = basis.decompose(model, trainable=["head", "norms"])
+    train, validation = tasks["train"], tasks["validation"]
+    reference = accuracy(model, validation)
+    rounds = []
+    for phase in phases:
+        pruning = basis.BasisPruning(
+            phase.share,
+            max_loss=allowed_loss,
+            reference=reference,
+            warmup=0,
+            patience=phase.patience,
+            importance=COMPONENT_IMPORTANCES[importance](low),
+        )
+        options["learning_rate"] = phase.learning_rate
+        fit(low, train, validation, epochs=phase_epochs, pruning=pruning, **options)
+        rounds.append(tuple(pruning.history))
+    fit(low, train, validation, epochs=closing_epochs, **options)
+    plan = basis.make_rank_plan(low, importance=importance)
+    return PrunedComponents(basis.merge(low), plan, tuple(rounds))
