@@ -1,5 +1,6 @@
 # make demo   installs what the demo needs (TensorFlow only) and runs it, about 6 minutes
 # make demo-classifier   runs the recipe for classifiers, about a minute
+# make demo-basis   runs the recipe for transfer and basis scaling, a few minutes
 # make demo-imaging   runs the other recipes for imaging, a few minutes each
 # make test   adds the other backends and the development tools, and runs the tests
 # make postgres   installs the PostgreSQL server that the tests of many workers start (Debian, root)
@@ -9,12 +10,13 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 RECIPE := recipes/mri_unrolled_quickstart.toml
 CLASSIFIER := recipes/classifier_latency.toml
+BASIS := recipes/classifier_basis_scaling.toml
 IMAGING := mri_deq_quickstart mri_e2e_varnet_fastmri mri_self_supervised sr_usrnet_quickstart
 BACKENDS := tensorflow jax torch
 PYTEST := $(BIN)/python -m pytest
 
 .DELETE_ON_ERROR:
-.PHONY: setup demo demo-classifier demo-imaging test doctest lint sweep postgres clean
+.PHONY: setup demo demo-classifier demo-basis demo-imaging test doctest lint sweep postgres clean
 
 setup: $(VENV)/.all-installed
 
@@ -23,6 +25,9 @@ demo: $(VENV)/.demo-installed
 
 demo-classifier: $(VENV)/.demo-installed
 	$(BIN)/spade-keras run $(CLASSIFIER)
+
+demo-basis: $(VENV)/.demo-installed
+	$(BIN)/spade-keras run $(BASIS)
 
 demo-imaging: $(VENV)/.demo-installed
 	@set -e; for recipe in $(IMAGING); do $(BIN)/spade-keras run recipes/$$recipe.toml; done

@@ -14,13 +14,13 @@ from rich.console import Console
 from spade_keras import data, latency, search, tasks
 from spade_keras.prediction import first_samples
 from spade_keras.progress import EpochProgress
-from spade_keras.recipe import Recipe
+from spade_keras.recipe import Recipe, SearchRecipe
 from spade_keras.stages import Stages
 
 
 @dataclass
-class Job:
-    """What every stage of a run needs.
+class StageJob:
+    """What every stage of every run needs.
 
     Attributes:
         recipe: The validated recipe.
@@ -31,6 +31,29 @@ class Job:
     recipe: Recipe
     stages: Stages
     console: Console
+
+    def model(self, stage: str, name: str = "network") -> keras.Model:
+        """Loads a network that a finished stage saved."""
+        return keras.saving.load_model(self.stages.folder / stage / f"{name}.keras", compile=False)
+
+    def json(self, stage: str, name: str) -> Any:
+        """Loads what a finished stage wrote as JSON."""
+        return json.loads((self.stages.folder / stage / f"{name}.json").read_text())
+
+    def seed(self, offset: int) -> None:
+        """Seeds everything random of one stage, whatever ran before it in this process."""
+        keras.utils.set_random_seed(self.recipe.run.seed + offset)
+
+    def epochs_shown(self, label: str, epochs: int) -> EpochProgress:
+        """Shows a training's epochs."""
+        return EpochProgress(self.console, label, epochs)
+
+
+@dataclass
+class Job(StageJob):
+    """What every stage of a search for a latency budget needs."""
+
+    recipe: SearchRecipe
 
     @cached_property
     def task(self) -> tasks.Task:
@@ -76,14 +99,6 @@ class Job:
         """Loads what the search found."""
         return search.SearchResult.from_dict(self.json("search", "result"))
 
-    def model(self, stage: str, name: str = "network") -> keras.Model:
-        """Loads a network that a finished stage saved."""
-        return keras.saving.load_model(self.stages.folder / stage / f"{name}.keras", compile=False)
-
-    def json(self, stage: str, name: str) -> Any:
-        """Loads what a finished stage wrote as JSON."""
-        return json.loads((self.stages.folder / stage / f"{name}.json").read_text())
-
     def batches(
         self,
         split: str,
@@ -109,11 +124,3 @@ class Job:
             batch_size=min(batch_size, len(samples)),
             shuffle_seed=self.recipe.run.seed if shuffle else None,
         )
-
-    def seed(self, offset: int) -> None:
-        """Seeds everything random of one stage, whatever ran before it in this process."""
-        keras.utils.set_random_seed(self.recipe.run.seed + offset)
-
-    def epochs_shown(self, label: str, epochs: int) -> EpochProgress:
-        """Shows a training's epochs."""
-        return EpochProgress(self.console, label, epochs)

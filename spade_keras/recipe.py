@@ -37,6 +37,13 @@ from spade_keras.recipe_sections import (
     Source,
     Training,
 )
+from spade_keras.recipe_transfer import (
+    TransferData,
+    TransferEvaluation,
+    TransferNetwork,
+    TransferPruning,
+    TransferTraining,
+)
 
 # A name this near to a known one is taken for it, so that its other keys are checked too.
 _NEAR = 0.85
@@ -45,24 +52,14 @@ _NEAR = 0.85
 class Recipe(Section):
     """Everything a run needs; see `recipes/` for commented examples.
 
-    Every task has a schema of its own, which says what `data` and `network` are: see `SCHEMAS`.
-    What a reconstruction's hold depends on their names: see `recipe_data`, `recipe_networks`.
+    Every task has a schema of its own, which says what stands beside `run`: see `SCHEMAS`.
 
     Example:
-        >>> recipe = load_recipe("mri_unrolled_quickstart", ["search.latency_budget=0.4"])
-        >>> recipe.search.latency_budget
-        0.4
+        >>> load_recipe("mri_unrolled_quickstart", ["run.seed=3"]).run.seed
+        3
     """
 
     run: Run
-    data: Section
-    network: FullNetwork
-    training: Training
-    pruning: Pruning
-    search: Search
-    finetuning: FineTuning
-    evaluation: Evaluation
-    export: Export
 
     @property
     def run_folder(self) -> Path:
@@ -74,20 +71,59 @@ class Recipe(Section):
         return "\n".join(_toml_lines(self.model_dump(mode="json", exclude_none=True))) + "\n"
 
 
-class ReconstructionRecipe(Recipe):
-    """A network that reconstructs images from measurements."""
+class SearchRecipe(Recipe):
+    """A full network, and a search for the slim one that meets a latency budget.
+
+    Example:
+        >>> recipe = load_recipe("mri_unrolled_quickstart", ["search.latency_budget=0.4"])
+        >>> recipe.search.latency_budget
+        0.4
+    """
+
+    data: Section
+    network: FullNetwork
+    training: Training
+    pruning: Pruning
+    search: Search
+    finetuning: FineTuning
+    evaluation: Evaluation
+    export: Export
 
 
-class ClassificationRecipe(Recipe):
+class ReconstructionRecipe(SearchRecipe):
+    """A network that reconstructs images from measurements.
+
+    What `data` and `network` hold depends on their names: see `recipe_data`, `recipe_networks`.
+    """
+
+
+class ClassificationRecipe(SearchRecipe):
     """A network that tells classes apart."""
 
     data: LabeledData
     network: Classifier
 
 
+class TransferRecipe(Recipe):
+    """A network that is transferred to a small task, and pruned there by components and channels.
+
+    Example:
+        >>> load_recipe("classifier_basis_scaling", ["network.name=resnet"]).network.weights
+        'source'
+    """
+
+    data: TransferData
+    network: TransferNetwork
+    training: TransferTraining
+    pruning: TransferPruning
+    evaluation: TransferEvaluation
+    export: Export
+
+
 SCHEMAS: dict[str, type[Recipe]] = {
     "reconstruction": ReconstructionRecipe,
     "classification": ClassificationRecipe,
+    "transfer": TransferRecipe,
 }
 """What a recipe holds, by its `run.task`."""
 

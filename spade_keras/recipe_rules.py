@@ -11,6 +11,7 @@ from pathlib import Path
 from spade_keras.recipe_imaging_rules import IMAGING_RULES, takes_folder
 from spade_keras.recipe_problems import Values
 from spade_keras.recipe_sections import objective_of
+from spade_keras.recipe_transfer import TRANSFER_RULES
 
 # Axial slices, or samples, that a bundled source offers.
 SLICES = {"mni152": 112}
@@ -27,7 +28,7 @@ def broken_rules(values: Values) -> list[str]:
         One sentence per broken rule.
     """
     problems: list[str] = []
-    for rule in (*_RULES, *IMAGING_RULES):
+    for rule in (*_RULES, *IMAGING_RULES, *TRANSFER_RULES):
         try:
             problems.extend(rule(values))
         except KeyError:
@@ -165,9 +166,8 @@ def _widths_fit_classifier(values: Values) -> Iterator[str]:
 
 
 def _widths_beyond(values: Values, filters: str) -> Iterator[str]:
-    narrowest = min(values.get(filters))
     for key in ("search.minimum_width", "search.width_multiple"):
-        width = values.get(key)
+        width, narrowest = values.get(key), min(values.get(filters))
         if width > narrowest:
             yield (
                 f"`{key}` must be at most the smallest of `{filters}` ({narrowest}). "
@@ -180,6 +180,8 @@ def _poolings_fit_images(values: Values) -> Iterator[str]:
     if values.get("network.path") is not None or values.get("data.path") is not None:
         return
     size = values.get("data.size")
+    if filters is None or size is None:
+        return
     if size < 2 ** (len(filters) - 1):
         yield (
             f"`network.filters` must have at most {int(size).bit_length()} widths for images of "

@@ -58,7 +58,7 @@ def pipeline(monkeypatch):
             raise calls.outcome
         return calls.outcome
 
-    module = SimpleNamespace(run=run)
+    module = SimpleNamespace(run=run, closing_table=lambda metrics: f"table {metrics}")
     monkeypatch.setitem(sys.modules, "spade_keras.pipeline", module)
     monkeypatch.setattr(spade_keras, "pipeline", module, raising=False)
     return calls
@@ -87,8 +87,7 @@ def test_version_and_help(capsys):
         assert command in shown
 
 
-def test_run_hands_over_the_recipe_and_shows_table_and_paths(recipe, pipeline, capsys, monkeypatch):
-    monkeypatch.setattr("spade_keras.report.closing_table", lambda metrics: f"table {metrics}")
+def test_run_hands_over_the_recipe_and_shows_table_and_paths(recipe, pipeline, capsys):
     pipeline.outcome = {"a": 1}
     arguments = ["run", str(recipe), "search.latency_budget=0.4", "finetuning.strategy=supervised"]
     assert cli.main(arguments) == 0

@@ -456,9 +456,13 @@ def test_a_recipe_that_does_not_exist_names_the_shipped_ones(tmp_path):
 
 
 def test_the_names_are_those_of_the_registries():
-    from spade_keras import data, finetuning, networks, pruning, search, tasks
+    from spade_keras import data, finetuning, networks, pipeline, pruning, search, tasks
 
-    assert sorted(recipes.SCHEMAS) == sorted(tasks.TASKS)
+    assert sorted(recipes.SCHEMAS) == sorted(pipeline.PIPELINES)
+    searching = [
+        name for name, schema in recipes.SCHEMAS.items() if "search" in schema.model_fields
+    ]
+    assert sorted(searching) == sorted(tasks.TASKS)
     assert sorted(sections.NETWORKS) == sorted(networks.NETWORKS)
     assert sorted(sections.PRIORS) == sorted(networks.priors.PRIORS)
     assert sorted(sections.LABELED_SOURCES) == sorted(data.LABELED_SOURCES)

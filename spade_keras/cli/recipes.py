@@ -18,7 +18,7 @@ def run(
     recipe: Annotated[str, typer.Argument(help="A TOML file, or the name of a shipped recipe.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[section.key=value]...")] = None,
 ) -> None:
-    """Train, search, prune, fine-tune, evaluate, export and report.
+    """Train, search or transfer, prune, evaluate, export and report.
 
     A run that was stopped goes on where it was: give the same command again.
     """
@@ -28,13 +28,13 @@ def run(
     console = Console()
     try:
         import_keras()
-        from spade_keras import pipeline, report
+        from spade_keras import pipeline
 
         metrics = pipeline.run(settings, console)
     except KeyboardInterrupt:
         Console(stderr=True).print("\nInterrupted. To continue, run the same command again.")
         raise typer.Exit(INTERRUPTED) from None
-    console.print(report.closing_table(metrics))
+    console.print(pipeline.closing_table(metrics))
     for name in ("report.html", "metrics.json"):
         console.print(f"{settings.run_folder / name}", soft_wrap=True, highlight=False)
 

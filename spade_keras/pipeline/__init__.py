@@ -1,4 +1,7 @@
-"""The whole run of a recipe: data -> train -> search -> prune -> fine-tune -> evaluate -> export.
+"""The whole run of a recipe, by its task.
+
+* searching: data -> train -> search -> prune -> fine-tune -> evaluate -> export
+* transferring: data -> source -> original -> basis, channel, double, scratch -> evaluate -> export
 
 Every stage is a function of the job that fills one folder; the next stages read it from there. So
 a run that was stopped goes on where it was, and a stage can be looked at, or replaced, by itself.
@@ -6,10 +9,12 @@ a run that was stopped goes on where it was, and a stage can be looked at, or re
 
 from spade_keras.pipeline.closing import evaluate, export, report
 from spade_keras.pipeline.learning import make_data, train, train_rivals
-from spade_keras.pipeline.running import run
+from spade_keras.pipeline.running import PIPELINES, closing_table, run
 from spade_keras.pipeline.slimming import finetune, prune, search_widths
 
 __all__ = [
+    "PIPELINES",
+    "closing_table",
     "evaluate",
     "export",
     "finetune",

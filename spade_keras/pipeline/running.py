@@ -1,25 +1,27 @@
-"""The order of the stages, and what each of them depends on."""
+"""Runs the stages of a recipe that are not finished already."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-import keras
 from rich.console import Console
+from rich.table import Table
 
-from spade_keras import latency
-from spade_keras.job import Job
-from spade_keras.pipeline.closing import evaluate, export, report
-from spade_keras.pipeline.learning import DATA_LAYOUT, make_data, train, train_rivals
-from spade_keras.pipeline.slimming import finetune, prune, search_widths
+from spade_keras.job import StageJob
+from spade_keras.pipeline.searching import SEARCHING
+from spade_keras.pipeline.stage import Pipeline, Stage
+from spade_keras.pipeline.transferring import TRANSFERRING
 from spade_keras.progress import stage_line
 from spade_keras.recipe import Recipe
 from spade_keras.stages import Stages, write_bytes_atomic
 
-RESULTS = ("metrics.json", "report.html", "tradeoff.png", "widths.png", "pictures.png")
+PIPELINES: dict[str, Pipeline] = {
+    "reconstruction": SEARCHING,
+    "classification": SEARCHING,
+    "transfer": TRANSFERRING,
+}
+"""How a recipe is run, by its `run.task`."""
 
 
 def run(recipe: Recipe, console: Console) -> dict[str, Any]:
@@ -35,63 +37,26 @@ def run(recipe: Recipe, console: Console) -> dict[str, Any]:
     Raises:
         BudgetNotMetError: If no configuration met the latency budget when measured.
     """
-    with Stages(recipe.run_folder, results=RESULTS) as stages:
-        job = Job(recipe, stages, console)
+    pipeline = PIPELINES[recipe.run.task]
+    with Stages(recipe.run_folder, results=pipeline.results) as stages:
+        job = pipeline.job(recipe, stages, console)
         write_bytes_atomic(recipe.run_folder / "recipe.toml", recipe.to_toml().encode())
-        for stage in _plan(recipe):
+        for stage in pipeline.order(recipe):
             _run_stage(job, stage)
         with stage_line(console, "report", "figures and page"):
-            return report(job)
+            return pipeline.report(job)
 
 
-@dataclass(frozen=True)
-class _Stage:
-    name: str
-    what: str
-    make: Callable[[Job, Path], None]
-    sections: Mapping[str, Any]
-    after: tuple[str, ...] = ()
-    keep_partial: bool = False
+def closing_table(metrics: Mapping[str, Any]) -> Table:
+    """Makes the table that a run ends with.
+
+    Args:
+        metrics: What `run` returned.
+    """
+    return PIPELINES[metrics["task"]].table(metrics)
 
 
-def _plan(recipe: Recipe) -> tuple[_Stage, ...]:
-    """The stages in order, each with the part of the recipe and the stages it depends on."""
-    device = {"fingerprint": latency.fingerprint()}
-    common = {"seed": recipe.run.seed, "backend": keras.backend.backend()}
-    tuning = {**common, "finetuning": recipe.finetuning}
-    timing = {**device, "pairs": recipe.export.pairs}
-    budget = {
-        **timing,
-        "budget": recipe.search.latency_budget,
-        "batch_size": recipe.search.batch_size,
-    }
-    searching = {**timing, "search": recipe.search, "pruning": recipe.pruning}
-    strategy = recipe.finetuning.strategy
-    blind = recipe.training.strategy == "self_supervised"
-    learning = "from measurements alone" if blind else "on ground truth"
-    return (
-        _Stage("data", recipe.run.task, make_data,
-               {"task": recipe.run.task, "data": recipe.data, "seed": recipe.run.seed,
-                "layout": DATA_LAYOUT}),
-        _Stage("train", f"the full network, {learning}", train,
-               {**common, "network": recipe.network, "training": recipe.training}, ("data",)),
-        _Stage("search", f"what meets the latency budget, judged for {strategy}", search_widths,
-               {**tuning, **searching}, ("data", "train"), keep_partial=True),
-        _Stage("prune", "the best candidates that meet the budget when timed again", prune,
-               searching, ("train", "search")),
-        _Stage("finetune", f"the slim network, by {strategy}, and timed in fresh processes",
-               finetune, {**tuning, **budget}, ("data", "train", "prune")),
-        _Stage("rivals", "the same steps spent otherwise", train_rivals,
-               {**tuning, **budget, "training": recipe.training, "evaluation": recipe.evaluation},
-               ("data", "train", "finetune")),
-        _Stage("evaluate", "on the test data", evaluate, budget,
-               ("data", "train", "search", "prune", "finetune", "rivals")),
-        _Stage("export", "SavedModels, checked and timed without Keras", export,
-               {**budget, "export": recipe.export}, ("data", "train", "finetune")),
-    )  # fmt: skip
-
-
-def _run_stage(job: Job, stage: _Stage) -> None:
+def _run_stage(job: StageJob, stage: Stage) -> None:
     if job.stages.is_done(stage.name, stage.sections, after=stage.after):
         job.console.print(f"[bold]{stage.name}[/]: [dim]finished before, kept[/]")
         return

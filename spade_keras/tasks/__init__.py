@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spade_keras.recipe import Recipe
+from spade_keras.recipe import SearchRecipe
 from spade_keras.tasks.classification import Classification
 from spade_keras.tasks.reconstruction import Reconstruction
 from spade_keras.tasks.task import SPLITS, DataFacts, Samples, Task
@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 
-def get(recipe: Recipe) -> Task:
+def get(recipe: SearchRecipe) -> Task:
     """Returns the task of a recipe.
 
     Args:
