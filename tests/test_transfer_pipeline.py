@@ -280,13 +280,17 @@ def test_a_trained_network_of_a_file_gets_a_new_head(file, tmp_path, classes):
         ("headless", r"must .* end with a `Dense` layer.*GlobalAveragePooling2D"),
         ("large", r"takes the data, of shape \(8, 8, 1\)"),
         ("broken", "`network.path` cannot be read"),
+        ("shallow", r"beside its head, that can be decomposed.*'depthwise'"),
     ],
 )
 def test_a_network_that_cannot_be_transferred_is_refused_at_once(file, tmp_path, network, message):
     path = tmp_path / "theirs.keras"
     inputs = keras.Input((SIDE, SIDE, 3 if network == "large" else 1))
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(3, 3)(inputs))
-    if network == "large":
+    if network == "shallow":
+        depthwise = keras.layers.DepthwiseConv2D(3, name="depthwise")(inputs)
+        x = keras.layers.GlobalAveragePooling2D()(depthwise)
+    if network in ("large", "shallow"):
         x = keras.layers.Dense(3)(x)
     keras.Model(inputs, x).save(path)
     if network == "broken":
@@ -311,6 +315,14 @@ def test_samples_that_do_not_fit_are_named(file, tmp_path, override, message):
     overrides = [o for o in tiny(tmp_path, file, override) if "filters" not in o]
     with pytest.raises(SpadeError, match=message):
         stages_of(load_recipe(RECIPE, overrides), "data")
+
+
+@pytest.mark.once
+def test_pictures_too_small_for_the_network_are_named(file, tmp_path):
+    settings = recipe(tmp_path, file, "network.filters=[2, 2, 2, 2, 2]")
+    stages_of(settings, "data")
+    with pytest.raises(SpadeError, match=r"at most 4 widths for pictures of 8 x 8 pixels"):
+        stages_of(settings, "source")
 
 
 @pytest.mark.once

@@ -13,7 +13,7 @@ from spade_keras import data, pruning, transfer
 from spade_keras.errors import SpadeError
 from spade_keras.pipeline.transfer_job import TransferJob
 from spade_keras.progress import ProgressBar
-from spade_keras.pruning.basis import BasisPlan
+from spade_keras.pruning.basis import BasisPlan, find_rank_groups
 from spade_keras.pruning.files import load_model_safely
 from spade_keras.stages import write_bytes_atomic, write_json_atomic
 from spade_keras.transfer.pictures import scale_pictures
@@ -73,8 +73,7 @@ def make_source(job: TransferJob, folder: Path) -> None:
     elif settings.weights == "imagenet":
         source = transfer.imagenet_network(settings.name, shape)
     else:
-        classes = len(job.recipe.data.source_classes)
-        source = transfer.make_network(settings.name, shape, settings.filters, classes=classes)
+        source = _bundled(job, shape)
         fitting = job.fitting(job.recipe.training.source_epochs, "epoch of the source task")
         transfer.fit(source, job.samples("source"), **fitting)
     source.save(folder / "network.keras")
@@ -161,11 +160,20 @@ def _note(job: TransferJob) -> str:
     )
 
 
+def _bundled(job: TransferJob, shape: tuple[int, ...]) -> keras.Model:
+    settings, classes = job.recipe.network, len(job.recipe.data.source_classes)
+    try:
+        return transfer.make_network(settings.name, shape, settings.filters, classes=classes)
+    except ValueError as error:
+        raise SpadeError(f"The pictures of `data.path` are too small. {error}") from error
+
+
 def _from_file(job: TransferJob, path: str) -> keras.Model:
     """Loads a classifier, and tells what is wrong with it before anything is trained.
 
     Raises:
-        SpadeError: If it does not load, does not take the data or has no dense head.
+        SpadeError: If it does not load, does not take the data, has no dense head, or has no other
+            layer that could be decomposed.
     """
     try:
         model = load_model_safely(Path(path).expanduser())
@@ -179,7 +187,13 @@ def _from_file(job: TransferJob, path: str) -> keras.Model:
             f"`network.path` must hold a classifier that takes the data, of shape "
             f"{sample.shape[1:]} a sample. Received: network.path={path}, which fails: {error}"
         ) from error
-    transfer.replace_head(model, job.classes)
+    groups = find_rank_groups(transfer.replace_head(model, job.classes))
+    if all(group.fixed is not None for group in groups[:-1]):
+        reasons = {group.name: group.fixed for group in groups[:-1]}
+        raise SpadeError(
+            "`network.path` must hold a network with a convolution or dense layer, beside its "
+            f"head, that can be decomposed. Received: network.path={path}, with {reasons}"
+        )
     return model
 
 

@@ -173,6 +173,9 @@ def test_a_network_without_a_dense_head_is_refused():
     features = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(3, 3)(inputs))
     with pytest.raises(SpadeError, match=r"end with a `Dense` layer.*GlobalAveragePooling2D"):
         transfer.replace_head(keras.Model(inputs, features), 2)
+    normalized = keras.layers.LayerNormalization()(keras.layers.Dense(2)(features))
+    with pytest.raises(SpadeError, match="LayerNormalization"):
+        transfer.replace_head(keras.Model(inputs, normalized), 2)
     two = [keras.layers.Dense(2)(features), keras.layers.Dense(2)(features)]
     with pytest.raises(SpadeError, match="2 outputs"):
         transfer.replace_head(keras.Model(inputs, two), 2)
