@@ -94,7 +94,7 @@ def test_the_readme_opens_with_the_two_commands():
 
 
 def test_the_readmes_python_names_exist():
-    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    code = "\n".join(re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL))
     compile(code, "README.md", "exec")
     names = set(re.findall(r"\bsk\.([\w.]+)", code))
     assert len(names) >= 10
