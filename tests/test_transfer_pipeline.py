@@ -116,7 +116,7 @@ def test_metrics_hold_what_was_measured(finished):
         assert 0 < ratio["low"] <= ratio["value"] <= ratio["high"]
     sizes = {name: cost["parameters"] for name, cost in networks.items()}
     assert sizes["double"] < sizes["basis"] < sizes["original"]
-    assert sizes["channel"] <= sizes["basis"] <= sizes["scratch"] < 1.3 * sizes["basis"]
+    assert sizes["channel"] <= sizes["basis"] <= sizes["scratch"] < 1.5 * sizes["basis"]
     assert networks["basis"]["macs"] < networks["original"]["macs"]
     assert networks["original"]["accuracy"] > 0.6  # of three classes
     assert metrics["samples"] == {"source": 120, "train": 48, "validation": 24, "test": 48}

@@ -62,7 +62,7 @@ def make_network(
 def make_network_of_size(
     kind: str, input_shape: Sequence[int], parameters: int, *, classes: int = 5
 ) -> keras.Model:
-    """Makes the narrowest network of a kind that has at least so many parameters.
+    """Makes the narrowest network of a kind, in its proportions, of at least so many parameters.
 
     Args:
         kind: A key of `NETWORKS`.
@@ -70,15 +70,21 @@ def make_network_of_size(
         parameters: How many it shall have.
         classes: Number of classes.
     """
-    model = make_network(kind, input_shape, classes=classes)
-    # Parameters grow with the square of the width; the norms' few grow slower.
-    factor = 0.8 * math.sqrt(parameters / count_parameters(model))
-    while True:
+
+    def scaled(factor: float) -> keras.Model:
         filters = [math.ceil(factor * width) for width in FILTERS[kind]]
-        model = make_network(kind, input_shape, filters, classes=classes)
-        if count_parameters(model) >= parameters:
-            return model
+        return make_network(kind, input_shape, filters, classes=classes)
+
+    # Parameters grow with the square of the width; the norms' few grow slower.
+    factor = 0.9 * math.sqrt(parameters / count_parameters(scaled(1)))
+    model = scaled(factor)
+    while count_parameters(model) >= parameters and factor * max(FILTERS[kind]) > 1:
+        factor *= 0.9
+        model = scaled(factor)
+    while count_parameters(model) < parameters:
         factor *= 1.02
+        model = scaled(factor)
+    return model
 
 
 def imagenet_network(kind: str, input_shape: Sequence[int]) -> keras.Model:
