@@ -71,7 +71,7 @@ class Evaluation:
             CandidateError: If it cannot be built or timed.
         """
         with _reasons():
-            return self._time(configuration, _Phases())[0]
+            return self._time(configuration, _Phases({}))[0]
 
     def quality_as_pruned(self, configuration: Configuration) -> float:
         """Returns the quality of a candidate before any tuning; NaN if it has none."""
@@ -79,12 +79,15 @@ class Evaluation:
             return self._objective.as_pruned(self._build(configuration))
         return math.nan
 
-    def run(self, trial: optuna.Trial, configuration: Configuration) -> tuple[float, Timing]:
+    def run(
+        self, trial: optuna.Trial, configuration: Configuration, seconds: dict[str, float]
+    ) -> tuple[float, Timing]:
         """Tries a candidate for Optuna.
 
         Args:
-            trial: Told the timing, the seconds spent, the constraint and the quality on the way.
+            trial: Told the timing, the constraint and the quality on the way.
             configuration: What to try.
+            seconds: Gets the seconds spent on each phase, however the trial ends.
 
         Returns:
             Its quality and its timing.
@@ -93,19 +96,16 @@ class Evaluation:
             optuna.TrialPruned: If it is over the budget, or its short fine-tuning looks poor.
             CandidateError: If it cannot be built, timed or judged; names the reason.
         """
-        phases = _Phases()
-        try:
-            with _reasons():
-                timing, candidate = self._time(configuration, phases)
-            trial.set_user_attr("timing", timing.__dict__)
-            # Before any pruning: a sampler takes a trial without a constraint for a feasible one.
-            trial.set_constraint("latency", timing.excess)
-            if timing.excess > 0 and not self._judge_all:
-                raise optuna.TrialPruned
-            with _reasons():
-                return self._judge(trial, configuration, candidate, phases), timing
-        finally:
-            trial.set_user_attr("seconds", phases.seconds)
+        phases = _Phases(seconds)
+        with _reasons():
+            timing, candidate = self._time(configuration, phases)
+        trial.set_user_attr("timing", timing.__dict__)
+        # Before any pruning: a sampler takes a trial without a constraint for a feasible one.
+        trial.set_constraint("latency", timing.excess)
+        if timing.excess > 0 and not self._judge_all:
+            raise optuna.TrialPruned
+        with _reasons():
+            return self._judge(trial, configuration, candidate, phases), timing
 
     def _time(
         self, configuration: Configuration, phases: _Phases
@@ -163,8 +163,9 @@ class Evaluation:
 class _Phases:
     """Where the time of one trial goes."""
 
-    def __init__(self) -> None:
-        self.seconds = dict.fromkeys(("build", "compile", "measure", "evaluate"), 0.0)
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self.seconds = seconds
+        seconds.update(dict.fromkeys(("build", "compile", "measure", "evaluate"), 0.0))
 
     @contextmanager
     def spent(self, phase: str) -> Iterator[None]:

@@ -297,10 +297,11 @@ class Search:
             trial.set_user_attr("origin", self.sampler)
         configuration = self.space.suggest(trial)
         trial.set_user_attr("configuration", configuration.as_dict())
+        seconds: dict[str, float] = {}
         try:
-            quality, timing = self._evaluation.run(trial, configuration)
+            quality, timing = self._evaluation.run(trial, configuration, seconds)
         finally:
-            seconds = trial.user_attrs.get("seconds", {})
+            # Written once: to a database every attribute is a transaction.
             overhead = time.perf_counter() - started - sum(seconds.values())
             trial.set_user_attr("seconds", {**seconds, "overhead": overhead})
         return (quality, timing.latency_ratio) if self.pareto else quality
