@@ -196,7 +196,7 @@ class Search:
         started = time.monotonic()
 
         def ended_by() -> str | None:
-            if _stagnates(_records(study), stagnation):
+            if stagnation is not None and _stagnates(_records(study), stagnation):
                 return "stagnation"
             return "timeout" if _is_over(started, timeout_s) else None
 
@@ -312,7 +312,7 @@ def _records(study: optuna.Study) -> list[TrialRecord]:
     return [TrialRecord.from_trial(trial) for trial in done]
 
 
-def _stagnates(records: Sequence[TrialRecord], patience: int | None) -> bool:
+def _stagnates(records: Sequence[TrialRecord], patience: int) -> bool:
     """Whether the last `patience` trials brought nothing better, once there is something."""
     best, since = None, 0
     for record in records:
@@ -320,7 +320,7 @@ def _stagnates(records: Sequence[TrialRecord], patience: int | None) -> bool:
             continue
         better = record.state == FEASIBLE and (best is None or (record.quality or 0) > best)
         best, since = (record.quality, 0) if better else (best, since + 1)
-    return patience is not None and best is not None and since >= patience
+    return best is not None and since >= patience
 
 
 def _is_over(started: float, timeout_s: float | None) -> bool:
