@@ -95,12 +95,14 @@ class TransferPruning(Pruning):
 
     `importance` ranks channels, `component_importance` components. Phase i prunes the share
     `shares[i]` of all components after every epoch that costs at most `allowed_loss` of the
-    validation accuracy, until `patience[i]` epochs in a row cost more. `channel_ratio` is the share
-    of channels that double pruning removes first.
+    validation accuracy, until `patience[i]` epochs in a row cost more, or the layers have at most the
+    share `stop_at` of their parameters. `channel_ratio` is the share of channels that double pruning
+    removes first.
     """
 
     component_importance: ComponentImportance = "effect_per_parameter"
     allowed_loss: float = Field(default=0.005, ge=0, lt=1)
+    stop_at: float = Field(default=0.08, ge=0, lt=1)
     shares: tuple[Share, ...] = Field(
         default=(0.05, 0.06, 0.05), min_length=1, max_length=20, strict=False
     )

@@ -213,6 +213,7 @@ def _prune_components(job: TransferJob, model: keras.Model) -> transfer.PrunedCo
             model,
             job.target,
             allowed_loss=settings.allowed_loss,
+            stop_at=settings.stop_at,
             phases=phases,
             importance=settings.component_importance,
             phase_epochs=settings.phase_epochs,

@@ -89,6 +89,7 @@ def prune_components(
     tasks: Tasks,
     *,
     allowed_loss: float = 0.005,
+    stop_at: float = 0.0,
     phases: Sequence[PruningPhase] = PHASES,
     importance: str = "effect_per_parameter",
     phase_epochs: int = 60,
@@ -103,6 +104,8 @@ def prune_components(
         model: The network to prune; it stays as it is.
         tasks: The target's "train" and "validation".
         allowed_loss: Validation accuracy that pruning may cost; 0.01 is one point.
+        stop_at: Share of the decomposed layers' parameters that is few enough; 0: as few as the
+            allowed loss allows.
         phases: How fast components go, one after the other; at least one.
         importance: A key of `COMPONENT_IMPORTANCES`.
         phase_epochs: Epochs of a phase, at most.
@@ -123,6 +126,7 @@ def prune_components(
         pruning = basis.BasisPruning(
             phase.share,
             max_loss=allowed_loss,
+            stop_at=stop_at,
             reference=reference,
             warmup=0,
             patience=phase.patience,

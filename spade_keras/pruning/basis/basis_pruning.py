@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from spade_keras.pruning.basis.importance import BasisImportance, get
+from spade_keras.pruning.basis.merging import cheaper_form, group_of
 from spade_keras.pruning.basis.pairs import Pair, check_pairs
 from spade_keras.pruning.basis.recorder import GradientRecorder
 
@@ -55,6 +56,8 @@ class BasisPruning(keras.callbacks.Callback):
         reference: The value to compare with. None: the best of the warm-up.
         warmup: Epochs of training before the first round.
         patience: Epochs that may fail before training stops; meanwhile nothing is pruned.
+        stop_at: Share of the decomposed layers' parameters, in [0, 1), that is few enough: an epoch
+            within the limit that `merge` would leave no more of ends the training.
         importance: Name in `BASIS_IMPORTANCES`, or a `BasisImportance`.
         model: The decomposed model. None: the model being trained; name the inner one if a
             wrapper is trained.
@@ -79,6 +82,7 @@ class BasisPruning(keras.callbacks.Callback):
         reference: float | None = None,
         warmup: int = 1,
         patience: int = 0,
+        stop_at: float = 0.0,
         importance: str | BasisImportance = "taylor",
         model: Any = None,
     ) -> None:
@@ -96,6 +100,8 @@ class BasisPruning(keras.callbacks.Callback):
         for name, value in (("warmup", warmup), ("patience", patience)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise ValueError(f"`{name}` must be a count. Received: {name}={value!r}.")
+        if not 0 <= stop_at < 1:
+            raise ValueError(f"`stop_at` must be a share in [0, 1). Received: stop_at={stop_at!r}.")
         if warmup == 0 and reference is None:
             raise ValueError(
                 "`warmup` must be at least 1 when there is no `reference`. Received: warmup=0."
@@ -107,6 +113,7 @@ class BasisPruning(keras.callbacks.Callback):
         self.reference = reference
         self.warmup = warmup
         self.patience = patience
+        self.stop_at = stop_at
         self.importance = get(importance) if isinstance(importance, str) else importance
         self.history: list[PruningRound] = []
         """What happened in each epoch."""
@@ -145,7 +152,9 @@ class BasisPruning(keras.callbacks.Callback):
         if met:
             self._failed = 0
             self._good = [np.array(keras.ops.convert_to_numpy(v)) for v in self._weights()]
-            if len(self.history) >= self.warmup:
+            if self.stop_at and self._share_left() <= self.stop_at:
+                self.model.stop_training = True
+            elif len(self.history) >= self.warmup:
                 prune_components(self._pairs, int(self._per_round), self._scores(effects))
         elif not warming:
             self._failed += 1
@@ -167,6 +176,17 @@ class BasisPruning(keras.callbacks.Callback):
 
     def _alive(self) -> int:
         return sum(len(pair.scaling.alive) for pair in self._pairs)
+
+    def _share_left(self) -> float:
+        """Parameters of the decomposed layers after a merge, as a share of the whole layers'."""
+        whole = left = 0
+        for pair in self._pairs:
+            group, rank = group_of(pair), len(pair.scaling.alive)
+            one = group.rows * group.columns
+            split = rank * (group.rows + group.columns)
+            whole += group.groups * one
+            left += group.groups * (split if cheaper_form(group, rank) == "pair" else one)
+        return left / whole
 
     def _effects(self) -> list[np.ndarray | None]:
         if self._recorder is None:

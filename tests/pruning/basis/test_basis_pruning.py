@@ -14,6 +14,7 @@ from spade_keras.pruning.basis import (
     decompose,
     find_pairs,
     get,
+    merge,
     prune_components,
     register_basis_importance,
 )
@@ -144,6 +145,29 @@ def test_a_share_is_one_of_the_start_and_each_layer_keeps_a_component():
     sizes = [r.components for r in callback.history]
     assert sizes[:2] == [total, total - share] and sizes[-1] == len(find_pairs(low))
     assert [len(pair.scaling.alive) for pair in find_pairs(low)] == [1] * len(find_pairs(low))
+
+
+@pytest.mark.once
+def test_few_enough_parameters_end_the_training():
+    x, y = _data()
+    low = _compiled(0.01)
+    kernels = {pair.name: pair.basis for pair in find_pairs(low)}
+    whole = sum(ops.size(_model().get_layer(name).kernel) for name in kernels)
+
+    def share():
+        layers_left = [x for x in merge(low).layers if hasattr(x, "kernel")]
+        return sum(ops.size(x.kernel) for x in layers_left) / whole
+
+    class Watch(keras.callbacks.Callback):
+        shares = []  # noqa: RUF012
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.shares.append(share())
+
+    callback = BasisPruning(1, monitor="loss", max_loss=100.0, importance="sigma", stop_at=0.6)
+    low.fit(x, y, epochs=40, verbose=0, callbacks=[Watch(), callback])
+    *before, last = Watch.shares
+    assert len(before) > 3 and min(before) > 0.6 >= last == share()
 
 
 @pytest.mark.once
