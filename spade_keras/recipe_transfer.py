@@ -95,9 +95,9 @@ class TransferPruning(Pruning):
 
     `importance` ranks channels, `component_importance` components. Phase i prunes the share
     `shares[i]` of all components after every epoch that costs at most `allowed_loss` of the
-    validation accuracy, until `patience[i]` epochs in a row cost more, or the layers have at most the
-    share `stop_at` of their parameters. `channel_ratio` is the share of channels that double pruning
-    removes first.
+    validation accuracy, until `patience[i]` epochs in a row cost more, or the layers have at most
+    the share `stop_at` of their parameters. `channel_ratio` is the share of channels that double
+    pruning removes first.
     """
 
     component_importance: ComponentImportance = "effect_per_parameter"
