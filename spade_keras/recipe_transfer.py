@@ -96,12 +96,14 @@ class TransferPruning(Pruning):
     `importance` ranks channels, `component_importance` components. Phase i prunes the share
     `shares[i]` of all components after every epoch that costs at most `allowed_loss` of the
     validation accuracy, until `patience[i]` epochs in a row cost more, or the layers have at most
-    the share `stop_at` of their parameters. `channel_ratio` is the share of channels that double
-    pruning removes first.
+    the share `stop_at` of their parameters. `closing_epochs` train the factors without pruning,
+    then `tuning_epochs` all weights. `channel_ratio` is the share of channels that double pruning
+    removes first. Whatever is pruned learns from the labels and, with the weight `teacher_share`,
+    from the original's answers, softened by `temperature`.
     """
 
     component_importance: ComponentImportance = "effect_per_parameter"
-    allowed_loss: float = Field(default=0.005, ge=0, lt=1)
+    allowed_loss: float = Field(default=0.02, ge=0, lt=1)
     stop_at: float = Field(default=0.08, ge=0, lt=1)
     shares: tuple[Share, ...] = Field(
         default=(0.05, 0.06, 0.05), min_length=1, max_length=20, strict=False
@@ -114,7 +116,10 @@ class TransferPruning(Pruning):
     )
     phase_epochs: int = Field(default=60, ge=1)
     closing_epochs: int = Field(default=11, ge=1)
+    tuning_epochs: int = Field(default=30, ge=0)
     channel_ratio: float = Field(default=0.3, gt=0, lt=1)
+    teacher_share: float = Field(default=0.5, ge=0, le=1)
+    temperature: float = Field(default=2.0, gt=0, le=100)
 
 
 class TransferEvaluation(Section):

@@ -11,7 +11,7 @@ from rich.console import Console
 from spade_keras import cli, latency, pipeline, pruning, transfer
 from spade_keras.errors import RecipeError, SpadeError
 from spade_keras.export import CheckReport
-from spade_keras.pipeline import transfer_closing, transferring
+from spade_keras.pipeline import transfer_closing, transfer_stages, transferring
 from spade_keras.pipeline.transfer_job import ARMS, TransferJob
 from spade_keras.prediction import predict
 from spade_keras.pruning.basis import BasisPlan, rebuild_basis
@@ -60,6 +60,7 @@ def tiny(folder, file, *overrides):
         "pruning.learning_rates=[5e-3]",
         "pruning.phase_epochs=3",
         "pruning.closing_epochs=1",
+        "pruning.tuning_epochs=0",
         "evaluation.batch_size=4",
         "evaluation.pairs=5",
         "export.pairs=5",
@@ -171,6 +172,49 @@ def test_the_plans_rebuild_the_shipped_networks(finished):
 
 def shapes(model):
     return {weight.path: tuple(weight.shape) for weight in model.weights}
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_the_original_teaches_whatever_is_pruned(finished, file, tmp_path, monkeypatch, share):
+    settings, _ = finished
+    keys = {"teacher_share": share, "temperature": 3.0, "tuning_epochs": 7}
+    this = job(recipe(tmp_path, file, *(f"pruning.{key}={keys[key]}" for key in keys)))
+    this.stages = Stages(settings.run_folder)
+    original, (x, y) = this.model("original"), this.target["train"]
+    lessons, trainings = [], []
+
+    def prune(model, tasks, *plan, **options):
+        lessons.append(tasks)
+        return transfer.PrunedComponents(model, None, ()) if not plan else model
+
+    def tune(model, *samples, **options):
+        trainings.append((samples, options))
+
+    monkeypatch.setattr(transfer, "prune_components", prune)
+    monkeypatch.setattr(transfer, "prune_channels", prune)
+    monkeypatch.setattr(transfer, "fit", tune)
+    monkeypatch.setattr(transfer_stages, "_save", lambda *arguments: None)
+    monkeypatch.setattr(transfer_stages, "BasisPlan", lambda *arguments: None)
+    for make in (
+        transfer_stages.make_basis,
+        transfer_stages.make_channel,
+        transfer_stages.make_double,
+    ):
+        make(this, tmp_path)
+    expected = y
+    if share:
+        _, expected = transfer.soft_labels(original, (x, y), share=share, temperature=3.0)
+    assert (len(lessons), len(trainings)) == (4, 2)
+    for samples in (
+        *(tasks["train"] for tasks in lessons),
+        *(train for (train, _), _ in trainings),
+    ):
+        np.testing.assert_array_equal(samples[0], x)
+        np.testing.assert_allclose(samples[1], expected, atol=1e-6)
+    for samples, options in trainings:
+        assert samples[1] is this.target["validation"]
+        assert (options["epochs"], options["learning_rate"]) == (7, 1e-2)
 
 
 def test_table_and_page_show_every_network(finished):

@@ -11,7 +11,7 @@ import numpy as np
 
 from spade_keras.job import StageJob
 from spade_keras.recipe import TransferRecipe
-from spade_keras.transfer import LEARNING_RATES, Samples, Tasks
+from spade_keras.transfer import LEARNING_RATES, Samples, Tasks, soft_labels
 
 ARMS = {
     "original": "the transferred network",
@@ -33,6 +33,20 @@ class TransferJob(StageJob):
     def target(self) -> Tasks:
         """The samples of the target task: "train", "validation" and "test"."""
         return {name: self.samples(name) for name in ("train", "validation", "test")}
+
+    @cached_property
+    def taught(self) -> Tasks:
+        """The samples of the target task, those to train on with the original's answers as well."""
+        settings = self.recipe.pruning
+        if not settings.teacher_share:
+            return self.target
+        train = soft_labels(
+            self.model("original"),
+            self.target["train"],
+            share=settings.teacher_share,
+            temperature=settings.temperature,
+        )
+        return {**self.target, "train": train}
 
     @property
     def classes(self) -> int:

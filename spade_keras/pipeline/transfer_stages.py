@@ -108,7 +108,7 @@ def make_channel(job: TransferJob, folder: Path) -> None:
     importance = job.recipe.pruning.importance
     plan = pruning.make_plan(original, importance=importance, target={"parameters": size})
     fitting = job.fitting(job.recipe.training.epochs)
-    transfer.prune_channels(original, job.target, plan, **fitting).save(folder / "network.keras")
+    transfer.prune_channels(original, job.taught, plan, **fitting).save(folder / "network.keras")
     write_bytes_atomic(folder / "plan.json", plan.to_json().encode())
 
 
@@ -119,7 +119,7 @@ def make_double(job: TransferJob, folder: Path) -> None:
     settings = job.recipe.pruning
     plan = pruning.make_plan(original, importance=settings.importance, ratio=settings.channel_ratio)
     fitting = job.fitting(job.recipe.training.epochs)
-    narrow = transfer.prune_channels(original, job.target, plan, **fitting)
+    narrow = transfer.prune_channels(original, job.taught, plan, **fitting)
     narrow.save(folder / "channels.keras")
     pruned = _prune_components(job, narrow)
     _save(folder, pruned, BasisPlan(original.name, (plan, pruned.plan)))
@@ -209,9 +209,9 @@ def _prune_components(job: TransferJob, model: keras.Model) -> transfer.PrunedCo
         def show(epoch: int, logs: dict[str, Any]) -> None:
             bar.advance(f"validation accuracy {logs['val_accuracy']:.3f}")
 
-        return transfer.prune_components(
+        pruned = transfer.prune_components(
             model,
-            job.target,
+            job.taught,
             allowed_loss=settings.allowed_loss,
             stop_at=settings.stop_at,
             phases=phases,
@@ -221,6 +221,10 @@ def _prune_components(job: TransferJob, model: keras.Model) -> transfer.PrunedCo
             batch_size=job.recipe.training.batch_size,
             callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=show)],
         )
+    if settings.tuning_epochs:
+        fitting = job.fitting(settings.tuning_epochs, "epoch of all weights")
+        transfer.fit(pruned.model, job.taught["train"], job.taught["validation"], **fitting)
+    return pruned
 
 
 def _save(folder: Path, pruned: transfer.PrunedComponents, plan: BasisPlan) -> None:

@@ -18,7 +18,7 @@ from spade_keras.transfer.components import (
     prune_components,
 )
 from spade_keras.transfer.cost import measure_cost
-from spade_keras.transfer.fitting import LEARNING_RATES, Samples, Tasks, accuracy, fit
+from spade_keras.transfer.fitting import LEARNING_RATES, Samples, Tasks, accuracy, fit, soft_labels
 from spade_keras.transfer.heads import replace_head, transfer_network
 from spade_keras.transfer.networks import (
     FILTERS,
@@ -55,6 +55,7 @@ __all__ = [
     "prune_channels",
     "prune_components",
     "replace_head",
+    "soft_labels",
     "split_tasks",
     "transfer_network",
 ]

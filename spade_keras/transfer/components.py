@@ -74,7 +74,7 @@ class PrunedComponents:
     """What pruning of components made.
 
     Args:
-        model: The merged model: stock layers only.
+        model: The merged model: stock layers only, all trainable.
         plan: The ranks that are left, for the model that was pruned.
         rounds: What happened in every epoch, phase after phase.
     """
@@ -102,7 +102,7 @@ def prune_components(
 
     Args:
         model: The network to prune; it stays as it is.
-        tasks: The target's "train" and "validation".
+        tasks: The target's "train" and "validation"; `soft_labels` of "train" let a network teach.
         allowed_loss: Validation accuracy that pruning may cost; 0.01 is one point.
         stop_at: Share of the decomposed layers' parameters that is few enough; 0: as few as the
             allowed loss allows.

@@ -7,12 +7,13 @@ from typing import Any
 
 import keras
 import numpy as np
+from scipy.special import softmax
 
 from spade_keras import backend
 from spade_keras.prediction import predict
 
 Samples = tuple[np.ndarray, np.ndarray]
-"""Inputs, samples first, and their classes 0, 1, 2, ..."""
+"""Inputs, samples first, and their classes 0, 1, 2, ..., or one probability per class."""
 Tasks = dict[str, Samples]
 """Samples by name: "source", and the "train", "validation" and "test" of the target task."""
 
@@ -36,8 +37,9 @@ def fit(
 
     Args:
         model: What is trained, in place.
-        train: Samples to train on.
-        validation: Samples to choose by. None: nothing is chosen, the last epoch counts.
+        train: Samples to train on, with classes or with probabilities such as `soft_labels`.
+        validation: Samples with classes to choose by. None: nothing is chosen, the last epoch
+            counts.
         epochs: Passes over `train`, at most.
         learning_rate: Of Adam.
         batch_size: Samples in a batch.
@@ -48,6 +50,12 @@ def fit(
     Returns:
         The model.
     """
+    loss = "sparse_categorical_crossentropy"
+    if train[1].ndim == 2:
+        loss = "categorical_crossentropy"
+        if validation is not None:
+            classes = train[1].shape[-1]
+            validation = (validation[0], keras.utils.to_categorical(validation[1], classes))
     chooser = pruning
     if chooser is None and validation is not None:
         chooser = keras.callbacks.EarlyStopping(
@@ -58,7 +66,7 @@ def fit(
     jit: Any = False if on_tf_cpu else "auto"
     model.compile(
         keras.optimizers.Adam(learning_rate),
-        "sparse_categorical_crossentropy",
+        loss,
         metrics=["accuracy"],
         jit_compile=jit,
     )
@@ -72,6 +80,41 @@ def fit(
         verbose=0,
     )
     return model
+
+
+def soft_labels(
+    teacher: keras.Model, samples: Samples, *, share: float = 0.5, temperature: float = 2.0
+) -> Samples:
+    """Mixes the classes of samples with what a teacher answers to them.
+
+        (1 - share) one_hot(y) + share softmax(log(p) / temperature)
+
+    Args:
+        teacher: A classifier that gives probabilities p.
+        samples: Inputs and their classes.
+        share: Weight of the teacher's answers, in [0, 1].
+        temperature: Above 1 the teacher's unlikely classes count more.
+
+    Returns:
+        The same inputs, with one probability per class, `(samples, classes)`, float32.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Reference:
+        Hinton, Vinyals, Dean, arXiv 1503.02531. There the student's scores are softened as well.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"`share` must be in [0, 1]. Received: share={share!r}.")
+    if not temperature > 0:
+        raise ValueError(f"`temperature` must be above 0. Received: temperature={temperature!r}.")
+    inputs, labels = samples
+    answers = predict(teacher, inputs, batch_size=500)
+    tiny = np.finfo(answers.dtype).tiny
+    softened = softmax(np.log(np.maximum(answers, tiny)) / temperature, axis=-1)
+    certain = keras.utils.to_categorical(labels, answers.shape[-1])
+    mixed = (1 - share) * certain + share * softened
+    return inputs, mixed.astype("float32")
 
 
 def accuracy(model: keras.Model, samples: Samples) -> float:

@@ -228,6 +228,66 @@ def test_a_fit_ends_with_the_best_validation_loss_or_the_last_epoch():
     assert np.abs(weights[1] - weights[0]).max() > 0.01
 
 
+class Answers(keras.Layer):
+    """Gives every picture the same probabilities."""
+
+    def __init__(self, probabilities):
+        super().__init__()
+        self.probabilities = probabilities
+
+    def call(self, x):
+        return keras.ops.broadcast_to(
+            keras.ops.convert_to_tensor(self.probabilities, "float32"),
+            (keras.ops.shape(x)[0], len(self.probabilities)),
+        )
+
+
+def test_soft_labels_mix_classes_with_softened_answers():
+    inputs = keras.Input((8, 8, 1))
+    teacher = keras.Model(inputs, Answers([0.64, 0.32, 0.04, 0.0])(inputs))
+    x = np.ones((2, 8, 8, 1), "float32")
+    mixed = transfer.soft_labels(teacher, (x, np.array([0, 3])), share=0.25, temperature=2.0)
+    assert mixed[0] is x
+    assert mixed[1].dtype == "float32"
+    root = np.sqrt([0.64, 0.32, 0.04, 0.0])
+    softened = root / root.sum()
+    expected = 0.75 * np.eye(4)[[0, 3]] + 0.25 * softened
+    np.testing.assert_allclose(mixed[1], expected, rtol=1e-5, atol=1e-7)
+    cold = transfer.soft_labels(teacher, (x, np.array([0, 3])), share=1.0, temperature=1.0)
+    np.testing.assert_allclose(cold[1], [[0.64, 0.32, 0.04, 0.0]] * 2, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    "wrong", [{"share": -0.1}, {"share": 1.5}, {"temperature": 0.0}, {"temperature": float("nan")}]
+)
+def test_soft_labels_out_of_range_are_named(wrong):
+    samples = tasks_of(np.random.default_rng(0))["train"]
+    (name,) = wrong
+    with pytest.raises(ValueError, match=f"`{name}` must be"):
+        transfer.soft_labels(transfer.make_network("vgg", (8, 8, 1), (4,)), samples, **wrong)
+
+
+def test_a_network_learns_what_it_is_taught_and_is_judged_by_classes():
+    """The teacher contradicts the labels, and the student follows the heavier of the two."""
+    tasks = tasks_of(np.random.default_rng(0), count=40, classes=2)
+    x, y = tasks["train"]
+    inputs = keras.Input((8, 8, 1))
+    bright = keras.ops.mean(inputs, axis=(1, 2, 3))[:, None] - 0.35
+    teacher = keras.Model(
+        inputs, keras.ops.sigmoid(keras.ops.concatenate([bright, -bright], -1) * 100)
+    )
+    assert transfer.accuracy(teacher, tasks["train"]) == 0
+    history = keras.callbacks.History()
+    for share, expected in ((0.2, 1.0), (0.8, 0.0)):
+        keras.utils.set_random_seed(0)
+        student = transfer.make_network("vgg", x.shape[1:], (4,), classes=2)
+        lesson = transfer.soft_labels(teacher, (x, y), share=share)
+        transfer.fit(student, lesson, (x, y), epochs=20, learning_rate=0.05, pruning=history)
+        assert transfer.accuracy(student, (x, y)) == expected
+        assert history.history["val_accuracy"][-1] == pytest.approx(expected, abs=1e-6)
+
+
 def test_components_go_and_the_plan_says_which():
     tasks = tasks_of(np.random.default_rng(0))
     keras.utils.set_random_seed(0)
