@@ -8,7 +8,7 @@ Weights and statistics are random. The comparison is made in double precision, w
 allowed relative error of 1e-5 tells a wrong pair from rounding. Beside it stand the error in single
 precision, which deep networks amplify, and how far the original itself is, in single precision,
 from the same weights in double: no decomposition can be expected to be nearer. Dense layers of more
-than 1024 components, whose X with 1 if any model fails.
+than 1024 components, whose SVD takes minutes, stay whole. Exits with 1 if any model fails.
 """
 
 import argparse
