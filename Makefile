@@ -12,7 +12,6 @@ RECIPE := recipes/mri_unrolled_quickstart.toml
 CLASSIFIER := recipes/classifier_latency.toml
 BASIS := recipes/classifier_basis_scaling.toml
 IMAGING := mri_deq_quickstart mri_e2e_varnet_fastmri mri_self_supervised sr_usrnet_quickstart
-BACKENDS := tensorflow jax torch
 PYTEST := $(BIN)/python -m pytest
 
 .DELETE_ON_ERROR:
@@ -32,14 +31,19 @@ demo-basis: $(VENV)/.demo-installed
 demo-imaging: $(VENV)/.demo-installed
 	@set -e; for recipe in $(IMAGING); do $(BIN)/spade-keras run recipes/$$recipe.toml; done
 
-# JAX compiles every new shape: without XLA's optimizations its tests take half as long.
-test: export JAX_DISABLE_MOST_OPTIMIZATIONS = 1
+# What measures time or kills processes runs under TensorFlow alone, and by itself; the other two
+# backends run side by side.
 test: $(VENV)/.all-installed
-	@set -e; for backend in $(BACKENDS); do \
-		echo "=== tests, KERAS_BACKEND=$$backend"; \
-		KERAS_BACKEND=$$backend $(PYTEST); \
-	done
+	@$(MAKE) --no-print-directory test-tensorflow
+	@$(MAKE) --no-print-directory --jobs=2 \
+		$(if $(filter output-sync,$(.FEATURES)),--output-sync=target) test-jax test-torch
 	@$(MAKE) --no-print-directory doctest
+
+# JAX compiles every new shape: without XLA's optimizations its tests take half as long.
+test-jax: export JAX_DISABLE_MOST_OPTIMIZATIONS = 1
+test-%: $(VENV)/.all-installed
+	@echo "=== tests, KERAS_BACKEND=$*"
+	@KERAS_BACKEND=$* $(PYTEST)
 
 # The files of the backends that are not in use cannot be imported beside the one that is.
 doctest: $(VENV)/.all-installed
