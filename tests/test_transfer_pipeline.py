@@ -229,6 +229,8 @@ def test_table_and_page_show_every_network(finished):
         assert f"{cost['parameters'] / metrics['networks']['original']['parameters']:.1%}" in row
     page = (settings.run_folder / "report.html").read_text()
     assert "data:image/png" in page and "from scratch" in page
+    assert "with a weight of 0.5, from the original's answers" in page
+    assert "all weights trained for" not in page
     assert (settings.run_folder / "ranks.png").stat().st_size > 1000
     rows = {row["layer"]: row for row in metrics["ranks"]}
     assert list(rows) == ["stem_conv", "block0_conv"]

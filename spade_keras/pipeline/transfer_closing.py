@@ -85,6 +85,8 @@ def _collect_metrics(job: TransferJob) -> dict[str, Any]:
         "samples": facts["samples"],
         "batch_size": recipe.evaluation.batch_size,
         "allowed_loss": recipe.pruning.allowed_loss,
+        "tuning_epochs": recipe.pruning.tuning_epochs,
+        "teacher_share": recipe.pruning.teacher_share,
         "export": {
             name: {
                 "format": recipe.export.format,
