@@ -2,7 +2,7 @@
 # make demo-classifier   runs the recipe for classifiers, about a minute
 # make demo-basis   runs the recipe for transfer and basis scaling, a few minutes
 # make demo-imaging   runs the other recipes for imaging, a few minutes each
-# make test   adds the other backends and the development tools, and runs the tests
+# make test   adds the other backends and the development tools, and runs the tests, about 25 minutes
 # make postgres   installs the PostgreSQL server that the tests of many workers start (Debian, root)
 PYTHON ?= python3
 VENV := .venv
@@ -31,12 +31,12 @@ demo-basis: $(VENV)/.demo-installed
 demo-imaging: $(VENV)/.demo-installed
 	@set -e; for recipe in $(IMAGING); do $(BIN)/spade-keras run recipes/$$recipe.toml; done
 
-# What measures time or kills processes runs under TensorFlow alone, and by itself; the other two
-# backends run side by side.
+# What measures time or kills processes runs under TensorFlow alone, and by itself; then the other
+# two backends, and the pruning of every application, run two at a time.
 test: $(VENV)/.all-installed
 	@$(MAKE) --no-print-directory test-tensorflow
 	@$(MAKE) --no-print-directory --jobs=2 \
-		$(if $(filter output-sync,$(.FEATURES)),--output-sync=target) test-jax test-torch
+		$(if $(filter output-sync,$(.FEATURES)),--output-sync=target) test-jax test-torch sweep
 	@$(MAKE) --no-print-directory doctest
 
 # JAX compiles every new shape: without XLA's optimizations its tests take half as long.
