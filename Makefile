@@ -2,7 +2,7 @@
 # make demo-classifier   runs the recipe for classifiers, about a minute
 # make demo-basis   runs the recipe for transfer and basis scaling, a few minutes
 # make demo-imaging   runs the other recipes for imaging, a few minutes each
-# make test   adds the other backends and the development tools, and runs the tests, about 25 minutes
+# make test   adds the other backends and the development tools, and runs the tests
 # make postgres   installs the PostgreSQL server that the tests of many workers start (Debian, root)
 PYTHON ?= python3
 VENV := .venv
@@ -12,6 +12,7 @@ RECIPE := recipes/mri_unrolled_quickstart.toml
 CLASSIFIER := recipes/classifier_latency.toml
 BASIS := recipes/classifier_basis_scaling.toml
 IMAGING := mri_deq_quickstart mri_e2e_varnet_fastmri mri_self_supervised sr_usrnet_quickstart
+BACKENDS := tensorflow jax torch
 PYTEST := $(BIN)/python -m pytest
 
 .DELETE_ON_ERROR:
@@ -31,19 +32,14 @@ demo-basis: $(VENV)/.demo-installed
 demo-imaging: $(VENV)/.demo-installed
 	@set -e; for recipe in $(IMAGING); do $(BIN)/spade-keras run recipes/$$recipe.toml; done
 
-# What measures time or kills processes runs under TensorFlow alone, and by itself; then the other
-# two backends, and the pruning of every application, run two at a time.
-test: $(VENV)/.all-installed
-	@$(MAKE) --no-print-directory test-tensorflow
-	@$(MAKE) --no-print-directory --jobs=2 \
-		$(if $(filter output-sync,$(.FEATURES)),--output-sync=target) test-jax test-torch sweep
-	@$(MAKE) --no-print-directory doctest
-
 # JAX compiles every new shape: without XLA's optimizations its tests take half as long.
-test-jax: export JAX_DISABLE_MOST_OPTIMIZATIONS = 1
-test-%: $(VENV)/.all-installed
-	@echo "=== tests, KERAS_BACKEND=$*"
-	@KERAS_BACKEND=$* $(PYTEST)
+test: export JAX_DISABLE_MOST_OPTIMIZATIONS = 1
+test: $(VENV)/.all-installed
+	@set -e; for backend in $(BACKENDS); do \
+		echo "=== tests, KERAS_BACKEND=$$backend"; \
+		KERAS_BACKEND=$$backend $(PYTEST); \
+	done
+	@$(MAKE) --no-print-directory doctest
 
 # The files of the backends that are not in use cannot be imported beside the one that is.
 doctest: $(VENV)/.all-installed
