@@ -42,7 +42,7 @@ def test_two_files_are_compared_by_another_process(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     twice = importlib.import_module("own_layers").Twice()
     small = save(tmp_path / "small.keras", 2, twice)
-    large = save(tmp_path / "large.keras", 512, twice)
+    large = save(tmp_path / "large.keras", 4096, twice)
     inputs = {"image": np.ones((2, 16, 16, 2), "float32")}
     result = compare_in_fresh_process(
         small, large, inputs, pairs=3, batch_size=3, single_calls=True, imports=["own_layers"]
