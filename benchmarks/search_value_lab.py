@@ -16,13 +16,14 @@ import numpy as np
 from rich.console import Console
 
 from spade_keras import data, latency, pruning, search
+from spade_keras.backend.batches import predict
+from spade_keras.files import write_json_atomic
 from spade_keras.finetuning import Supervised
-from spade_keras.job import Job
 from spade_keras.metrics import image_quality
-from spade_keras.prediction import predict
+from spade_keras.pipeline.job import Job
+from spade_keras.pipeline.run_folder import Stages
+from spade_keras.pipeline.training import fit_best
 from spade_keras.recipe import Recipe, load_recipe
-from spade_keras.stages import Stages, write_json_atomic
-from spade_keras.training import fit_best
 
 Widths = dict[str, int]
 RECIPE = "mri_unrolled_quickstart"

@@ -15,7 +15,7 @@ from search_value_lab import Lab, percent
 from search_value_statistics import on_curve, paired_interval, rank_correlation, recovered
 
 from spade_keras import latency
-from spade_keras.stages import write_json_atomic
+from spade_keras.files import write_json_atomic
 
 PAIRS = 30
 KINDS = (

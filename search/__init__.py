@@ -1,8 +1,9 @@
 """Width search: the best quality within a latency measured on the device in use."""
 
+from spade_keras.errors import CandidateError
+from spade_keras.registry import PRUNERS, SAMPLERS
 from spade_keras.search.budget import LatencyBudget
 from spade_keras.search.candidate import build, plan_for, rank_choices
-from spade_keras.search.evaluation import CandidateError
 from spade_keras.search.layer_table import LayerTable
 from spade_keras.search.objectives import (
     OBJECTIVES,
@@ -26,7 +27,7 @@ from spade_keras.search.result import SearchResult, Timing, TrialRecord
 from spade_keras.search.seeds import SEEDS, propose
 from spade_keras.search.space import Configuration, RankVariable, SearchSpace, WidthVariable
 from spade_keras.search.storage import open_storage
-from spade_keras.search.study import PRUNERS, SAMPLERS, Search, run
+from spade_keras.search.study import Search, run
 from spade_keras.search.timer import interleaved_timer
 from spade_keras.search.workers import Worker, join
 

@@ -13,7 +13,7 @@ import keras
 import optuna
 
 from spade_keras import latency
-from spade_keras.errors import SpadeError
+from spade_keras.errors import CandidateError, SpadeError
 from spade_keras.search.budget import LatencyBudget
 from spade_keras.search.candidate import CandidateBuilder
 from spade_keras.search.objectives import Objective
@@ -22,10 +22,6 @@ from spade_keras.search.space import Configuration
 
 Timer = Callable[[keras.Model], latency.Comparison]
 """Times a candidate against the full network."""
-
-
-class CandidateError(SpadeError):
-    """A candidate could not be built, timed or judged; the search goes on without it."""
 
 
 class Evaluation:

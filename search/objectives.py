@@ -10,11 +10,12 @@ from typing import Any
 import keras
 import numpy as np
 
+from spade_keras.errors import UserFunctionError
 from spade_keras.finetuning import IMAGE_CLIP_NORM, FineTuner, tuning_options
 from spade_keras.pruning import find_groups
 from spade_keras.search.kept_importance import kept_shares
 from spade_keras.search.quality import Quality
-from spade_keras.search.user_function import UserFunctionError, load_function
+from spade_keras.search.user_function import load_function
 
 Report = Callable[[int, float], None]
 """Told a step and the quality reached by then; raises `optuna.TrialPruned` to stop the trial."""

@@ -12,9 +12,9 @@ import keras
 import numpy as np
 from scipy.special import log_softmax
 
+from spade_keras.backend.batches import batches, count_samples, predict
 from spade_keras.finetuning import SelfSupervised
 from spade_keras.metrics import psnr_per_image
-from spade_keras.prediction import batches, count_samples, predict
 
 
 class Quality(ABC):

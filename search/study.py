@@ -14,11 +14,12 @@ import keras
 import optuna
 
 from spade_keras import latency
-from spade_keras.errors import SpadeError
+from spade_keras.errors import CandidateError, SpadeError
+from spade_keras.registry import PRUNERS, SAMPLERS
 from spade_keras.search.budget import LatencyBudget
 from spade_keras.search.candidate import CandidateBuilder
 from spade_keras.search.diagnosis import bottleneck, prediction_error
-from spade_keras.search.evaluation import CandidateError, Evaluation, Timer
+from spade_keras.search.evaluation import Evaluation, Timer
 from spade_keras.search.identity import check_same, network_digest
 from spade_keras.search.layer_table import LayerTable
 from spade_keras.search.measured_space import measured_space
@@ -36,22 +37,6 @@ from spade_keras.search.storage import (
 )
 from spade_keras.search.timer import interleaved_timer
 from spade_keras.search.workers import join
-
-SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
-    "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed, n_startup_trials=8),
-    "gp": lambda seed: optuna.samplers.GPSampler(seed=seed),
-    "nsga2": lambda seed: optuna.samplers.NSGAIISampler(seed=seed, population_size=16),
-    "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
-}
-"""Samplers by name, each made from a seed."""
-
-PRUNERS: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
-    "none": optuna.pruners.NopPruner,
-    "median": optuna.pruners.MedianPruner,
-    "hyperband": optuna.pruners.HyperbandPruner,
-    "successive_halving": optuna.pruners.SuccessiveHalvingPruner,
-}
-"""Optuna pruners by name, which stop short fine-tunings that are not promising."""
 
 
 def run(
@@ -242,7 +227,7 @@ class Search:
                 storage=storage,
                 directions=directions,
                 load_if_exists=True,
-                pruner=PRUNERS[self.pruner](),
+                pruner=PRUNERS.make(self.pruner),
             )
             now = {
                 "network": network_digest(self.network),
@@ -289,7 +274,7 @@ class Search:
         return math.inf
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
-        return SAMPLERS[self.sampler](self.seed + number)
+        return SAMPLERS.make(self.sampler, self.seed + number)
 
     def _objective(self, trial: optuna.Trial) -> float | tuple[float, float]:
         started = time.perf_counter()

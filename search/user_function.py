@@ -9,11 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from spade_keras.errors import SpadeError
-
-
-class UserFunctionError(SpadeError, ValueError):
-    """A user's function cannot be found, or returns what it must not."""
+from spade_keras.errors import UserFunctionError
 
 
 def load_function(spec: str, *, argument: str = "evaluate") -> Callable[..., Any]:

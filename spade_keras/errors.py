@@ -1,12 +1,16 @@
-"""Errors a user can act on; every one says what to do next."""
+"""Errors a user can act on; every message says what to do next."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 
 class SpadeError(Exception):
-    """Base of every error raised on purpose by spade-keras."""
+    """Base of every error that spade-keras raises on purpose."""
+
+
+# Recipes and files
 
 
 class RecipeError(SpadeError):
@@ -21,12 +25,37 @@ class RecipeError(SpadeError):
         super().__init__("\n".join(self.problems))
 
 
-class BudgetNotMetError(SpadeError):
-    """No configuration met the latency budget; carries the fastest one found."""
+class BadFileError(SpadeError):
+    """A data file does not hold what was expected.
 
+    Args:
+        file: The file.
+        key: The part that is wrong: a data set, an array, an attribute or "content".
+        expected: What should be there.
+        received: What is there.
+        remedy: What to do next.
+    """
 
-class StorageError(SpadeError):
-    """The trials of a search cannot be read or written; says where they are kept."""
+    def __init__(
+        self,
+        file: str | Path,
+        key: str,
+        expected: str,
+        received: str,
+        remedy: str = "Repair or remove the file, or pass skip_bad=True to leave it out.",
+    ) -> None:
+        self.file = str(file)
+        self.key = key
+        self.expected = expected
+        self.received = received
+        self.remedy = remedy
+        super().__init__(
+            f"`{file}`: `{key}` must be {expected}. {remedy} Received: {key}={received}"
+        )
+
+    def __reduce__(self) -> tuple:
+        # Data loaders run in other processes, and their errors are pickled on the way back.
+        return type(self), (self.file, self.key, self.expected, self.received, self.remedy)
 
 
 class MissingExtraError(SpadeError, ImportError):
@@ -43,3 +72,77 @@ class MissingExtraError(SpadeError, ImportError):
         super().__init__(
             f"`{package}` is not installed. Install it with: pip install 'spade-keras[{extra}]'"
         )
+
+
+# Pruning
+
+
+class TraceError(SpadeError):
+    """The `call` of a model or layer cannot be turned into a graph."""
+
+
+class PlanMismatchError(SpadeError, ValueError):
+    """A plan was made for another model."""
+
+
+class RebuildError(SpadeError):
+    """A layer cannot be rebuilt."""
+
+
+class VerificationError(SpadeError):
+    """A slim model differs from its masked original, or the check could not have noticed."""
+
+
+class OpenSizesError(SpadeError, ValueError):
+    """Multiply-accumulates depend on input sizes that are not known."""
+
+
+class NotDecomposedError(SpadeError, ValueError):
+    """A model has no basis scaling layers."""
+
+
+# Search, latency and export
+
+
+class CandidateError(SpadeError):
+    """A candidate could not be built, timed or judged; the search continues without it."""
+
+
+class BudgetNotMetError(SpadeError):
+    """No configuration met the latency budget; carries the fastest one found."""
+
+
+class StorageError(SpadeError):
+    """The trials of a search cannot be read or written; names the storage."""
+
+
+class JobMismatchError(SpadeError, ValueError):
+    """A study or a folder belongs to another search."""
+
+
+class UserFunctionError(SpadeError, ValueError):
+    """A user's function cannot be found, or returns what it must not."""
+
+
+class UserCodeError(SpadeError):
+    """A user's function raised; the message holds the last lines of its traceback."""
+
+
+class ReceiptError(SpadeError, ValueError):
+    """A receipt is corrupt, was edited, or refers to different files."""
+
+
+class DeviceBusyError(SpadeError, TimeoutError):
+    """Another process kept the device's timing lock for longer than this one would wait."""
+
+
+class ChildFailedError(SpadeError):
+    """A child process failed or took too long."""
+
+
+class FreshProcessError(ChildFailedError):
+    """A comparison failed in its own process; holds what failed there."""
+
+
+class ExportError(SpadeError):
+    """A model could not be exported, or the export does not match the model."""

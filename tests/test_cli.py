@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 import spade_keras
-from spade_keras import cli, startup
+from spade_keras import cli
+from spade_keras.cli import startup
 from spade_keras.errors import BudgetNotMetError, MissingExtraError, SpadeError
-from spade_keras.model_inputs import example_inputs, parse_shape
+from spade_keras.tasks.model_inputs import example_inputs, parse_shape
 
 TOML = """
 [run]
@@ -330,7 +331,7 @@ class TestStartup:
 
     def test_the_backend_starts_silently(self):
         code = (
-            "from spade_keras.startup import import_keras; print(import_keras()); "
+            "from spade_keras.cli.startup import import_keras; print(import_keras()); "
             "import keras; keras.layers.Conv2D(2, 3)(keras.ops.ones((1, 8, 8, 2)))"
         )
         shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from spade_keras import acceptance, data, latency, pipeline, search
+from spade_keras import data, latency, pipeline, search
 from spade_keras.export import CheckReport
-from spade_keras.job import Job
 from spade_keras.pipeline import closing
+from spade_keras.pipeline.job import Job
+from spade_keras.pipeline.run_folder import Stages
 from spade_keras.pruning import count_parameters
 from spade_keras.recipe import load_recipe
-from spade_keras.stages import Stages
+from spade_keras.search import acceptance
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="the networks have tests on every backend"

@@ -13,8 +13,7 @@ import pytest
 from rich.console import Console
 
 from spade_keras import data, model_search, search
-from spade_keras.acceptance import PROCESSES
-from spade_keras.errors import BudgetNotMetError, SpadeError
+from spade_keras.errors import BudgetNotMetError, SpadeError, UserFunctionError
 from spade_keras.model_search import (
     RESULTS,
     JobMismatchError,
@@ -30,8 +29,8 @@ from spade_keras.model_search.front_panels import front_panels
 from spade_keras.model_search.user_functions import import_function, import_module
 from spade_keras.networks import UnrolledPGD, priors
 from spade_keras.operators import CartesianMRI
-from spade_keras.receipt import read_receipt, replay
-from spade_keras.search.user_function import UserFunctionError
+from spade_keras.search.acceptance import PROCESSES
+from spade_keras.search.receipt import read_receipt, replay
 from tests.parameter_clock import ParameterClock
 
 TASK = """

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from spade_keras import pruning, search
-from spade_keras.acceptance import compare_for, measured
-from spade_keras.model_identity import ModelIdentity
-from spade_keras.receipt import Receipt, ReceiptError, read_receipt, replay, write_receipt
+from spade_keras.errors import ReceiptError
+from spade_keras.search.acceptance import compare_for, measured
+from spade_keras.search.model_identity import ModelIdentity
+from spade_keras.search.receipt import Receipt, read_receipt, replay, write_receipt
 from tests.parameter_clock import ParameterClock, comparison
 
 INPUTS = np.zeros((1, 8, 8, 2), "float32")

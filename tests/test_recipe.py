@@ -10,10 +10,11 @@ import tomllib
 import pytest
 
 from spade_keras import recipe as recipes
-from spade_keras import recipe_data, recipe_networks, recipe_rules
-from spade_keras import recipe_sections as sections
 from spade_keras.errors import RecipeError
-from spade_keras.recipe import load_recipe, validate_recipe
+from spade_keras.recipe import data as recipe_data
+from spade_keras.recipe import load_recipe, sections, validate_recipe
+from spade_keras.recipe import networks as recipe_networks
+from spade_keras.recipe import rules as recipe_rules
 
 pytestmark = pytest.mark.once
 

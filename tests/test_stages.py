@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from spade_keras.errors import SpadeError
-from spade_keras.stages import RECORD, Stages, write_bytes_atomic, write_json_atomic
+from spade_keras.files import write_bytes_atomic, write_json_atomic
+from spade_keras.pipeline.run_folder import RECORD, Stages
 
 pytestmark = pytest.mark.once
 
@@ -39,7 +40,8 @@ def dying(function):
 for name in ("rename", "replace", "fsync", "mkdir", "rmdir", "unlink"):
     setattr(os, name, dying(getattr(os, name)))
 
-from spade_keras.stages import Stages, write_json_atomic
+from spade_keras.files import write_json_atomic
+from spade_keras.pipeline.run_folder import Stages
 
 def make(number):
     def fill(at):
@@ -313,7 +315,8 @@ def test_a_name_that_is_no_folder_name_is_refused(tmp_path, name):
 
 def test_one_process_per_folder(tmp_path):
     code = (
-        "import sys; from spade_keras.stages import Stages; stages = Stages(sys.argv[1]);"
+        "import sys; from spade_keras.pipeline.run_folder import Stages;"
+        "stages = Stages(sys.argv[1]);"
         "stages.__enter__(); print('locked', flush=True); sys.stdin.read()"
     )
     other = subprocess.Popen(

@@ -9,14 +9,14 @@ import pytest
 from rich.console import Console
 
 from spade_keras import cli, latency, pipeline, pruning, transfer
+from spade_keras.backend.batches import predict
 from spade_keras.errors import RecipeError, SpadeError
 from spade_keras.export import CheckReport
 from spade_keras.pipeline import transfer_closing, transfer_stages, transferring
+from spade_keras.pipeline.run_folder import Stages
 from spade_keras.pipeline.transfer_job import ARMS, TransferJob
-from spade_keras.prediction import predict
 from spade_keras.pruning.basis import BasisPlan, rebuild_basis
 from spade_keras.recipe import load_recipe
-from spade_keras.stages import Stages
 
 RECIPE = "classifier_basis_scaling"
 SIDE, CLASSES, SAMPLES = 8, 6, 40

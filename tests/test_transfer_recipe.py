@@ -6,9 +6,9 @@ import tomllib
 import numpy as np
 import pytest
 
-from spade_keras import recipe_transfer
 from spade_keras.errors import RecipeError
 from spade_keras.recipe import TransferRecipe, load_recipe, validate_recipe
+from spade_keras.recipe import transfer as recipe_transfer
 
 pytestmark = pytest.mark.once
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from spade_keras.startup import import_keras
+from spade_keras.cli.startup import import_keras
 
 FAILURE, MISTAKE, BUDGET_NOT_MET, INTERRUPTED = 1, 2, 3, 130
 
@@ -49,11 +49,11 @@ def import_library() -> None:
 
 def load_model(model: Path, shape: list[str] | None, inputs: Path | None) -> tuple[Any, Any]:
     """Loads a model and makes inputs for it, as `--shape` and `--inputs` say."""
-    from spade_keras.model_inputs import example_inputs
-    from spade_keras.pruning.files import load_model_safely
+    from spade_keras.files import load_model
+    from spade_keras.tasks.model_inputs import example_inputs
 
     with refusals_are_mistakes():
-        network = load_model_safely(model)
+        network = load_model(model)
         return network, example_inputs(network, shape or (), inputs)
 
 

@@ -169,8 +169,8 @@ def prune(
             f"`--output` must be a .keras file in an existing folder. Received: {output}"
         )
     import_library()
-    from spade_keras.model_inputs import parse_shape
     from spade_keras.pruning import files
+    from spade_keras.tasks.model_inputs import parse_shape
 
     with refusals_are_mistakes():
         text = files.prune_model(

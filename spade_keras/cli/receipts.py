@@ -42,9 +42,9 @@ def verify(
     that the receipt speaks of.
     """
     import_library()
-    from spade_keras.model_inputs import example_inputs
     from spade_keras.model_search.user_functions import import_module
-    from spade_keras.receipt import find_file, read_receipt, replay
+    from spade_keras.search.receipt import find_file, read_receipt, replay
+    from spade_keras.tasks.model_inputs import example_inputs
 
     with refusals_are_mistakes():
         content = read_receipt(receipt)

@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 
 from spade_keras.cli.arguments import INTERRUPTED, MISTAKE
+from spade_keras.cli.startup import import_keras
 from spade_keras.errors import RecipeError
-from spade_keras.startup import import_keras
 
 
 def run(

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import numpy as np
 
 from spade_keras.data.array_files import load_nifti, load_stack
-from spade_keras.data.bad_files import BadFileError
 from spade_keras.data.brain_template import load_brain_template
 from spade_keras.data.digits import load_digits
 from spade_keras.data.espirit import espirit_maps
@@ -34,6 +33,7 @@ from spade_keras.data.super_resolution import (
     modcrop,
     simulate_super_resolution,
 )
+from spade_keras.errors import BadFileError
 
 LABELED_SOURCES: dict[str, Callable[[int], tuple[np.ndarray, np.ndarray]]] = {"digits": load_digits}
 """Bundled samples with a class each, by name; each takes the side of its images."""

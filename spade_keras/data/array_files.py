@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from spade_keras.data.bad_files import BadFileError, check_finite, reading
+from spade_keras.data.bad_files import check_finite, reading
 from spade_keras.data.multicoil_simulation import to_channels
-from spade_keras.errors import MissingExtraError
+from spade_keras.errors import BadFileError, MissingExtraError
 
 AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
 """The axis across the slices: to the right, to the front, to the top of the patient."""

@@ -9,44 +9,11 @@ from typing import TypeVar
 
 import numpy as np
 
-from spade_keras.errors import SpadeError
+from spade_keras.errors import BadFileError, SpadeError
 
 _T = TypeVar("_T")
 
 _REMEDY = "Repair or remove the file, or pass skip_bad=True to leave it out."
-
-
-class BadFileError(SpadeError):
-    """A data file is not what was expected.
-
-    Args:
-        file: The file.
-        key: The part of it that is wrong: a data set, an array, an attribute or "content".
-        expected: What should be there.
-        received: What is there.
-        remedy: What to do next.
-    """
-
-    def __init__(
-        self,
-        file: str | Path,
-        key: str,
-        expected: str,
-        received: str,
-        remedy: str = _REMEDY,
-    ) -> None:
-        self.file = str(file)
-        self.key = key
-        self.expected = expected
-        self.received = received
-        self.remedy = remedy
-        super().__init__(
-            f"`{file}`: `{key}` must be {expected}. {remedy} Received: {key}={received}"
-        )
-
-    def __reduce__(self) -> tuple:
-        # Loaders may run in other processes, from where an error is pickled.
-        return type(self), (self.file, self.key, self.expected, self.received, self.remedy)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from spade_keras.data.bad_files import BadFileError, list_files, read_all
+from spade_keras.data.bad_files import list_files, read_all
 from spade_keras.data.brain_template import center_crop
 from spade_keras.data.centered_fourier import fft2c, ifft2c, root_sum_of_squares
 from spade_keras.data.fastmri_file import FastMRIReader, FastMRIVolume, inspect_volume
@@ -19,6 +19,7 @@ from spade_keras.data.mask_registry import MaskFunction
 from spade_keras.data.masks import seed_from_name
 from spade_keras.data.multicoil_simulation import to_channels
 from spade_keras.data.splits import group_split
+from spade_keras.errors import BadFileError
 
 CROPS = ("recon", "readout", "none")
 TARGETS = ("stored", "magnitude", "complex", None)

@@ -11,8 +11,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from spade_keras.data.bad_files import BadFileError, check_finite, reading
+from spade_keras.data.bad_files import check_finite, reading
 from spade_keras.data.fastmri_header import FastMRIHeader, parse_header
+from spade_keras.errors import BadFileError
 
 TARGETS = {4: "reconstruction_rss", 3: "reconstruction_esc"}
 """Key of the stored images, by the number of axes of `kspace`: multi-coil, single-coil."""

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from spade_keras.data.bad_files import BadFileError, check_finite, list_files, read_all, reading
+from spade_keras.data.bad_files import check_finite, list_files, read_all, reading
 from spade_keras.data.lazy_array import LazyArray
-from spade_keras.errors import MissingExtraError
+from spade_keras.errors import BadFileError, MissingExtraError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 _EXPECTED = "a whole image in one of the formats png, jpg, bmp and tif"

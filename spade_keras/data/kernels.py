@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from scipy import io, ndimage
 
-from spade_keras.data.bad_files import BadFileError, check_finite, reading
+from spade_keras.data.bad_files import check_finite, reading
+from spade_keras.errors import BadFileError
 
 
 def gaussian_kernel(

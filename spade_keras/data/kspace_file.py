@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from spade_keras.data.bad_files import BadFileError, check_finite, reading
+from spade_keras.data.bad_files import check_finite, reading
 from spade_keras.data.centered_fourier import ifft2c, root_sum_of_squares
 from spade_keras.data.fastmri import CoilMapFunction
 from spade_keras.data.masks import true_acceleration
 from spade_keras.data.multicoil_simulation import to_channels
+from spade_keras.errors import BadFileError
 
 _REMEDY = "Write one with numpy.save(path, kspace)."
 

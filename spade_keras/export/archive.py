@@ -14,9 +14,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from spade_keras.errors import ExportError
 from spade_keras.export.child_process import require_tensorflow, run_python
 from spade_keras.export.conversion import write_archive
-from spade_keras.export.errors import ExportError
 from spade_keras.export.folders import complete_folder
 from spade_keras.export.reports import ExportReport
 

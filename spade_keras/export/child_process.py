@@ -5,9 +5,8 @@ from __future__ import annotations
 import functools
 import importlib.util
 
-from spade_keras import child_process
-from spade_keras.errors import MissingExtraError
-from spade_keras.export.errors import ExportError
+from spade_keras.errors import ExportError, MissingExtraError
+from spade_keras.latency import child_process
 
 run_python = functools.partial(child_process.run_python, raises=ExportError)
 """`child_process.run_python`, raising an `ExportError`."""

@@ -17,9 +17,8 @@ import keras
 import numpy as np
 
 from spade_keras import backend
-from spade_keras.errors import MissingExtraError
+from spade_keras.errors import ExportError, MissingExtraError
 from spade_keras.export.child_process import require_tensorflow, run_python
-from spade_keras.export.errors import ExportError
 from spade_keras.export.tfmot_report import KernelSummary, TfmotReport, Training
 from spade_keras.export.twin import describe, weights_of, with_weights
 from spade_keras.latency import ratio_interval, summarize, user_cache_folder, windows

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from spade_keras.export.errors import ExportError
+from spade_keras.errors import ExportError
 
 # The same functions under the same names in both; hard_sigmoid and leaky_relu are not.
 _ACTIVATIONS = frozenset(

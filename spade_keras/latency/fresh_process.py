@@ -15,18 +15,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from spade_keras.child_process import run_python
-from spade_keras.errors import SpadeError
+from spade_keras.errors import DeviceBusyError, FreshProcessError
 from spade_keras.latency.batches import fill_batch
-from spade_keras.latency.lock import DeviceBusyError
+from spade_keras.latency.child_process import run_python
 from spade_keras.latency.measurement import compare
 from spade_keras.latency.results import Comparison
 
 _CODE = "import sys; from spade_keras.latency import fresh_process; fresh_process.run_job(sys.argv)"
-
-
-class FreshProcessError(SpadeError):
-    """The comparison failed in its own process; holds what failed there."""
 
 
 def compare_in_fresh_process(  # noqa: PLR0913 - every setting is a keyword of its own

@@ -13,12 +13,8 @@ from pathlib import Path
 import filelock
 
 from spade_keras import backend
-from spade_keras.errors import SpadeError
+from spade_keras.errors import DeviceBusyError
 from spade_keras.latency.user_cache import user_cache_folder
-
-
-class DeviceBusyError(SpadeError, TimeoutError):
-    """Another process has been timing on the device for longer than this one would wait."""
 
 
 @contextlib.contextmanager

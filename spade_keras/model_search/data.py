@@ -9,8 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from spade_keras.backend.batches import batches
 from spade_keras.model_search.user_functions import import_function
-from spade_keras.prediction import batches
 
 _TARGETS = ("y", "targets")
 

@@ -11,11 +11,10 @@ import keras
 from rich.console import Console
 
 from spade_keras import latency, search
-from spade_keras.acceptance import Compare, compare_for, measured
-from spade_keras.pruning.files import save_whole
-from spade_keras.receipt import Receipt, realize, write_receipt
+from spade_keras.files import save_model, write_bytes_atomic
+from spade_keras.search.acceptance import Compare, compare_for, measured
 from spade_keras.search.candidate import plan_for
-from spade_keras.stages import write_bytes_atomic
+from spade_keras.search.receipt import Receipt, realize, write_receipt
 
 FineTune = Callable[[keras.Model, keras.Model], Any]
 """Called with the slim and the full model; trains the slim one, or returns another to take."""
@@ -92,7 +91,7 @@ class FinalRound:
         reference = self.path
         if self.budget.dtype is not None:
             reference = folder / ".full.keras"
-            save_whole(self.full, reference)
+            save_model(self.full, reference)
         tried: list[Finalist] = []
         best: Finalist | None = None
         for trial in result.contenders:
@@ -121,7 +120,7 @@ class FinalRound:
         return Finalist(trial.number, comparison, True, quality), slim
 
     def _time(self, full: Path, slim: keras.Model, path: Path, what: str) -> latency.Comparison:
-        save_whole(slim, path)
+        save_model(slim, path)
         comparison = compare_for(
             self.budget, full, path, self.sample, imports=self.imports, compare=self.compare
         )
@@ -142,7 +141,7 @@ class FinalRound:
         self, trial: search.TrialRecord, finalist: Finalist, slim: keras.Model, folder: Path
     ) -> None:
         _, plan = plan_for(self.full, trial.configuration)
-        save_whole(slim, folder / "slim.keras")
+        save_model(slim, folder / "slim.keras")
         write_bytes_atomic(folder / "plan.json", plan.to_json().encode())
         receipt = Receipt.of(
             self.path,

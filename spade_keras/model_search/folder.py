@@ -11,10 +11,10 @@ from pathlib import Path
 
 import filelock
 
-from spade_keras.errors import SpadeError
-from spade_keras.model_search.job import JobMismatchError, SearchJob
+from spade_keras.errors import JobMismatchError, SpadeError
+from spade_keras.files import write_json_atomic
+from spade_keras.model_search.job import SearchJob
 from spade_keras.search.layer_table import LayerTable
-from spade_keras.stages import write_json_atomic
 
 JOURNAL = "study.journal"
 RESULTS = ("search.json", "report.json", "report.html", "plan.json", "slim.keras", "receipt.json")

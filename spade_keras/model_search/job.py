@@ -12,10 +12,10 @@ from typing import Any
 import keras
 import optuna
 
-from spade_keras.errors import SpadeError
-from spade_keras.model_identity import ModelIdentity
+from spade_keras.errors import JobMismatchError
 from spade_keras.model_search.data import is_file
 from spade_keras.search import SAMPLERS, SEEDS, LatencyBudget, SearchSpace
+from spade_keras.search.model_identity import ModelIdentity
 from spade_keras.search.precision import POLICIES
 from spade_keras.search.storage import describe_storage, quiet_optuna, storage_errors
 
@@ -23,10 +23,6 @@ _ATTRIBUTE = "job"
 _TUPLES = ("imports", "iterations", "dtypes", "seeds")
 # What a study's trials depend on; the rest may change when a search goes on.
 _FIXED = ("model", "data_sha256", "evaluate", "budget", "pareto", "backend")
-
-
-class JobMismatchError(SpadeError, ValueError):
-    """A study or a folder belongs to another search."""
 
 
 @dataclass(frozen=True)

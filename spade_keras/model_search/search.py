@@ -13,25 +13,24 @@ import numpy as np
 from rich.console import Console
 
 from spade_keras import latency, pruning, search
-from spade_keras.acceptance import Compare
-from spade_keras.errors import BudgetNotMetError, MissingExtraError, SpadeError
+from spade_keras.errors import BudgetNotMetError, JobMismatchError, MissingExtraError, SpadeError
+from spade_keras.files import load_model, write_json_atomic
 from spade_keras.model_search.data import load_data
 from spade_keras.model_search.finalists import Finalist, FinalRound
 from spade_keras.model_search.folder import JOURNAL, claimed, kept_table, mark, results
 from spade_keras.model_search.front_panels import front_panels
 from spade_keras.model_search.interruption import Interruption
-from spade_keras.model_search.job import JobMismatchError, SearchJob, announce, read_announced
+from spade_keras.model_search.job import SearchJob, announce, read_announced
 from spade_keras.model_search.quality import OutputAgreement
 from spade_keras.model_search.user_functions import import_function, import_module
-from spade_keras.progress import ProgressBar
-from spade_keras.pruning.files import load_model_safely
-from spade_keras.receipt import in_budget_dtype
+from spade_keras.pipeline.progress import ProgressBar
+from spade_keras.search.acceptance import Compare
 from spade_keras.search.evaluation import Timer
 from spade_keras.search.kept_importance import kept_shares
 from spade_keras.search.layer_table import LayerTable
 from spade_keras.search.measured_space import measured_space
+from spade_keras.search.receipt import in_budget_dtype
 from spade_keras.search.storage import open_storage
-from spade_keras.stages import write_json_atomic
 
 
 class ModelSearch:
@@ -55,7 +54,7 @@ class ModelSearch:
         for module in job.imports:
             import_module(module, "--import", job.folder)
         evaluate = import_function(job.evaluate, "--evaluate", job.folder) if job.evaluate else None
-        self.network = load_model_safely(job.path)
+        self.network = load_model(job.path)
         self.inputs, _ = load_data(job.data, self.network, folder=job.folder)
         self.full = in_budget_dtype(self.network, job.budget)
         self.sample = latency.fill_batch(self.inputs, job.budget.batch_size)

@@ -12,14 +12,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from spade_keras.errors import SpadeError
-from spade_keras.search.user_function import UserFunctionError, load_function
+from spade_keras.errors import UserCodeError, UserFunctionError
+from spade_keras.search.user_function import load_function
 
 _LAST_FRAMES = 4
-
-
-class UserCodeError(SpadeError):
-    """Code of the user's raised; says where, by the last lines of its traceback."""
 
 
 def import_module(name: str, option: str, folder: str | Path | None = None) -> ModuleType:

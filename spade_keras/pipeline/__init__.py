@@ -7,10 +7,17 @@ Every stage is a function of the job that fills one folder; the next stages read
 a run that was stopped goes on where it was, and a stage can be looked at, or replaced, by itself.
 """
 
-from spade_keras.pipeline.closing import evaluate, export, report
-from spade_keras.pipeline.learning import make_data, train, train_rivals
-from spade_keras.pipeline.running import PIPELINES, closing_table, run
-from spade_keras.pipeline.slimming import finetune, prune, search_widths
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from spade_keras.registry import lazy_attributes
+
+if TYPE_CHECKING:
+    from spade_keras.pipeline.closing import evaluate, export, report
+    from spade_keras.pipeline.learning import make_data, train, train_rivals
+    from spade_keras.pipeline.running import PIPELINES, closing_table, run
+    from spade_keras.pipeline.slimming import finetune, prune, search_widths
 
 __all__ = [
     "PIPELINES",
@@ -26,3 +33,13 @@ __all__ = [
     "train",
     "train_rivals",
 ]
+
+__getattr__ = lazy_attributes(
+    __name__,
+    {
+        **dict.fromkeys(("evaluate", "export", "report"), "closing"),
+        **dict.fromkeys(("make_data", "train", "train_rivals"), "learning"),
+        **dict.fromkeys(("PIPELINES", "closing_table", "run"), "running"),
+        **dict.fromkeys(("finetune", "prune", "search_widths"), "slimming"),
+    },
+)

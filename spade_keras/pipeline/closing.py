@@ -12,16 +12,16 @@ import keras
 import numpy as np
 
 from spade_keras import latency, pruning, search
-from spade_keras.acceptance import compare_for, measured
+from spade_keras.backend.batches import first_samples, predict
 from spade_keras.errors import BudgetNotMetError
 from spade_keras.export import CheckReport, check_saved_models, saved_model
-from spade_keras.job import Job
-from spade_keras.prediction import first_samples, predict
+from spade_keras.files import write_json_atomic
+from spade_keras.pipeline.job import Job
+from spade_keras.pipeline.run_metrics import collect_metrics
 from spade_keras.pruning import PruningPlan
 from spade_keras.report import write_report
 from spade_keras.report.search_summary import SearchFindings
-from spade_keras.run_metrics import collect_metrics
-from spade_keras.stages import write_json_atomic
+from spade_keras.search.acceptance import compare_for, measured
 from spade_keras.tasks import Samples
 
 _MOST_PANELS = 8

@@ -9,9 +9,9 @@ from typing import Any
 import keras
 
 from spade_keras import latency, search
-from spade_keras.job import Job
-from spade_keras.stages import write_json_atomic
-from spade_keras.training import fit_by_strategy, fit_full
+from spade_keras.files import write_json_atomic
+from spade_keras.pipeline.job import Job
+from spade_keras.pipeline.training import fit_by_strategy, fit_full
 
 DATA_LAYOUT = 2
 """Changes when the data stage writes other files of the same recipe."""

@@ -8,13 +8,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from spade_keras.job import StageJob
+from spade_keras.files import write_bytes_atomic
+from spade_keras.pipeline.job import StageJob
+from spade_keras.pipeline.progress import stage_line
+from spade_keras.pipeline.run_folder import Stages
 from spade_keras.pipeline.searching import SEARCHING
 from spade_keras.pipeline.stage import Pipeline, Stage
 from spade_keras.pipeline.transferring import TRANSFERRING
-from spade_keras.progress import stage_line
 from spade_keras.recipe import Recipe
-from spade_keras.stages import Stages, write_bytes_atomic
 
 PIPELINES: dict[str, Pipeline] = {
     "reconstruction": SEARCHING,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import keras
 
 from spade_keras import latency
-from spade_keras.job import Job
 from spade_keras.pipeline.closing import evaluate, export, report
+from spade_keras.pipeline.job import Job
 from spade_keras.pipeline.learning import DATA_LAYOUT, make_data, train, train_rivals
 from spade_keras.pipeline.slimming import finetune, prune, search_widths
 from spade_keras.pipeline.stage import Pipeline, Stage

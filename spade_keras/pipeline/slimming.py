@@ -11,18 +11,18 @@ from typing import Any
 import keras
 
 from spade_keras import latency, pruning, search
-from spade_keras.acceptance import compare_for, measured, undecided
+from spade_keras.backend.batches import count_samples, first_samples
 from spade_keras.errors import BudgetNotMetError
-from spade_keras.job import Job
-from spade_keras.prediction import count_samples, first_samples
-from spade_keras.progress import ProgressBar
+from spade_keras.files import write_bytes_atomic, write_json_atomic
+from spade_keras.pipeline.job import Job
+from spade_keras.pipeline.progress import ProgressBar
+from spade_keras.pipeline.training import fit_by_strategy, strategy_batches, strategy_tuner
 from spade_keras.pruning import PruningPlan
-from spade_keras.receipt import Receipt, write_receipt
-from spade_keras.recipe_sections import objective_of
+from spade_keras.recipe.sections import objective_of
+from spade_keras.search.acceptance import compare_for, measured, undecided
 from spade_keras.search.layer_table import LayerTable
 from spade_keras.search.measured_space import measured_space
-from spade_keras.stages import write_bytes_atomic, write_json_atomic
-from spade_keras.training import fit_by_strategy, strategy_batches, strategy_tuner
+from spade_keras.search.receipt import Receipt, write_receipt
 
 _ATTEMPTS = 3
 

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from spade_keras.stages import Stages
+from spade_keras.pipeline.run_folder import Stages
 
 
 @dataclass(frozen=True)

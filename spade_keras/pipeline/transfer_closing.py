@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from spade_keras import latency
+from spade_keras.backend.batches import predict
 from spade_keras.export import check_saved_models, saved_model
+from spade_keras.files import write_json_atomic
 from spade_keras.pipeline.transfer_job import TransferJob
-from spade_keras.prediction import predict
 from spade_keras.pruning import PruningPlan
 from spade_keras.pruning.basis import BasisPlan, LayerRank
 from spade_keras.report import write_transfer_report
-from spade_keras.stages import write_json_atomic
 from spade_keras.transfer import measure_cost
 
 SHIPPED = ("basis", "double")

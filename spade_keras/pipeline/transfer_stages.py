@@ -11,11 +11,10 @@ import numpy as np
 
 from spade_keras import data, pruning, transfer
 from spade_keras.errors import SpadeError
+from spade_keras.files import load_model, write_bytes_atomic, write_json_atomic
+from spade_keras.pipeline.progress import ProgressBar
 from spade_keras.pipeline.transfer_job import TransferJob
-from spade_keras.progress import ProgressBar
 from spade_keras.pruning.basis import BasisPlan, find_rank_groups
-from spade_keras.pruning.files import load_model_safely
-from spade_keras.stages import write_bytes_atomic, write_json_atomic
 from spade_keras.transfer.pictures import scale_pictures
 
 TRANSFER_DATA_LAYOUT = 1
@@ -176,7 +175,7 @@ def _from_file(job: TransferJob, path: str) -> keras.Model:
             layer that could be decomposed.
     """
     try:
-        model = load_model_safely(Path(path).expanduser())
+        model = load_model(Path(path).expanduser())
     except ValueError as error:
         raise SpadeError(f"`network.path` cannot be read. {error}") from error
     sample = job.target["train"][0][:1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from spade_keras.errors import PlanMismatchError, RebuildError, TraceError, VerificationError
 from spade_keras.pruning.basis import (
     BasisPlan,
     BasisPruning,
@@ -20,17 +21,11 @@ from spade_keras.pruning.importance import IMPORTANCES, Importance, register_imp
 from spade_keras.pruning.interpolative import Interpolation, prune_interpolative
 from spade_keras.pruning.plan import GroupPlan, PruningPlan
 from spade_keras.pruning.planning import make_plan
-from spade_keras.pruning.rebuild import (
-    PlanMismatchError,
-    RebuildError,
-    copy_model,
-    rebuild,
-)
+from spade_keras.pruning.rebuild import copy_model, rebuild
 from spade_keras.pruning.rules import ChannelRule, register_channel_rule
 from spade_keras.pruning.schedule import GradualPruning, prune_gradually
 from spade_keras.pruning.sparse import GroupSparsity
-from spade_keras.pruning.trace import TraceError
-from spade_keras.pruning.verify import VerificationError, VerificationReport, verify_plan
+from spade_keras.pruning.verify import VerificationReport, verify_plan
 
 __all__ = [
     "IMPORTANCES",

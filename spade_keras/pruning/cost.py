@@ -10,14 +10,10 @@ from typing import Any
 
 import keras
 
-from spade_keras.errors import SpadeError
+from spade_keras.errors import OpenSizesError
 from spade_keras.pruning.calls import input_specs, layer_calls
 from spade_keras.pruning.mac_rules import Term, call_terms
 from spade_keras.pruning.weights import priors_of
-
-
-class OpenSizesError(SpadeError, ValueError):
-    """Multiply-accumulates depend on input sizes that are not known."""
 
 
 @dataclass(frozen=True)

@@ -2,49 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-import zipfile
 from pathlib import Path
 from typing import Any
 
-import keras
-
-from spade_keras.pruning.cost import OpenSizesError, count_macs, count_parameters
+from spade_keras.errors import OpenSizesError
+from spade_keras.files import load_model, save_model
+from spade_keras.pruning.cost import count_macs, count_parameters
 from spade_keras.pruning.groups import Group, find_groups
 from spade_keras.pruning.plan import PruningPlan
 from spade_keras.pruning.planning import make_plan
 from spade_keras.pruning.rebuild import rebuild
 from spade_keras.pruning.selection import own_layers, width_step
-
-_PARTS = ("config.json", "metadata.json", "model.weights.h5")
-
-
-def load_model_safely(path: str | Path) -> keras.Model:
-    """Loads a `.keras` file without running code it may carry.
-
-    Args:
-        path: The file. Classes of its own must have been imported and registered with Keras.
-
-    Returns:
-        The model, not compiled.
-
-    Raises:
-        ValueError: If the file is missing, damaged or of another kind, holds code, or needs a
-            class that is not registered.
-    """
-    _check_archive(Path(path))
-    try:
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        # Keras wraps the cause of a failed nested layer in a text about the outer one.
-        reason = str(error).rpartition("Exception encountered:")[2].strip().split("\n")[0]
-        raise ValueError(
-            f"`path` must be a .keras file that loads in safe mode. Received: path={path}. "
-            f"Keras says: {reason} For classes of your own, import the module that registers "
-            "them with `keras.saving.register_keras_serializable`; Lambda layers with Python "
-            "code must be replaced by layers."
-        ) from error
 
 
 def inspect_model(path: str | Path) -> str:
@@ -59,7 +27,7 @@ def inspect_model(path: str | Path) -> str:
     Raises:
         ValueError: If the file cannot be loaded.
     """
-    return inspect_text(load_model_safely(path))
+    return inspect_text(load_model(path))
 
 
 def inspect_text(model: Any) -> str:
@@ -126,7 +94,7 @@ def prune_model(  # noqa: PLR0913 - one argument per command-line option
     names = [name for name, value in given.items() if value is not None]
     if len(names) != 1:
         raise ValueError(f"Exactly one of {list(given)} must be given. Received: {names}.")
-    model = load_model_safely(path)
+    model = load_model(path)
     if plan is not None:
         chosen = _read_plan(Path(plan))
     else:
@@ -138,7 +106,7 @@ def prune_model(  # noqa: PLR0913 - one argument per command-line option
             model, **amount, importance=importance, round_to=round_to, inputs=input_shape
         )
     slim = rebuild(model, chosen)
-    save_whole(slim, out)
+    save_model(slim, out)
     before, after = count_parameters(model), count_parameters(slim)
     lines = [
         chosen.summary(),
@@ -148,46 +116,6 @@ def prune_model(  # noqa: PLR0913 - one argument per command-line option
         f"wrote {out}",
     ]
     return "\n".join(lines)
-
-
-def save_whole(model: keras.Model, out: Path) -> None:
-    """Writes a model beside its place and moves it there, so that no half file is ever seen."""
-    handle, name = tempfile.mkstemp(prefix=".", suffix=".keras", dir=out.parent)
-    os.close(handle)
-    written = Path(name)
-    try:
-        model.save(written)
-        with written.open("rb") as file:
-            os.fsync(file.fileno())
-        written.chmod(0o666 & ~_umask())
-        written.replace(out)
-    finally:
-        written.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _check_archive(path: Path) -> None:
-    if not path.is_file():
-        raise ValueError(f"`path` must be an existing .keras file. Received: path={path}.")
-    if not zipfile.is_zipfile(path):
-        raise ValueError(
-            f"`path` must be a .keras file. Received: path={path}, which is of another kind or "
-            "cut off. Save the model again with `model.save('model.keras')`."
-        )
-    try:
-        with zipfile.ZipFile(path) as archive:
-            missing = sorted(set(_PARTS) - set(archive.namelist()))
-            damaged = archive.testzip()
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
-        missing, damaged = [], str(error)
-    if missing or damaged:
-        fault = f"in which {damaged} is damaged" if damaged else f"which lacks {missing}"
-        raise ValueError(f"`path` must be a whole .keras file. Received: path={path}, {fault}.")
 
 
 def _read_plan(path: Path) -> PruningPlan:

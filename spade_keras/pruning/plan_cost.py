@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from spade_keras.pruning.cost import OpenSizesError, count_parameters, work_of
+from spade_keras.errors import OpenSizesError
+from spade_keras.pruning.cost import count_parameters, work_of
 from spade_keras.pruning.groups import Group
 from spade_keras.pruning.mac_rules import Term
 from spade_keras.pruning.weights import WeightTable

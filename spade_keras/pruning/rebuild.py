@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from spade_keras.errors import SpadeError
+from spade_keras.errors import PlanMismatchError, RebuildError
 from spade_keras.pruning.analysis import Analysis, analyze
 from spade_keras.pruning.chain import Chain
 from spade_keras.pruning.groups import is_network
@@ -17,14 +17,6 @@ from spade_keras.pruning.narrowing import Narrowing, Read
 from spade_keras.pruning.partition import partition
 from spade_keras.pruning.rules import Change
 from spade_keras.pruning.trace import Call, Graph, takes_inputs_and_outputs
-
-
-class PlanMismatchError(SpadeError, ValueError):
-    """A plan was made for another model."""
-
-
-class RebuildError(SpadeError):
-    """A layer cannot be made again."""
 
 
 def rebuild(model: Any, plan: Any) -> Any:

@@ -9,16 +9,12 @@ from typing import Any
 import keras
 from keras.src.models.functional import Functional, functional_like_constructor
 
-from spade_keras.errors import SpadeError
+from spade_keras.errors import TraceError
 
 _HINT = (
     "Write it as a Functional model, or teach the pruner its layer with "
     "`spade_keras.pruning.register_channel_rule`."
 )
-
-
-class TraceError(SpadeError):
-    """A model or layer whose `call` cannot be turned into a graph."""
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from spade_keras.errors import SpadeError
+from spade_keras.errors import VerificationError
 from spade_keras.pruning.analysis import Analysis, analyze
 from spade_keras.pruning.calibration import Calibration, Values, spread
 from spade_keras.pruning.groups import is_network
@@ -21,10 +21,6 @@ from spade_keras.pruning.reference import Replay, masked_values
 from spade_keras.pruning.trace import Call, trace
 
 _SMALLEST_STD = 1e-2
-
-
-class VerificationError(SpadeError):
-    """A slim model differs from its masked original, or the check would be blind."""
 
 
 @dataclass(frozen=True)

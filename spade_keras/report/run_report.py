@@ -14,11 +14,11 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from spade_keras import __version__
+from spade_keras.files import write_bytes_atomic
 from spade_keras.report import figures, search_figures
 from spade_keras.report.page import data_uri, template
 from spade_keras.report.search_sections import flat, search_sections
 from spade_keras.report.search_summary import Scale, SearchFindings
-from spade_keras.stages import write_bytes_atomic
 
 _BASELINES = {"zero_filled": "zero-filled", "interpolated": "interpolated"}
 _ROWS = {

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from spade_keras import __version__
+from spade_keras.files import write_bytes_atomic, write_json_atomic
 from spade_keras.report.page import template
 from spade_keras.report.search_sections import (
     counts_words,
@@ -37,7 +38,6 @@ from spade_keras.report.search_summary import (
     time_split,
 )
 from spade_keras.report.search_verdict import search_verdict
-from spade_keras.stages import write_bytes_atomic, write_json_atomic
 
 _FRONT_ROWS = 12
 

@@ -13,12 +13,12 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from spade_keras import __version__
+from spade_keras.files import write_bytes_atomic
 from spade_keras.report import figures
 from spade_keras.report.page import data_uri, template
 from spade_keras.report.rank_figures import rank_profile
 from spade_keras.report.run_report import short_count
 from spade_keras.report.search_sections import flat
-from spade_keras.stages import write_bytes_atomic
 
 _NAMES = {"scratch": "from scratch"}
 TRANSFER_COLUMNS = (

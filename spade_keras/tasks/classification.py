@@ -11,11 +11,11 @@ import keras
 import numpy as np
 
 from spade_keras import data, search
+from spade_keras.backend.batches import predict
 from spade_keras.errors import SpadeError
+from spade_keras.files import load_model
 from spade_keras.finetuning import cross_entropy, divergence
 from spade_keras.metrics import CLASS_CONVENTION, are_probabilities, class_quality
-from spade_keras.prediction import predict
-from spade_keras.pruning.files import load_model_safely
 from spade_keras.tasks.classifiers import CLASSIFIERS
 from spade_keras.tasks.task import SPLITS, DataFacts, Samples, Task
 
@@ -84,7 +84,7 @@ class Classification(Task):
                 filters=settings.filters,
                 kernel_size=settings.kernel_size,
             )
-        network = load_model_safely(Path(settings.path).expanduser())
+        network = load_model(Path(settings.path).expanduser())
         _check_fit(network, train.inputs[:1], classes, settings.path)
         return network
 

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from spade_keras.prediction import count_samples, first_samples
+from spade_keras.backend.batches import count_samples, first_samples
 from spade_keras.search import Quality
 
 SPLITS = ("train", "validation", "test")

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import softmax
 
 from spade_keras import backend
-from spade_keras.prediction import predict
+from spade_keras.backend.batches import predict
 
 Samples = tuple[np.ndarray, np.ndarray]
 """Inputs, samples first, and their classes 0, 1, 2, ..., or one probability per class."""

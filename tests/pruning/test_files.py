@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from keras import layers
 
+from spade_keras.files import load_model
 from spade_keras.pruning import count_parameters, files, make_plan
 
 
@@ -110,9 +111,9 @@ def test_a_reader_of_the_old_file_never_sees_a_mixture(saved, tmp_path):
 
 def test_missing_foreign_and_damaged_files_are_told_apart(saved, tmp_path):
     with pytest.raises(ValueError, match="must be an existing"):
-        files.load_model_safely(tmp_path / "none.keras")
+        load_model(tmp_path / "none.keras")
     with pytest.raises(ValueError, match="must be an existing"):
-        files.load_model_safely(tmp_path)
+        load_model(tmp_path)
     foreign = tmp_path / "foreign.keras"
     foreign.write_bytes(b"\x89HDF\r\n")
     with pytest.raises(ValueError, match="of another kind or cut off"):
@@ -143,7 +144,7 @@ def test_files_that_carry_code_or_unknown_classes_are_refused(tmp_path):
     inputs = keras.Input((3,))
     keras.Model(inputs, layers.Lambda(lambda x: x * 2)(inputs)).save(path)
     with pytest.raises(ValueError, match=r"safe mode(.|\n)*Lambda"):
-        files.load_model_safely(path)
+        load_model(path)
 
     @keras.saving.register_keras_serializable("test_files")
     class Passing(layers.Layer):
@@ -153,7 +154,7 @@ def test_files_that_carry_code_or_unknown_classes_are_refused(tmp_path):
     keras.Model(inputs, Passing()(inputs)).save(path)
     keras.saving.get_custom_objects().pop("test_files>Passing")
     with pytest.raises(ValueError, match=r"Passing(.|\n)*register_keras_serializable"):
-        files.load_model_safely(path)
+        load_model(path)
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,12 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
+from spade_keras.errors import TraceError
 from spade_keras.pruning.groups import find_groups
 from spade_keras.pruning.plan import GroupPlan, PruningPlan
 from spade_keras.pruning.rebuild import rebuild
 from spade_keras.pruning.rules import register_channel_rule, rule_for
 from spade_keras.pruning.rules.passing import PassThrough
-from spade_keras.pruning.trace import TraceError
 from spade_keras.pruning.verify import verify_plan
 
 

@@ -6,9 +6,10 @@ import keras
 import numpy as np
 import pytest
 
+from spade_keras.errors import PlanMismatchError, RebuildError
 from spade_keras.pruning import make_plan
 from spade_keras.pruning.plan import GroupPlan, PruningPlan
-from spade_keras.pruning.rebuild import PlanMismatchError, RebuildError, rebuild
+from spade_keras.pruning.rebuild import rebuild
 from spade_keras.pruning.verify import verify_plan
 
 

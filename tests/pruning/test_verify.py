@@ -6,8 +6,9 @@ import pytest
 from keras import layers
 
 import spade_keras.pruning.narrowing as narrowing
+from spade_keras.errors import VerificationError
 from spade_keras.pruning import make_plan
-from spade_keras.pruning.verify import VerificationError, measure_difference, verify_plan
+from spade_keras.pruning.verify import measure_difference, verify_plan
 
 
 def network():

@@ -8,6 +8,7 @@ import optuna
 import pytest
 
 from spade_keras import pruning
+from spade_keras.errors import UserFunctionError
 from spade_keras.finetuning import Supervised
 from spade_keras.networks import UnrolledPGD, priors
 from spade_keras.operators import CartesianMRI
@@ -19,7 +20,7 @@ from spade_keras.search.objectives import (
     UserFunction,
 )
 from spade_keras.search.quality import Accuracy, LogitAgreement, Quality, strategy_quality
-from spade_keras.search.user_function import UserFunctionError, load_function
+from spade_keras.search.user_function import load_function
 
 
 def make_classifier(activation=None, seed=0, units=3):

@@ -8,14 +8,14 @@ import pytest
 from rich.console import Console
 
 from spade_keras import latency, pipeline, search, tasks
+from spade_keras.backend.batches import predict
 from spade_keras.errors import SpadeError
 from spade_keras.export import CheckReport
-from spade_keras.job import Job
 from spade_keras.pipeline import closing
-from spade_keras.prediction import predict
+from spade_keras.pipeline.job import Job
+from spade_keras.pipeline.run_folder import Stages
 from spade_keras.pruning import count_parameters
 from spade_keras.recipe import load_recipe
-from spade_keras.stages import Stages
 
 SIZE, CLASSES = 12, 3
 ON_TF = keras.backend.backend() == "tensorflow"

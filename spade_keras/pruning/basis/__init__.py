@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from spade_keras.errors import NotDecomposedError
 from spade_keras.pruning.basis.basis_plan import BasisPlan
 from spade_keras.pruning.basis.basis_pruning import BasisPruning, PruningRound, prune_components
 from spade_keras.pruning.basis.decomposition import decompose
@@ -12,7 +13,7 @@ from spade_keras.pruning.basis.importance import (
     register_basis_importance,
 )
 from spade_keras.pruning.basis.merging import make_rank_plan, merge
-from spade_keras.pruning.basis.pairs import NotDecomposedError, Pair, find_pairs
+from spade_keras.pruning.basis.pairs import Pair, find_pairs
 from spade_keras.pruning.basis.rank_groups import RankGroup, find_rank_groups
 from spade_keras.pruning.basis.rank_plan import LayerRank, RankPlan
 from spade_keras.pruning.basis.rebuilding import RankBuilder, rebuild_basis, rebuild_ranks

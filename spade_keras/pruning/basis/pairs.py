@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from spade_keras.errors import SpadeError
+from spade_keras.errors import NotDecomposedError
 from spade_keras.pruning.analysis import analyze
 from spade_keras.pruning.basis.factors import to_matrix
 from spade_keras.pruning.basis.scaling import BasisScaling
@@ -16,10 +16,6 @@ from spade_keras.pruning.groups import is_network
 from spade_keras.pruning.trace import Graph
 
 BASIS_SUFFIX = "_basis"
-
-
-class NotDecomposedError(SpadeError, ValueError):
-    """A model has no basis scaling layers."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from spade_keras.errors import PlanMismatchError
 from spade_keras.pruning.basis.basis_plan import BasisPlan
 from spade_keras.pruning.basis.decomposition import decompose
 from spade_keras.pruning.basis.merging import Choice, cheaper_form, group_of, merge_as
@@ -15,7 +16,7 @@ from spade_keras.pruning.basis.pairs import find_pairs
 from spade_keras.pruning.basis.rank_groups import RankGroup, find_rank_groups
 from spade_keras.pruning.basis.rank_plan import LayerRank, RankPlan
 from spade_keras.pruning.plan import PruningPlan
-from spade_keras.pruning.rebuild import PlanMismatchError, rebuild
+from spade_keras.pruning.rebuild import rebuild
 
 
 def rebuild_basis(model: Any, plan: BasisPlan) -> Any:

@@ -13,9 +13,9 @@ import numpy as np
 
 from spade_keras import data
 from spade_keras.errors import SpadeError
+from spade_keras.files import write_json_atomic
 from spade_keras.metrics import evaluate, get_convention
 from spade_keras.operators import CartesianMRI, LinearOperator, SingleCoilMRI
-from spade_keras.stages import write_json_atomic
 from spade_keras.tasks.sources.source import Source
 from spade_keras.tasks.task import SPLITS, DataFacts, Samples
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from spade_keras.job import Job
+from spade_keras.pipeline.job import Job
 
 
 def collect_metrics(job: Job) -> dict[str, Any]:

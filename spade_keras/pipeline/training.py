@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from spade_keras.backend.batches import first_samples, predict
 from spade_keras.finetuning import (
     IMAGE_CLIP_NORM,
     STRATEGIES,
@@ -18,8 +19,7 @@ from spade_keras.finetuning import (
     Supervised,
     tuning_options,
 )
-from spade_keras.job import Job
-from spade_keras.prediction import first_samples, predict
+from spade_keras.pipeline.job import Job
 from spade_keras.tasks import Samples
 
 

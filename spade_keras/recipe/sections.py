@@ -1,7 +1,7 @@
 """The tables of a recipe: every key with its type, range and default.
 
 A task, `run.task`, decides which data and networks a recipe describes; everything else is common
-to all tasks. Those of a reconstruction are in `recipe_data` and `recipe_networks`. Nothing here
+to all tasks. Those of a reconstruction are in `recipe.data` and `recipe.networks`. Nothing here
 imports keras.
 """
 
@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
 
-from spade_keras.recipe_problems import BudgetText, OneOf
+from spade_keras.recipe.messages import BudgetText, OneOf
 
 # The names a recipe may use. They are spelled out so that this module needs no keras; a test
 # asserts that they are those of the registries.

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from spade_keras.recipe_sections import Filters, FullNetwork, NetworkName, PriorName, Section
+from spade_keras.recipe.sections import Filters, FullNetwork, NetworkName, PriorName, Section
 
 
 class Prior(Section):

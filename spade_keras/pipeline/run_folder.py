@@ -13,7 +13,6 @@ import os
 import re
 import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from filelock import FileLock, Timeout
 
 from spade_keras import __version__
 from spade_keras.errors import SpadeError
+from spade_keras.files import fsync, jsonable
 
 RECORD = "stage.json"
 _LOCK = ".lock"
@@ -39,8 +39,7 @@ class Stages:
             as a stage has to be made anew, so that they never speak of another run.
 
     Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder, Stages(folder) as stages:
+        >>>         >>> with tempfile.TemporaryDirectory() as folder, Stages(folder) as stages:
         ...     made = stages.run("greet", {"word": "hi"}, lambda at: at.joinpath("a").touch())
         ...     again = stages.is_done("greet", {"word": "hi"})
         >>> made.name, again
@@ -165,7 +164,7 @@ class Stages:
                 )
             identities[stage] = record["identity"]
         content = {"material": material, "after": identities, "version": __version__}
-        text = json.dumps(content, sort_keys=True, default=_jsonable)
+        text = json.dumps(content, sort_keys=True, default=jsonable)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _record(self, name: str) -> dict[str, Any] | None:
@@ -197,9 +196,9 @@ class Stages:
         }
         (attempt / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         for path in [*attempt.rglob("*"), attempt]:
-            _fsync(path)
+            fsync(path)
         os.rename(attempt, target)
-        _fsync(self.folder)
+        fsync(self.folder)
 
     def _remove(self, name: str) -> None:
         """Removes a stage and, before it, whatever was made from it."""
@@ -227,60 +226,3 @@ class Stages:
                 shutil.rmtree(path)
             else:
                 path.unlink()
-
-
-def write_bytes_atomic(path: str | Path, data: bytes) -> None:
-    """Writes a file so that it holds either its old content or all of the new one.
-
-    Args:
-        path: The file; its folder must exist.
-        data: Its new content.
-    """
-    path = Path(path)
-    number, name = tempfile.mkstemp(dir=path.parent, prefix=".file-")
-    try:
-        with os.fdopen(number, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fchmod(file.fileno(), 0o644)
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    _fsync(path.parent)
-
-
-def write_json_atomic(path: str | Path, content: Any) -> None:
-    """Writes JSON (indented, keys in the given order) as `write_bytes_atomic` does.
-
-    Args:
-        path: The file; its folder must exist.
-        content: What to write. Paths and NumPy scalars and arrays are allowed.
-
-    Raises:
-        TypeError: If `content` holds something JSON cannot express.
-    """
-    text = json.dumps(content, indent=2, default=_jsonable)
-    write_bytes_atomic(path, f"{text}\n".encode())
-
-
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, Path):
-        return str(value)
-    if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json")
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    raise TypeError(
-        f"`{type(value).__name__}` cannot be written as JSON. Received: {value!r}. "
-        f"Pass numbers, strings, lists, dicts, paths or NumPy arrays."
-    )
-
-
-def _fsync(path: Path) -> None:
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

@@ -8,11 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from spade_keras.errors import SpadeError
-
-
-class ChildFailedError(SpadeError):
-    """A process started by spade-keras failed or took too long."""
+from spade_keras.errors import ChildFailedError, SpadeError
 
 
 def run_python(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from spade_keras import latency
-from spade_keras.search import LatencyBudget
+from spade_keras.search.budget import LatencyBudget
 
 Compare = Callable[..., latency.Comparison]
 """Has the signature of `latency.compare_in_fresh_process`."""

@@ -14,21 +14,18 @@ from typing import Any
 import keras
 import numpy as np
 
-from spade_keras import __version__, latency, pruning, search
-from spade_keras.acceptance import Compare, compare_for, measured, undecided
-from spade_keras.errors import SpadeError
-from spade_keras.model_identity import ModelIdentity
-from spade_keras.pruning.files import load_model_safely
+from spade_keras import __version__, latency, pruning
+from spade_keras.errors import ReceiptError
+from spade_keras.files import load_model, write_json_atomic
+from spade_keras.search.acceptance import Compare, compare_for, measured, undecided
+from spade_keras.search.budget import LatencyBudget
 from spade_keras.search.candidate import finish, plan_for
+from spade_keras.search.model_identity import ModelIdentity
 from spade_keras.search.precision import with_dtype
-from spade_keras.stages import write_json_atomic
+from spade_keras.search.space import Configuration
 
 KIND = "spade-keras latency receipt"
 FORMAT_VERSION = 1
-
-
-class ReceiptError(SpadeError, ValueError):
-    """A receipt is damaged or was changed, or speaks of other files."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +44,10 @@ class Receipt:
         imports: Modules that register the models' own classes.
     """
 
-    budget: search.LatencyBudget
+    budget: LatencyBudget
     comparison: latency.Comparison
     plan: pruning.PruningPlan
-    configuration: search.Configuration
+    configuration: Configuration
     full: ModelIdentity
     slim: ModelIdentity
     date: str
@@ -63,10 +60,10 @@ class Receipt:
         full: str | Path,
         slim: str | Path,
         *,
-        budget: search.LatencyBudget,
+        budget: LatencyBudget,
         comparison: latency.Comparison,
         plan: pruning.PruningPlan,
-        configuration: search.Configuration | None = None,
+        configuration: Configuration | None = None,
         imports: Sequence[str] = (),
     ) -> Receipt:
         """Makes the receipt of two files that were timed just now.
@@ -84,7 +81,7 @@ class Receipt:
             budget=budget,
             comparison=comparison,
             plan=plan,
-            configuration=configuration or search.Configuration(plan.widths),
+            configuration=configuration or Configuration(plan.widths),
             full=ModelIdentity.of(full),
             slim=ModelIdentity.of(slim),
             date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -133,10 +130,10 @@ class Receipt:
             for time in (content["latency"]["full"], content["latency"]["slim"])
         )
         return cls(
-            budget=search.LatencyBudget(**content["budget"]),
+            budget=LatencyBudget(**content["budget"]),
             comparison=latency.Comparison(full, slim, latency.Ratio(**content["ratio"])),
             plan=pruning.PruningPlan.from_json(json.dumps(content["plan"])),
-            configuration=search.Configuration.from_dict(content["configuration"]),
+            configuration=Configuration.from_dict(content["configuration"]),
             full=ModelIdentity.from_dict(content["files"]["full"]),
             slim=ModelIdentity.from_dict(content["files"]["slim"]),
             date=content["date"],
@@ -293,7 +290,7 @@ def replay(
             _check_identity("slim", receipt.slim, made)
         reference = full
         if slim is None or receipt.budget.dtype is not None:
-            network = in_budget_dtype(load_model_safely(full), receipt.budget)
+            network = in_budget_dtype(load_model(full), receipt.budget)
             if receipt.budget.dtype is not None:
                 reference = Path(folder) / "full.keras"
                 network.save(reference)
@@ -336,7 +333,7 @@ def find_file(wanted: ModelIdentity, receipt: str | Path) -> Path | None:
 
 
 def realize(
-    network: keras.Model, configuration: search.Configuration, plan: pruning.PruningPlan
+    network: keras.Model, configuration: Configuration, plan: pruning.PruningPlan
 ) -> keras.Model:
     """Builds the network of a configuration by a plan that was made for it.
 
@@ -345,12 +342,12 @@ def realize(
         configuration: Its depth, ranks and precision are read; the widths are those of the plan.
         plan: Which channels stay.
     """
-    depth = search.Configuration({}, configuration.iterations, configuration.dropped)
+    depth = Configuration({}, configuration.iterations, configuration.dropped)
     base, _ = plan_for(network, depth)
     return finish(base, plan, configuration)
 
 
-def in_budget_dtype(network: keras.Model, budget: search.LatencyBudget) -> keras.Model:
+def in_budget_dtype(network: keras.Model, budget: LatencyBudget) -> keras.Model:
     """Returns the full network as the budget times it: in the budget's dtype, if it has one."""
     return network if budget.dtype is None else with_dtype(network, budget.dtype)
 

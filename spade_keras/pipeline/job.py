@@ -12,10 +12,10 @@ import keras
 from rich.console import Console
 
 from spade_keras import data, latency, search, tasks
-from spade_keras.prediction import first_samples
-from spade_keras.progress import EpochProgress
+from spade_keras.backend.batches import first_samples
+from spade_keras.pipeline.progress import EpochProgress
+from spade_keras.pipeline.run_folder import Stages
 from spade_keras.recipe import Recipe, SearchRecipe
-from spade_keras.stages import Stages
 
 
 @dataclass

@@ -1,8 +1,8 @@
 """Recipes: a TOML file and overrides become one validated, frozen configuration.
 
 Nothing here imports keras, so a mistake is reported before any heavy import. Every mistake of a
-recipe is reported at once: the schema of its task (`recipe_sections`) knows types and ranges,
-`recipe_rules` knows what must hold between keys, and `recipe_problems` turns both into sentences.
+recipe is reported at once: the schema of its task (`recipe.sections`) knows types and ranges,
+`recipe.rules` knows what must hold between keys, and `recipe.messages` turns both into sentences.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Any
 
 from pydantic import ConfigDict, ValidationError, create_model
 
-from spade_keras import recipe_problems, recipe_rules
 from spade_keras.errors import RecipeError
-from spade_keras.recipe_data import DATA
-from spade_keras.recipe_networks import RECONSTRUCTION_NETWORKS, Unrolled
-from spade_keras.recipe_sections import (
+from spade_keras.recipe import messages, rules
+from spade_keras.recipe.data import DATA
+from spade_keras.recipe.networks import RECONSTRUCTION_NETWORKS, Unrolled
+from spade_keras.recipe.sections import (
     Classifier,
     Evaluation,
     Export,
@@ -37,7 +37,7 @@ from spade_keras.recipe_sections import (
     Source,
     Training,
 )
-from spade_keras.recipe_transfer import (
+from spade_keras.recipe.transfer import (
     TransferData,
     TransferEvaluation,
     TransferNetwork,
@@ -93,7 +93,7 @@ class SearchRecipe(Recipe):
 class ReconstructionRecipe(SearchRecipe):
     """A network that reconstructs images from measurements.
 
-    What `data` and `network` hold depends on their names: see `recipe_data`, `recipe_networks`.
+    What `data` and `network` hold depends on their names: see `recipe.data`, `recipe.networks`.
     """
 
 
@@ -173,7 +173,7 @@ def validate_recipe(tables: dict[str, Any], problems: Sequence[str] = ()) -> Rec
         RecipeError: With every mistake.
     """
     schema = _schema(tables)
-    tables = recipe_problems.with_missing_sections(tables, schema)
+    tables = messages.with_missing_sections(tables, schema)
     found = list(problems)
     faulty: set[tuple[str, ...]] = set()
     recipe = None
@@ -181,9 +181,9 @@ def validate_recipe(tables: dict[str, Any], problems: Sequence[str] = ()) -> Rec
         recipe = schema.model_validate(tables)
     except ValidationError as error:
         for details in error.errors():
-            found.append(recipe_problems.describe(details, schema))
+            found.append(messages.describe(details, schema))
             faulty.add(tuple(str(part) for part in details["loc"] if isinstance(part, str)))
-    found.extend(recipe_rules.broken_rules(recipe_problems.Values(tables, schema, faulty)))
+    found.extend(rules.broken_rules(messages.Values(tables, schema, faulty)))
     if found or recipe is None:
         raise RecipeError(list(dict.fromkeys(found)))
     return recipe
@@ -228,7 +228,7 @@ def _nearest(name: str, sections: dict[str, type[Section]]) -> type[Section] | N
 
 def _registered_networks() -> dict[str, type[Section]]:
     """Networks that a user registered take what the unrolled one takes."""
-    names = recipe_problems.allowed_names(Unrolled, "name")
+    names = messages.allowed_names(Unrolled, "name")
     return dict.fromkeys(names, Unrolled)
 
 

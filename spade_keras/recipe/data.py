@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from spade_keras.recipe_problems import OneOf
-from spade_keras.recipe_sections import Section, Source
+from spade_keras.recipe.messages import OneOf
+from spade_keras.recipe.sections import Section, Source
 
 # Spelled out so that this module needs no keras; a test asserts that they are those of `MASKS`.
 MASKS = ("equispaced", "gaussian", "poisson_disc", "random")

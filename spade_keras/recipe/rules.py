@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from spade_keras.recipe_imaging_rules import IMAGING_RULES, takes_folder
-from spade_keras.recipe_problems import Values
-from spade_keras.recipe_sections import objective_of
-from spade_keras.recipe_transfer import TRANSFER_RULES
+from spade_keras.recipe.imaging_rules import IMAGING_RULES, takes_folder
+from spade_keras.recipe.messages import Values
+from spade_keras.recipe.sections import objective_of
+from spade_keras.recipe.transfer import TRANSFER_RULES
 
 # Axial slices, or samples, that a bundled source offers.
 SLICES = {"mni152": 112}

@@ -1,10 +1,10 @@
-"""What must hold between the keys of a reconstruction's recipe; see `recipe_rules`."""
+"""What must hold between the keys of a reconstruction's recipe; see `recipe.rules`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from spade_keras.recipe_problems import Values
+from spade_keras.recipe.messages import Values
 
 _PLAIN = ("unrolled_pgd", "deep_equilibrium")
 _FILES_OR_FOLDERS = ("fastmri", "photographs")

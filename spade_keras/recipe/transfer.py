@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from spade_keras.recipe_problems import OneOf, Values
-from spade_keras.recipe_sections import Filters, Pruning, Section
+from spade_keras.recipe.messages import OneOf, Values
+from spade_keras.recipe.sections import Filters, Pruning, Section
 
 # Spelled out so that this module needs no keras; a test asserts that they are those of the
 # registries.

@@ -1,0 +1,191 @@
+"""Reading and writing files: whole or not at all, and never running code they carry.
+
+Nothing here imports keras before it is needed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+
+_KERAS_PARTS = ("config.json", "metadata.json", "model.weights.h5")
+
+
+def write_atomic(path: str | Path, write: Callable[[Path], Any]) -> None:
+    """Writes a file so that it holds either its old content or all of the new one.
+
+    Args:
+        path: The file; its folder must exist.
+        write: Writes the new content to the path it is given, which has the same suffix.
+    """
+    path = Path(path)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".file-", suffix=path.suffix)
+    os.close(handle)
+    written = Path(name)
+    try:
+        write(written)
+        fsync(written)
+        written.chmod(0o666 & ~_umask())
+        written.replace(path)
+    except BaseException:
+        written.unlink(missing_ok=True)
+        raise
+    fsync(path.parent)
+
+
+def write_bytes_atomic(path: str | Path, data: bytes) -> None:
+    """Writes bytes as `write_atomic` does.
+
+    Args:
+        path: The file; its folder must exist.
+        data: Its new content.
+    """
+    write_atomic(path, lambda written: written.write_bytes(data))
+
+
+def write_json_atomic(path: str | Path, content: Any) -> None:
+    """Writes JSON (indented, keys in the given order) as `write_atomic` does.
+
+    Args:
+        path: The file; its folder must exist.
+        content: What to write. Paths, pydantic models and NumPy scalars and arrays are allowed.
+
+    Raises:
+        TypeError: If `content` holds something JSON cannot express.
+    """
+    text = json.dumps(content, indent=2, default=jsonable)
+    write_bytes_atomic(path, f"{text}\n".encode())
+
+
+def save_model(model: keras.Model, path: str | Path) -> None:
+    """Saves a model to a `.keras` file as `write_atomic` does.
+
+    Args:
+        model: The model.
+        path: The file; its folder must exist.
+    """
+    write_atomic(path, model.save)
+
+
+def load_model(path: str | Path) -> keras.Model:
+    """Loads a `.keras` file without running code it may carry.
+
+    Everything that spade-keras saves loads: its own layers and networks are imported first.
+
+    Args:
+        path: The file. Classes of your own must have been imported and registered with Keras.
+
+    Returns:
+        The model, not compiled.
+
+    Raises:
+        ValueError: If the file is missing, damaged or of another kind, holds code, or needs a
+            class that is not registered.
+    """
+    import keras
+
+    _check_archive(Path(path))
+    _import_own_layers()
+    try:
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        # Keras wraps the cause of a failed nested layer in a text about the outer one.
+        reason = str(error).rpartition("Exception encountered:")[2].strip().split("\n")[0]
+        raise ValueError(
+            f"`path` must be a .keras file that loads in safe mode. Received: path={path}. "
+            f"Keras says: {reason} For classes of your own, import the module that registers "
+            "them with `keras.saving.register_keras_serializable`; Lambda layers with Python "
+            "code must be replaced by layers."
+        ) from error
+
+
+def read_npz(path: str | Path) -> dict[str, np.ndarray]:
+    """Reads the arrays of an `.npz` file by name.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ValueError: If it cannot be read as such.
+    """
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, AttributeError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"`{path}` cannot be read as an .npz file of arrays: {error}. Write one with "
+            "numpy.savez(path, name=array, ...)."
+        ) from error
+
+
+def jsonable(value: Any) -> Any:
+    """Returns paths, pydantic models and NumPy values as plain JSON values.
+
+    Args:
+        value: What `json.dumps` could not write; made for its `default`.
+
+    Raises:
+        TypeError: If it cannot be written as JSON.
+    """
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(
+        f"`{type(value).__name__}` cannot be written as JSON. Received: {value!r}. "
+        f"Pass numbers, strings, lists, dicts, paths or NumPy arrays."
+    )
+
+
+def fsync(path: str | Path) -> None:
+    """Flushes a file or folder to the disk."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _import_own_layers() -> None:
+    """Imports the modules that register our saveable classes with Keras."""
+    for name in ("spade_keras.networks", "spade_keras.pruning"):
+        importlib.import_module(name)
+
+
+def _check_archive(path: Path) -> None:
+    if not path.is_file():
+        raise ValueError(f"`path` must be an existing .keras file. Received: path={path}.")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(
+            f"`path` must be a .keras file. Received: path={path}, which is of another kind or "
+            "cut off. Save the model again with `model.save('model.keras')`."
+        )
+    try:
+        with zipfile.ZipFile(path) as archive:
+            missing = sorted(set(_KERAS_PARTS) - set(archive.namelist()))
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError) as error:
+        missing, damaged = [], str(error)
+    if missing or damaged:
+        fault = f"in which {damaged} is damaged" if damaged else f"which lacks {missing}"
+        raise ValueError(f"`path` must be a whole .keras file. Received: path={path}, {fault}.")

@@ -1,0 +1,305 @@
+"""Everything that has a name: operators, networks, priors, masks, importances and so on.
+
+One line here (or one call of `register`) adds an entry everywhere: in Python, on the command line
+and in recipes. Nothing is imported before it is asked for, so recipes can check names without
+keras.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+
+class Registry(Mapping[str, Any]):
+    """Names of one kind of thing, each imported when it is first asked for.
+
+    Args:
+        kind: What is named, for error messages, such as "operator".
+        entries: Name -> "module:attribute", the module relative to spade_keras.
+
+    Example:
+        >>> registry = Registry("rule", {"root": "errors:SpadeError"})
+        >>> "root" in registry, registry["root"].__name__
+        (True, 'SpadeError')
+        >>> registry["rot"]
+        Traceback (most recent call last):
+        ...
+        ValueError: Unknown rule. Known ones: root. Received: 'rot'. Did you mean 'root'?
+    """
+
+    def __init__(self, kind: str, entries: Mapping[str, str]) -> None:
+        self.kind = kind
+        self._entries: dict[str, Any] = dict(entries)
+
+    def __getitem__(self, name: str) -> Any:
+        """Returns the entry itself: a class or a function."""
+        self.check(name)
+        entry = self._entries[name]
+        if isinstance(entry, str):
+            module, _, attribute = entry.partition(":")
+            entry = getattr(importlib.import_module(f"spade_keras.{module}"), attribute)
+            self._entries[name] = entry
+        return entry
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def check(self, name: str) -> None:
+        """Raises unless `name` is known; imports nothing.
+
+        Raises:
+            ValueError: Lists the known names and the nearest one.
+        """
+        if name in self._entries:
+            return
+        near = difflib.get_close_matches(str(name), self._entries, n=1)
+        hint = f". Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"Unknown {self.kind}. Known ones: {', '.join(sorted(self._entries))}. "
+            f"Received: {name!r}{hint}"
+        )
+
+    def make(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
+        """Calls the entry of that name.
+
+        Args:
+            name: A known name.
+            *args: Its arguments.
+            **kwargs: Its arguments.
+
+        Raises:
+            ValueError: If the name is unknown or the arguments do not fit.
+        """
+        entry = self[name]
+        try:
+            return entry(*args, **kwargs)
+        except TypeError as error:
+            raise ValueError(
+                f"The {self.kind} {name!r} takes other arguments: {error}. "
+                f"Received: {sorted(kwargs)}"
+            ) from error
+
+    def register(self, name: str, entry: Callable[..., Any] | None = None) -> Any:
+        """Adds an entry; also a decorator: `@REGISTRY.register("name")`.
+
+        Args:
+            name: The new name.
+            entry: The class or function.
+
+        Returns:
+            The entry.
+
+        Raises:
+            ValueError: If the name is taken or the entry cannot be called.
+        """
+        if entry is None:
+            return lambda decorated: self.register(name, decorated)
+        if name in self._entries:
+            raise ValueError(f"The {self.kind} {name!r} exists already. Choose another name.")
+        if not callable(entry):
+            raise ValueError(
+                f"The {self.kind} {name!r} must be a class or function. Received: {entry!r}"
+            )
+        self._entries[name] = entry
+        return entry
+
+    def unregister(self, name: str) -> None:
+        """Removes an entry that was registered before."""
+        self.check(name)
+        del self._entries[name]
+
+
+def lazy_attributes(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """Makes a module's `__getattr__` that imports public names when they are first used.
+
+    Args:
+        package: `__name__` of the package.
+        homes: Public name -> the sub-module that defines it; "" for a sub-package of that name.
+    """
+
+    def get(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        module = importlib.import_module(f"{package}.{homes[name] or name}")
+        return getattr(module, name) if homes[name] else module
+
+    return get
+
+
+# Imaging
+
+OPERATORS = Registry(
+    "operator",
+    {
+        "blur": "operators.blur:Blur",
+        "cartesian_mri": "operators.cartesian_mri:CartesianMRI",
+        "composition": "operators.composition:Composition",
+        "denoising": "operators.denoising:Denoising",
+        "downsampling": "operators.downsampling:Downsampling",
+        "inpainting": "operators.inpainting:Inpainting",
+        "scaling": "operators.scaling:Scaling",
+        "single_coil_mri": "operators.single_coil_mri:SingleCoilMRI",
+        "stacking": "operators.stacking:Stacking",
+    },
+)
+"""Linear forward models: layers without weights."""
+
+NETWORKS = Registry(
+    "network",
+    {
+        "deep_equilibrium": "networks.deep_equilibrium:DeepEquilibrium",
+        "e2e_varnet": "networks.e2e_varnet:E2EVarNet",
+        "unrolled_pgd": "networks.unrolled_pgd:UnrolledPGD",
+        "usrnet": "networks.usrnet:USRNet",
+        "varnet": "networks.varnet:VarNet",
+    },
+)
+"""Reconstruction networks, made from an operator and a prior."""
+
+PRESETS = Registry(
+    "preset",
+    {
+        "e2e_varnet_8x18": "networks.presets:e2e_varnet_8x18",
+        "edsr_13x64": "networks.presets:edsr_13x64",
+        "usrnet": "networks.presets:usrnet",
+        "usrnet_tiny": "networks.presets:usrnet_tiny",
+        "varnet_8x18": "networks.presets:varnet_8x18",
+    },
+)
+"""Networks of published sizes."""
+
+PRIORS = Registry(
+    "prior",
+    {
+        "dncnn": "networks.priors.dncnn:dncnn",
+        "edsr": "networks.priors.edsr:edsr",
+        "res_unet": "networks.priors.res_unet:res_unet",
+        "unet": "networks.priors.unet:unet",
+    },
+)
+"""Denoisers as Functional models with per-layer `filters`."""
+
+MASKS = Registry(
+    "mask",
+    {
+        "equispaced": "data.mask_registry:equispaced",
+        "gaussian": "data.mask_registry:gaussian",
+        "poisson_disc": "data.mask_registry:poisson_disc",
+        "random": "data.mask_registry:random",
+    },
+)
+"""Sampling masks: `mask(shape, *, acceleration, acs_lines, seed)`."""
+
+STRATEGIES = Registry(
+    "fine-tuning strategy",
+    {
+        "school": "finetuning.school:School",
+        "self_supervised": "finetuning.self_supervised:SelfSupervised",
+        "supervised": "finetuning.supervised:Supervised",
+    },
+)
+"""Ways to fine-tune a slim network."""
+
+# Pruning
+
+IMPORTANCES = Registry(
+    "importance",
+    {
+        "batch_norm_scale": "pruning.importance.batch_norm_scale:BatchNormScale",
+        "fpgm": "pruning.importance.fpgm:FPGM",
+        "group_l1": "pruning.importance.group_l1:GroupL1",
+        "group_l2": "pruning.importance.group_l2:GroupL2",
+        "lamp": "pruning.importance.lamp:Lamp",
+        "random": "pruning.importance.random:Random",
+        "taylor": "pruning.importance.taylor:Taylor",
+    },
+)
+"""What ranks the channels of a group."""
+
+COMPONENT_IMPORTANCES = Registry(
+    "component importance",
+    {
+        "random": "pruning.basis.importance:RandomScore",
+        "sigma": "pruning.basis.importance:ScaledSingularValue",
+        "taylor": "pruning.basis.importance:TaylorEffect",
+    },
+)
+"""What ranks the singular components of decomposed layers."""
+
+# Search
+
+SAMPLERS = Registry(
+    "sampler",
+    {
+        "gp": "search.samplers:gp",
+        "nsga2": "search.samplers:nsga2",
+        "random": "search.samplers:random",
+        "tpe": "search.samplers:tpe",
+    },
+)
+"""Optuna samplers, each made from a seed."""
+
+PRUNERS = Registry(
+    "pruner",
+    {
+        "hyperband": "search.samplers:hyperband",
+        "median": "search.samplers:median",
+        "none": "search.samplers:none",
+        "successive_halving": "search.samplers:successive_halving",
+    },
+)
+"""Optuna pruners, which stop short fine-tunings that are not promising."""
+
+OBJECTIVES = Registry(
+    "objective",
+    {
+        "as_pruned": "search.objectives:AsPruned",
+        "kept_importance": "search.objectives:KeptImportance",
+        "short_finetune": "search.objectives:ShortFineTune",
+    },
+)
+"""What a search maximizes."""
+
+SEEDS = Registry(
+    "family of seeds",
+    {
+        "uniform": "search.seeds:uniform",
+        "sensitivity": "search.seeds:sensitivity",
+        "knapsack": "search.seeds:knapsack",
+    },
+)
+"""Configurations a search tries first, in this order."""
+
+# Tasks
+
+TASKS = Registry(
+    "task",
+    {
+        "classification": "tasks.classification:Classification",
+        "reconstruction": "tasks.reconstruction:Reconstruction",
+    },
+)
+"""What a recipe's data, networks, losses and scores are."""
+
+SOURCES = Registry(
+    "source",
+    {
+        "fastmri": "tasks.sources.fastmri:FastMRI",
+        "kspace": "tasks.sources.kspace:KSpace",
+        "mni152": "tasks.sources.brain_template:BrainTemplate",
+        "photographs": "tasks.sources.photographs:Photographs",
+    },
+)
+"""Where a reconstruction's measurements come from."""
+
+CLASSIFIERS = Registry("classifier", {"convolutional": "tasks.classifiers:convolutional"})
+"""Classifiers that a recipe can name."""
