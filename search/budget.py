@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from spade_keras.latency import Comparison, latency_quantile
+if TYPE_CHECKING:
+    from spade_keras.latency import Comparison
 
 _NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)(?:e-?\d+)?"
 _FORMS = {
@@ -130,6 +131,8 @@ class LatencyBudget:
         Returns:
             Measured / allowed - 1: met at 0 and below.
         """
+        from spade_keras.latency import latency_quantile
+
         limit = self.target if margin else self.limit
         if self.kind == "fraction":
             return comparison.ratio.high / limit - 1

@@ -9,7 +9,7 @@ import keras
 
 from spade_keras.pruning import copy_model
 from spade_keras.pruning.analysis import analyze
-from spade_keras.pruning.groups import is_network
+from spade_keras.pruning.parts import is_network
 from spade_keras.pruning.trace import Graph
 
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}

@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import importlib
-from types import ModuleType
+from spade_keras.registry import lazy_attributes
 
 __version__ = "0.1.0"
 
-_SUBPACKAGES = (
-    "backend",
-    "data",
-    "export",
-    "finetuning",
-    "latency",
-    "metrics",
-    "networks",
-    "operators",
-    "pruning",
-    "search",
-    "transfer",
-)
+_PUBLIC = {
+    "backend": "",
+    "data": "",
+    "export": "",
+    "files": "load_model",
+    "finetuning": "",
+    "latency": "",
+    "metrics": "",
+    "networks": "",
+    "operators": "",
+    "pruning": "",
+    "search": "",
+    "transfer": "",
+}
+"""Sub-packages, and modules with the names they make public here; imported on first use."""
 
-__all__ = ["__version__", *_SUBPACKAGES]
+__all__ = [
+    "__version__",
+    *sorted(" ".join(names or home for home, names in _PUBLIC.items()).split()),
+]
 
-
-def __getattr__(name: str) -> ModuleType:
-    """Imports a sub-package on first use, so that `import spade_keras` stays cheap."""
-    if name in _SUBPACKAGES:
-        return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_attributes(__name__, _PUBLIC)
 
 
 def __dir__() -> list[str]:

@@ -119,18 +119,20 @@ class Registry(Mapping[str, Any]):
 
 
 def lazy_attributes(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """Makes a module's `__getattr__` that imports public names when they are first used.
+    """Makes a package's `__getattr__`, which imports public names when they are first used.
 
     Args:
         package: `__name__` of the package.
-        homes: Public name -> the sub-module that defines it; "" for a sub-package of that name.
+        homes: Module of the package -> the names it defines, separated by spaces; without names,
+            the module itself is public.
     """
+    modules = {name: module for module, names in homes.items() for name in names.split()}
 
     def get(name: str) -> Any:
-        if name not in homes:
+        if name not in modules and homes.get(name) != "":
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        module = importlib.import_module(f"{package}.{homes[name] or name}")
-        return getattr(module, name) if homes[name] else module
+        module = importlib.import_module(f"{package}.{modules.get(name, name)}")
+        return getattr(module, name) if name in modules else module
 
     return get
 

@@ -37,9 +37,9 @@ __all__ = [
 __getattr__ = lazy_attributes(
     __name__,
     {
-        **dict.fromkeys(("evaluate", "export", "report"), "closing"),
-        **dict.fromkeys(("make_data", "train", "train_rivals"), "learning"),
-        **dict.fromkeys(("PIPELINES", "closing_table", "run"), "running"),
-        **dict.fromkeys(("finetune", "prune", "search_widths"), "slimming"),
+        "closing": "evaluate export report",
+        "learning": "make_data train train_rivals",
+        "running": "PIPELINES closing_table run",
+        "slimming": "finetune prune search_widths",
     },
 )

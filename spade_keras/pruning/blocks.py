@@ -11,7 +11,7 @@ import keras
 from spade_keras.pruning.analysis import analyze
 from spade_keras.pruning.branches import Branch, find_branches, paths
 from spade_keras.pruning.graph_cut import keeps_weights, leave_out, parameters
-from spade_keras.pruning.groups import is_network
+from spade_keras.pruning.parts import is_network
 from spade_keras.pruning.rebuild import replay
 
 

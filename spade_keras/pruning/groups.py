@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from spade_keras.pruning.parts import is_network, parts_of
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -87,13 +89,8 @@ def find_groups(model: Any) -> tuple[Group, ...]:
     if not is_network(model):
         return partition(analyze(model)).groups
     found = []
-    for key, prior in model.priors.items():
+    for key, prior in parts_of(model).items():
         for group in partition(analyze(prior)).groups:
             slots = tuple(replace(slot, layer=f"{key}/{slot.layer}") for slot in group.slots)
             found.append(replace(group, name=f"{key}/{group.name}", slots=slots))
     return tuple(found)
-
-
-def is_network(model: Any) -> bool:
-    """True for networks that expose their prunable parts as `priors` and `with_priors`."""
-    return hasattr(model, "priors") and hasattr(model, "with_priors")

@@ -10,7 +10,8 @@ import keras
 import numpy as np
 
 from spade_keras.pruning.analysis import Analysis, analyze
-from spade_keras.pruning.groups import Group, Slot, find_groups, is_network
+from spade_keras.pruning.groups import Group, Slot, find_groups
+from spade_keras.pruning.parts import is_network
 from spade_keras.pruning.plan import PruningPlan
 from spade_keras.pruning.planning import make_plan
 from spade_keras.pruning.rebuild import rebuild_with

@@ -12,9 +12,9 @@ import numpy as np
 from spade_keras.errors import VerificationError
 from spade_keras.pruning.analysis import Analysis, analyze
 from spade_keras.pruning.calibration import Calibration, Values, spread
-from spade_keras.pruning.groups import is_network
 from spade_keras.pruning.narrowing import Read
 from spade_keras.pruning.partition import partition
+from spade_keras.pruning.parts import is_network
 from spade_keras.pruning.random_weights import random_inputs, random_values
 from spade_keras.pruning.rebuild import check_plan, rebuild_with
 from spade_keras.pruning.reference import Replay, masked_values

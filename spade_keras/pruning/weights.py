@@ -10,7 +10,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from spade_keras.pruning.groups import Slot, is_network
+from spade_keras.pruning.groups import Slot
+from spade_keras.pruning.parts import is_network
 
 
 def priors_of(model: Any) -> dict[str, keras.Model] | None:

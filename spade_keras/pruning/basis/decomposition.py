@@ -26,8 +26,8 @@ from spade_keras.pruning.basis.rank_groups import (
 )
 from spade_keras.pruning.basis.scaling import BasisScaling, BasisScalingConv, BasisScalingDense
 from spade_keras.pruning.chain import Chain
-from spade_keras.pruning.groups import is_network
 from spade_keras.pruning.initializers import with_zeros
+from spade_keras.pruning.parts import is_network
 from spade_keras.pruning.rebuild import replay
 
 TRAINABLE = ("head", "norms")

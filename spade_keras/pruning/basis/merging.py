@@ -16,8 +16,8 @@ from spade_keras.pruning.basis.rank_groups import RankGroup
 from spade_keras.pruning.basis.rank_plan import Form, LayerRank, RankPlan
 from spade_keras.pruning.calls import layer_calls
 from spade_keras.pruning.chain import Chain
-from spade_keras.pruning.groups import is_network
 from spade_keras.pruning.initializers import with_zeros
+from spade_keras.pruning.parts import is_network
 from spade_keras.pruning.rebuild import replay
 
 Measure = Callable[[keras.Model], float]

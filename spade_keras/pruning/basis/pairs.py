@@ -12,7 +12,7 @@ from spade_keras.errors import NotDecomposedError
 from spade_keras.pruning.analysis import analyze
 from spade_keras.pruning.basis.factors import to_matrix
 from spade_keras.pruning.basis.scaling import BasisScaling
-from spade_keras.pruning.groups import is_network
+from spade_keras.pruning.parts import is_network
 from spade_keras.pruning.trace import Graph
 
 BASIS_SUFFIX = "_basis"

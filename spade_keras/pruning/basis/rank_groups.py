@@ -12,7 +12,7 @@ import keras
 
 from spade_keras.pruning.analysis import Analysis, analyze
 from spade_keras.pruning.basis.factors import DECOMPOSABLE, TRANSPOSED
-from spade_keras.pruning.groups import is_network
+from spade_keras.pruning.parts import is_network
 from spade_keras.pruning.rules import Boundary
 from spade_keras.pruning.trace import Call, Graph
 

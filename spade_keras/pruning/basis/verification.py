@@ -14,7 +14,7 @@ from spade_keras.pruning.basis.rank_groups import leaf_calls
 from spade_keras.pruning.basis.rank_plan import LayerRank, RankPlan
 from spade_keras.pruning.basis.rebuilding import check_rank_plan, rebuild_basis, rebuild_ranks
 from spade_keras.pruning.calibration import Calibration, Values, spread
-from spade_keras.pruning.groups import is_network
+from spade_keras.pruning.parts import is_network
 from spade_keras.pruning.plan import PruningPlan
 from spade_keras.pruning.random_weights import random_inputs, random_values
 from spade_keras.pruning.rebuild import copy_model

@@ -1,0 +1,119 @@
+"""The options of a search: one set for recipes, the command line and Python.
+
+Nothing here imports keras.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, PlainValidator
+from pydantic_core import PydanticCustomError
+
+from spade_keras.registry import OBJECTIVES, PRUNERS, SAMPLERS, SEEDS
+from spade_keras.search.budget import LatencyBudget
+from spade_keras.typing import Dtype, NameIn, Table
+
+
+class BudgetText:
+    """A pydantic validator: the value is a latency budget, as `LatencyBudget.parse` reads it."""
+
+    allowed = (
+        "a number > 0 and < 1, of the full network's latency, or a text such as "
+        '"8ms", "p99<=8ms" or "throughput>=200/s"'
+    )
+
+    def __call__(self, value: Any) -> float | str:
+        """Returns `value` when it is a budget; pydantic reports the mistake otherwise."""
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            raise PydanticCustomError("no_budget", "no latency budget")
+        try:
+            LatencyBudget.parse(value)
+        except ValueError:
+            raise PydanticCustomError("no_budget", "no latency budget") from None
+        return value if isinstance(value, str) else float(value)
+
+
+Budget = Annotated[float | str, PlainValidator(BudgetText())]
+Iterations = Annotated[int, Field(ge=1, le=100)]
+Seed = Annotated[str, AfterValidator(NameIn(SEEDS))]
+
+
+class SearchOptions(Table):
+    """How the slim configuration is found, and what it may cost.
+
+    The table `[search]` of a recipe, the options of `spade-keras search` and the keyword arguments
+    of `search.run` are these fields, with these names and defaults.
+
+    Args:
+        latency_budget: What the slim network may cost, as `LatencyBudget.parse` reads it
+            (`--budget` on the command line, `budget=` in Python).
+        batch_size: Samples per timed call.
+        dtype: What the full network and the candidates compute in; None: what they do already.
+        safety_margin: Share of the budget that the search leaves unused.
+        trials: Finished trials to end with.
+        timeout_minutes: No new trial starts after that.
+        stagnation: End after so many trials without a better one.
+        objective: What is maximized. None: quality as pruned where widths alone are searched,
+            which predicted their quality after fine-tuning best; else quality after a short
+            fine-tuning, since a network cut in depth or rank loses less in the end than at once.
+        sampler: Proposes configurations.
+        pruner: Stops short fine-tunings that are not promising.
+        seeds: Families of configurations tried first, each brought to the budget by measuring.
+        pareto: Search the whole front of time and quality instead of the best within the budget.
+        staircase: Time the layers first and choose only from widths at which their time steps;
+            otherwise from the multiples of `width_multiple`.
+        width_multiple: Widths are multiples of it.
+        minimum_width: The least width; None: `width_multiple`.
+        iterations: Iteration counts to choose from, for networks that iterate.
+        blocks: Whether residual blocks may be dropped.
+        dtypes: What the priors may compute in besides their own dtype.
+        ranks: Whether layers may be split into pairs of lower rank.
+        pairs: Timed windows of full network and candidate.
+        finalists: Candidates to fine-tune and time again, of which the best is taken.
+        warm_start: Folder of an earlier run or search, whose best configurations are tried first.
+        storage: Journal file, or URL of a PostgreSQL server or gRPC proxy, that keeps the trials;
+            several processes may share one.
+        mix_devices: Continue a study whose times come from another device.
+    """
+
+    latency_budget: Budget
+    batch_size: int = Field(default=1, ge=1, le=65536)
+    dtype: Dtype | None = None
+    safety_margin: float = Field(default=0.03, ge=0, lt=1)
+    trials: int = Field(default=40, ge=1)
+    timeout_minutes: float | None = Field(default=None, gt=0)
+    stagnation: int | None = Field(default=None, ge=1)
+    objective: Annotated[str, AfterValidator(NameIn(OBJECTIVES))] | None = None
+    sampler: Annotated[str, AfterValidator(NameIn(SAMPLERS))] = "tpe"
+    pruner: Annotated[str, AfterValidator(NameIn(PRUNERS))] = "none"
+    seeds: tuple[Seed, ...] = Field(default=tuple(SEEDS), max_length=8, strict=False)
+    pareto: bool = False
+    staircase: bool = True
+    width_multiple: int = Field(default=8, ge=1)
+    minimum_width: int | None = Field(default=None, ge=1)
+    iterations: tuple[Iterations, ...] = Field(default=(), max_length=100, strict=False)
+    blocks: bool = False
+    dtypes: tuple[Dtype, ...] = Field(default=(), max_length=3, strict=False)
+    ranks: bool = False
+    pairs: int = Field(default=20, ge=5)
+    finalists: int = Field(default=3, ge=1, le=20)
+    warm_start: str | None = None
+    storage: str | None = None
+    mix_devices: bool = False
+
+    @property
+    def budget(self) -> LatencyBudget:
+        """The budget with its batch size, dtype and safety margin."""
+        return LatencyBudget.parse(
+            self.latency_budget,
+            batch_size=self.batch_size,
+            dtype=self.dtype,
+            safety_margin=self.safety_margin,
+        )
+
+    @property
+    def objective_name(self) -> str:
+        """The key of `OBJECTIVES` that is used; see `objective`."""
+        mixed = bool(self.iterations or self.blocks or self.ranks)
+        return self.objective or ("short_finetune" if mixed else "as_pruned")
