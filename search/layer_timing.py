@@ -15,7 +15,7 @@ import numpy as np
 
 from spade_keras import backend, latency
 from spade_keras.errors import SpadeError
-from spade_keras.latency.windows import time_in_turn, warm_up
+from spade_keras.latency.windows import time_interleaved, warm_up
 from spade_keras.pruning.calls import Call
 from spade_keras.pruning.trace import copy_operation
 
@@ -200,7 +200,7 @@ class LayerTimer:
             }
             for _ in range(_MOST_ATTEMPTS):
                 open_ones = [signature for signature, ms in windows.items() if not _agree(ms)]
-                samples = time_in_turn(
+                samples = time_interleaved(
                     stopwatch,
                     [functions[signature] for signature in open_ones],
                     [calls_of[signature] for signature in open_ones],

@@ -5,12 +5,14 @@ Nothing here imports keras before it is needed.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
+import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,6 +132,47 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
         ) from error
 
 
+@contextlib.contextmanager
+def complete_folder(target: Path, marker: str) -> Iterator[Path]:
+    """Yields a folder to fill, which becomes `target` if the block ends without an error.
+
+    Every file is flushed to the disk before the folder gets its name, so that neither a killed
+    process nor a power cut leaves half of it there. An older `target` is replaced.
+
+    Args:
+        target: The folder to make.
+        marker: A file that an older `target` must hold to be replaced, so that a wrong path
+            cannot delete a folder of something else.
+
+    Yields:
+        An empty folder beside `target`.
+
+    Raises:
+        ValueError: If `target` is there, is not empty and does not hold `marker`.
+    """
+    if target.exists() and not (target / marker).exists():
+        if not target.is_dir() or any(target.iterdir()):
+            raise ValueError(
+                f"`folder` must be new, empty or an earlier export (with a {marker}). "
+                f"Received: folder={target}. Choose another folder."
+            )
+        target.rmdir()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    workspace = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        fresh = workspace / "fresh"
+        fresh.mkdir()
+        yield fresh
+        for path in (*fresh.rglob("*"), fresh):
+            fsync(path)
+        if target.exists():
+            target.rename(workspace / "old")
+        fresh.rename(target)
+        fsync(target.parent)
+    finally:
+        shutil.rmtree(workspace)
+
+
 def jsonable(value: Any) -> Any:
     """Returns paths, pydantic models and NumPy values as plain JSON values.
 
@@ -153,7 +196,10 @@ def jsonable(value: Any) -> Any:
 
 def fsync(path: str | Path) -> None:
     """Flushes a file or folder to the disk."""
-    number = os.open(path, os.O_RDONLY)
+    windows = os.name == "nt"
+    if windows and os.path.isdir(path):
+        return  # Windows cannot open folders
+    number = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
     try:
         os.fsync(number)
     finally:

@@ -1,4 +1,4 @@
-"""Outputs of a network for a whole set of inputs."""
+"""Inputs in batches, and a network's outputs for all of them."""
 
 from __future__ import annotations
 
@@ -28,6 +28,34 @@ def first_samples(inputs: Any, count: int, start: int = 0) -> Any:
 def count_samples(inputs: Any) -> int:
     """Returns the length of the first array of `inputs`."""
     return len(keras.tree.flatten(inputs)[0])
+
+
+def fill_batch(inputs: Any, batch_size: int) -> Any:
+    """Repeats or cuts inputs to a number of samples.
+
+    Args:
+        inputs: Arrays, or a dict, list or tuple of them, with the batch axis first.
+        batch_size: Samples wanted.
+
+    Returns:
+        NumPy arrays in the same structure.
+
+    Raises:
+        ValueError: If `batch_size` is below 1.
+
+    Example:
+        >>> import numpy as np
+        >>> fill_batch({"x": np.ones((2, 1))}, 3)["x"].shape
+        (3, 1)
+    """
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1. Received: batch_size={batch_size}")
+
+    def fill(array: Any) -> np.ndarray:
+        array = keras.ops.convert_to_numpy(array)
+        return np.take(array, np.arange(batch_size) % len(array), axis=0)
+
+    return keras.tree.map_structure(fill, inputs)
 
 
 def predict(network: Any, inputs: Any, *, batch_size: int = 4) -> np.ndarray:

@@ -10,9 +10,11 @@ import platform
 import sys
 from pathlib import Path
 
+from spade_keras.typing import Record
+
 
 @dataclasses.dataclass(frozen=True)
-class Device:
+class Device(Record):
     """A compute device.
 
     Args:
@@ -26,10 +28,6 @@ class Device:
     name: str
     memory_bytes: int | None
     cores: int
-
-    def as_dict(self) -> dict[str, str | int | None]:
-        """Returns the fields as plain JSON values."""
-        return dataclasses.asdict(self)
 
 
 @functools.cache

@@ -95,7 +95,7 @@ def export(
 
     network, arrays = load_model(model, shape, inputs)
     with refusals_are_mistakes():
-        exporting.saved_model(network, output, arrays)
+        exporting.export_model(network, output, arrays)
     Console().print(f"Wrote {output}", soft_wrap=True, highlight=False)
 
 

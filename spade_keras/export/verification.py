@@ -6,6 +6,7 @@ import contextlib
 import json
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,30 @@ import keras
 import numpy as np
 
 from spade_keras import backend
-from spade_keras.export.archive import named_arrays
-from spade_keras.export.child_process import require_tensorflow, run_python
-from spade_keras.export.reports import CheckReport
-from spade_keras.latency import Latency, device_lock, ratio_interval, summarize, windows
+from spade_keras.errors import ExportError
+from spade_keras.export.saved_model import MARKER, named_arrays, require_tensorflow
+from spade_keras.latency import Latency, Ratio, device_lock, ratio_interval, summarize, windows
+from spade_keras.latency.child_process import run_python
+from spade_keras.typing import Record
 
-_SCRIPT = Path(__file__).with_name("saved_model_check.py")
+_SCRIPT = Path(__file__).with_name("check_script.py")
+
+
+@dataclass(frozen=True)
+class CheckReport(Record):
+    """Exported models as a process that knows TensorFlow alone finds them.
+
+    Args:
+        max_abs_error: Per model, the largest distance of its outputs from the expected ones.
+        relative_error: The same, divided by the range (max - min) of the expected outputs.
+        latency: Per model, its time in that process.
+        ratio: Time of the second model / time of the first; None if there is one alone.
+    """
+
+    max_abs_error: Mapping[str, float]
+    relative_error: Mapping[str, float]
+    latency: Mapping[str, Latency]
+    ratio: Ratio | None
 
 
 def check_saved_models(
@@ -32,7 +51,7 @@ def check_saved_models(
     single_calls: bool = False,
     lock: bool = True,
 ) -> CheckReport:
-    """Compares SavedModels with what they should give, and times them in turn.
+    """Compares SavedModels with what they should give, and times them interleaved.
 
     Both happen in a process that imports TensorFlow and NumPy but can import neither Keras nor
     spade-keras: what is measured there is what ships.
@@ -107,6 +126,7 @@ def _ask(
                 "TF_FORCE_GPU_ALLOW_GROWTH": "true",
             },
             folder=folder,
+            raises=ExportError,
         )
         return json.loads((folder / "answer.json").read_text())
 
@@ -152,10 +172,10 @@ def _checked_folders(folders: Mapping[str, str | Path]) -> dict[str, Path]:
         )
     paths = {name: Path(folder).absolute() for name, folder in folders.items()}
     for name, path in paths.items():
-        if not (path / "saved_model.pb").exists():
+        if not (path / MARKER).exists():
             raise ValueError(
                 f"`folders` must name SavedModels. Received: {name}={path}, which holds no "
-                "saved_model.pb. Make it with `saved_model(network, folder, inputs)`."
+                f"{MARKER}. Make it with `export_model(network, folder, inputs)`."
             )
     return paths
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from spade_keras.backend.batches import fill_batch
 from spade_keras.errors import DeviceBusyError, FreshProcessError
-from spade_keras.latency.batches import BatchLatency, fill_batch, sweep_batches
-from spade_keras.latency.cache import LatencyCache
-from spade_keras.latency.circumstances import fingerprint
+from spade_keras.latency.cache import LatencyCache, user_cache_folder
 from spade_keras.latency.fresh_process import compare_in_fresh_process
-from spade_keras.latency.interval import quantile_interval, ratio_interval
+from spade_keras.latency.interval import latency_quantile, pool, quantile_interval, ratio_interval
 from spade_keras.latency.lock import device_lock, lock_path
-from spade_keras.latency.measurement import compare, measure, self_check
-from spade_keras.latency.pooling import latency_quantile, pool
+from spade_keras.latency.measurement import (
+    BatchLatency,
+    compare,
+    fingerprint,
+    measure,
+    self_check,
+    sweep_batches,
+)
 from spade_keras.latency.results import Comparison, Estimate, Latency, Ratio, SelfCheck, summarize
 from spade_keras.latency.staircase import RESOLUTION, Staircase, right_edges
-from spade_keras.latency.user_cache import user_cache_folder
 from spade_keras.latency.windows import Stopwatch
 
 __all__ = [

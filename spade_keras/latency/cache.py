@@ -2,31 +2,55 @@
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
+import getpass
 import json
 import math
 import os
+import sqlite3
+import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import filelock
+import platformdirs
 
-from spade_keras.latency.user_cache import user_cache_folder
+_CREATE = """
+CREATE TABLE IF NOT EXISTS times
+(circumstances TEXT, name TEXT, ms REAL, PRIMARY KEY (circumstances, name)) WITHOUT ROWID
+"""
 
-_Stamp = tuple[int, int]
+
+def user_cache_folder(name: str) -> Path:
+    """Returns a folder of spade-keras in the user's cache; it is made if it is missing.
+
+    Where the cache cannot be written to, as in many containers, the folder lies among the
+    temporary files.
+
+    Args:
+        name: Name of the folder, such as "locks".
+    """
+    folder = platformdirs.user_cache_path("spade-keras", appauthor=False) / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        usable = os.access(folder, os.W_OK)
+    except OSError:
+        usable = False
+    if not usable:
+        folder = Path(tempfile.gettempdir()) / f"spade-keras-{name}-{getpass.getuser()}"
+        folder.mkdir(exist_ok=True)
+    return folder
 
 
 class LatencyCache:
     """Times by name, valid under one fingerprint each.
 
-    A file holds the times of one fingerprint, inputs apart: what was measured, its input shapes
-    included, belongs into the name. Several processes may use a cache at once: a file is replaced
-    as a whole, under a lock, so that none is seen half-written and no time is lost.
+    They are in one SQLite file, so several processes may use a cache at once. The fingerprint's
+    inputs are left out: what was measured, its input shapes included, belongs into the name.
 
     Args:
-        folder: Where the files lie; None: in the user's cache folder.
+        folder: Where the file lies; None: in the user's cache folder.
 
     Example:
         >>> import tempfile
@@ -39,29 +63,35 @@ class LatencyCache:
 
     def __init__(self, folder: str | Path | None = None) -> None:
         self.folder = user_cache_folder("latencies") if folder is None else Path(folder)
-        self._known: dict[Path, tuple[_Stamp | None, dict[str, float]]] = {}
+        self.path = self.folder / "latencies.sqlite"
 
     def get(self, name: str, fingerprint: Mapping[str, Any]) -> float | None:
         """Returns the time in milliseconds, or None if it is not known.
+
+        A damaged file is set aside with a warning.
 
         Args:
             name: What was measured.
             fingerprint: The circumstances under which the time is to hold; see
                 `latency.fingerprint`.
         """
-        circumstances = _without_inputs(fingerprint)
-        path = self._path(circumstances)
-        stamp = _stamp(path)
-        if stamp is None:
+        if not self.path.exists():
             return None
-        known = self._known.get(path)
-        if known is None or known[0] != stamp:
-            times, problem = _read(path, circumstances)
-            if problem is not None:
-                with filelock.FileLock(f"{path}.lock"):
-                    times = self._mend(path, circumstances)
-            known = self._known[path] = (stamp, times)
-        return known[1].get(name)
+        try:
+            with self._database() as database:
+                found = database.execute(
+                    "SELECT ms FROM times WHERE circumstances = ? AND name = ?",
+                    (_circumstances(fingerprint), name),
+                ).fetchone()
+            if found is None or _is_time(found[0]):
+                return found and float(found[0])
+            problem = f"{name!r} is no time: {found[0]!r}"
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError as error:
+            problem = str(error)
+        self._set_aside(problem)
+        return None
 
     def put(self, times_ms: Mapping[str, float], fingerprint: Mapping[str, Any]) -> None:
         """Keeps times; one of the same name and circumstances is replaced.
@@ -78,68 +108,44 @@ class LatencyCache:
         wrong = {name: ms for name, ms in times_ms.items() if not _is_time(ms)}
         if wrong:
             raise ValueError(f"Times must be finite and at least 0. Received: times_ms={wrong}")
-        circumstances = _without_inputs(fingerprint)
-        path = self._path(circumstances)
+        circumstances = _circumstances(fingerprint)
+        rows = [(circumstances, name, float(ms)) for name, ms in times_ms.items()]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with filelock.FileLock(f"{path}.lock"):
-                times = {**self._mend(path, circumstances), **times_ms}
-                partial = path.with_suffix(f".{os.getpid()}")
-                partial.write_text(json.dumps({"fingerprint": circumstances, "times_ms": times}))
-                partial.replace(path)
-                self._known[path] = (_stamp(path), times)
-        except OSError as error:
+            with self._database() as database:
+                database.executemany("INSERT OR REPLACE INTO times VALUES (?, ?, ?)", rows)
+        except (OSError, sqlite3.OperationalError) as error:
             warnings.warn(
                 f"Latencies could not be kept in {self.folder} and will be measured again: "
                 f"{error}. Make the folder writable, or pass another one to `LatencyCache`.",
                 stacklevel=2,
             )
+        except sqlite3.DatabaseError as error:
+            self._set_aside(str(error))
+            self.put(times_ms, fingerprint)
 
-    def _path(self, circumstances: Mapping[str, Any]) -> Path:
-        text = json.dumps(circumstances, sort_keys=True)
-        return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+    @contextlib.contextmanager
+    def _database(self) -> Iterator[sqlite3.Connection]:
+        """Opens the file for one transaction."""
+        with contextlib.closing(sqlite3.connect(self.path, timeout=60)) as database, database:
+            database.execute(_CREATE)
+            yield database
 
-    def _mend(self, path: Path, circumstances: Mapping[str, Any]) -> dict[str, float]:
-        """Reads a file under its lock; a damaged one is set aside."""
-        times, problem = _read(path, circumstances)
-        if problem is not None:
-            aside = path.with_suffix(".damaged")
-            path.replace(aside)
-            warnings.warn(
-                f"Cached latencies could not be read ({problem}) and are measured again; the file "
-                f"is kept as {aside}.",
-                stacklevel=3,
-            )
-        return times
-
-
-def _read(path: Path, circumstances: Mapping[str, Any]) -> tuple[dict[str, float], str | None]:
-    """The times in a file, and what is wrong with it."""
-    try:
-        content = json.loads(path.read_text())
-        times = content["times_ms"]
-        if content["fingerprint"] == circumstances and all(map(_is_time, times.values())):
-            return dict(times), None
-        return {}, "it holds other things than its name says"
-    except OSError:
-        return {}, None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        return {}, f"{type(error).__name__}: {error}"
+    def _set_aside(self, problem: str) -> None:
+        aside = self.path.with_suffix(".damaged")
+        self.path.replace(aside)
+        warnings.warn(
+            f"Cached latencies could not be read ({problem}) and are measured again; the file "
+            f"is kept as {aside}.",
+            stacklevel=3,
+        )
 
 
-def _without_inputs(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+def _circumstances(fingerprint: Mapping[str, Any]) -> str:
     plain = {key: value for key, value in fingerprint.items() if key != "inputs"}
-    return json.loads(json.dumps(plain))
+    return json.dumps(plain, sort_keys=True)
 
 
 def _is_time(value: Any) -> bool:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return is_number and math.isfinite(value) and value >= 0
-
-
-def _stamp(path: Path) -> _Stamp | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_ino

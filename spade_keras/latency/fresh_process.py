@@ -15,8 +15,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from spade_keras.backend.batches import fill_batch
 from spade_keras.errors import DeviceBusyError, FreshProcessError
-from spade_keras.latency.batches import fill_batch
 from spade_keras.latency.child_process import run_python
 from spade_keras.latency.measurement import compare
 from spade_keras.latency.results import Comparison
@@ -36,7 +36,7 @@ def compare_in_fresh_process(  # noqa: PLR0913 - every setting is a keyword of i
     imports: Sequence[str] = (),
     timeout_s: float = 1800.0,
 ) -> Comparison:
-    """Times two saved models in turn in a new process, as whoever deploys them would see it.
+    """Times two saved models interleaved in a new process, as a deployment would run them.
 
     Nothing that this process compiled, cached or left in memory can favor a model. The new one
     runs the same Keras backend with the same `floatx`, image data format and dtype policy.
@@ -103,7 +103,7 @@ def run_job(arguments: Sequence[str]) -> None:
     """Does the comparison that a folder describes and leaves its answer there.
 
     Args:
-        arguments: Of the new process; the last is the folder.
+        arguments: The new process's arguments; the last is the folder.
     """
     folder = Path(arguments[-1])
     job = json.loads((folder / "job.json").read_text())

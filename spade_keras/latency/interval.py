@@ -1,12 +1,14 @@
-"""Confidence intervals of a model's time, and of the ratio of two models' times."""
+"""Confidence intervals of a model's time and of the ratio of two, from one process or several."""
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from spade_keras.latency.results import Estimate, Ratio
+from spade_keras.latency.results import Comparison, Estimate, Latency, Ratio, summarize
 
 _RESAMPLES = 4999
 
@@ -18,8 +20,8 @@ def ratio_interval(
 
         ratio = median(b) / median(a)
 
-    The interval is the paired percentile bootstrap: pairs are drawn again with replacement, so
-    that whatever slows both windows of a pair cancels. On skewed samples with bursts, 10 to 40
+    The interval is the paired percentile bootstrap: pairs are resampled with replacement, so that
+    anything that slows both windows of a pair cancels. On skewed samples with bursts, 10 to 40
     pairs, it covers the true ratio as often as it says, more reliably than the basic or the
     bias-corrected one.
 
@@ -36,7 +38,7 @@ def ratio_interval(
         ValueError: If the samples are not paired, are fewer than two, or are not positive.
 
     Example:
-        >>> print(ratio_interval([10.0, 10.2, 9.9, 10.1], [5.1, 5.0, 5.0, 5.2]))
+        >>> print(ratio_process_interval([10.0, 10.2, 9.9, 10.1], [5.1, 5.0, 5.0, 5.2]))
         0.502 [0.490, 0.515]
     """
     a, b = np.asarray(a_ms, "float64"), np.asarray(b_ms, "float64")
@@ -78,7 +80,7 @@ def quantile_interval(
         ValueError: If the samples are fewer than two or not positive, or `q` is out of its range.
 
     Example:
-        >>> print(quantile_interval([10.0, 10.2, 9.9, 10.1, 12.0]))
+        >>> print(quantile_process_interval([10.0, 10.2, 9.9, 10.1, 12.0]))
         10.1 ms [9.9, 12]
     """
     samples = np.asarray(samples_ms, "float64")
@@ -105,6 +107,66 @@ def quantile_interval(
     )
 
 
+def pool(comparisons: Sequence[Comparison], *, confidence: float = 0.95) -> Comparison:
+    """Makes one comparison of those of several processes.
+
+        log r = mean_i log r_i +- t(n - 1) s(log r_i) / sqrt(n)
+
+    Memory layout, thread placement and the compiler's choices differ between processes and shift
+    all windows of one process together. More windows therefore say nothing about the next
+    process; the differences between n processes do.
+
+    Args:
+        comparisons: The same two models, timed in processes of their own.
+        confidence: Probability that the interval covers the ratio of the average process.
+
+    Returns:
+        A `Comparison`; the only one itself if there is but one.
+
+    Raises:
+        ValueError: If there is none.
+
+    Reference:
+        Kalibera and Jones, "Rigorous benchmarking in reasonable time", 2013.
+    """
+    if not comparisons:
+        raise ValueError("`comparisons` must hold at least one. Received: comparisons=[]")
+    if len(comparisons) == 1:
+        return comparisons[0]
+    value, low, high = _process_interval([each.ratio.value for each in comparisons], confidence)
+    return Comparison(
+        a=_joined([each.a for each in comparisons]),
+        b=_joined([each.b for each in comparisons]),
+        ratio=Ratio(
+            value=value,
+            low=low,
+            high=high,
+            confidence=confidence,
+            pairs=sum(each.ratio.pairs for each in comparisons),
+            processes=len(comparisons),
+        ),
+    )
+
+
+def latency_quantile(latency: Latency, q: float = 0.5, *, confidence: float = 0.95) -> Estimate:
+    """Estimates a quantile of a model's times from one process or from several pooled ones.
+
+    Args:
+        latency: Of one process: the interval is that of `quantile_interval`. Of several: it is
+            made from each one's quantile, as in `pool`.
+        q: The quantile, in (0, 1).
+        confidence: Probability that the interval covers it.
+
+    Returns:
+        The quantile and its interval.
+    """
+    runs = latency.samples_by_run
+    if len(runs) == 1:
+        return quantile_interval(latency.samples, q, confidence=confidence)
+    value, low, high = _process_interval([float(np.quantile(run, q)) for run in runs], confidence)
+    return Estimate(value, low, high, confidence, len(latency.samples))
+
+
 def _check_times(**times: np.ndarray) -> None:
     if not all(np.all(np.isfinite(array)) and array.min() > 0 for array in times.values()):
         received = ", ".join(f"{name}={array.tolist()}" for name, array in times.items())
@@ -118,7 +180,7 @@ def _bootstrap(
     seed: int,
 ) -> tuple[float, float]:
     """The percentile bootstrap; several samples are drawn again in pairs."""
-    # scipy.stats takes a second to import, which only those who time models shall wait for.
+    # scipy.stats takes a second to import, so it is imported only when models are timed.
     from scipy import stats
 
     if not 0 < confidence < 1:
@@ -140,3 +202,34 @@ def _bootstrap(
 
 def _ratio_of_medians(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
     return np.median(b, axis=axis) / np.median(a, axis=axis)
+
+
+def _process_interval(values: Sequence[float], confidence: float) -> tuple[float, float, float]:
+    """The geometric mean of positive values and its t interval."""
+    from scipy import stats
+
+    logs = np.log(values)
+    error = logs.std(ddof=1) / math.sqrt(logs.size)
+    reach = stats.t.ppf((1 + confidence) / 2, logs.size - 1) * error
+    middle = logs.mean()
+    value, low, high = np.exp([middle, middle - reach, middle + reach])
+    return float(value), float(low), float(high)
+
+
+def _joined(latencies: Sequence[Latency]) -> Latency:
+    samples = [sample for latency in latencies for sample in latency.samples]
+    first = latencies[0]
+    peaks = [latency.peak_memory_bytes for latency in latencies]
+    joined = summarize(
+        samples,
+        first_ms=0.0,
+        calls_per_window=first.calls_per_window,
+        stable=all(latency.stable for latency in latencies),
+        peak_memory_bytes=None if None in peaks else max(peak for peak in peaks if peak),
+        fingerprint=first.fingerprint,
+    )
+    return dataclasses.replace(
+        joined,
+        compile_ms=float(np.median([latency.compile_ms for latency in latencies])),
+        runs=tuple(len(latency.samples) for latency in latencies),
+    )

@@ -14,7 +14,7 @@ import filelock
 
 from spade_keras import backend
 from spade_keras.errors import DeviceBusyError
-from spade_keras.latency.user_cache import user_cache_folder
+from spade_keras.latency.cache import user_cache_folder
 
 
 @contextlib.contextmanager

@@ -1,18 +1,52 @@
-"""Timing one model, or two in turn."""
+"""Timing one model, or two interleaved."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
+
 from spade_keras import backend
-from spade_keras.latency.circumstances import fingerprint
+from spade_keras.backend.batches import fill_batch
 from spade_keras.latency.interval import ratio_interval
 from spade_keras.latency.lock import device_lock
 from spade_keras.latency.results import Comparison, Latency, SelfCheck, summarize
-from spade_keras.latency.windows import Stopwatch, Warm, time_in_turn, warm_up
+from spade_keras.latency.windows import Stopwatch, Warm, time_interleaved, warm_up
+from spade_keras.typing import Record
+
+
+def fingerprint(inputs: Any = None, *, mode: str | None = None) -> dict[str, Any]:
+    """Describes the device, the software and the inputs.
+
+    Args:
+        inputs: Arrays, or a dict, list or tuple of them; their shapes and dtypes are recorded.
+        mode: How the backend runs the model (`backend.modes`); None for its default.
+
+    Returns:
+        A dict of plain JSON values with the keys "device", "backend", "mode", "versions",
+        "settings" (threads, precision, flags), "dtype" (the global policy) and "inputs" (a list
+        with name, shape and dtype of each). A time is comparable, and a cached one valid, only
+        where these are equal.
+    """
+    described = []
+    if inputs is not None:
+        for path, array in keras.tree.flatten_with_path(inputs):
+            dtype = keras.backend.standardize_dtype(array.dtype)
+            dtype = keras.config.floatx() if dtype == "float64" else dtype  # as it is run
+            name = "/".join(str(part) for part in path)
+            described.append({"name": name, "shape": list(array.shape), "dtype": dtype})
+    return {
+        "device": backend.device().as_dict(),
+        "backend": keras.backend.backend(),
+        "mode": mode or backend.modes()[0],
+        "versions": backend.versions(),
+        "settings": backend.settings(),
+        "dtype": keras.config.dtype_policy().name,
+        "inputs": described,
+    }
 
 
 def measure(  # noqa: PLR0913 - every setting is a keyword of its own
@@ -66,7 +100,7 @@ def measure(  # noqa: PLR0913 - every setting is a keyword of its own
     prepare = _Preparation(inputs, mode, stopwatch, warmup, single_calls)
     with device_lock() if lock else contextlib.nullcontext():
         candidate = prepare(model)
-        [samples] = time_in_turn(
+        [samples] = time_interleaved(
             prepare.stopwatch, [candidate.function], [candidate.warm.calls], rounds=repeats
         )
     return candidate.latency(samples, circumstances)
@@ -85,7 +119,7 @@ def compare(  # noqa: PLR0913 - every setting is a keyword of its own
     lock: bool = True,
     stopwatch: Stopwatch | None = None,
 ) -> Comparison:
-    """Times two models in turn, A-B-B-A, so that a drift of the machine's speed cancels.
+    """Times two models interleaved, A-B-B-A, so that a drift of the machine's speed cancels.
 
     Args:
         a: The reference; see `measure`.
@@ -117,7 +151,7 @@ def compare(  # noqa: PLR0913 - every setting is a keyword of its own
     prepare = _Preparation(inputs, mode, stopwatch, warmup, single_calls)
     with device_lock() if lock else contextlib.nullcontext():
         candidates = [prepare(model) for model in (a, b)]
-        a_ms, b_ms = time_in_turn(
+        a_ms, b_ms = time_interleaved(
             prepare.stopwatch,
             [candidate.function for candidate in candidates],
             [candidate.warm.calls for candidate in candidates],
@@ -170,6 +204,59 @@ def self_check(
     )
     ratio = comparison.ratio
     return SelfCheck(comparison, max(abs(ratio.low - 1), abs(ratio.high - 1)))
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchLatency(Record):
+    """The time of one call with a batch.
+
+    Args:
+        batch: Samples in the batch.
+        latency: Time of the call.
+        samples_per_s: `batch` / median time.
+    """
+
+    batch: int
+    latency: Latency
+    samples_per_s: float
+
+
+def sweep_batches(
+    model: Callable[..., Any],
+    inputs: Any,
+    batches: Sequence[int] = (1, 2, 4, 8),
+    **options: Any,
+) -> tuple[BatchLatency, ...]:
+    """Times a model at several batch sizes.
+
+    Args:
+        model: A Keras model.
+        inputs: Real inputs with a batch axis; they are repeated to fill larger batches.
+        batches: The batch sizes.
+        **options: Of `measure`.
+
+    Returns:
+        One entry per batch size, in the order given.
+
+    Raises:
+        ValueError: If a batch size is below 1.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> dense = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        >>> sweep = sweep_batches(dense, np.ones((1, 4), "float32"), (1, 3), repeats=5)
+        >>> [entry.batch for entry in sweep]
+        [1, 3]
+    """
+    if not batches or min(batches) < 1:
+        raise ValueError(
+            f"`batches` must be integers of at least 1. Received: batches={tuple(batches)}"
+        )
+    times = [measure(model, fill_batch(inputs, batch), **options) for batch in batches]
+    return tuple(
+        BatchLatency(batch, time, batch / time.median_ms * 1e3)
+        for batch, time in zip(batches, times, strict=True)
+    )
 
 
 @dataclasses.dataclass(frozen=True)

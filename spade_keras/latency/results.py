@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from spade_keras.typing import Record
+
 
 @dataclasses.dataclass(frozen=True)
-class Latency:
+class Latency(Record):
     """The time a model takes for one call.
 
     Args:
@@ -47,19 +49,9 @@ class Latency:
         ends = np.cumsum(sizes)
         return [self.samples[end - n : end] for end, n in zip(ends, sizes, strict=True)]
 
-    def as_dict(self) -> dict[str, Any]:
-        """Returns the fields as plain JSON values."""
-        return {**_fields(self), "samples": list(self.samples), "runs": list(self.runs)}
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Latency:
-        """Reads what `as_dict` returned."""
-        lists = {name: tuple(content[name]) for name in ("samples", "runs") if name in content}
-        return cls(**{**content, **lists})
-
 
 @dataclasses.dataclass(frozen=True)
-class Estimate:
+class Estimate(Record):
     """A quantile of a model's times, with its confidence interval.
 
     Args:
@@ -76,16 +68,12 @@ class Estimate:
     confidence: float
     samples: int
 
-    def as_dict(self) -> dict[str, float]:
-        """Returns the fields as plain JSON values."""
-        return _fields(self)
-
     def __str__(self) -> str:
         return f"{self.value:.3g} ms [{self.low:.3g}, {self.high:.3g}]"
 
 
 @dataclasses.dataclass(frozen=True)
-class Ratio:
+class Ratio(Record):
     """The time of one model divided by the time of another, with its confidence interval.
 
     Args:
@@ -104,17 +92,13 @@ class Ratio:
     pairs: int
     processes: int = 1
 
-    def as_dict(self) -> dict[str, float]:
-        """Returns the fields as plain JSON values."""
-        return _fields(self)
-
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 @dataclasses.dataclass(frozen=True)
-class Comparison:
-    """Two models timed in turn.
+class Comparison(Record):
+    """Two models timed interleaved.
 
     Args:
         a: The reference.
@@ -126,22 +110,9 @@ class Comparison:
     b: Latency
     ratio: Ratio
 
-    def as_dict(self) -> dict[str, Any]:
-        """Returns the fields as plain JSON values."""
-        return {"a": self.a.as_dict(), "b": self.b.as_dict(), "ratio": self.ratio.as_dict()}
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Comparison:
-        """Reads what `as_dict` returned."""
-        return cls(
-            a=Latency.from_dict(content["a"]),
-            b=Latency.from_dict(content["b"]),
-            ratio=Ratio(**content["ratio"]),
-        )
-
 
 @dataclasses.dataclass(frozen=True)
-class SelfCheck:
+class SelfCheck(Record):
     """A model timed against itself.
 
     Args:
@@ -205,7 +176,3 @@ def summarize(
         peak_memory_bytes=peak_memory_bytes,
         fingerprint=dict(fingerprint),
     )
-
-
-def _fields(value: Any) -> dict[str, Any]:
-    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from spade_keras.typing import Record
 
 RESOLUTION = 0.03
 """Relative difference of two times below which they count as equal."""
 
 
 @dataclass(frozen=True)
-class Staircase:
+class Staircase(Record):
     """The time over the width of something that can be made narrower.
 
     Args:
@@ -60,21 +61,6 @@ class Staircase:
             for wider in self.widths
             if wider >= width and not _is_faster(times[width], times[wider], self.resolution)
         )
-
-    def as_dict(self) -> dict[str, Any]:
-        """Returns plain JSON values, which `from_dict` reads."""
-        return {
-            "widths": list(self.widths),
-            "latency_ms": list(self.latency_ms),
-            "edges": list(self.edges),
-            "resolution": self.resolution,
-        }
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Staircase:
-        """Reads what `as_dict` returned."""
-        lists = {key: tuple(content[key]) for key in ("widths", "latency_ms", "edges")}
-        return cls(**lists, resolution=content["resolution"])
 
 
 def right_edges(

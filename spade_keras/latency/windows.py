@@ -1,4 +1,4 @@
-"""Timed windows: warm up until they are stable, then time functions in turn.
+"""Timed windows: warm up until they are stable, then time functions interleaved.
 
 Standard library only: the check of an exported model runs this same file in a process that must
 not import spade_keras.
@@ -87,7 +87,7 @@ def warm_up(
     return Warm(first_ms, last[len(last) // 2], calls, stable)
 
 
-def time_in_turn(
+def time_interleaved(
     stopwatch: Stopwatch,
     functions: Sequence[Callable[[], Any]],
     calls: Sequence[int],

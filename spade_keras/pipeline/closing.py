@@ -14,7 +14,7 @@ import numpy as np
 from spade_keras import latency, pruning, search
 from spade_keras.backend.batches import first_samples, predict
 from spade_keras.errors import BudgetNotMetError
-from spade_keras.export import CheckReport, check_saved_models, saved_model
+from spade_keras.export import CheckReport, check_saved_models, export_model
 from spade_keras.files import write_json_atomic
 from spade_keras.pipeline.job import Job
 from spade_keras.pipeline.run_metrics import collect_metrics
@@ -87,7 +87,7 @@ def export(job: Job, folder: Path) -> None:
     networks = {"full": job.model("train"), "slim": job.model("finetune")}
     sample = first_samples(test, 1)
     for name, network in networks.items():
-        saved_model(network, folder / name, sample)
+        export_model(network, folder / name, sample)
     check, comparison = _check_exports(job, folder, networks, test)
     excess = job.budget.excess(comparison, margin=False)
     if excess > 0:

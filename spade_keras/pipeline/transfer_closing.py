@@ -8,7 +8,7 @@ from typing import Any
 
 from spade_keras import latency
 from spade_keras.backend.batches import predict
-from spade_keras.export import check_saved_models, saved_model
+from spade_keras.export import check_saved_models, export_model
 from spade_keras.files import write_json_atomic
 from spade_keras.pipeline.transfer_job import TransferJob
 from spade_keras.pruning import PruningPlan
@@ -44,7 +44,7 @@ def export(job: TransferJob, folder: Path) -> None:
     networks = {name: job.model(name) for name in ("original", *SHIPPED)}
     expected = {}
     for name, network in networks.items():
-        saved_model(network, folder / name, inputs[:1])
+        export_model(network, folder / name, inputs[:1])
         expected[name] = predict(network, inputs, batch_size=batch)
     checks = {}
     for name in SHIPPED:

@@ -4,7 +4,8 @@ import re
 import pytest
 
 from spade_keras.errors import MissingExtraError
-from spade_keras.export import ExportError, child_process, saved_model_check
+from spade_keras.export import ExportError, check_script, saved_model
+from spade_keras.latency import child_process
 
 
 def run(tmp_path, code, environment=None, timeout_s=60.0):
@@ -14,6 +15,7 @@ def run(tmp_path, code, environment=None, timeout_s=60.0):
         environment=environment or {},
         folder=tmp_path,
         timeout_s=timeout_s,
+        raises=ExportError,
     )
 
 
@@ -42,7 +44,7 @@ def test_the_environment_is_set_and_unset(tmp_path, monkeypatch):
 
 
 def test_the_check_makes_keras_and_the_library_unimportable(tmp_path):
-    forbid = f"import runpy; runpy.run_path({saved_model_check.__file__!r})['_forbid_keras']()"
+    forbid = f"import runpy; runpy.run_path({check_script.__file__!r})['_forbid_keras']()"
     run(tmp_path, forbid)
     for name in ("keras", "spade_keras"):
         with pytest.raises(ExportError, match=f"ModuleNotFoundError.*{name}"):
@@ -51,10 +53,10 @@ def test_the_check_makes_keras_and_the_library_unimportable(tmp_path):
 
 def test_the_check_refuses_a_process_that_has_imported_keras():
     with pytest.raises(RuntimeError, match=r"Already imported when the check began: .*keras"):
-        saved_model_check._forbid_keras()
+        check_script._forbid_keras()
 
 
 def test_missing_tensorflow_is_an_error_with_the_pip_line(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'spade-keras\[tensorflow\]'"):
-        child_process.require_tensorflow()
+        saved_model.require_tensorflow()

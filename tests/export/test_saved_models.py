@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from spade_keras.export import ExportError, archive, check_saved_models, saved_model
+from spade_keras.export import ExportError, check_saved_models, export_model, saved_model
 from spade_keras.networks import UnrolledPGD, priors
 from spade_keras.operators import CartesianMRI
 
@@ -52,11 +52,11 @@ def exported(inputs, tmp_path_factory):
 
         prior = priors.dncnn(filters=[64] * 4)
         full = slim = randomized(users_module.Gained(CartesianMRI(), prior, iterations=4))
-        report = saved_model(full, folder / "full", inputs)
+        report = export_model(full, folder / "full", inputs)
         folders = {"full": folder / "full", "slim": folder / "full"}
         if ON_TENSORFLOW:
             slim = randomized(UnrolledPGD(CartesianMRI(), priors.dncnn(filters=[2]), iterations=1))
-            folders["slim"] = saved_model(slim, folder / "slim", inputs).folder
+            folders["slim"] = export_model(slim, folder / "slim", inputs).folder
         outputs = {
             "full": keras.ops.convert_to_numpy(full(inputs)),
             "slim": keras.ops.convert_to_numpy(slim(inputs)),
@@ -129,7 +129,7 @@ def test_a_functional_model_of_one_array_with_named_outputs(tmp_path):
     x = keras.layers.Conv2D(2, 3)(image)
     model = randomized(keras.Model(image, {"x": x, "mean": keras.ops.mean(x, axis=(1, 2))}))
     given = np.random.default_rng(0).normal(size=(2, 8, 8, 1))  # double: exported as floatx
-    saved_model(model, tmp_path / "one", given)
+    export_model(model, tmp_path / "one", given)
     expected = {name: keras.ops.convert_to_numpy(y) for name, y in model(given).items()}
     report = check_saved_models(
         {"one": tmp_path / "one"}, given, {"one": expected}, pairs=2, lock=False
@@ -154,9 +154,9 @@ def test_the_modules_of_everything_a_model_needs_are_found(monkeypatch):
     inner = keras.Sequential([keras.Input((4,)), Local(2), keras.layers.Dense(2, damped)])
     model = keras.Sequential([keras.Input((4,)), inner])
     config = keras.saving.serialize_keras_object(model)
-    assert archive.custom_modules(config) == ["users.functions", "users.layers"]
+    assert saved_model.custom_modules(config) == ["users.functions", "users.layers"]
     network = UnrolledPGD(CartesianMRI(), priors.dncnn(filters=[2]), iterations=1)
-    found = archive.custom_modules(keras.saving.serialize_keras_object(network))
+    found = saved_model.custom_modules(keras.saving.serialize_keras_object(network))
     assert {UnrolledPGD.__module__, CartesianMRI.__module__} == set(found)
 
 
@@ -169,7 +169,7 @@ def test_a_class_of_the_running_script_is_refused_with_the_way_out(tmp_path, mon
     monkeypatch.setattr(OfTheScript, "__module__", "__main__")
     model = keras.Sequential([keras.Input((4,)), OfTheScript(2)])
     with pytest.raises(ExportError, match=r"Move them to a module.*KERAS_BACKEND=tensorflow"):
-        saved_model(model, tmp_path / "model", np.ones((1, 4), "float32"))
+        export_model(model, tmp_path / "model", np.ones((1, 4), "float32"))
     assert not any(tmp_path.iterdir())
 
 
@@ -185,7 +185,7 @@ def test_a_class_of_the_running_script_is_refused_with_the_way_out(tmp_path, mon
 def test_inputs_that_make_no_signature_are_refused(tmp_path, given, error, message):
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     with pytest.raises(error, match=message):
-        saved_model(model, tmp_path / "model", given)
+        export_model(model, tmp_path / "model", given)
     assert not any(tmp_path.iterdir())
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from spade_keras.export import ExportError
-from spade_keras.export.twin import describe, weights_of, with_weights
+from spade_keras.export.tfmot.twin import describe, weights_of, with_weights
 from spade_keras.networks import UnrolledPGD, priors
 from spade_keras.operators import CartesianMRI
 

@@ -1,4 +1,5 @@
-import json
+import contextlib
+import sqlite3
 import subprocess
 import sys
 
@@ -12,21 +13,14 @@ HERE = {"device": {"name": "fake"}, "backend": "fake", "versions": {"keras": "3"
 
 # Imports the one file: Keras takes seconds, and nothing here needs it.
 PUT = """
-import importlib.util, sys, types
+import importlib.util, sys
 folder, source, name = sys.argv[1:]
-for package in ("spade_keras", "spade_keras.latency", "spade_keras.latency.user_cache"):
-    sys.modules[package] = types.ModuleType(package)
-sys.modules["spade_keras.latency.user_cache"].user_cache_folder = None
 spec = importlib.util.spec_from_file_location("cache", source)
 cache = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(cache)
 for number in range(30):
     cache.LatencyCache(folder).put({f"{name}{number}": float(number)}, {"backend": "fake"})
 """
-
-
-def files(folder):
-    return sorted(folder.glob("*.json"))
 
 
 def test_times_are_kept_from_one_cache_to_the_next(tmp_path):
@@ -52,39 +46,51 @@ def test_caches_see_what_others_put_and_keep_it(tmp_path):
     theirs.put({"b": 2.0}, HERE)
     ours.put({"c": 3.0, "a": 4.0}, HERE)
     assert [theirs.get(name, HERE) for name in "abc"] == [4.0, 2.0, 3.0]
-    assert len(files(tmp_path)) == 1
 
 
 def test_no_time_is_lost_among_processes(tmp_path):
     command = [sys.executable, "-c", PUT, str(tmp_path), cache.__file__]
     running = [subprocess.Popen([*command, name]) for name in "abc"]
     assert [process.wait(60) for process in running] == [0, 0, 0]
-    (path,) = files(tmp_path)
-    times = json.loads(path.read_text())["times_ms"]
-    assert times == {f"{name}{n}": n for name in "abc" for n in range(30)}
+    times = LatencyCache(tmp_path)
+    for name in "abc":
+        for number in range(30):
+            assert times.get(f"{name}{number}", {"backend": "fake"}) == number
+
+
+def replace_time(path, value):
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE times SET ms = ?", (value,))
 
 
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda text: text[: len(text) // 2],
-        lambda text: "[]",
-        lambda text: text.replace("1.5", '"fast"'),
-        lambda text: text.replace("1.5", "NaN"),
-        lambda text: text.replace("fake", "another"),
+        lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+        lambda path: path.write_text("[]"),
+        lambda path: replace_time(path, "fast"),
+        lambda path: replace_time(path, -1.0),
+        lambda path: replace_time(path, float("inf")),
     ],
 )
 def test_a_damaged_file_is_set_aside_with_a_warning(tmp_path, damage):
     LatencyCache(tmp_path).put({"conv": 1.5}, HERE)
-    (path,) = files(tmp_path)
-    damaged = damage(path.read_text())
-    path.write_text(damaged)
     times = LatencyCache(tmp_path)
+    damage(times.path)
+    damaged = times.path.read_bytes()
     with pytest.warns(UserWarning, match=r"could not be read.*kept as .*\.damaged"):
         assert times.get("conv", HERE) is None
-    assert path.with_suffix(".damaged").read_text() == damaged
+    assert times.path.with_suffix(".damaged").read_bytes() == damaged
     times.put({"conv": 2.0}, HERE)
     assert times.get("conv", HERE) == LatencyCache(tmp_path).get("conv", HERE) == 2.0
+
+
+def test_times_go_into_a_fresh_file_where_the_old_one_is_damaged(tmp_path):
+    times = LatencyCache(tmp_path)
+    times.path.write_text("no database, but long enough to look at " * 9)
+    with pytest.warns(UserWarning, match="could not be read"):
+        times.put({"conv": 2.0}, HERE)
+    assert times.get("conv", HERE) == 2.0
 
 
 def test_a_folder_that_cannot_be_written_costs_a_warning_alone(tmp_path):
@@ -97,7 +103,7 @@ def test_a_folder_that_cannot_be_written_costs_a_warning_alone(tmp_path):
 def test_what_is_no_time_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"finite and at least 0.*'conv': nan"):
         LatencyCache(tmp_path).put({"conv": float("nan"), "dense": 1.0}, HERE)
-    assert files(tmp_path) == []
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_default_folder_is_in_the_users_cache(tmp_path, monkeypatch):

@@ -173,7 +173,7 @@ def test_garbage_is_not_collected_inside_windows(device):
         return device.now
 
     assert gc.isenabled()
-    windows.time_in_turn(device.stopwatch(), [model], [1], rounds=3)
+    windows.time_interleaved(device.stopwatch(), [model], [1], rounds=3)
     assert seen == [False] * 3
     assert gc.isenabled()
 

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from spade_keras import latency, search
-from spade_keras.export import saved_model
+from spade_keras.export import export_model
 from spade_keras.networks import NETWORKS, E2EVarNet, USRNet, VarNet, priors
 from spade_keras.operators import CartesianMRI, Downsampling
 from spade_keras.pruning import (
@@ -126,7 +126,7 @@ def test_samples_do_not_see_each_other(case):
 def test_exports(case, tmp_path):
     network, inputs = case
     randomize(network)
-    saved_model(network, tmp_path / "exported", inputs)
+    export_model(network, tmp_path / "exported", inputs)
     exported = keras.layers.TFSMLayer(tmp_path / "exported")
     fewer = {key: value[:2] for key, value in inputs.items()}
     wanted = run(network, fewer)

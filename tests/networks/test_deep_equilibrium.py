@@ -7,7 +7,7 @@ from keras import ops
 
 from spade_keras import latency, pruning, search
 from spade_keras.data import simulate_multicoil
-from spade_keras.export import check_saved_models, saved_model
+from spade_keras.export import check_saved_models, export_model
 from spade_keras.networks import NETWORKS, DeepEquilibrium, EquilibriumReport, priors
 from spade_keras.operators import CartesianMRI, Denoising, Downsampling
 
@@ -186,7 +186,7 @@ def test_saves_and_loads(inputs, tmp_path):
 
 def test_exports_with_equal_outputs(inputs, tmp_path):
     network = make(gradient="implicit")
-    folder = saved_model(network, tmp_path / "saved", inputs).folder
+    folder = export_model(network, tmp_path / "saved", inputs).folder
     check = check_saved_models(
         {"net": folder}, inputs, {"net": run(network, inputs)}, pairs=2, warmup=1, lock=False
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spade_keras.latency import Latency, Ratio
+from spade_keras.typing import Record
 
 Loss = Literal["mse", "sparse_categorical_crossentropy"]
 
@@ -23,7 +24,7 @@ class Training:
         epochs: Passes over the data.
         learning_rate: Of Adam.
         batch_size: Samples per step.
-        seed: Of the order of the samples and of all that is drawn.
+        seed: For the order of the samples and everything random.
         data_range: The largest possible value of an image, for the PSNR.
 
     Raises:
@@ -77,7 +78,7 @@ class KernelSummary:
 
 
 @dataclasses.dataclass(frozen=True)
-class TfmotReport:
+class TfmotReport(Record):
     """What was tuned, and what the file computes and takes.
 
     The keys "float32" and "int8" stand for the LiteRT files of the tuned network; both compute
@@ -93,7 +94,7 @@ class TfmotReport:
         loss: Training loss of the last epoch.
         size_bytes: Size of both files.
         zipped_bytes: Their size as gzip packs them: repeated and zero weights show here alone.
-        latency: Time of both files, measured in turn.
+        latency: Time of both files, measured interleaved.
         ratio: Time of the int8 file / time of the float32 file.
         kernels: The kernels of the tuned Keras network, as "layer/weight".
         left: Layers that the method did not treat, with the reason.
@@ -120,14 +121,3 @@ class TfmotReport:
     carried_error: float
     seconds: float
     fingerprint: Mapping[str, Any]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Returns the fields as plain JSON values."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {
-            **fields,
-            "path": str(self.path),
-            "latency": {name: latency.as_dict() for name, latency in self.latency.items()},
-            "ratio": self.ratio.as_dict(),
-            "kernels": {name: dataclasses.asdict(kernel) for name, kernel in self.kernels.items()},
-        }

@@ -6,7 +6,6 @@ import dataclasses
 import gzip
 import importlib.util
 import json
-import os
 import tempfile
 import time
 from collections.abc import Mapping
@@ -18,16 +17,18 @@ import numpy as np
 
 from spade_keras import backend
 from spade_keras.errors import ExportError, MissingExtraError
-from spade_keras.export.child_process import require_tensorflow, run_python
-from spade_keras.export.tfmot_report import KernelSummary, TfmotReport, Training
-from spade_keras.export.twin import describe, weights_of, with_weights
+from spade_keras.export.saved_model import require_tensorflow
+from spade_keras.export.tfmot.report import KernelSummary, TfmotReport, Training
+from spade_keras.export.tfmot.twin import describe, weights_of, with_weights
+from spade_keras.files import read_npz, write_bytes_atomic
 from spade_keras.latency import ratio_interval, summarize, user_cache_folder, windows
+from spade_keras.latency.child_process import run_python
 from spade_keras.metrics.psnr import psnr_per_image
 
 Arrays = tuple[Any, Any]
 """Inputs and targets."""
 
-_SCRIPT = Path(__file__).with_name("tfmot_script.py")
+_SCRIPT = Path(__file__).with_name("script.py")
 _FILES = ("float32", "int8")
 _COMPARED = 8  # samples on which the twin must equal the network
 _CARRIED_TOLERANCE = 1e-4  # between Keras and the kernels of LiteRT
@@ -44,17 +45,17 @@ def tune(
     pairs: int,
     lock: bool,
 ) -> tuple[keras.Model, TfmotReport]:
-    """Tunes a network by a method of `spade_keras.export.tfmot`.
+    """Tunes a network by a method of `spade_keras.export.tfmot`, which documents the rest.
 
     Args:
         method: Name and arguments of the method, as the script reads them.
-        network: See there.
-        path: See there.
-        data: See there.
-        held_out: See there.
-        training: See there.
-        pairs: See there.
-        lock: See there.
+        network: The network.
+        path: The .tflite file to write.
+        data: Inputs and targets to tune on.
+        held_out: Inputs and targets to judge by.
+        training: How to tune.
+        pairs: Timed windows of each file.
+        lock: Whether to wait for the device's timing lock.
 
     Returns:
         The tuned copy of the network, and the report.
@@ -77,7 +78,7 @@ def tune(
         "training": dataclasses.asdict(training),
         "logits": not _ends_in_softmax(description),
         "windows": windows.__file__,
-        # Of the CPU, where the script runs whatever this process runs on.
+        # The CPU's lock: the script runs there even if this process uses a GPU.
         "lock": str(user_cache_folder("locks") / "cpu.lock") if lock else None,
         "pairs": pairs,
     }
@@ -86,12 +87,12 @@ def tune(
     with tempfile.TemporaryDirectory(prefix="spade-keras-") as name:
         folder = Path(name)
         answer = _ask(folder, job, arrays)
-        weights, outputs = _load(folder / "weights.npz"), _load(folder / "outputs.npz")
+        weights, outputs = (read_npz(folder / f"{name}.npz") for name in ("weights", "outputs"))
         tuned = with_weights(network, weights)
         after = tuned.predict(held_out_x, batch_size=training.batch_size, verbose=0)
         carried_error = _checked_carrying(after, outputs["float32"])
         files = {file: (folder / f"{file}.tflite").read_bytes() for file in _FILES}
-        _write(files["int8"], target)
+        write_bytes_atomic(target, files["int8"])
     quality = {"before": before, "after": after, **outputs}
     return tuned, TfmotReport(
         path=target,
@@ -133,28 +134,9 @@ def _ask(folder: Path, job: dict[str, Any], arrays: dict[str, Any]) -> dict[str,
         },
         folder=folder,
         timeout_s=_TIMEOUT_S,
+        raises=ExportError,
     )
     return json.loads((folder / "answer.json").read_text())
-
-
-def _load(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path) as stored:
-        return {name: stored[name] for name in stored.files}
-
-
-def _write(content: bytes, target: Path) -> None:
-    """Writes a file that is complete or absent."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, target)
-    except BaseException:
-        os.unlink(name)
-        raise
 
 
 def _times(answer: dict[str, Any], x: np.ndarray) -> dict[str, Any]:
@@ -232,7 +214,7 @@ def _checked_arrays(name: str, pair: Arrays, training: Training) -> tuple[np.nda
     x, y = (keras.ops.convert_to_numpy(array) for array in pair)
     if len(x) == 0 or len(x) != len(y):
         raise ValueError(
-            f"`{name}` must hold as many targets as inputs, at least one. "
+            f"`{name}` must hold one target per input, at least one. "
             f"Received: {len(x)} inputs and {len(y)} targets"
         )
     if training.loss != "mse" and (y.ndim != 1 or y.dtype.kind not in "iu" or y.min() < 0):

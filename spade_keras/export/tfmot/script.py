@@ -284,13 +284,13 @@ def held(lock: str | None) -> Iterator[None]:
 
 
 def timed(job: dict[str, Any], files: dict[str, Served], sample: Any) -> dict[str, Any]:
-    """Times the files in turn on one sample."""
+    """Times the files interleaved on one sample."""
     timing = runpy.run_path(job["windows"])
     stopwatch = timing["Stopwatch"](lambda output: None)  # the interpreter blocks
     functions = [functools.partial(serve, sample) for serve in files.values()]
     with held(job["lock"]):
         warm = [timing["warm_up"](stopwatch, function, 20) for function in functions]
-        samples = timing["time_in_turn"](
+        samples = timing["time_interleaved"](
             stopwatch, functions, [one.calls for one in warm], job["pairs"]
         )
     return {

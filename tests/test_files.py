@@ -1,6 +1,6 @@
 import pytest
 
-from spade_keras.export.folders import complete_folder
+from spade_keras.files import complete_folder
 
 MARKER = "marker"
 

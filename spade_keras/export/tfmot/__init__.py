@@ -12,8 +12,8 @@ from pathlib import Path
 
 import keras
 
-from spade_keras.export.tfmot_process import Arrays, tune
-from spade_keras.export.tfmot_report import KernelSummary, TfmotReport, Training
+from spade_keras.export.tfmot.report import KernelSummary, TfmotReport, Training
+from spade_keras.export.tfmot.tuning import Arrays, tune
 
 __all__ = ["KernelSummary", "TfmotReport", "Training", "cluster", "magnitude_prune", "quantize"]
 

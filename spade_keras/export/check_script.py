@@ -126,7 +126,7 @@ def check(folder: Path) -> None:
             "load_ms": load_ms,
             "warm": warmed[-1]._asdict(),
         }
-    samples = timing["time_in_turn"](
+    samples = timing["time_interleaved"](
         stopwatch, functions, [warm.calls for warm in warmed], job["pairs"]
     )
     for model, times in zip(answer["models"].values(), samples, strict=True):

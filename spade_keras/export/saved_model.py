@@ -2,34 +2,61 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from spade_keras.errors import ExportError
-from spade_keras.export.child_process import require_tensorflow, run_python
-from spade_keras.export.conversion import write_archive
-from spade_keras.export.folders import complete_folder
-from spade_keras.export.reports import ExportReport
+from spade_keras.errors import ExportError, MissingExtraError
+from spade_keras.files import complete_folder, read_npz
+from spade_keras.latency.child_process import run_python
+from spade_keras.typing import Record
+
+FORMATS = ("tf_saved_model",)
+"""What models can be exported to."""
 
 MARKER = "saved_model.pb"
 
-_CONVERT = """
-import pathlib, sys
-from spade_keras.export import conversion
-conversion.convert(pathlib.Path(sys.argv[1]))
-"""
+_CONVERT = (
+    "import pathlib, sys; from spade_keras.export import saved_model;"
+    "saved_model.convert(pathlib.Path(sys.argv[1]))"
+)
 
 
-def saved_model(network: keras.Model, folder: str | Path, inputs: Any) -> ExportReport:
+@dataclass(frozen=True)
+class ExportReport(Record):
+    """An exported model.
+
+    Args:
+        folder: Where it is.
+        format: "tf_saved_model".
+        backend: The Keras backend that it came from.
+        inputs: Shape, its batch axis None, and dtype of every input of the signature.
+        size_bytes: Size of all its files.
+        seconds: Time that exporting took.
+    """
+
+    folder: Path
+    format: str
+    backend: str
+    inputs: Mapping[str, Mapping[str, Any]]
+    size_bytes: int
+    seconds: float
+
+
+def export_model(
+    network: keras.Model, folder: str | Path, inputs: Any, *, format: str = "tf_saved_model"
+) -> ExportReport:
     """Exports a model as a TensorFlow SavedModel, which needs neither Keras nor spade-keras.
 
     The batch axis of the signature is free, the other axes are those of `inputs`. Under JAX and
@@ -41,30 +68,33 @@ def saved_model(network: keras.Model, folder: str | Path, inputs: Any) -> Export
         folder: The folder to make; an earlier export in it is replaced.
         inputs: Example inputs with a batch axis: a dict of arrays, or one array. The keys of a
             dict name the inputs of the signature.
+        format: One of `FORMATS`, in the words of `keras.Model.export`.
 
     Returns:
         What was written where.
 
     Raises:
         TypeError: If `inputs` is neither a dict of arrays nor an array.
-        ValueError: If `folder` holds something else.
+        ValueError: If `folder` holds something else, or the format is unknown.
         MissingExtraError: If TensorFlow is not installed.
         ExportError: If the process that converts fails; holds all that it wrote.
     """
+    if format not in FORMATS:
+        raise ValueError(f"`format` must be one of {FORMATS}. Received: format={format!r}")
     start = time.perf_counter()
     target = Path(folder).absolute()
     require_tensorflow()
     arrays = named_arrays(inputs)
     with complete_folder(target, MARKER) as fresh:
         if keras.backend.backend() == "tensorflow":
-            write_archive(network, fresh, arrays)
+            _write_archive(network, fresh, arrays)
         else:
             _write_archive_in_child(network, fresh, arrays)
         if not (fresh / MARKER).exists():
             raise ExportError(f"Exporting ended without an error, but wrote no {MARKER}.")
     return ExportReport(
         folder=target,
-        format="saved_model",
+        format=format,
         backend=keras.backend.backend(),
         inputs={
             name: {"shape": [None, *array.shape[1:]], "dtype": str(array.dtype)}
@@ -140,7 +170,57 @@ def _write_archive_in_child(
                 "TF_CPP_MIN_LOG_LEVEL": "2",
             },
             folder=folder,
+            raises=ExportError,
         )
+
+
+def convert(folder: Path) -> None:
+    """Writes the SavedModel that a folder describes, in a process whose Keras runs on TensorFlow.
+
+    Args:
+        folder: Holds the model in `network.keras`, example inputs in `inputs.npz`, and in
+            `job.json` the modules to import, the default dtype and where to write.
+    """
+    job = json.loads((folder / "job.json").read_text())
+    for module in job["modules"]:
+        importlib.import_module(module)
+    keras.config.set_floatx(job["dtype"])
+    # The calling process wrote the file a moment ago from a living model, whose functions have
+    # run already: there is nothing to be safe from.
+    network = keras.saving.load_model(folder / "network.keras", compile=False, safe_mode=False)
+    arrays = {
+        name.removeprefix("input/"): array
+        for name, array in read_npz(folder / "inputs.npz").items()
+    }
+    _write_archive(network, Path(job["archive"]), arrays)
+
+
+def require_tensorflow() -> None:
+    """Checks that a child process can import TensorFlow, without importing it here.
+
+    Raises:
+        MissingExtraError: If it cannot.
+    """
+    if importlib.util.find_spec("tensorflow") is None:
+        raise MissingExtraError("tensorflow", "tensorflow")
+
+
+def _write_archive(network: keras.Model, folder: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes the SavedModel; Keras must run on TensorFlow. A lone input has the name ""."""
+    specs = {
+        name: keras.InputSpec(
+            shape=(None, *array.shape[1:]), dtype=str(array.dtype), name=name or None
+        )
+        for name, array in arrays.items()
+    }
+    network(_structured(arrays))  # builds it, if it is not
+    network.export(
+        str(folder), format="tf_saved_model", input_signature=[_structured(specs)], verbose=False
+    )
+
+
+def _structured(named: dict[str, Any]) -> Any:
+    return named[""] if set(named) == {""} else named
 
 
 def custom_modules(config: Any) -> list[str]:
@@ -157,8 +237,8 @@ def custom_modules(config: Any) -> list[str]:
 
 def _custom_modules(config: Any) -> Iterator[str]:
     if isinstance(config, Mapping):
-        # Keras records the module of its own classes; of others the registered name is to be had,
-        # which for a function stands in the place of its config.
+        # Keras records the module of its own classes, but only the registered name of others;
+        # for a function that name takes the place of its config.
         is_function = config.get("class_name") == "function"
         name = config.get("config" if is_function else "registered_name")
         if isinstance(name, str) and (found := keras.saving.get_registered_object(name)):
