@@ -5,7 +5,7 @@ import pytest
 from keras import ops
 
 from spade_keras.data import equispaced_mask
-from spade_keras.networks.autocalibration import autocalibration_window
+from spade_keras.networks.e2e_varnet import autocalibration_window
 
 
 def window(mask, acs_lines=None):

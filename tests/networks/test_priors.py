@@ -19,7 +19,7 @@ def picture(channels=2):
 @pytest.mark.once
 def test_the_default_edsr_has_the_published_size():
     assert priors.edsr().count_params() == 999_426
-    assert priors.get("edsr", filters=(64,) * 13, kernel_size=3).count_params() == 999_426
+    assert priors.PRIORS.make("edsr", filters=(64,) * 13, kernel_size=3).count_params() == 999_426
 
 
 @pytest.mark.once
@@ -68,7 +68,7 @@ def test_a_pruned_edsr_is_an_ordinary_one():
 @pytest.mark.once
 @pytest.mark.parametrize("name", list(priors.PRIORS))
 def test_every_prior_keeps_the_shape_and_saves(name, tmp_path):
-    model = priors.get(name, filters=[4, 3], channels=3)
+    model = priors.PRIORS.make(name, filters=[4, 3], channels=3)
     x = picture(3)
     assert answer(model, x).shape == x.shape
     model.save(tmp_path / "prior.keras")
@@ -80,7 +80,7 @@ def test_every_prior_keeps_the_shape_and_saves(name, tmp_path):
 def test_wrong_widths():
     for name in priors.PRIORS:
         with pytest.raises(ValueError, match=r"`filters` must hold.*filters=\[4, 0\]"):
-            priors.get(name, filters=[4, 0])
+            priors.PRIORS.make(name, filters=[4, 0])
     for trunk in (0, True, 2.0):
         with pytest.raises(ValueError, match=f"`trunk` must be a positive.*trunk={trunk}"):
             priors.edsr(filters=[4], trunk=trunk)

@@ -159,7 +159,7 @@ def test_with_priors_and_with_iterations():
     for wrong in (0, 4):
         with pytest.raises(ValueError, match=f"iterations={wrong}"):
             network.with_iterations(wrong)
-    with pytest.raises(ValueError, match="key 'prior'"):
+    with pytest.raises(ValueError, match=r"keys \['prior'\]"):
         network.with_priors({"denoiser": network.prior})
 
 
