@@ -17,7 +17,7 @@ from spade_keras.networks.reconstruction_network import (
     Shape,
     check_counts,
 )
-from spade_keras.operators import LinearOperator
+from spade_keras.operators import LinearOperator, check_operator
 from spade_keras.solvers import Solution, anderson, contraction_factor
 from spade_keras.solvers.anderson import check_anderson
 
@@ -118,6 +118,7 @@ class DeepEquilibrium(ReconstructionNetwork):
         initial_mixing: float = 0.2,
         **kwargs: Any,
     ) -> None:
+        check_operator(operator)
         check_stateless(prior)
         check_anderson(memory, ridge, damping, tolerance, max_iterations)
         check_counts(iterations=iterations, gradient_steps=gradient_steps)

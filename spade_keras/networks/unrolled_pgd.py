@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from spade_keras.networks.reconstruction_network import ReconstructionNetwork, check_counts
-from spade_keras.operators import LinearOperator
+from spade_keras.operators import LinearOperator, check_operator
 
 
 @keras.saving.register_keras_serializable(package="spade_keras")
@@ -56,6 +56,7 @@ class UnrolledPGD(ReconstructionNetwork):
         initial_step: float = 1.0,
         **kwargs: Any,
     ) -> None:
+        check_operator(operator)
         check_counts(iterations=iterations)
         super().__init__(**kwargs)
         self.operator = operator

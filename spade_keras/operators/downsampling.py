@@ -9,14 +9,14 @@ import keras
 import numpy as np
 from keras import ops
 
-from spade_keras.backend.fourier import conjugate
+from spade_keras.backend import conjugate
 from spade_keras.operators.examples import elongated_kernels
-from spade_keras.operators.linear_operator import LinearOperator, Shape
-from spade_keras.operators.spectra import (
+from spade_keras.operators.fourier import (
     image_from_spectrum,
     image_spectrum,
     transfer_function,
 )
+from spade_keras.operators.linear_operator import LinearOperator, Shape
 
 
 @keras.saving.register_keras_serializable(package="spade_keras")

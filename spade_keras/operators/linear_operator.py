@@ -156,3 +156,16 @@ class LinearOperator(keras.layers.Layer):
     def call(self, x: Any, **parameters: Any) -> Any:
         """Returns A x."""
         return self.forward(x, **parameters)
+
+
+def check_operator(operator: Any) -> None:
+    """Checks that something is a linear operator.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if not isinstance(operator, LinearOperator):
+        raise ValueError(
+            "`operator` must be a LinearOperator, such as CartesianMRI(). "
+            f"Received: operator={operator!r}"
+        )

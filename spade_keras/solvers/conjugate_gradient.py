@@ -8,8 +8,15 @@ from typing import Any
 from keras import ops
 
 from spade_keras import backend
-from spade_keras.solvers.samples import check_stopping, choose, inner, norm, ratio, spread
-from spade_keras.solvers.solution import Solution
+from spade_keras.solvers.samples import (
+    Solution,
+    check_stopping,
+    choose,
+    inner,
+    norm,
+    ratio,
+    spread,
+)
 
 
 def conjugate_gradient(
@@ -28,9 +35,8 @@ def conjugate_gradient(
     the others go on.
 
     The gradient is that of the solution, not of the iteration: with the cotangent u of x, one more
-    solve gives v = B^-1 u, which is the gradient with respect to b; whatever B depends on gets that
-    of -<v, B x> at fixed v and x. It is as exact as both solves, and needs the memory of one
-    application of B.
+    solve gives v = B^-1 u, the gradient with respect to b; parameters of B get that of -<v, B x> at
+    fixed v and x. It is as exact as both solves, and needs the memory of one application of B.
 
     Args:
         function: x -> B x, from and to the shape of `right`; it must not mix samples. It may
@@ -42,7 +48,7 @@ def conjugate_gradient(
         max_iterations: Most applications of B, besides one at the end.
 
     Returns:
-        A `Solution` in float32, its residual computed anew from x. Gradients flow through `x`.
+        A `Solution` in float32, its residual recomputed from x. Gradients flow through `x`.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -95,6 +101,7 @@ def _iterate(
         sound = ops.isfinite(curvature)
         iterations = iterations + ops.cast(active, "int32")
         finite = finite & (sound | ops.logical_not(active))
+        # Without positive curvature B is not positive definite there, and the step has no meaning.
         active = active & sound & (curvature > 0)
         length = spread(ratio(square, curvature), x)
         x = choose(active, x + length * p, x)
