@@ -202,10 +202,18 @@ class DeepEquilibrium(ReconstructionNetwork):
         """
         function, start = self._fixed_point_problem(inputs)
         found = self._solve(function, start)
-        contraction = contraction_factor(function, found.x)
-        records = (found.residual, found.iterations, contraction, found.converged, found.finite)
-        listed = (tuple(ops.convert_to_numpy(record).tolist()) for record in records)
-        return EquilibriumReport(*listed, self.tolerance, self.max_iterations)
+        records = {
+            "residual": found.residual,
+            "iterations": found.iterations,
+            "contraction": contraction_factor(function, found.x),
+            "converged": found.converged,
+            "finite": found.finite,
+        }
+        return EquilibriumReport(
+            **{k: tuple(ops.convert_to_numpy(record).tolist()) for k, record in records.items()},
+            tolerance=self.tolerance,
+            max_iterations=self.max_iterations,
+        )
 
     def with_iterations(self, iterations: int) -> DeepEquilibrium:
         """Returns a new network of exactly that many iterations, with copies of all weights.

@@ -7,7 +7,7 @@ from keras import ops
 
 from spade_keras import latency, search
 from spade_keras.export import saved_model
-from spade_keras.networks import NETWORKS, E2EVarNet, USRNet, VarNet, priors
+from spade_keras.networks import NETWORKS, E2EVarNet, UnrolledPGD, USRNet, VarNet, priors
 from spade_keras.operators import CartesianMRI, Downsampling
 from spade_keras.pruning import (
     count_macs,
@@ -61,8 +61,17 @@ def sr_inputs():
     }
 
 
+def make_unrolled_pgd():
+    network = UnrolledPGD(CartesianMRI(), priors.dncnn(filters=[6, 5]), iterations=2)
+    # It starts at zero, behind which no other kernel would learn.
+    residual = network.prior.get_layer("residual").kernel
+    residual.assign(np.random.default_rng(3).normal(scale=0.1, size=residual.shape))
+    return network
+
+
 CASES = {
     "e2e_varnet": (make_e2e_varnet, maps_aside(mri_inputs())),
+    "unrolled_pgd": (make_unrolled_pgd, mri_inputs()),
     "usrnet": (make_usrnet, sr_inputs()),
     "varnet": (make_varnet, mri_inputs()),
 }
@@ -112,6 +121,22 @@ def test_saves_and_loads(case, tmp_path):
     assert list(fresh.priors) == list(network.priors)
     assert fresh.count_params() == network.count_params()
     assert fresh.name == network.name
+
+
+def test_copies_share_nothing_and_refuse_what_does_not_fit(case):
+    network, inputs = case
+    randomize(network)
+    before = run(network, inputs)
+    same = network.with_priors(network.with_iterations(network.iterations).priors)
+    np.testing.assert_array_equal(run(same, inputs), before)
+    for weight in same.weights:
+        weight.assign(np.zeros(weight.shape))
+    np.testing.assert_array_equal(run(network, inputs), before)
+    with pytest.raises(ValueError, match=r"`priors` must have the keys .*Received: \['denoiser'\]"):
+        network.with_priors({"denoiser": next(iter(network.priors.values()))})
+    for wrong in (0, network.iterations + 1):
+        with pytest.raises(ValueError, match=f"from 1 to .*iterations={wrong}"):
+            network.with_iterations(wrong)
 
 
 def test_samples_do_not_see_each_other(case):

@@ -108,5 +108,5 @@ def test_what_is_no_operator_is_refused_where_it_is_used():
         lambda: Scaling(text, 2.0),
         lambda: Composition([text]),
     ):
-        with pytest.raises(ValueError, match="must be .*LinearOperator.*Received: operator"):
+        with pytest.raises(ValueError, match=r"must be .*LinearOperator.*Received: operator"):
             use()
