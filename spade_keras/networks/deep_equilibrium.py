@@ -157,7 +157,7 @@ class DeepEquilibrium(ReconstructionNetwork):
         return _repeat(function, x, self.gradient_steps if training else 1)
 
     def _fixed_point_problem(self, inputs: Mapping[str, Any]) -> tuple[Callable[[Any], Any], Any]:
-        """Returns T for these inputs, and where the iteration starts."""
+        """T for these inputs, and the start of its iteration."""
         parameters = self.operator.parameters(inputs)
         backprojection = self.operator.adjoint(
             ops.cast(inputs["measurements"], "float32"), **parameters
@@ -192,14 +192,7 @@ class DeepEquilibrium(ReconstructionNetwork):
         return self._solve(lambda g: cotangent + pullback(g), cotangent).x
 
     def report(self, inputs: Mapping[str, Any]) -> EquilibriumReport:
-        """Solves for a batch and reports how well.
-
-        Args:
-            inputs: Dict of arrays, as for a call.
-
-        Returns:
-            Residual, iterations and contraction factor per sample.
-        """
+        """Solves for a batch, a dict of input arrays, and reports how well."""
         function, start = self._fixed_point_problem(inputs)
         found = self._solve(function, start)
         records = {
@@ -220,11 +213,8 @@ class DeepEquilibrium(ReconstructionNetwork):
 
         Its time depends on neither weights nor data, so it is the one to measure and to search.
 
-        Args:
-            iterations: At least 1.
-
         Raises:
-            ValueError: If it is below 1.
+            ValueError: If `iterations` is below 1.
         """
         fixed = {"iterations": iterations, "max_iterations": iterations, "tolerance": 0.0}
         return self._copy(self._copied_priors(iterations), **fixed)
@@ -243,11 +233,7 @@ class DeepEquilibrium(ReconstructionNetwork):
         return self._copy(priors, tolerance=tolerance, max_iterations=max_iterations)
 
     def prior_input_shapes(self, inputs: Mapping[str, Any]) -> dict[str, list[Shape]]:
-        """Returns the padded image's shape, for each reference iteration and the last application.
-
-        Args:
-            inputs: Dict of arrays, as for a call.
-        """
+        """Returns the padded image's shape, once per reference iteration and once after the solve."""
         batch, *sizes, channels = self._image_shape(inputs)
         shape = (batch, *(padded_size(size, self.multiple) for size in sizes), channels)
         return {"prior": [shape] * (self.iterations + 1)}
@@ -299,11 +285,7 @@ class EquilibriumReport:
 
 
 def check_stateless(prior: keras.Model) -> None:
-    """Checks that no layer of a prior draws at random or updates statistics.
-
-    Raises:
-        ValueError: If one does and is not frozen.
-    """
+    """Raises a ValueError if a layer of a prior, not frozen, is random or updates statistics."""
     for layer in prior._flatten_layers():
         if isinstance(layer, _STATEFUL) and layer.trainable:
             raise ValueError(

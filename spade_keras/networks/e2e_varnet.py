@@ -100,12 +100,7 @@ class E2EVarNet(ReconstructionNetwork):
     def estimate_sensitivities(
         self, inputs: Mapping[str, Any], training: bool | None = None
     ) -> Any:
-        """Returns the coil maps S, of the shape of `measurements`; sum_c |S_c|^2 = 1.
-
-        Args:
-            inputs: As for a call.
-            training: As for a call.
-        """
+        """Returns the coil maps S, of the shape of `measurements`; sum_c |S_c|^2 = 1."""
         measured = ops.cast(inputs["measurements"], "float32")
         _, coils, height, width, _ = ops.shape(measured)
         mask = ops.cast(inputs["mask"], "float32")
@@ -124,11 +119,7 @@ class E2EVarNet(ReconstructionNetwork):
         return {SENSITIVITY: self.sensitivity.prior, **self.varnet.priors}
 
     def prior_input_shapes(self, inputs: Mapping[str, Any]) -> dict[str, list[Shape]]:
-        """Returns the padded image's shape: for the coil maps once per coil, then per cascade.
-
-        Args:
-            inputs: Dict of arrays, as for a call.
-        """
+        """Returns the padded image's shape: for the coil maps once per coil, then per cascade."""
         batch, coils, height, width, _ = inputs["measurements"].shape
         images = None if batch is None else batch * coils
         return {

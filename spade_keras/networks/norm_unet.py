@@ -8,8 +8,8 @@ from typing import Any
 import keras
 from keras import ops
 
-# Far below the variance of raw k-space data, which are of the order of 1e-5; it keeps the
-# gradient at a constant image finite.
+# Keeps the gradient at a constant image finite; far below the variance of raw k-space data, whose
+# values are of the order of 1e-5.
 _SMALLEST_VARIANCE = 1e-24
 
 
@@ -17,12 +17,11 @@ _SMALLEST_VARIANCE = 1e-24
 class NormUNet(keras.layers.Layer):
     """N(x) = s D((x - m) / s) + m, with mean m and standard deviation s of every image channel.
 
-    So the prior D sees images of one spread, whatever their scale, and N(a x + b) = a N(x) + b
-    for every a > 0 and b, each of which may differ between samples and channels. A negative a
-    changes the sign of what D sees: there the equation does not hold.
+    The prior D thus sees images of unit spread at any scale, and N(a x + b) = a N(x) + b for every
+    a > 0 and b, which may differ between samples and channels (not for a < 0, which changes the
+    sign of what D sees).
 
-    Between the two the image is padded with zeros, which is its mean, to the sizes that D takes,
-    and cropped again.
+    The normalized image is padded with zeros, its mean, to a size that D takes, and cropped after.
 
     Args:
         prior: Functional model D from images to images of the same shape, such as `priors.unet`.
@@ -89,11 +88,8 @@ class NormUNet(keras.layers.Layer):
 def size_multiple(prior: keras.Model) -> int:
     """Returns the number that the height and width of a prior's input must be multiples of.
 
-    It is the product of the strides of all its poolings and convolutions, which suits networks
+    The product of the strides of all its poolings and convolutions, which is exact for networks
     that go down once and up again; a prior with parallel strided branches needs less.
-
-    Args:
-        prior: A Functional model.
 
     Raises:
         ValueError: If `prior` is not a Keras model.
@@ -123,12 +119,7 @@ def padded_size(size: int | None, multiple: int) -> int | None:
 
 
 def pad_around(x: Any, multiple: int) -> Any:
-    """Pads images with zeros on all sides, the odd row and column below and to the right.
-
-    Args:
-        x: Tensor of shape `(batch, height, width, channels)`.
-        multiple: What height and width become multiples of.
-    """
+    """Pads images with zeros to multiples, the odd row and column below and to the right."""
     if multiple == 1:
         return x
     amounts = [-size % multiple for size in ops.shape(x)[1:3]]
@@ -136,18 +127,13 @@ def pad_around(x: Any, multiple: int) -> Any:
 
 
 def crop_around(x: Any, height: Any, width: Any, multiple: int) -> Any:
-    """Undoes `pad_around` of images of that height and width."""
+    """Undoes `pad_around` for images of that height and width."""
     top, left = (-height % multiple) // 2, (-width % multiple) // 2
     return x[:, top : top + height, left : left + width]
 
 
 def pad_below(x: Any, multiple: int) -> Any:
-    """Repeats the last row and column of images until their sizes are multiples.
-
-    Args:
-        x: Tensor of shape `(batch, height, width, channels)`.
-        multiple: What height and width become multiples of.
-    """
+    """Repeats the last row and column of images until their sizes are multiples."""
     if multiple == 1:
         return x
     rows, columns = (-size % multiple for size in ops.shape(x)[1:3])

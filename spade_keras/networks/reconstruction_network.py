@@ -77,11 +77,7 @@ class ReconstructionNetwork(keras.Model):
         return self._copy(self._copied_priors(iterations), iterations=iterations)
 
     def prior_input_shapes(self, inputs: Mapping[str, Any]) -> dict[str, list[Shape]]:
-        """Returns, per prior, the input shape of each of its calls in one forward pass.
-
-        Args:
-            inputs: Dict of arrays, as for a call.
-        """
+        """Returns, per prior, the input shape of each of its calls for a dict of input arrays."""
         return {"prior": [self._image_shape(inputs)] * self.iterations}
 
     def _image_shape(self, inputs: Mapping[str, Any]) -> Shape:
@@ -146,22 +142,14 @@ class ReconstructionNetwork(keras.Model):
 
 
 def copy_prior(prior: keras.Model) -> keras.Model:
-    """Returns a prior of the same weights that shares none of them.
-
-    Args:
-        prior: A Functional model.
-    """
+    """Returns a Functional model of the same weights that shares none of them."""
     copy = keras.models.clone_model(prior)
     copy.set_weights(prior.get_weights())
     return copy
 
 
 def check_counts(**counts: int | None) -> None:
-    """Checks that arguments are positive integers.
-
-    Raises:
-        ValueError: If one is not.
-    """
+    """Raises a ValueError unless all arguments are positive integers."""
     for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if type(value) is not int or value < 1:
             raise ValueError(f"`{name}` must be an integer of at least 1. Received: {name}={value}")

@@ -173,11 +173,7 @@ class USRNet(ReconstructionNetwork):
         return self._copy(self._copied_priors(self.iterations), operator=operator)
 
     def prior_input_shapes(self, inputs: Mapping[str, Any]) -> dict[str, list[Shape]]:
-        """Returns the shape of the padded image and its noise level, once an iteration.
-
-        Args:
-            inputs: Dict of arrays, as for a call.
-        """
+        """Returns the shape of the padded image and its noise level, once an iteration."""
         batch, height, width, _ = inputs["measurements"].shape
         if "initial" in inputs:
             height, width = inputs["initial"].shape[1:3]

@@ -128,11 +128,7 @@ class VarNet(ReconstructionNetwork):
         return {cascade.name: cascade.prior for cascade in self.cascades}
 
     def prior_input_shapes(self, inputs: Mapping[str, Any]) -> dict[str, list[Shape]]:
-        """Returns the padded image's shape, once per cascade.
-
-        Args:
-            inputs: Dict of arrays, as for a call.
-        """
+        """Returns the padded image's shape, once per cascade."""
         batch, _, height, width, _ = inputs["measurements"].shape
         return {c.name: [c.prior_input_shape(batch, height, width)] for c in self.cascades}
 

@@ -27,13 +27,13 @@ class Blur(LinearOperator):
     """y[n] = sum_m k[m] x[n - m + c], c = floor(size / 2): convolution with the sample's kernel.
 
     Args:
-        boundary: "circular": the image goes on periodically; by FFT. "reflect": it is mirrored
-            about its border pixels, which are not repeated; by convolution. "valid": only pixels
-            whose whole neighborhood is inside the image are kept; by convolution.
+        boundary: "circular": periodic, by FFT. "reflect": mirrored about the border pixels, which
+            are not repeated, by convolution. "valid": keeps only pixels whose whole neighborhood
+            is inside the image, by convolution.
         **kwargs: Of `keras.layers.Layer`, such as `name`.
 
     Input shape:
-        `x`: `(batch, height, width, channels)`; every channel is blurred alike.
+        `x`: `(batch, height, width, channels)`; all channels get the same blur.
         `kernel`: `(batch or 1, rows, columns)`.
 
     Output shape:

@@ -61,7 +61,7 @@ TRANSFORMS: dict[str, tuple[Transform, ...]] = {
     "shift": (_shift(1, 0), _shift(0, 1), _shift(1, 1)),
     "scale": (_scaling(0.8), _scaling(1.25)),
 }
-"""Image transforms by the names that operators use; each entry is a family of equal shapes."""
+"""Families of image transforms, by the names that operators use."""
 
 
 def commutator(
@@ -86,9 +86,6 @@ def commutator(
         parameters: The operator's other arguments; by default its `example_parameters`.
         image: The image batch x; by default a phantom of random ellipses.
         seed: Of the phantom and of the example parameters.
-
-    Returns:
-        The relative norm of the commutator.
 
     Raises:
         ValueError: If the name is unknown.

@@ -36,8 +36,8 @@ class FFTConvention:
 
     Attributes:
         centered: Whether origin and zero frequency are at floor(N / 2) instead of 0.
-        unitary: Whether it is divided by the square root of the number of samples, so that its
-            inverse is its adjoint; else forward is unscaled.
+        unitary: Whether forward is divided by the root of the number of samples, so that its
+            inverse is its adjoint; else it is unscaled.
     """
 
     centered: bool
@@ -45,29 +45,25 @@ class FFTConvention:
 
     def modulate(self, z: Any) -> Any:
         """Returns D z, for a complex tensor of shape `(..., height, width)`."""
-        if not self.centered:
-            return z
-        return z * _ramps(*ops.shape(z)[-2:], offset=False)
+        return z * _ramps(*ops.shape(z)[-2:], offset=False) if self.centered else z
 
     def demodulate(self, z: Any) -> Any:
         """Returns D^H z."""
-        if not self.centered:
-            return z
-        return z * conjugate(_ramps(*ops.shape(z)[-2:], offset=False))
+        return z * conjugate(_ramps(*ops.shape(z)[-2:], offset=False)) if self.centered else z
 
     def forward_weights(self, mask: Any, height: Any, width: Any) -> Any:
-        """Returns W_a for a mask of shape `(..., 1 or height, 1 or width)`, complex."""
+        """Returns W_a, complex, for a mask `(..., 1 or height, 1 or width)`."""
         scale = 1 / _root(height, width) if self.unitary else 1.0
         return self._weights(ops.cast(mask, "float32") * scale, height, width)
 
     def adjoint_weights(self, mask: Any, height: Any, width: Any) -> Any:
-        """Returns W_b for a mask of shape `(..., 1 or height, 1 or width)`, complex."""
+        """Returns W_b for such a mask."""
         root = _root(height, width)
         scale = root if self.unitary else root * root
         return conjugate(self._weights(ops.cast(mask, "float32") * scale, height, width))
 
     def normal_weights(self, mask: Any, height: Any, width: Any) -> Any:
-        """Returns W_n for a mask of shape `(..., 1 or height, 1 or width)`, complex."""
+        """Returns W_n for such a mask."""
         mask = ops.cast(mask, "float32")
         weights = mask * mask
         if not self.unitary:
@@ -92,30 +88,17 @@ FFT_CONVENTIONS: dict[str, FFTConvention] = {
 
 
 def convention(name: str) -> FFTConvention:
-    """Looks up a convention.
-
-    Args:
-        name: A key of `FFT_CONVENTIONS`.
-
-    Raises:
-        ValueError: If there is none of that name.
-    """
+    """Looks up a key of `FFT_CONVENTIONS`, or raises a ValueError."""
     if name not in FFT_CONVENTIONS:
         raise ValueError(f"`fft` must be one of {sorted(FFT_CONVENTIONS)}. Received: fft={name!r}")
     return FFT_CONVENTIONS[name]
 
 
 def image_spectrum(x: Any) -> Any:
-    """Transforms a real image, two channels at a time.
+    """Transforms a real image, two channels at a time: `(batch, planes, height, width)`.
 
     A real kernel acts alike on the real and the imaginary part of a complex image. So channels
     are transformed in pairs, which halves the work; an odd last one is paired with zeros.
-
-    Args:
-        x: float32 tensor of shape `(batch, height, width, channels)`.
-
-    Returns:
-        complex64 tensor of shape `(batch, planes, height, width)`, `planes = ceil(channels / 2)`.
     """
     batch, height, width, channels = ops.shape(x)
     if channels % 2:
@@ -125,15 +108,7 @@ def image_spectrum(x: Any) -> Any:
 
 
 def image_from_spectrum(spectrum: Any, channels: int) -> Any:
-    """Inverts `image_spectrum`.
-
-    Args:
-        spectrum: complex64 tensor of shape `(batch, planes, height, width)`.
-        channels: Channels of the image.
-
-    Returns:
-        float32 tensor of shape `(batch, height, width, channels)`.
-    """
+    """Inverts `image_spectrum` for an image of that many channels."""
     planes = ops.transpose(fft(spectrum, inverse=True), (0, 2, 3, 1))
     batch, height, width, count = ops.shape(planes)
     pairs = ops.reshape(to_real(planes), (batch, height, width, 2 * count))
@@ -141,19 +116,7 @@ def image_from_spectrum(spectrum: Any, channels: int) -> Any:
 
 
 def transfer_function(kernel: Any, height: Any, width: Any) -> Any:
-    """Transform of a kernel whose origin is at floor(size / 2): USRNet's `p2o`.
-
-    Args:
-        kernel: float32 tensor of shape `(batch, rows, columns)`, no larger than the image.
-        height: Of the image.
-        width: Of the image.
-
-    Returns:
-        complex64 tensor of shape `(batch, 1, height, width)`.
-
-    Raises:
-        ValueError: If the kernel is larger than the image.
-    """
+    """Transform of kernels with their origin at floor(size / 2), `(batch, 1, height, width)`."""
     check_fits(kernel, height, width)
     rows, columns = ops.shape(kernel)[1:3]
     padded = ops.pad(

@@ -27,9 +27,9 @@ def anderson(
         w = argmin ||sum_i w_i g_i||^2 + lambda ||w||^2    over weights of sum 1
         lambda = ridge trace(G G^T) / m
 
-    On a linear T this is GMRES with a short memory. The ridge is relative to the gaps, so that the
+    On a linear T this is GMRES with a short memory. The ridge is relative to the gaps, so the
     iterates do not depend on the unit of x. A sample stops when ||T(x) - x|| <= tolerance ||T(x)||,
-    or when T(x) is not a number; the others go on.
+    or when T(x) is not finite; the others go on.
 
     Args:
         function: T, from and to the shape of `start`; it must not mix samples.
@@ -70,12 +70,8 @@ def anderson(
 def check_anderson(
     memory: int, ridge: float, damping: float, tolerance: float, max_iterations: int
 ) -> None:
-    """Checks the arguments of `anderson`.
-
-    Raises:
-        ValueError: If one is outside its range.
-    """
-    if isinstance(memory, bool) or not isinstance(memory, int) or memory < 1:
+    """Raises a ValueError if an argument of `anderson` is outside its range."""
+    if type(memory) is not int or memory < 1:
         raise ValueError(f"`memory` must be a positive integer. Received: memory={memory}")
     if not ridge > 0:
         raise ValueError(

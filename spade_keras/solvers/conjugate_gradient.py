@@ -31,7 +31,7 @@ def conjugate_gradient(
 
         x <- x + a p,  r <- r - a B p,  a = ||r||^2 / <p, B p>,  p <- r' + ||r'||^2 / ||r||^2 p
 
-    A sample stops when ||b - B x|| <= tolerance ||b||, or when <p, B p> is not a positive number;
+    A sample stops when ||b - B x|| <= tolerance ||b||, or when <p, B p> is not positive and finite;
     the others go on.
 
     The gradient is that of the solution, not of the iteration: with the cotangent u of x, one more
@@ -39,13 +39,13 @@ def conjugate_gradient(
     fixed v and x. It is as exact as both solves, and needs the memory of one application of B.
 
     Args:
-        function: x -> B x, from and to the shape of `right`; it must not mix samples. It may
-            depend on variables and tensors, for example B x = A^H A x + weight x.
+        function: x -> B x, from and to the shape of `right`; it must not mix samples, and may
+            depend on variables and tensors, as in B x = A^H A x + weight x.
         right: b, of shape `(batch, ...)`. Complex values have two channels.
         start: First iterate; zero if None. It gets no gradient.
         tolerance: Of the relative residual; 0 for exactly `max_iterations` iterations. Rounding
-            ends the progress at about 1e-6 times the condition number.
-        max_iterations: Most applications of B, besides one at the end.
+            limits it to about 1e-6 times the condition number.
+        max_iterations: Most applications of B, plus one at the end.
 
     Returns:
         A `Solution` in float32, its residual recomputed from x. Gradients flow through `x`.
@@ -113,16 +113,11 @@ def _iterate(
     r = right - apply(first)
     square = inner(r, r)
     finite = ops.isfinite(square)
-    state = (
-        first,
-        r,
-        r,
-        square,
-        finite & (square > target),
-        ops.zeros_like(square, "int32"),
-        finite,
-    )
-    x, _, _, _, _, iterations, finite = ops.while_loop(
-        unfinished, advance, state, maximum_iterations=max_iterations
+    active, none = finite & (square > target), ops.zeros_like(square, "int32")
+    x, *_, iterations, finite = ops.while_loop(
+        unfinished,
+        advance,
+        (first, r, r, square, active, none, finite),
+        maximum_iterations=max_iterations,
     )
     return x, iterations, finite

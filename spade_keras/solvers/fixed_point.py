@@ -34,7 +34,7 @@ def picard(
         x <- x + damping (T(x) - x)
 
     Converges where T is a contraction, at the rate of its contraction factor. A sample stops when
-    ||T(x) - x|| <= tolerance ||T(x)||, or when T(x) is not a number; the others go on.
+    ||T(x) - x|| <= tolerance ||T(x)||, or when T(x) is not finite; the others go on.
 
     Args:
         function: T, from and to the shape of `start`; it must not mix samples.
@@ -44,8 +44,7 @@ def picard(
         max_iterations: Most evaluations of T.
 
     Returns:
-        A `Solution`: of all iterates the one of least residual, in float32. No gradient flows
-        through it.
+        A `Solution` with the iterate of least residual, in float32. No gradient flows through it.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -77,18 +76,17 @@ def find_fixed_point(
 ) -> Solution:
     """Iterates to x = T(x), with the next iterate proposed from a history of the last ones.
 
-    Args:
-        function: T, from and to the shape of `start`; it must not mix samples.
-        start: First iterate, of shape `(batch, ...)`.
-        mix: Called as `mix(points, gaps, count)` with the last iterates x_i and T(x_i) - x_i, both
-            `(batch, memory, size)`, newest last, and how many there are; the others are zero.
-            Returns the next iterate, `(batch, size)`.
-        memory: Length of the history.
-        tolerance: Of the relative residual ||T(x) - x|| / ||T(x)||.
-        max_iterations: Most evaluations of T.
+    See `picard` for the other arguments.
 
-    Returns:
-        The iterate of least residual and its records.
+    Args:
+        function: T.
+        start: First iterate.
+        mix: Called as `mix(points, gaps, count)` with the last iterates x_i and T(x_i) - x_i, both
+            `(batch, memory, size)`, newest last, and their number; the rest is zero. Returns the
+            next iterate, `(batch, size)`.
+        memory: Length of the history.
+        tolerance: Of the relative residual.
+        max_iterations: Most evaluations of T.
     """
     check_stopping(tolerance, max_iterations)
 

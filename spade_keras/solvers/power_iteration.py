@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from spade_keras import backend
-from spade_keras.solvers.samples import SMALLEST, norm, ratio, spread
+from spade_keras.solvers.samples import SMALLEST, inner, norm, ratio, spread
 
 
 def power_iteration(
@@ -54,13 +54,9 @@ def power_iteration(
     if tolerance < 0:
         raise ValueError(f"`tolerance` must not be negative. Received: tolerance={tolerance}")
     start = ops.stop_gradient(ops.cast(start, "float32"))
-    axes = tuple(range(1, len(start.shape)))
-
-    def inner(a: Any, b: Any) -> Any:
-        return ops.sum(a * b, axis=axes, keepdims=True)
 
     def unit(v: Any) -> Any:
-        return v / ops.maximum(ops.sqrt(inner(v, v)), 1e-30)  # a map that is zero stays zero
+        return v / ops.maximum(spread(norm(v), v), SMALLEST)  # a map that is zero stays zero
 
     def unsettled(_: Any, eigenvalue: Any, residual: Any) -> Any:
         return ops.any(residual > tolerance * eigenvalue)
@@ -68,18 +64,13 @@ def power_iteration(
     def step(v: Any, _: Any, __: Any) -> tuple[Any, Any, Any]:
         image = function(v)
         eigenvalue = inner(v, image)
-        rest = image - eigenvalue * v
-        return unit(image), eigenvalue, ops.sqrt(inner(rest, rest))
+        return unit(image), eigenvalue, norm(image - spread(eigenvalue, v) * v)
 
     # Infinite at first, which no tolerance meets.
-    unknown = ops.sum(ops.zeros_like(start), axis=axes, keepdims=True)
-    _, eigenvalue, _ = ops.while_loop(
-        unsettled,
-        step,
-        (unit(start), unknown, unknown + float("inf")),
-        maximum_iterations=iterations,
-    )
-    return ops.stop_gradient(ops.reshape(eigenvalue, (-1,)))
+    unknown = inner(ops.zeros_like(start), start)
+    state = (unit(start), unknown, unknown + float("inf"))
+    _, eigenvalue, _ = ops.while_loop(unsettled, step, state, maximum_iterations=iterations)
+    return ops.stop_gradient(eigenvalue)
 
 
 def contraction_factor(
@@ -95,14 +86,13 @@ def contraction_factor(
         d <- s (T(x + d) - T(x)),    s such that ||d|| = distance ||x||
 
     At a fixed point this is the factor by which one application of T shrinks an error in the long
-    run; T applied to x need not shrink it at once. Below 1 the point attracts.
+    run. Below 1 the point attracts.
 
     Args:
         function: T, from and to the shape of `x`; it must not mix samples.
         x: The point, of shape `(batch, ...)`.
         iterations: Applications of T, at least 3; the last third is averaged.
-        distance: Length of d relative to that of x: small for a curved T, but not so small that
-            rounding shows.
+        distance: Length of d relative to that of x: small for a curved T, but well above rounding.
         seed: Of the first d, which is random.
 
     Returns:

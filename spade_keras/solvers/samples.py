@@ -64,16 +64,8 @@ def choose(chosen: Any, a: Any, b: Any) -> Any:
 
 
 def check_stopping(tolerance: float, max_iterations: int) -> None:
-    """Checks the stopping criteria of a solver.
-
-    Raises:
-        ValueError: If `max_iterations` is not a positive integer or `tolerance` is negative.
-    """
-    if (
-        isinstance(max_iterations, bool)
-        or not isinstance(max_iterations, int)
-        or max_iterations < 1
-    ):
+    """Raises a ValueError if a stopping criterion is outside its range."""
+    if type(max_iterations) is not int or max_iterations < 1:
         raise ValueError(
             "`max_iterations` must be a positive integer. "
             f"Received: max_iterations={max_iterations}"
@@ -86,11 +78,7 @@ def check_stopping(tolerance: float, max_iterations: int) -> None:
 
 
 def check_damping(damping: float) -> None:
-    """Checks the share of a step that is taken.
-
-    Raises:
-        ValueError: If it is not above 0.
-    """
+    """Raises a ValueError unless the share of a step is above 0."""
     if not damping > 0:
         raise ValueError(
             f"`damping` must be above 0; 1 takes the whole step. Received: damping={damping}"

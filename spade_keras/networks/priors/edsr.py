@@ -59,7 +59,7 @@ def edsr(
     """
     widths = check_filters(filters)
     trunk = max(widths) if trunk is None else trunk
-    if isinstance(trunk, bool) or not isinstance(trunk, int) or trunk < 1:
+    if type(trunk) is not int or trunk < 1:
         raise ValueError(
             "`trunk` must be a positive integer, the width that all blocks share. "
             f"Received: trunk={trunk}"

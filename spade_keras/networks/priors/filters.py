@@ -6,11 +6,7 @@ from collections.abc import Sequence
 
 
 def check_filters(filters: Sequence[int]) -> tuple[int, ...]:
-    """Returns the widths as a tuple.
-
-    Raises:
-        ValueError: If there is none or one is not a positive integer.
-    """
+    """Returns the widths; raises a ValueError unless there are some, all positive integers."""
     widths = tuple(filters)
     if not widths or not _positive(widths):
         raise ValueError(
@@ -25,14 +21,8 @@ def check_level_filters(
 ) -> list[tuple[int, ...]]:
     """Returns the widths of the convolutions of every level of a U-shaped prior.
 
-    Args:
-        filters: One entry per level: a width for all of its convolutions, or one for each.
-        per_level: Number of widths of a level.
-        last: Number of widths of the last level.
-
-    Raises:
-        ValueError: If there is no level, one has another number of widths, or one of these is
-            not a positive integer.
+    `filters` has one entry per level: a width for all its convolutions, or `per_level` of them, in
+    the last level `last`. Anything else, or a width below 1, raises a ValueError.
     """
     counts = [per_level] * (len(filters) - 1) + [last]
     levels = [
@@ -50,4 +40,4 @@ def check_level_filters(
 
 
 def _positive(widths: Sequence[int]) -> bool:
-    return all(isinstance(w, int) and not isinstance(w, bool) and w >= 1 for w in widths)
+    return all(type(width) is int and width >= 1 for width in widths)
