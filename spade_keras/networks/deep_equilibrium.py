@@ -158,14 +158,10 @@ class DeepEquilibrium(ReconstructionNetwork):
 
     def _fixed_point_problem(self, inputs: Mapping[str, Any]) -> tuple[Callable[[Any], Any], Any]:
         """T for these inputs, and the start of its iteration."""
-        parameters = self.operator.parameters(inputs)
-        backprojection = self.operator.adjoint(
-            ops.cast(inputs["measurements"], "float32"), **parameters
-        )
+        gradient, start = self._data_gradient(inputs)
 
         def function(x: Any) -> Any:
-            gradient = self.operator.normal(x, **parameters) - backprojection
-            z = x - self.step_size * gradient
+            z = x - self.step_size * gradient(x)
             scale = ops.exp(self.log_prior_scale)
             seen = pad_around(scale * z, self.multiple)
             denoised = ops.cast(self.prior(seen, training=False), "float32") / scale
@@ -173,7 +169,7 @@ class DeepEquilibrium(ReconstructionNetwork):
             denoised = crop_around(denoised, height, width, self.multiple)
             return self.mixing * denoised + (1 - self.mixing) * z
 
-        return function, backprojection
+        return function, start
 
     def _solve(self, function: Callable[[Any], Any], start: Any) -> Solution:
         return anderson(
@@ -233,7 +229,7 @@ class DeepEquilibrium(ReconstructionNetwork):
         return self._copy(priors, tolerance=tolerance, max_iterations=max_iterations)
 
     def prior_input_shapes(self, inputs: Mapping[str, Any]) -> dict[str, list[Shape]]:
-        """Returns the padded image's shape, once per reference iteration and once after the solve."""
+        """Returns the padded image's shape, per reference iteration and once after the solve."""
         batch, *sizes, channels = self._image_shape(inputs)
         shape = (batch, *(padded_size(size, self.multiple) for size in sizes), channels)
         return {"prior": [shape] * (self.iterations + 1)}

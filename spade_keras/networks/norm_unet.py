@@ -8,6 +8,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from spade_keras.operators.linear_operator import restore_objects
+
 # Keeps the gradient at a constant image finite; far below the variance of raw k-space data, whose
 # values are of the order of 1e-5.
 _SMALLEST_VARIANCE = 1e-24
@@ -73,16 +75,13 @@ class NormUNet(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""
-        return {
-            **super().get_config(),
-            "prior": keras.saving.serialize_keras_object(self.prior),
-        }
+        prior = keras.saving.serialize_keras_object(self.prior)
+        return {**super().get_config(), "prior": prior}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> NormUNet:
         """Makes the layer of a config, with new weights."""
-        prior = keras.saving.deserialize_keras_object(config["prior"], custom_objects)
-        return cls(**{**config, "prior": prior})
+        return cls(**restore_objects(config, custom_objects))
 
 
 def size_multiple(prior: keras.Model) -> int:

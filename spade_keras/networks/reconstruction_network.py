@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
 from keras import ops
+
+from spade_keras.operators.linear_operator import restore_objects
 
 Shape = tuple[int | None, ...]
 
@@ -82,9 +84,16 @@ class ReconstructionNetwork(keras.Model):
 
     def _image_shape(self, inputs: Mapping[str, Any]) -> Shape:
         first = {name: value[:1] for name, value in inputs.items()}
-        parameters = self.operator.parameters(first)
-        image = self.operator.adjoint(ops.cast(first["measurements"], "float32"), **parameters)
+        image = self._data_gradient(first)[1]
         return (inputs["measurements"].shape[0], *image.shape[1:])
+
+    def _data_gradient(self, inputs: Mapping[str, Any]) -> tuple[Callable[[Any], Any], Any]:
+        """The function x -> A^H (A x - y), and A^H y, from which iterations start."""
+        parameters = self.operator.parameters(inputs)
+        measured = ops.cast(inputs["measurements"], "float32")
+        # Computed once, A^H y leaves one A^H A per iteration, which skips half the transforms.
+        backprojection = self.operator.adjoint(measured, **parameters)
+        return lambda x: self.operator.normal(x, **parameters) - backprojection, backprojection
 
     def _priors_within(self, iterations: int) -> dict[str, keras.Model]:
         """The priors that the first iterations use."""
@@ -133,12 +142,7 @@ class ReconstructionNetwork(keras.Model):
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
         """Makes the network of a config, with new weights."""
-
-        def restored(value: Any) -> Any:
-            nested = isinstance(value, (dict, list))
-            return keras.saving.deserialize_keras_object(value, custom_objects) if nested else value
-
-        return cls(**{name: restored(value) for name, value in config.items()})
+        return cls(**restore_objects(config, custom_objects))
 
 
 def copy_prior(prior: keras.Model) -> keras.Model:

@@ -19,7 +19,7 @@ class UnrolledPGD(ReconstructionNetwork):
         x_0 = A^H y,    x_{k+1} = D(x_k - gamma_k A^H (A x_k - y)),    k = 0 .. iterations - 1
 
     The prior D is shared by the iterations; every iteration has its own learned step gamma_k.
-    A^H y is computed once, so that an iteration costs one A^H A and one D.
+    An iteration costs one A^H A and one D.
 
     Args:
         operator: The forward model A.
@@ -67,12 +67,8 @@ class UnrolledPGD(ReconstructionNetwork):
 
     def call(self, inputs: Mapping[str, Any], training: bool | None = None) -> Any:
         """Reconstructs an image batch from a dict of measurements and operator parameters."""
-        parameters = self.operator.parameters(inputs)
-        measured = ops.cast(inputs["measurements"], "float32")
-        backprojection = self.operator.adjoint(measured, **parameters)
-        x = backprojection
+        gradient, x = self._data_gradient(inputs)
         for k in range(self.iterations):
-            gradient = self.operator.normal(x, **parameters) - backprojection
-            z = x - self.step_sizes[k] * gradient
+            z = x - self.step_sizes[k] * gradient(x)
             x = ops.cast(self.prior(z, training=training), "float32")
         return x

@@ -56,6 +56,7 @@ class Blur(LinearOperator):
     # Of kernels that are not symmetric themselves.
     informative_transforms = ("rotate90", "scale")
     uninformative_transforms = ("shift",)
+    settings = ("boundary",)
 
     def __init__(self, boundary: str = "circular", **kwargs: Any) -> None:
         if boundary not in _BOUNDARIES:
@@ -105,10 +106,6 @@ class Blur(LinearOperator):
     def example_parameters(self, x_shape: Sequence[int], seed: int = 0) -> dict[str, np.ndarray]:
         """Makes elongated Gaussian kernels of 7 x 7 pixels, one per sample."""
         return {"kernel": elongated_kernels(x_shape[0], 7, seed)}
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor."""
-        return {**super().get_config(), "boundary": self.boundary}
 
 
 def _filter(x: Any, kernel: Any, *, adjoint: bool) -> Any:

@@ -20,6 +20,7 @@ class _CartesianSampling(LinearOperator):
 
     informative_transforms = ("rotate90",)
     uninformative_transforms = ("flip_vertical", "shift")
+    settings = ("fft",)
 
     def __init__(self, fft: str = "fastmri", **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -29,10 +30,6 @@ class _CartesianSampling(LinearOperator):
     def example_parameters(self, x_shape: Sequence[int], seed: int = 0) -> dict[str, np.ndarray]:
         """Makes a mask that keeps about every third column."""
         return {"mask": column_mask(x_shape, seed, centered=self._convention.centered)}
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor."""
-        return {**super().get_config(), "fft": self.fft}
 
 
 @keras.saving.register_keras_serializable(package="spade_keras")

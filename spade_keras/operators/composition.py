@@ -22,6 +22,8 @@ class _Members(LinearOperator):
     it is, and all members that have it get the same tensor.
     """
 
+    settings = ("operators", "shared")
+
     def __init__(
         self, operators: Sequence[LinearOperator], shared: Sequence[str] = (), **kwargs: Any
     ) -> None:
@@ -29,7 +31,7 @@ class _Members(LinearOperator):
         names = _outer_names(operators, shared)
         super().__init__(**kwargs)
         self.operators = list(operators)
-        self.shared = tuple(shared)
+        self.shared = list(shared)
         self._names = names
         self.parameter_names = tuple(dict.fromkeys(n for own in names for n in own.values()))
         informative = [name for member in operators for name in member.informative_transforms]
@@ -60,17 +62,6 @@ class _Members(LinearOperator):
     def _examples(self, x_shape: Sequence[int], seed: int) -> Iterator[dict[str, np.ndarray]]:
         for position, member in enumerate(self.operators):
             yield member.example_parameters(x_shape, seed + position)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor."""
-        members = [keras.saving.serialize_keras_object(member) for member in self.operators]
-        return {**super().get_config(), "operators": members, "shared": list(self.shared)}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
-        """Makes the operator of a config."""
-        members = keras.saving.deserialize_keras_object(config["operators"], custom_objects)
-        return cls(**{**config, "operators": members})
 
 
 @keras.saving.register_keras_serializable(package="spade_keras")
@@ -208,6 +199,8 @@ class Scaling(LinearOperator):
         2.5
     """
 
+    settings = ("operator", "factor")
+
     def __init__(self, operator: LinearOperator, factor: float, **kwargs: Any) -> None:
         check_operator(operator)
         if not isinstance(factor, (int, float)) or not math.isfinite(factor):
@@ -240,17 +233,6 @@ class Scaling(LinearOperator):
     def example_parameters(self, x_shape: Sequence[int], seed: int = 0) -> dict[str, np.ndarray]:
         """Makes the operator's examples."""
         return self.operator.example_parameters(x_shape, seed)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor."""
-        operator = keras.saving.serialize_keras_object(self.operator)
-        return {**super().get_config(), "operator": operator, "factor": self.factor}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Scaling:
-        """Makes the operator of a config."""
-        operator = keras.saving.deserialize_keras_object(config["operator"], custom_objects)
-        return cls(**{**config, "operator": operator})
 
 
 def _outer_names(

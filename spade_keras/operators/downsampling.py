@@ -53,6 +53,7 @@ class Downsampling(LinearOperator):
 
     parameter_names = ("kernel",)
     informative_transforms = ("shift", "scale")
+    settings = ("scale",)
 
     def __init__(self, scale: int = 2, **kwargs: Any) -> None:
         if isinstance(scale, bool) or not isinstance(scale, int) or scale < 1:
@@ -115,10 +116,6 @@ class Downsampling(LinearOperator):
     def example_parameters(self, x_shape: Sequence[int], seed: int = 0) -> dict[str, np.ndarray]:
         """Makes elongated Gaussian kernels of 7 x 7 pixels, one per sample."""
         return {"kernel": elongated_kernels(x_shape[0], 7, seed)}
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor."""
-        return {**super().get_config(), "scale": self.scale}
 
     def _transfer(self, x: Any, kernel: Any) -> Any:
         self._check_sizes(x.shape)

@@ -35,6 +35,9 @@ class LinearOperator(keras.layers.Layer):
     """Names in `TRANSFORMS` whose `commutator` is below 0.05. The others are informative too, but
     not the first choice."""
 
+    settings: tuple[str, ...] = ()
+    """Constructor arguments that are attributes of the same name; saved with the operator."""
+
     def __init__(self, **kwargs: Any) -> None:
         # Fourier transforms fail in 16-bit floats on every backend.
         kwargs["dtype"] = "float32"
@@ -139,6 +142,26 @@ class LinearOperator(keras.layers.Layer):
     def call(self, x: Any, **parameters: Any) -> Any:
         """Returns A x."""
         return self.forward(x, **parameters)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
+        settings = {name: getattr(self, name) for name in self.settings}
+        return {**super().get_config(), **keras.saving.serialize_keras_object(settings)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        """Makes the operator of a config."""
+        return cls(**restore_objects(config, custom_objects))
+
+
+def restore_objects(config: Mapping[str, Any], custom_objects: Any = None) -> dict[str, Any]:
+    """Returns a config in which serialized layers, alone or in lists, are layers again."""
+
+    def restored(value: Any) -> Any:
+        nested = isinstance(value, (dict, list))
+        return keras.saving.deserialize_keras_object(value, custom_objects) if nested else value
+
+    return {name: restored(value) for name, value in config.items()}
 
 
 def check_operator(operator: Any) -> None:
