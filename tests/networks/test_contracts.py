@@ -62,11 +62,7 @@ def sr_inputs():
 
 
 def make_unrolled_pgd():
-    network = UnrolledPGD(CartesianMRI(), priors.dncnn(filters=[6, 5]), iterations=2)
-    # It starts at zero, behind which no other kernel would learn.
-    residual = network.prior.get_layer("residual").kernel
-    residual.assign(np.random.default_rng(3).normal(scale=0.1, size=residual.shape))
-    return network
+    return UnrolledPGD(CartesianMRI(), priors.dncnn(filters=[12, 12]), iterations=2)
 
 
 CASES = {
@@ -102,7 +98,7 @@ def test_learns(case):
     truth = np.random.default_rng(2).standard_normal(run(network, inputs).shape).astype("float32")
     before = [ops.convert_to_numpy(weight) for weight in network.trainable_variables]
     network.compile(
-        optimizer=keras.optimizers.Adam(3e-3), loss="mse", jit_compile=not ON_TENSORFLOW and "auto"
+        optimizer=keras.optimizers.Adam(6e-3), loss="mse", jit_compile=not ON_TENSORFLOW and "auto"
     )
     losses = network.fit(inputs, truth, batch_size=3, epochs=4, verbose=0).history["loss"]
     assert losses[-1] < 0.95 * losses[0]
@@ -164,7 +160,8 @@ def test_is_pruned_and_proved(case):
     before = run(network, inputs)
     plan = make_plan(network, ratio=0.5)
     fixed = {group.name.split("/")[1]: group.fixed for group in find_groups(network) if group.fixed}
-    assert set(fixed.values()) == {"a model output"}
+    # A global skip ties the output to the input.
+    assert set(fixed.values()) in ({"a model output"}, {"a model input"})
     assert verify_plan(network, plan).largest_error < 1e-4
     slim = rebuild(network, plan)
     assert type(slim) is type(network)
