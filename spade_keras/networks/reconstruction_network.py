@@ -108,7 +108,11 @@ class ReconstructionNetwork(keras.Model):
         return {"operator": self.operator, "prior": priors["prior"], **settings}
 
     def _copy(self, priors: Mapping[str, keras.Model], **changes: Any) -> Any:
-        network = type(self)(**{**self._arguments(priors), "name": self.name, **changes})
+        config = self.get_config()
+        # A subclass may have renamed or replaced arguments: its config decides which there are.
+        arguments = {k: v for k, v in self._arguments(priors).items() if k in config}
+        own = {k: v for k, v in config.items() if k not in (*arguments, "trainable")}
+        network = type(self)(**{**restore_objects(own), **arguments, **changes})
         self._copy_scalars_to(network)
         return network
 

@@ -74,6 +74,24 @@ def test_takes_any_operator():
 
 
 @pytest.mark.once
+def test_a_subclass_with_other_arguments_is_copied_as_itself():
+    class Renamed(UnrolledPGD):
+        def __init__(self, operator, prior, iterations=2, *, first=1.0, **kwargs):
+            super().__init__(operator, prior, iterations, initial_step=first, **kwargs)
+
+        def get_config(self):
+            config = super().get_config()
+            return {**config, "first": config.pop("initial_step")}
+
+    network = Renamed(CartesianMRI(), priors.dncnn(filters=[4]), first=0.5)
+    network.step_sizes.assign([0.3, 0.4])
+    for copy in (network.with_priors({"prior": network.prior}), network.with_iterations(1)):
+        assert type(copy) is Renamed and copy.initial_step == 0.5 and copy.name == network.name
+        steps = ops.convert_to_numpy(copy.step_sizes)
+        np.testing.assert_allclose(steps, [0.3, 0.4][: copy.iterations])
+
+
+@pytest.mark.once
 @pytest.mark.parametrize("decomposed", [False, True])
 def test_loads_in_a_fresh_process(inputs, tmp_path, decomposed):
     """By Keras once the networks are imported, and by our loader, which imports all layers."""
