@@ -74,9 +74,9 @@ class SelfSupervised(FineTuner):
         self, inputs: Mapping[str, Any], targets: Any, prediction: Any, training: bool
     ) -> Any:
         """Returns w_c l(A f(y), y) + w_e l(f(A phi x1), phi x1)."""
-        judging = all_measurements(inputs)
-        measured = self.operator.forward(prediction, **self.operator.parameters(judging))
-        consistency = self.distance(measured, judging["measurements"])
+        full = all_measurements(inputs)
+        measured = self.operator.forward(prediction, **self.operator.parameters(full))
+        consistency = self.distance(measured, full["measurements"])
         if not self.equivariance_weight:
             return self.consistency_weight * consistency
         parameters = self.operator.parameters(inputs)

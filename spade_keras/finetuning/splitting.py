@@ -56,8 +56,8 @@ def split_kspace(
             "mask": chosen.astype("float32"),
         }
 
-    judging = {f"{HELD_OUT}{name}": array for name, array in kept(held_out).items()}
-    return {**inputs, **kept(mask & ~held_out), **judging}
+    others = {f"{HELD_OUT}{name}": array for name, array in kept(held_out).items()}
+    return {**inputs, **kept(mask & ~held_out), **others}
 
 
 class SplitBatches(keras.utils.PyDataset):

@@ -36,7 +36,6 @@ class _Members(LinearOperator):
         self.parameter_names = tuple(dict.fromkeys(n for own in names for n in own.values()))
         informative = [name for member in operators for name in member.informative_transforms]
         self.informative_transforms = tuple(dict.fromkeys(informative))
-        # A transform tells nothing only if it tells nothing about any member.
         self.uninformative_transforms = tuple(
             name
             for name in TRANSFORMS

@@ -144,7 +144,7 @@ def _solve(
         points = ops.concatenate([points[:, 1:], x[:, None]], axis=1)
         gaps = ops.concatenate([gaps[:, 1:], gap[:, None]], axis=1)
         proposal = mix(points, gaps, ops.minimum(k + 1, memory))
-        # A sample that stopped stays where it is, so that it does not depend on its mates.
+        # A sample that stopped stays there, so that it does not depend on the rest of the batch.
         x = ops.reshape(choose(active, proposal, x), flat_shape)
         return k + 1, x, active, points, gaps, ops.reshape(best, flat_shape), records
 

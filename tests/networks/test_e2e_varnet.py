@@ -73,8 +73,8 @@ def test_equals_a_varnet_with_its_maps():
 
 def test_the_number_of_central_lines_can_be_told():
     network, inputs = make(), make_inputs()
-    told = {**inputs, "acs_lines": np.array([4, 6])}
-    np.testing.assert_array_equal(maps_of(network, told), maps_of(network, inputs))
+    given = {**inputs, "acs_lines": np.array([4, 6])}
+    np.testing.assert_array_equal(maps_of(network, given), maps_of(network, inputs))
     fewer = maps_of(network, {**inputs, "acs_lines": np.array([4, 2])})
     np.testing.assert_allclose(fewer[0], maps_of(network, inputs)[0], atol=1e-6)
     assert np.abs(fewer[1] - maps_of(network, inputs)[1]).max() > 1e-2
