@@ -105,7 +105,7 @@ class USRNet(ReconstructionNetwork):
         parameters = self.operators[0].parameters(inputs)
         x, scale = self._start(y, inputs.get("initial"))
         height, width = ops.shape(x)[1:3]
-        weights, noise_levels = self._settings(inputs["noise_level"], scale)
+        weights, noise_levels = self._hyperparameters(inputs["noise_level"], scale)
         for k in range(self.iterations):
             z = self._data_step(scale, x, y, weights[:, k, None, None, None], parameters)
             level = ops.ones_like(z[..., :1]) * noise_levels[:, k, None, None, None]
@@ -118,7 +118,7 @@ class USRNet(ReconstructionNetwork):
             if self.operator is None:
                 raise ValueError(
                     f"`initial` must be an input of a network with the scales {self.scales}: its "
-                    "size tells the scale of a batch. Give images of the wanted size, such as the "
+                    "size decides the scale of a batch. Give images of the wanted size, such as the "
                     "measured ones with every pixel repeated, or use `with_scale(s)`. Received: "
                     "no input 'initial'"
                 )
@@ -136,7 +136,7 @@ class USRNet(ReconstructionNetwork):
                 )
         return x, scale
 
-    def _settings(self, noise_level: Any, scale: Any) -> tuple[Any, Any]:
+    def _hyperparameters(self, noise_level: Any, scale: Any) -> tuple[Any, Any]:
         """Returns all alpha_k and all beta_k, each of shape `(batch, iterations)`."""
         sigma = ops.reshape(ops.cast(noise_level, "float32"), (-1, 1))
         facts = ops.concatenate([sigma, ops.ones_like(sigma) * ops.cast(scale, "float32")], axis=1)
