@@ -12,11 +12,7 @@ from keras import ops
 
 from spade_keras import backend
 from spade_keras.networks.norm_unet import crop_around, pad_around, padded_size, size_multiple
-from spade_keras.networks.reconstruction_network import (
-    ReconstructionNetwork,
-    Shape,
-    check_counts,
-)
+from spade_keras.networks.reconstruction_network import ReconstructionNetwork, Shape, check_counts
 from spade_keras.operators import LinearOperator, check_operator
 from spade_keras.solvers import Solution, anderson, contraction_factor
 from spade_keras.solvers.anderson import check_anderson

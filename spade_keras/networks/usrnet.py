@@ -10,11 +10,7 @@ import numpy as np
 from keras import ops
 
 from spade_keras.networks.norm_unet import pad_below, padded_size, size_multiple
-from spade_keras.networks.reconstruction_network import (
-    ReconstructionNetwork,
-    Shape,
-    check_counts,
-)
+from spade_keras.networks.reconstruction_network import ReconstructionNetwork, Shape, check_counts
 from spade_keras.operators import LinearOperator
 
 _SMALLEST_SETTING = 1e-6
@@ -118,7 +114,7 @@ class USRNet(ReconstructionNetwork):
             if self.operator is None:
                 raise ValueError(
                     f"`initial` must be an input of a network with the scales {self.scales}: its "
-                    "size decides the scale of a batch. Give images of the wanted size, such as the "
+                    "size gives the scale of a batch. Give images of the wanted size, such as the "
                     "measured ones with every pixel repeated, or use `with_scale(s)`. Received: "
                     "no input 'initial'"
                 )

@@ -9,11 +9,7 @@ import keras
 from keras import ops
 
 from spade_keras.networks.norm_unet import NormUNet
-from spade_keras.networks.reconstruction_network import (
-    ReconstructionNetwork,
-    Shape,
-    check_counts,
-)
+from spade_keras.networks.reconstruction_network import ReconstructionNetwork, Shape, check_counts
 from spade_keras.operators import CartesianMRI, SingleCoilMRI
 from spade_keras.operators.complex_pair import conjugate_multiply, join, multiply, split
 

@@ -11,11 +11,7 @@ from keras import ops
 
 from spade_keras.backend import conjugate
 from spade_keras.operators.examples import elongated_kernels
-from spade_keras.operators.fourier import (
-    image_from_spectrum,
-    image_spectrum,
-    transfer_function,
-)
+from spade_keras.operators.fourier import image_from_spectrum, image_spectrum, transfer_function
 from spade_keras.operators.linear_operator import LinearOperator, Shape
 
 

@@ -8,15 +8,7 @@ from typing import Any
 from keras import ops
 
 from spade_keras import backend
-from spade_keras.solvers.samples import (
-    Solution,
-    check_stopping,
-    choose,
-    inner,
-    norm,
-    ratio,
-    spread,
-)
+from spade_keras.solvers.samples import Solution, check_stopping, choose, inner, norm, ratio, spread
 
 
 def conjugate_gradient(

@@ -8,14 +8,7 @@ from typing import Any
 from keras import ops
 
 from spade_keras import backend
-from spade_keras.solvers.samples import (
-    Solution,
-    check_damping,
-    check_stopping,
-    choose,
-    norm,
-    ratio,
-)
+from spade_keras.solvers.samples import Solution, check_damping, check_stopping, choose, norm, ratio
 
 # A difference of float32 values is noise when it is as small as their rounding.
 _RESOLVED = 1e-4
