@@ -11,10 +11,9 @@ from keras import ops
 from spade_keras.networks.norm_unet import NormUNet
 from spade_keras.networks.priors import unet
 from spade_keras.networks.reconstruction_network import ReconstructionNetwork, Shape
-from spade_keras.networks.varnet import VarNet
+from spade_keras.networks.varnet import SMALLEST_POWER, VarNet
 from spade_keras.operators import CartesianMRI, SingleCoilMRI
 
-_SMALLEST_POWER = 1e-24
 SENSITIVITY = "sensitivity"
 
 
@@ -111,7 +110,7 @@ class E2EVarNet(ReconstructionNetwork):
         maps = self.sensitivity(coil_images, training=training)
         maps = ops.reshape(maps, (-1, coils, height, width, 2))
         power = ops.sum(maps * maps, axis=(1, 4), keepdims=True)
-        return maps / ops.sqrt(power + _SMALLEST_POWER)
+        return maps / ops.sqrt(power + SMALLEST_POWER)
 
     @property
     def priors(self) -> dict[str, keras.Model]:

@@ -14,7 +14,8 @@ from spade_keras.operators import CartesianMRI, SingleCoilMRI
 from spade_keras.operators.complex_pair import conjugate_multiply, join, multiply, split
 
 OUTPUTS = ("image", "magnitude")
-_SMALLEST_POWER = 1e-24
+# Keeps the gradient of a root finite at zero; far below the square of raw k-space values.
+SMALLEST_POWER = 1e-24
 
 
 @keras.saving.register_keras_serializable(package="spade_keras")
@@ -116,7 +117,7 @@ class VarNet(ReconstructionNetwork):
         if self.output_kind == "image":
             return _combine(maps, x)
         power = ops.sum(x * x, axis=(1, 4))
-        return ops.sqrt(power + _SMALLEST_POWER)[..., None]
+        return ops.sqrt(power + SMALLEST_POWER)[..., None]
 
     @property
     def priors(self) -> dict[str, keras.Model]:
