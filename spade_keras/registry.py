@@ -145,12 +145,12 @@ OPERATORS = Registry(
         "blur": "operators.blur:Blur",
         "cartesian_mri": "operators.cartesian_mri:CartesianMRI",
         "composition": "operators.composition:Composition",
-        "denoising": "operators.denoising:Denoising",
+        "denoising": "operators.pointwise:Denoising",
         "downsampling": "operators.downsampling:Downsampling",
-        "inpainting": "operators.inpainting:Inpainting",
-        "scaling": "operators.scaling:Scaling",
-        "single_coil_mri": "operators.single_coil_mri:SingleCoilMRI",
-        "stacking": "operators.stacking:Stacking",
+        "inpainting": "operators.pointwise:Inpainting",
+        "scaling": "operators.composition:Scaling",
+        "single_coil_mri": "operators.cartesian_mri:SingleCoilMRI",
+        "stacking": "operators.composition:Stacking",
     },
 )
 """Linear forward models: layers without weights."""
@@ -204,9 +204,9 @@ MASKS = Registry(
 STRATEGIES = Registry(
     "fine-tuning strategy",
     {
-        "school": "finetuning.school:School",
+        "school": "finetuning.fine_tuner:School",
         "self_supervised": "finetuning.self_supervised:SelfSupervised",
-        "supervised": "finetuning.supervised:Supervised",
+        "supervised": "finetuning.fine_tuner:Supervised",
     },
 )
 """Ways to fine-tune a slim network."""

@@ -22,7 +22,9 @@ from spade_keras.errors import SpadeError
 __all__ = [
     "Device",
     "attach_gradient",
+    "conjugate",
     "device",
+    "fft",
     "host_cpu",
     "inference_function",
     "loss_gradients",
@@ -31,6 +33,8 @@ __all__ = [
     "reset_peak_memory",
     "settings",
     "synchronize",
+    "to_complex",
+    "to_real",
     "versions",
     "vjp",
     "without_gradient",
@@ -243,6 +247,50 @@ def attach_gradient(value: Any, carrier: Any, backward: Callable[[Any], Any]) ->
         A tensor equal to `value`.
     """
     return _implementation().attach_gradient(value, carrier, backward)
+
+
+# `keras.ops.fft2` takes and returns pairs of real tensors, which costs several copies on each side
+# of a transform. Here values stay complex between transforms. What goes into and comes out of an
+# operator, and every weight, is real: gradients of complex *variables* differ between backends,
+# those of real tensors through complex values do not.
+
+
+def to_complex(x: Any) -> Any:
+    """Reads the last axis, (real, imaginary), as complex numbers.
+
+    Args:
+        x: Real tensor of shape `(..., 2)`; a complex tensor is returned unchanged.
+
+    Returns:
+        complex64 tensor of shape `(...)`, for `keras.ops` to add, multiply, sum and conjugate.
+    """
+    if keras.backend.standardize_dtype(x.dtype).startswith("complex"):
+        return x
+    return _implementation().to_complex(keras.ops.cast(x, "float32"))
+
+
+def to_real(z: Any) -> Any:
+    """Writes complex numbers of shape `(...)` as float32 `(..., 2)`, (real, imaginary)."""
+    return _implementation().to_real(z)
+
+
+def conjugate(z: Any) -> Any:
+    """Conjugates, without a copy where the backend can defer it to the next product."""
+    return _implementation().conjugate(z)
+
+
+def fft(z: Any, *, axes: int = 2, inverse: bool = False) -> Any:
+    """Plain Fourier transform over the last axes: zero frequency first, forward unscaled.
+
+    Args:
+        z: complex64 tensor of shape `(..., height, width)`.
+        axes: Number of axes, counted from the last: 1 or 2.
+        inverse: Whether to transform back, which divides by the number of samples.
+
+    Returns:
+        complex64 tensor of the same shape.
+    """
+    return _implementation().fft(z, axes, inverse)
 
 
 def _in_floatx(arrays: Any) -> Any:

@@ -153,3 +153,24 @@ def attach_gradient(value: Any, carrier: Any, backward: Callable[[Any], Any]) ->
 
     attached.defvjp(forward, pull)
     return attached(value, carrier, [jax.lax.stop_gradient(constant) for constant in constants])
+
+
+def to_complex(x: Any) -> Any:
+    """Joins both parts; fused into what follows when compiled."""
+    return jax.lax.complex(x[..., 0], x[..., 1])
+
+
+def to_real(z: Any) -> Any:
+    """Stacks both parts."""
+    return jax.numpy.stack([z.real, z.imag], axis=-1)
+
+
+def conjugate(z: Any) -> Any:
+    """Conjugates; fused into what follows when compiled."""
+    return jax.numpy.conj(z)
+
+
+def fft(z: Any, axes: int, inverse: bool) -> Any:
+    """Transforms the last one or two axes."""
+    transform = jax.numpy.fft.ifftn if inverse else jax.numpy.fft.fftn
+    return transform(z, axes=tuple(range(-axes, 0)))

@@ -1,18 +1,17 @@
 """Fine-tuning of a slim network: supervised, by its teacher, or from measurements alone."""
 
 from spade_keras.finetuning.class_distances import cross_entropy, divergence
-from spade_keras.finetuning.fine_tuner import FineTuner, mean_squared_error
-from spade_keras.finetuning.optimization import IMAGE_CLIP_NORM, tuning_options
-from spade_keras.finetuning.school import School
+from spade_keras.finetuning.fine_tuner import (
+    IMAGE_CLIP_NORM,
+    FineTuner,
+    School,
+    Supervised,
+    mean_squared_error,
+    tuning_options,
+)
 from spade_keras.finetuning.self_supervised import SelfSupervised
 from spade_keras.finetuning.splitting import SplitBatches, split_kspace
-from spade_keras.finetuning.supervised import Supervised
-
-STRATEGIES: dict[str, type[FineTuner]] = {
-    "school": School,
-    "self_supervised": SelfSupervised,
-    "supervised": Supervised,
-}
+from spade_keras.registry import STRATEGIES
 
 __all__ = [
     "IMAGE_CLIP_NORM",

@@ -1,4 +1,4 @@
-"""What all fine-tuning strategies share."""
+"""Fine-tuning as a Keras model: the base, and the strategies that compare with given images."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ from typing import Any
 import keras
 from keras import ops
 
+from spade_keras import backend
+
+IMAGE_CLIP_NORM = 0.01
+"""Length to which gradients are cut for images scaled to [0, 1]."""
+
 
 class FineTuner(keras.Model):
-    """Trains a network by a loss of the strategy's own, through `compile` and `fit`.
+    """Trains a network by a strategy's loss, through `compile` and `fit`.
 
     The wrapped network is trained in place; saving a tuner, or its weights, saves the network, so
     that callbacks such as `ModelCheckpoint` write what will be shipped.
@@ -21,7 +26,7 @@ class FineTuner(keras.Model):
 
     Args:
         network: The network to train.
-        distance: What compares two tensors of equal shape, giving a scalar to minimize.
+        distance: Compares two tensors of equal shape, giving a scalar to minimize.
         **kwargs: Of `keras.Model`.
     """
 
@@ -39,13 +44,13 @@ class FineTuner(keras.Model):
 
     @abstractmethod
     def strategy_loss(
-        self, inputs: Mapping[str, Any], target: Any, prediction: Any, training: bool
+        self, inputs: Mapping[str, Any], targets: Any, prediction: Any, training: bool
     ) -> Any:
         """Returns the scalar to minimize.
 
         Args:
             inputs: The batch given to the network.
-            target: The batch of targets, or None.
+            targets: The batch of targets, or None.
             prediction: The network's output for `inputs`.
             training: Whether weights are about to be updated.
         """
@@ -95,7 +100,93 @@ class FineTuner(keras.Model):
         self.network.load_weights(filepath, **kwargs)
 
 
+class Supervised(FineTuner):
+    """l(f(y), x): the network's output against the ground truth."""
+
+    def strategy_loss(
+        self, inputs: Mapping[str, Any], targets: Any, prediction: Any, training: bool
+    ) -> Any:
+        """Returns l(f(y), x).
+
+        Raises:
+            ValueError: If the data have no targets.
+        """
+        if targets is None:
+            raise ValueError(
+                "Supervised fine-tuning needs targets. Give data as (inputs, targets), or use "
+                "School or SelfSupervised. Received: targets=None"
+            )
+        return self.distance(prediction, targets)
+
+
+class School(FineTuner):
+    """l(f_slim(y), f(y)): the slim network learns the unpruned one's output.
+
+    Uses measurements only; targets are ignored.
+
+    Args:
+        network: The slim network, trained in place.
+        teacher: The unpruned network; a frozen copy is kept, so it stays trainable itself.
+        **kwargs: Of `FineTuner`.
+
+    Reference:
+        Park et al., "Efficient model-based deep learning via network pruning and fine-tuning",
+        arXiv 2311.02003.
+    """
+
+    def __init__(self, network: keras.Model, teacher: keras.Model, **kwargs: Any) -> None:
+        super().__init__(network, **kwargs)
+        # Tracked by Keras, the copy's weights are arguments of the compiled step; hidden, they
+        # would be constants of the program, which makes it slower and larger.
+        self.teacher = frozen_copy(teacher)
+
+    def strategy_loss(
+        self, inputs: Mapping[str, Any], targets: Any, prediction: Any, training: bool
+    ) -> Any:
+        """Returns l(f_slim(y), stop_gradient(f(y)))."""
+        lesson = ops.stop_gradient(self.teacher(inputs, training=False))
+        return self.distance(prediction, lesson)
+
+
+def frozen_copy(model: keras.Model) -> keras.Model:
+    """Returns a non-trainable copy with the same weights."""
+    copy = keras.models.clone_model(model)
+    if not copy.built:
+        copy.build_from_config(model.get_build_config())
+    copy.set_weights(model.get_weights())
+    copy.trainable = False
+    return copy
+
+
 def mean_squared_error(a: Any, b: Any) -> Any:
     """Returns the mean of (a - b)^2 over all elements."""
     difference = ops.cast(a, "float32") - ops.cast(b, "float32")
     return ops.mean(difference * difference)
+
+
+def tuning_options(
+    *, learning_rate: float, steps: int, warmup: int, clip_norm: float = IMAGE_CLIP_NORM
+) -> dict[str, Any]:
+    """Returns arguments of `compile`: Adam on clipped gradients, and how a step is compiled.
+
+    A just pruned network and a small batch give gradients of very different lengths; clipping them
+    allows a learning rate several times higher.
+
+    Args:
+        learning_rate: After a linear rise; falls to zero by a cosine.
+        steps: Steps of the whole training.
+        warmup: Steps of the rise, which starts at a twentieth of `learning_rate`.
+        clip_norm: Length to which gradients are cut.
+    """
+    schedule = keras.optimizers.schedules.CosineDecay(
+        learning_rate / 20,
+        max(1, steps - warmup),
+        warmup_target=learning_rate,
+        warmup_steps=warmup,
+    )
+    # On a CPU TensorFlow's own kernels beat XLA's, twofold for convolutions.
+    on_tf_cpu = keras.backend.backend() == "tensorflow" and backend.device().kind == "cpu"
+    return {
+        "optimizer": keras.optimizers.Adam(schedule, global_clipnorm=clip_norm),
+        "jit_compile": False if on_tf_cpu else "auto",
+    }

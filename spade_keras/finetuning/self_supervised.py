@@ -17,12 +17,12 @@ class SelfSupervised(FineTuner):
     """w_c l(A f(y), y) + w_e l(f(A phi x1), phi x1), with x1 = f(y): consistency and equivariance.
 
     phi is a random transform that the operator calls informative: one that does not commute with
-    A^H A, so that it shows the network what its own measurements miss. Of images that are not
-    square those transforms alone are used that keep their shape. No gradient flows through phi x1
-    as a target. Targets, where the data have any, are ignored.
+    A^H A, so that it shows the network what its own measurements miss. Images that are not square
+    get only the transforms that keep their shape. No gradient flows through phi x1 as a target.
+    Targets of the data are ignored.
 
-    Where inputs hold measurements that the network is not given (see `split_kspace`), consistency
-    is with those too: a network cannot meet them by repeating what it was given.
+    Consistency includes measurements that were held out from the network (see `split_kspace`): it
+    cannot meet those by repeating its inputs.
 
     For evaluation phi is always the first transform, so that a held-out loss is repeatable.
 
@@ -71,12 +71,12 @@ class SelfSupervised(FineTuner):
         self.seed_generator = keras.random.SeedGenerator(seed)
 
     def strategy_loss(
-        self, inputs: Mapping[str, Any], target: Any, prediction: Any, training: bool
+        self, inputs: Mapping[str, Any], targets: Any, prediction: Any, training: bool
     ) -> Any:
         """Returns w_c l(A f(y), y) + w_e l(f(A phi x1), phi x1)."""
-        judging = all_measurements(inputs)
-        measured = self.operator.forward(prediction, **self.operator.parameters(judging))
-        consistency = self.distance(measured, judging["measurements"])
+        full = all_measurements(inputs)
+        measured = self.operator.forward(prediction, **self.operator.parameters(full))
+        consistency = self.distance(measured, full["measurements"])
         if not self.equivariance_weight:
             return self.consistency_weight * consistency
         parameters = self.operator.parameters(inputs)

@@ -1,4 +1,4 @@
-"""Splitting of measured k-space: what a network is given, and what judges it."""
+"""Splitting measured k-space into points given to a network and points held out to judge it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 HELD_OUT = "held_out_"
-"""Held-out measurements are inputs of these names, with the mask of their own."""
+"""Prefix of the input names of held-out measurements and their mask."""
 
 
 def split_kspace(
@@ -22,16 +22,16 @@ def split_kspace(
     Args:
         inputs: `measurements` `(batch, ..., height, width, 2)`, `mask` `(batch, 1 or height,
             width)` and more, as arrays.
-        share: Share of the points sampled outside of the center to hold out, at least one.
+        share: Share of the points sampled outside the center to hold out; at least one point.
         rng: Draws them.
         center: Side of the central block, in columns or as a square, that is never held out.
 
     Returns:
-        `inputs` with the given points alone, and the others as `held_out_measurements` and
+        `inputs` with the given points only, and the others as `held_out_measurements` and
         `held_out_mask`.
 
     Raises:
-        ValueError: If a sample has too few points outside of the center.
+        ValueError: If a sample has too few points outside the center.
     """
     mask = np.asarray(inputs["mask"]) != 0
     held_out = np.zeros_like(mask)
@@ -56,12 +56,12 @@ def split_kspace(
             "mask": chosen.astype("float32"),
         }
 
-    judging = {f"{HELD_OUT}{name}": array for name, array in kept(held_out).items()}
-    return {**inputs, **kept(mask & ~held_out), **judging}
+    others = {f"{HELD_OUT}{name}": array for name, array in kept(held_out).items()}
+    return {**inputs, **kept(mask & ~held_out), **others}
 
 
 class SplitBatches(keras.utils.PyDataset):
-    """Serves batches of inputs whose sampled points are split anew every time.
+    """Serves batches of inputs whose sampled points are split afresh every time.
 
     Args:
         batches: Serves `(inputs,)`, without targets.
@@ -97,17 +97,12 @@ class SplitBatches(keras.utils.PyDataset):
 
 
 def held_out_measurements(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns inputs in which the held-out measurements stand for the given ones.
+    """Returns inputs in which the held-out measurements replace the given ones.
 
     Args:
         inputs: What `split_kspace` returns.
     """
-    held_out = {
-        name.removeprefix(HELD_OUT): value
-        for name, value in inputs.items()
-        if name.startswith(HELD_OUT)
-    }
-    return {**inputs, **held_out}
+    return {**inputs, **_held_out(inputs)}
 
 
 def all_measurements(inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,12 +111,12 @@ def all_measurements(inputs: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         inputs: What `split_kspace` returns, or plain inputs, of which nothing is held out.
     """
-    held_out = {
-        name.removeprefix(HELD_OUT): inputs[name.removeprefix(HELD_OUT)] + value
-        for name, value in inputs.items()
-        if name.startswith(HELD_OUT)
-    }
-    return {**inputs, **held_out}
+    # The two sets of points are disjoint, so measurements and masks add up.
+    return {**inputs, **{name: inputs[name] + value for name, value in _held_out(inputs).items()}}
+
+
+def _held_out(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    return {k.removeprefix(HELD_OUT): v for k, v in inputs.items() if k.startswith(HELD_OUT)}
 
 
 def _central(shape: tuple[int, ...], side: int) -> np.ndarray:

@@ -3,61 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from spade_keras import backend
-from spade_keras.networks.equilibrium_report import EquilibriumReport
-from spade_keras.networks.padding import crop_around, pad_around, padded_size, size_multiple
-from spade_keras.networks.priors.copying import copy_prior
-from spade_keras.networks.stateless_prior import check_stateless
-from spade_keras.operators import LinearOperator
+from spade_keras.networks.norm_unet import crop_around, pad_around, padded_size, size_multiple
+from spade_keras.networks.reconstruction_network import ReconstructionNetwork, Shape, check_counts
+from spade_keras.operators import LinearOperator, check_operator
 from spade_keras.solvers import Solution, anderson, contraction_factor
 from spade_keras.solvers.anderson import check_anderson
 
 GRADIENTS = ("truncated", "implicit", "unroll")
+_STATEFUL = (
+    keras.layers.BatchNormalization,
+    keras.layers.SpectralNormalization,
+    keras.layers.Dropout,
+    keras.layers.AlphaDropout,
+    keras.layers.GaussianDropout,
+    keras.layers.GaussianNoise,
+)
 
 
 @keras.saving.register_keras_serializable(package="spade_keras")
-class DeepEquilibrium(keras.Model):
+class DeepEquilibrium(ReconstructionNetwork):
     """The fixed point of a gradient step followed by a learned prior.
 
         x = T(x),    T(x) = alpha D_s(z) + (1 - alpha) z,    z = x - gamma A^H (A x - y)
         D_s(z) = D(s z) / s
 
-    Solved by Anderson's acceleration from A^H y, sample by sample, to a relative residual that is
-    the same for full and slim networks; then T is applied once more, with gradients. Trained are
-    the prior D and three scalars: step gamma, mixing alpha, and scale s, in which D sees the image.
+    Anderson acceleration solves it from A^H y, sample by sample, to a relative residual that is
+    the same for full and slim networks; T is then applied once more, with gradients. The prior D
+    and three scalars are trained: step gamma, mixing alpha, and the scale s at which D sees the
+    image.
 
-    The gradient in training is of one kind out of three. With J the Jacobian of T at the solution:
+    `gradient` selects how training differentiates, with J the Jacobian of T at the solution:
 
-    * "truncated": T is applied `gradient_steps` times after the solve, which is the first so many
-      terms of the sum over i of (J^T)^i. One term is the Jacobian-free gradient. Costs little, and
-      errs by about the contraction factor to that power.
-    * "implicit": (I - J^T)^-1 by the same solver as the forward pass. Exact to the tolerance, at
+    * "truncated": T is applied `gradient_steps` times after the solve, which gives that many terms
+      of the series sum_i (J^T)^i, with an error of about the contraction factor to that power.
+      One term, used outside training, is the Jacobian-free gradient.
+    * "implicit": (I - J^T)^-1 by the same solver as the forward pass. Exact to the tolerance, with
       the memory of one application.
-    * "unroll": `max_iterations` plain applications from A^H y, differentiated; only for small
-      numbers. Outside training the network solves as ever.
+    * "unroll": differentiates `max_iterations` plain applications from A^H y; for small numbers.
+      Outside training the network solves as usual.
 
-    Outside training, truncated gradients have one term.
-
-    Every application must be the same function: layers that draw at random or keep statistics are
-    refused in the prior. Normalization within a sample is allowed, but seldom contracts.
+    Every application must be the same function, so layers that draw at random or keep statistics
+    are refused in the prior. Normalization within a sample is allowed, but seldom contracts.
 
     Args:
         operator: The forward model A, of norm about 1.
-        prior: Functional model that maps an image batch to one of the same shape. For one with
-            poolings, such as a U-Net, images are padded with zeros to a size that it takes.
-        iterations: Reference number of iterations, in which a forward pass is counted: solving
-            takes as many as weights and data ask for, so a search compares networks at
-            `with_iterations(iterations)`, by the time of so many iterations.
+        prior: Functional model that maps an image batch to one of the same shape. Images are
+            padded with zeros to a size that its poolings divide.
+        iterations: Reference iteration count. The number a solve takes depends on weights and
+            data, so costs are counted, and a search compares networks, at this number.
         tolerance: Of ||T(x) - x|| / ||T(x)||. 0 for exactly `max_iterations` iterations.
         max_iterations: Most evaluations of T in a solve.
         gradient: "truncated", "implicit" or "unroll".
         gradient_steps: Applications with a truncated gradient.
-        memory: Of Anderson's acceleration, as are the next two; see `solvers.anderson`.
+        memory: Of Anderson acceleration, like the next two; see `solvers.anderson`.
         ridge: Relative to the mean square of the gaps.
         damping: Share of a step that is taken.
         initial_step: Start value of gamma; 1 suits an operator of norm 1.
@@ -71,7 +77,7 @@ class DeepEquilibrium(keras.Model):
         That of the operator's image, `(batch, height, width, channels)`, float32.
 
     Raises:
-        ValueError: If an argument is outside its range or the prior is not one function.
+        ValueError: If an argument is outside its range or the prior is stateful.
 
     Example:
         >>> from spade_keras.operators import CartesianMRI
@@ -84,6 +90,12 @@ class DeepEquilibrium(keras.Model):
         imaging", 2021. Fung et al., "JFB: Jacobian-free backpropagation for implicit networks",
         2022.
     """
+
+    settings = (
+        *("iterations", "tolerance", "max_iterations", "gradient", "gradient_steps"),
+        *("memory", "ridge", "damping", "initial_step", "initial_mixing"),
+    )
+    scalars = ("step_size", "mixing", "log_prior_scale")
 
     def __init__(  # noqa: PLR0913 - every setting is a keyword of its own
         self,
@@ -102,14 +114,14 @@ class DeepEquilibrium(keras.Model):
         initial_mixing: float = 0.2,
         **kwargs: Any,
     ) -> None:
+        check_operator(operator)
         check_stateless(prior)
         check_anderson(memory, ridge, damping, tolerance, max_iterations)
-        _check_counts(iterations=iterations, gradient_steps=gradient_steps)
+        check_counts(iterations=iterations, gradient_steps=gradient_steps)
         if gradient not in GRADIENTS:
             raise ValueError(
                 f"`gradient` must be one of {GRADIENTS}. Received: gradient={gradient!r}"
             )
-        kwargs["dtype"] = "float32"  # the policy of the prior stays its own
         super().__init__(**kwargs)
         self.operator = operator
         self.prior = prior
@@ -124,16 +136,10 @@ class DeepEquilibrium(keras.Model):
         self.damping = damping
         self.initial_step = initial_step
         self.initial_mixing = initial_mixing
-
-        def scalar(name: str, value: float) -> Any:
-            start = keras.initializers.Constant(value)
-            return self.add_weight(name=name, shape=(), initializer=start, dtype="float32")
-
-        self.step_size = scalar("step_size", initial_step)
-        self.mixing = scalar("mixing", initial_mixing)
+        self.step_size = self.add_scalars("step_size", initial_step)
+        self.mixing = self.add_scalars("mixing", initial_mixing)
         # As a logarithm it cannot become zero or negative.
-        self.log_prior_scale = scalar("log_prior_scale", 0.0)
-        self.built = True
+        self.log_prior_scale = self.add_scalars("log_prior_scale", 0.0)
 
     def call(self, inputs: Mapping[str, Any], training: bool | None = None) -> Any:
         """Reconstructs an image batch from a dict of measurements and operator parameters."""
@@ -147,15 +153,11 @@ class DeepEquilibrium(keras.Model):
         return _repeat(function, x, self.gradient_steps if training else 1)
 
     def _fixed_point_problem(self, inputs: Mapping[str, Any]) -> tuple[Callable[[Any], Any], Any]:
-        """Returns T for these inputs, and where the iteration starts."""
-        parameters = self.operator.parameters(inputs)
-        backprojection = self.operator.adjoint(
-            ops.cast(inputs["measurements"], "float32"), **parameters
-        )
+        """T for these inputs, and the start of its iteration."""
+        gradient, start = self._data_gradient(inputs)
 
         def function(x: Any) -> Any:
-            gradient = self.operator.normal(x, **parameters) - backprojection
-            z = x - self.step_size * gradient
+            z = x - self.step_size * gradient(x)
             scale = ops.exp(self.log_prior_scale)
             seen = pad_around(scale * z, self.multiple)
             denoised = ops.cast(self.prior(seen, training=False), "float32") / scale
@@ -163,7 +165,7 @@ class DeepEquilibrium(keras.Model):
             denoised = crop_around(denoised, height, width, self.multiple)
             return self.mixing * denoised + (1 - self.mixing) * z
 
-        return function, backprojection
+        return function, start
 
     def _solve(self, function: Callable[[Any], Any], start: Any) -> Solution:
         return anderson(
@@ -182,66 +184,35 @@ class DeepEquilibrium(keras.Model):
         return self._solve(lambda g: cotangent + pullback(g), cotangent).x
 
     def report(self, inputs: Mapping[str, Any]) -> EquilibriumReport:
-        """Solves for a batch and says how that went.
-
-        Args:
-            inputs: Dict of arrays, as for a call.
-
-        Returns:
-            Residual, iterations and contraction factor per sample.
-        """
+        """Solves for a batch, a dict of input arrays, and reports how well."""
         function, start = self._fixed_point_problem(inputs)
         found = self._solve(function, start)
-        contraction = contraction_factor(function, found.x)
-
-        def listed(tensor: Any) -> tuple[Any, ...]:
-            return tuple(ops.convert_to_numpy(tensor).tolist())
-
+        records = {
+            "residual": found.residual,
+            "iterations": found.iterations,
+            "contraction": contraction_factor(function, found.x),
+            "converged": found.converged,
+            "finite": found.finite,
+        }
         return EquilibriumReport(
-            listed(found.residual),
-            listed(found.iterations),
-            listed(contraction),
-            listed(found.converged),
-            listed(found.finite),
-            self.tolerance,
-            self.max_iterations,
+            **{k: tuple(ops.convert_to_numpy(record).tolist()) for k, record in records.items()},
+            tolerance=self.tolerance,
+            max_iterations=self.max_iterations,
         )
 
-    @property
-    def priors(self) -> dict[str, keras.Model]:
-        """The networks that pruning may slim, by name."""
-        return {"prior": self.prior}
-
-    def with_priors(self, priors: Mapping[str, keras.Model]) -> DeepEquilibrium:
-        """Returns a new network with other priors, solved alike, and copies of all other weights.
-
-        Args:
-            priors: The new priors, under the keys of `priors`.
-
-        Raises:
-            ValueError: If the keys differ from those of `priors`.
-        """
-        if set(priors) != {"prior"}:
-            raise ValueError(f"`priors` must have the key 'prior'. Received: {sorted(priors)}")
-        return self._copy(priors["prior"])
-
     def with_iterations(self, iterations: int) -> DeepEquilibrium:
-        """Returns a new network of exactly so many iterations, with a copy of the prior.
+        """Returns a new network of exactly that many iterations, with copies of all weights.
 
         Its time depends on neither weights nor data, so it is the one to measure and to search.
 
-        Args:
-            iterations: At least 1.
-
         Raises:
-            ValueError: If it is below 1.
+            ValueError: If `iterations` is below 1.
         """
-        return self._copy(
-            copy_prior(self.prior), iterations=iterations, tolerance=0.0, max_iterations=iterations
-        )
+        fixed = {"iterations": iterations, "max_iterations": iterations, "tolerance": 0.0}
+        return self._copy(self._copied_priors(iterations), **fixed)
 
     def with_tolerance(self, tolerance: float, max_iterations: int = 50) -> DeepEquilibrium:
-        """Returns a new network that solves to a tolerance, with a copy of the prior.
+        """Returns a new network that solves to a tolerance, with copies of all weights.
 
         Args:
             tolerance: Of the relative residual.
@@ -250,65 +221,74 @@ class DeepEquilibrium(keras.Model):
         Raises:
             ValueError: If one is outside its range.
         """
-        return self._copy(
-            copy_prior(self.prior), tolerance=tolerance, max_iterations=max_iterations
-        )
+        priors = self._copied_priors(self.iterations)
+        return self._copy(priors, tolerance=tolerance, max_iterations=max_iterations)
 
-    def prior_input_shapes(
-        self, inputs: Mapping[str, Any]
-    ) -> dict[str, list[tuple[int | None, ...]]]:
-        """Returns, per prior, the input shape of each of its calls in one forward pass.
-
-        Counted are the `iterations` of reference and the application after the solve.
-
-        Args:
-            inputs: Dict of arrays, as for a call.
-        """
-        first = {name: value[:1] for name, value in inputs.items()}
-        _, image = self._fixed_point_problem(first)
-        size = (padded_size(size, self.multiple) for size in image.shape[1:3])
-        shape = (inputs["measurements"].shape[0], *size, image.shape[3])
+    def prior_input_shapes(self, inputs: Mapping[str, Any]) -> dict[str, list[Shape]]:
+        """Returns the padded image's shape, per reference iteration and once after the solve."""
+        batch, *sizes, channels = self._image_shape(inputs)
+        shape = (batch, *(padded_size(size, self.multiple) for size in sizes), channels)
         return {"prior": [shape] * (self.iterations + 1)}
 
-    def _copy(self, prior: keras.Model, **changes: Any) -> DeepEquilibrium:
-        settings = {**self._settings(), **changes}
-        network = DeepEquilibrium(self.operator, prior, name=self.name, **settings)
-        for name in ("step_size", "mixing", "log_prior_scale"):
-            getattr(network, name).assign(ops.convert_to_numpy(getattr(self, name)))
-        return network
 
-    def _settings(self) -> dict[str, Any]:
-        names = (
-            *("iterations", "tolerance", "max_iterations", "gradient", "gradient_steps"),
-            *("memory", "ridge", "damping", "initial_step", "initial_mixing"),
+@dataclass(frozen=True)
+class EquilibriumReport:
+    """What the solver of a deep equilibrium network reached, one number per sample.
+
+    Attributes:
+        residual: ||T(x) - x|| / ||T(x)|| of the solution.
+        iterations: Evaluations of T until the sample stopped.
+        contraction: Spectral radius of the Jacobian of T at the solution: the factor by which one
+            more application shrinks an error. From 1 on the equilibrium does not attract, and
+            neither implicit nor truncated gradients can be trusted.
+        converged: Whether the residual met the tolerance.
+        finite: Whether all values the solver met were finite.
+        tolerance: The required residual.
+        max_iterations: Evaluations of T that were allowed.
+    """
+
+    residual: tuple[float, ...]
+    iterations: tuple[int, ...]
+    contraction: tuple[float, ...]
+    converged: tuple[bool, ...]
+    finite: tuple[bool, ...]
+    tolerance: float
+    max_iterations: int
+
+    @property
+    def diverged(self) -> tuple[bool, ...]:
+        """Per sample, whether values became infinite, or it stopped unsolved and repelled."""
+        rows = zip(self.finite, self.converged, self.contraction, strict=True)
+        return tuple(not finite or (not done and not rate < 1) for finite, done, rate in rows)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the fields as plain JSON values."""
+        fields = asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
+
+    def __str__(self) -> str:
+        """Summarizes it in one line."""
+        return (
+            f"{sum(self.converged)} of {len(self.converged)} samples met {self.tolerance:g}, "
+            f"{np.median(self.iterations):g} iterations (median; at most {max(self.iterations)}), "
+            f"residual at most {max(self.residual):.2g}, contraction at most "
+            f"{max(self.contraction):.3g}, {sum(self.diverged)} diverged"
         )
-        return {name: getattr(self, name) for name in names}
 
-    def get_config(self) -> dict[str, Any]:
-        """Returns what `from_config` needs to make the network again, weights apart."""
-        return {
-            **super().get_config(),
-            "operator": keras.saving.serialize_keras_object(self.operator),
-            "prior": keras.saving.serialize_keras_object(self.prior),
-            **self._settings(),
-        }
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> DeepEquilibrium:
-        """Makes the network of a config, with new weights."""
-        config = dict(config)
-        for part in ("operator", "prior"):
-            config[part] = keras.saving.deserialize_keras_object(config[part], custom_objects)
-        return cls(**config)
+def check_stateless(prior: keras.Model) -> None:
+    """Raises a ValueError if a layer of a prior, not frozen, is random or updates statistics."""
+    for layer in prior._flatten_layers():
+        if isinstance(layer, _STATEFUL) and layer.trainable:
+            raise ValueError(
+                "`prior` must be the same function in every iteration, but a layer draws at random "
+                "or keeps statistics. Leave it out, or freeze a normalization whose statistics are "
+                f"known (`layer.trainable = False`). Received: prior with the layer {layer.name!r} "
+                f"of type {type(layer).__name__}"
+            )
 
 
 def _repeat(function: Callable[[Any], Any], x: Any, times: int) -> Any:
     for _ in range(times):
         x = function(x)
     return x
-
-
-def _check_counts(**counts: int) -> None:
-    for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"`{name}` must be an integer of at least 1. Received: {name}={value}")

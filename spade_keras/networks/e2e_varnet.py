@@ -8,25 +8,23 @@ from typing import Any
 import keras
 from keras import ops
 
-from spade_keras.networks.autocalibration import autocalibration_window
 from spade_keras.networks.norm_unet import NormUNet
 from spade_keras.networks.priors import unet
-from spade_keras.networks.priors.copying import copy_prior
-from spade_keras.networks.varnet import VarNet
+from spade_keras.networks.reconstruction_network import ReconstructionNetwork, Shape
+from spade_keras.networks.varnet import SMALLEST_POWER, VarNet
 from spade_keras.operators import CartesianMRI, SingleCoilMRI
 
-_SMALLEST_POWER = 1e-24
 SENSITIVITY = "sensitivity"
 
 
 @keras.saving.register_keras_serializable(package="spade_keras")
-class E2EVarNet(keras.Model):
-    """The variational network with coil maps that a network of its own makes from the data.
+class E2EVarNet(ReconstructionNetwork):
+    """The variational network that estimates its coil maps with a second network.
 
         S_c = z_c / (sum_j |z_j|^2)^(1/2),    z_c = V(F^-1 W y_c),    x = VarNet(y, M, S)
 
-    W keeps the fully sampled lines in the center of k-space (`autocalibration_window`): as many as
-    the input `acs_lines` says, or those that the mask shows. V is called on each coil, between
+    W keeps the fully sampled lines in the center of k-space (`autocalibration_window`): the number
+    given by the input `acs_lines`, or those that the mask shows. V is called on each coil, between
     normalization and its inverse (`NormUNet`).
 
     Args:
@@ -40,14 +38,14 @@ class E2EVarNet(keras.Model):
 
     Input shape:
         Dict with `measurements` `(batch, coils, height, width, 2)`, `mask` `(batch, 1 or height,
-        width)`, 1 where sampled, and, if it is to be told, `acs_lines` `(batch,)`, integers. Coil
-        maps are not read.
+        width)`, 1 where sampled, and optionally `acs_lines` `(batch,)`, integers. Coil maps are not
+        read.
 
     Output shape:
         `(batch, height, width, 2)`, or `(batch, height, width, 1)` for magnitudes; float32.
 
     Raises:
-        ValueError: If an argument is none of those.
+        ValueError: If an argument does not fit.
 
     Example:
         >>> from spade_keras.networks import priors
@@ -78,12 +76,10 @@ class E2EVarNet(keras.Model):
         varnet = VarNet(operator, prior, iterations, output=output, name="varnet")
         if sensitivity is None:
             sensitivity = unet(filters=(8, 16, 32, 64, 128), name=SENSITIVITY)
-        kwargs["dtype"] = "float32"  # measurements lose too much in 16 bits
         super().__init__(**kwargs)
         self.varnet = varnet
         self.sensitivity = NormUNet(sensitivity, name=SENSITIVITY)
         self._transform = SingleCoilMRI()
-        self.built = True
 
     @property
     def operator(self) -> CartesianMRI:
@@ -103,12 +99,7 @@ class E2EVarNet(keras.Model):
     def estimate_sensitivities(
         self, inputs: Mapping[str, Any], training: bool | None = None
     ) -> Any:
-        """Returns the coil maps S, of the shape of `measurements`; sum_c |S_c|^2 = 1.
-
-        Args:
-            inputs: As for a call.
-            training: As for a call.
-        """
+        """Returns the coil maps S, of the shape of `measurements`; sum_c |S_c|^2 = 1."""
         measured = ops.cast(inputs["measurements"], "float32")
         _, coils, height, width, _ = ops.shape(measured)
         mask = ops.cast(inputs["mask"], "float32")
@@ -119,50 +110,15 @@ class E2EVarNet(keras.Model):
         maps = self.sensitivity(coil_images, training=training)
         maps = ops.reshape(maps, (-1, coils, height, width, 2))
         power = ops.sum(maps * maps, axis=(1, 4), keepdims=True)
-        return maps / ops.sqrt(power + _SMALLEST_POWER)
+        return maps / ops.sqrt(power + SMALLEST_POWER)
 
     @property
     def priors(self) -> dict[str, keras.Model]:
         """The networks that pruning may slim: `sensitivity`, `cascade_0`, `cascade_1`, ..."""
         return {SENSITIVITY: self.sensitivity.prior, **self.varnet.priors}
 
-    def with_priors(self, priors: Mapping[str, keras.Model]) -> E2EVarNet:
-        """Returns a new network with other priors and copies of all other weights.
-
-        Args:
-            priors: The new priors, under the keys of `priors`.
-
-        Raises:
-            ValueError: If the keys differ from those of `priors`.
-        """
-        if set(priors) != set(self.priors):
-            raise ValueError(
-                f"`priors` must have the keys {sorted(self.priors)}. Received: {sorted(priors)}"
-            )
-        cascades = {key: priors[key] for key in self.varnet.priors}
-        return self._copy(self.varnet.with_priors(cascades), priors[SENSITIVITY])
-
-    def with_iterations(self, iterations: int) -> E2EVarNet:
-        """Returns a new network cut to its first cascades, with copies of all its priors.
-
-        Args:
-            iterations: From 1 to the present number.
-
-        Raises:
-            ValueError: If it is outside that range.
-        """
-        return self._copy(
-            self.varnet.with_iterations(iterations), copy_prior(self.sensitivity.prior)
-        )
-
-    def prior_input_shapes(
-        self, inputs: Mapping[str, Any]
-    ) -> dict[str, list[tuple[int | None, ...]]]:
-        """Returns, per prior, the input shape of each of its calls in one forward pass.
-
-        Args:
-            inputs: Dict of arrays, as for a call.
-        """
+    def prior_input_shapes(self, inputs: Mapping[str, Any]) -> dict[str, list[Shape]]:
+        """Returns the padded image's shape: for the coil maps once per coil, then per cascade."""
         batch, coils, height, width, _ = inputs["measurements"].shape
         images = None if batch is None else batch * coils
         return {
@@ -170,30 +126,63 @@ class E2EVarNet(keras.Model):
             **self.varnet.prior_input_shapes(inputs),
         }
 
-    def _copy(self, varnet: VarNet, sensitivity: keras.Model) -> E2EVarNet:
-        network = E2EVarNet(
-            varnet.operator,
-            list(varnet.priors.values()),
-            sensitivity=sensitivity,
-            output=varnet.output_kind,
-            name=self.name,
-        )
-        network.varnet.data_weights.assign(ops.convert_to_numpy(varnet.data_weights))
-        return network
+    def _priors_within(self, iterations: int) -> dict[str, keras.Model]:
+        return {SENSITIVITY: self.sensitivity.prior, **self.varnet._priors_within(iterations)}
 
-    def get_config(self) -> dict[str, Any]:
-        """Returns what `from_config` needs to make the network again, weights apart."""
-        varnet = self.varnet.get_config()
-        return {
-            **super().get_config(),
-            **{key: varnet[key] for key in ("operator", "prior", "output")},
-            "sensitivity": keras.saving.serialize_keras_object(self.sensitivity.prior),
-        }
+    def _arguments(self, priors: Mapping[str, keras.Model]) -> dict[str, Any]:
+        return {**self.varnet._arguments(priors), SENSITIVITY: priors[SENSITIVITY]}
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> E2EVarNet:
-        """Makes the network of a config, with new weights."""
-        config = dict(config)
-        for part in ("operator", "prior", "sensitivity"):
-            config[part] = keras.saving.deserialize_keras_object(config[part], custom_objects)
-        return cls(**config)
+    def _copy_scalars_to(self, network: E2EVarNet) -> None:
+        self.varnet._copy_scalars_to(network.varnet)
+
+
+def autocalibration_window(mask: Any, acs_lines: Any = None) -> Any:
+    """Finds the fully sampled center of a mask.
+
+    Along the width, with the zero frequency in column c = floor(width / 2), let l consecutive
+    sampled columns end left of c and r start at c. The window has n = max(2 min(l, r), 1) columns
+    from (width - n + 1) // 2 on: as in fastMRI, sampled lines that happen to touch the block on
+    one side do not count. A mask with rows is read along its middle row and its middle column, and
+    the window is a rectangle.
+
+    Args:
+        mask: Tensor of shape `(batch, 1 or height, width)`, nonzero where sampled.
+        acs_lines: Known numbers of columns, one per sample; rows are then not limited.
+
+    Returns:
+        float32 tensor, 1 inside the window and 0 outside: of shape `(batch, 1, width)`, or of the
+        mask's where it has rows.
+
+    Example:
+        >>> import numpy as np
+        >>> mask = np.array([[[1, 0, 1, 1, 1, 1, 0, 0]]], "float32")
+        >>> np.asarray(autocalibration_window(mask))[0, 0].astype(int)
+        array([0, 0, 1, 1, 1, 1, 0, 0])
+    """
+    sampled = ops.cast(ops.not_equal(mask, 0), "float32")
+    rows, width = ops.shape(sampled)[1:3]
+    middle = sampled[:, rows // 2]
+    if acs_lines is None:
+        count = _center_run(middle, width)
+    else:
+        count = ops.cast(ops.reshape(acs_lines, (-1,)), "int32")
+    window = _window(count, width)[:, None]
+    if acs_lines is None and mask.shape[1] != 1:
+        column = sampled[:, :, width // 2]
+        window = _window(_center_run(column, rows), rows)[:, :, None] * window
+    return window
+
+
+def _center_run(line: Any, size: Any) -> Any:
+    # A cumulative product is 1 up to the first line that was not sampled.
+    center = size // 2
+    left = ops.sum(ops.cumprod(ops.flip(line[:, :center], axis=1), axis=1), axis=1)
+    right = ops.sum(ops.cumprod(line[:, center:], axis=1), axis=1)
+    return ops.cast(ops.maximum(2 * ops.minimum(left, right), 1), "int32")
+
+
+def _window(count: Any, size: Any) -> Any:
+    first = (size - count + 1) // 2
+    index = ops.arange(size, dtype="int32")[None]
+    inside = ops.logical_and(index >= first[:, None], index < (first + count)[:, None])
+    return ops.cast(inside, "float32")

@@ -1,16 +1,17 @@
-"""A prior between normalization and its inverse."""
+"""Priors behind normalization and padding: images of any scale and size."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
 from keras import ops
 
-from spade_keras.networks.padding import crop_around, pad_around, padded_size, size_multiple
+from spade_keras.operators.linear_operator import restore_objects
 
-# Far below the variance of raw k-space data, which are of the order of 1e-5; it keeps the
-# gradient at a constant image finite.
+# Keeps the gradient at a constant image finite; far below the variance of raw k-space data, whose
+# values are of the order of 1e-5.
 _SMALLEST_VARIANCE = 1e-24
 
 
@@ -18,12 +19,11 @@ _SMALLEST_VARIANCE = 1e-24
 class NormUNet(keras.layers.Layer):
     """N(x) = s D((x - m) / s) + m, with mean m and standard deviation s of every image channel.
 
-    So the prior D sees images of one spread, whatever their scale, and N(a x + b) = a N(x) + b
-    for every a > 0 and b, each of which may differ between samples and channels. A negative a
-    changes the sign of what D sees: there the equation does not hold.
+    The prior D thus sees images of unit spread at any scale, and N(a x + b) = a N(x) + b for every
+    a > 0 and b, which may differ between samples and channels (not for a < 0, which changes the
+    sign of what D sees).
 
-    Between the two the image is padded with zeros, which is its mean, to the sizes that D takes,
-    and cropped again.
+    The normalized image is padded with zeros, its mean, to a size that D takes, and cropped after.
 
     Args:
         prior: Functional model D from images to images of the same shape, such as `priors.unet`.
@@ -47,7 +47,7 @@ class NormUNet(keras.layers.Layer):
     """
 
     def __init__(self, prior: keras.Model, **kwargs: Any) -> None:
-        kwargs["dtype"] = "float32"  # a mean over many pixels is no matter for 16 bits
+        kwargs["dtype"] = "float32"  # 16 bits are too few for a mean over many pixels
         super().__init__(**kwargs)
         self.prior = prior
         self.multiple = size_multiple(prior)
@@ -75,13 +75,66 @@ class NormUNet(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""
-        return {
-            **super().get_config(),
-            "prior": keras.saving.serialize_keras_object(self.prior),
-        }
+        prior = keras.saving.serialize_keras_object(self.prior)
+        return {**super().get_config(), "prior": prior}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> NormUNet:
         """Makes the layer of a config, with new weights."""
-        prior = keras.saving.deserialize_keras_object(config["prior"], custom_objects)
-        return cls(**{**config, "prior": prior})
+        return cls(**restore_objects(config, custom_objects))
+
+
+def size_multiple(prior: keras.Model) -> int:
+    """Returns the number that the height and width of a prior's input must be multiples of.
+
+    The product of the strides of all its poolings and convolutions, which is exact for networks
+    that go down once and up again; a prior with parallel strided branches needs less.
+
+    Raises:
+        ValueError: If `prior` is not a Keras model.
+
+    Example:
+        >>> from spade_keras.networks import priors
+        >>> size_multiple(priors.unet(filters=[4, 4, 4])), size_multiple(priors.dncnn([4]))
+        (4, 1)
+    """
+    if not isinstance(prior, keras.Model):
+        raise ValueError(f"`prior` must be a Functional model. Received: prior={prior!r}")
+    return math.prod(_stride(layer) for layer in prior.layers)
+
+
+def _stride(layer: keras.layers.Layer) -> int:
+    if isinstance(layer, keras.Model):
+        return size_multiple(layer)
+    if isinstance(layer, (keras.layers.Conv2DTranspose, keras.layers.UpSampling2D)):
+        return 1
+    strides = getattr(layer, "strides", 1)
+    return strides if isinstance(strides, int) else max(strides)
+
+
+def padded_size(size: int | None, multiple: int) -> int | None:
+    """Returns the smallest multiple that is not below a size; None for an unknown one."""
+    return None if size is None else size + -size % multiple
+
+
+def pad_around(x: Any, multiple: int) -> Any:
+    """Pads images with zeros to multiples, the odd row and column below and to the right."""
+    if multiple == 1:
+        return x
+    amounts = [-size % multiple for size in ops.shape(x)[1:3]]
+    return ops.pad(x, [(0, 0), *((n // 2, n - n // 2) for n in amounts), (0, 0)])
+
+
+def crop_around(x: Any, height: Any, width: Any, multiple: int) -> Any:
+    """Undoes `pad_around` for images of that height and width."""
+    top, left = (-height % multiple) // 2, (-width % multiple) // 2
+    return x[:, top : top + height, left : left + width]
+
+
+def pad_below(x: Any, multiple: int) -> Any:
+    """Repeats the last row and column of images until their sizes are multiples."""
+    if multiple == 1:
+        return x
+    rows, columns = (-size % multiple for size in ops.shape(x)[1:3])
+    x = ops.concatenate([x, ops.repeat(x[:, -1:], rows, axis=1)], axis=1)
+    return ops.concatenate([x, ops.repeat(x[:, :, -1:], columns, axis=2)], axis=2)

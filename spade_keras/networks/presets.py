@@ -1,8 +1,8 @@
-"""Networks of published sizes, by name."""
+"""Networks of published sizes: the entries of `PRESETS`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -39,31 +39,3 @@ def usrnet_tiny(scales: Sequence[int] = (2, 3, 4), **kwargs: Any) -> USRNet:
     """`USRNet` of 6 iterations, 16-32-64-64 channels, for color: 0.59 M parameters."""
     prior = res_unet(filters=(16, 32, 64, 64), condition_channels=1)
     return USRNet([Downsampling(scale) for scale in scales], prior, 6, hidden=32, **kwargs)
-
-
-PRESETS: dict[str, Callable[..., keras.Model]] = {
-    "e2e_varnet_8x18": e2e_varnet_8x18,
-    "edsr_13x64": edsr_13x64,
-    "usrnet": usrnet,
-    "usrnet_tiny": usrnet_tiny,
-    "varnet_8x18": varnet_8x18,
-}
-
-
-def get(name: str, /, **kwargs: Any) -> keras.Model:
-    """Builds the network of that name with new weights.
-
-    Args:
-        name: A key of `PRESETS`.
-        **kwargs: What the preset leaves open, such as `scales` of "usrnet".
-
-    Raises:
-        ValueError: If there is no preset of that name.
-
-    Example:
-        >>> get("edsr_13x64").count_params()
-        999426
-    """
-    if name not in PRESETS:
-        raise ValueError(f"Unknown preset. Known ones: {sorted(PRESETS)}. Received: name={name!r}")
-    return PRESETS[name](**kwargs)

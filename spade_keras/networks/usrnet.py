@@ -9,27 +9,26 @@ import keras
 import numpy as np
 from keras import ops
 
-from spade_keras.networks.padding import pad_below, padded_size, size_multiple
-from spade_keras.networks.priors.copying import copy_prior
+from spade_keras.networks.norm_unet import pad_below, padded_size, size_multiple
+from spade_keras.networks.reconstruction_network import ReconstructionNetwork, Shape, check_counts
 from spade_keras.operators import LinearOperator
 
 _SMALLEST_SETTING = 1e-6
 
 
 @keras.saving.register_keras_serializable(package="spade_keras")
-class USRNet(keras.Model):
+class USRNet(ReconstructionNetwork):
     """Half-quadratic splitting with a closed-form data step and a learned prior.
 
         z_k = argmin_z ||A z - y||^2 + alpha_k ||z - x_{k-1}||^2,    x_k = D(z_k, beta_k)
 
-    A blurs and keeps every s-th pixel. The prior D is shared by the iterations and told how much
-    noise to remove by a map of the constant beta_k. A small network makes all alpha_k and beta_k
-    from the noise level and the scale s, so that one model serves many scales, kernels and noise
-    levels.
+    A blurs and keeps every s-th pixel. The iterations share the prior D, which sees the noise level
+    to remove as a constant map beta_k. A small network makes all alpha_k and beta_k from the noise
+    level of the data and the scale s, so one model serves many scales, kernels and noise levels.
 
-    The scale decides shapes and so must be known before any number is. A network of one operator
-    has one scale and starts from the measured image with every pixel repeated. A network of
-    several takes the start `initial` as an input and reads the scale of a batch from its height.
+    The scale decides shapes. A network of one operator has one scale and starts from the measured
+    image with every pixel repeated. A network of several takes the start `initial` as an input and
+    infers the scale of a batch from its height.
 
     Args:
         operator: The forward model, with the attribute `scale`, the parameter `kernel` and the
@@ -49,11 +48,14 @@ class USRNet(keras.Model):
         `(batch, height, width, channels)`, float32.
 
     Raises:
-        ValueError: If an argument is none of those, or inputs have another scale.
+        ValueError: If an argument does not fit, or inputs have another scale.
 
     Reference:
         Zhang, Van Gool and Timofte, "Deep unfolding network for image super-resolution", 2020.
     """
+
+    condition_channels = 1
+    settings = ("iterations", "hidden")
 
     def __init__(
         self,
@@ -65,8 +67,8 @@ class USRNet(keras.Model):
         **kwargs: Any,
     ) -> None:
         operators = [operator] if isinstance(operator, LinearOperator) else list(operator)
-        _check(operators, iterations)
-        kwargs["dtype"] = "float32"
+        _check_operators(operators)
+        check_counts(iterations=iterations)
         super().__init__(**kwargs)
         self.operators = sorted(operators, key=lambda one: one.scale)
         self.prior = prior
@@ -82,7 +84,6 @@ class USRNet(keras.Model):
             ],
             name="settings_network",
         )
-        self.built = True
 
     @property
     def scales(self) -> tuple[int, ...]:
@@ -100,7 +101,7 @@ class USRNet(keras.Model):
         parameters = self.operators[0].parameters(inputs)
         x, scale = self._start(y, inputs.get("initial"))
         height, width = ops.shape(x)[1:3]
-        weights, noise_levels = self._settings(inputs["noise_level"], scale)
+        weights, noise_levels = self._hyperparameters(inputs["noise_level"], scale)
         for k in range(self.iterations):
             z = self._data_step(scale, x, y, weights[:, k, None, None, None], parameters)
             level = ops.ones_like(z[..., :1]) * noise_levels[:, k, None, None, None]
@@ -113,7 +114,7 @@ class USRNet(keras.Model):
             if self.operator is None:
                 raise ValueError(
                     f"`initial` must be an input of a network with the scales {self.scales}: its "
-                    "size tells the scale of a batch. Give images of the wanted size, such as the "
+                    "size gives the scale of a batch. Give images of the wanted size, such as the "
                     "measured ones with every pixel repeated, or use `with_scale(s)`. Received: "
                     "no input 'initial'"
                 )
@@ -131,7 +132,7 @@ class USRNet(keras.Model):
                 )
         return x, scale
 
-    def _settings(self, noise_level: Any, scale: Any) -> tuple[Any, Any]:
+    def _hyperparameters(self, noise_level: Any, scale: Any) -> tuple[Any, Any]:
         """Returns all alpha_k and all beta_k, each of shape `(batch, iterations)`."""
         sigma = ops.reshape(ops.cast(noise_level, "float32"), (-1, 1))
         facts = ops.concatenate([sigma, ops.ones_like(sigma) * ops.cast(scale, "float32")], axis=1)
@@ -153,40 +154,6 @@ class USRNet(keras.Model):
         z = ops.switch(index, steps, x, y, weight, parameters["kernel"])
         return ops.reshape(z, ops.shape(x))
 
-    @property
-    def priors(self) -> dict[str, keras.Model]:
-        """The networks that pruning may slim, by name."""
-        return {"prior": self.prior}
-
-    def with_priors(self, priors: Mapping[str, keras.Model]) -> USRNet:
-        """Returns a new network with other priors and copies of all other weights.
-
-        Args:
-            priors: The new priors, under the keys of `priors`.
-
-        Raises:
-            ValueError: If the keys differ from those of `priors`.
-        """
-        if set(priors) != {"prior"}:
-            raise ValueError(f"`priors` must have the key 'prior'. Received: {sorted(priors)}")
-        return self._copy(self.operators, priors["prior"], self.iterations)
-
-    def with_iterations(self, iterations: int) -> USRNet:
-        """Returns a new network cut to its first `iterations`, with a copy of the prior.
-
-        Args:
-            iterations: From 1 to the present number.
-
-        Raises:
-            ValueError: If it is outside that range.
-        """
-        if not 1 <= iterations <= self.iterations:
-            raise ValueError(
-                f"`iterations` must be from 1 to {self.iterations}. "
-                f"Received: iterations={iterations}"
-            )
-        return self._copy(self.operators, copy_prior(self.prior), iterations)
-
     def with_scale(self, scale: int) -> USRNet:
         """Returns a new network of one of the scales, with copies of all weights.
 
@@ -199,16 +166,10 @@ class USRNet(keras.Model):
         if scale not in self.scales:
             raise ValueError(f"`scale` must be one of {self.scales}. Received: scale={scale}")
         operator = self.operators[self.scales.index(scale)]
-        return self._copy([operator], copy_prior(self.prior), self.iterations)
+        return self._copy(self._copied_priors(self.iterations), operator=operator)
 
-    def prior_input_shapes(
-        self, inputs: Mapping[str, Any]
-    ) -> dict[str, list[tuple[int | None, ...]]]:
-        """Returns, per prior, the input shape of each of its calls in one forward pass.
-
-        Args:
-            inputs: Dict of arrays, as for a call.
-        """
+    def prior_input_shapes(self, inputs: Mapping[str, Any]) -> dict[str, list[Shape]]:
+        """Returns the shape of the padded image and its noise level, once an iteration."""
         batch, height, width, _ = inputs["measurements"].shape
         if "initial" in inputs:
             height, width = inputs["initial"].shape[1:3]
@@ -217,43 +178,21 @@ class USRNet(keras.Model):
         sizes = (padded_size(size, self.multiple) for size in (height, width))
         return {"prior": [(batch, *sizes, self.prior.input_shape[-1])] * self.iterations}
 
-    def _copy(
-        self, operators: Sequence[LinearOperator], prior: keras.Model, iterations: int
-    ) -> USRNet:
-        network = USRNet(operators, prior, iterations, hidden=self.hidden, name=self.name)
+    def _arguments(self, priors: Mapping[str, keras.Model]) -> dict[str, Any]:
+        return {**super()._arguments(priors), "operator": list(self.operators)}
+
+    def _copy_scalars_to(self, network: USRNet) -> None:
         *hidden, kernel, bias = self.settings_network.get_weights()
-        kept = np.r_[:iterations, self.iterations : self.iterations + iterations]
+        # Its outputs are all alpha_k, then all beta_k.
+        kept = np.r_[: network.iterations, self.iterations : self.iterations + network.iterations]
         network.settings_network.set_weights([*hidden, kernel[:, kept], bias[kept]])
-        return network
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns what `from_config` needs to make the network again, weights apart."""
-        return {
-            **super().get_config(),
-            "operator": [keras.saving.serialize_keras_object(one) for one in self.operators],
-            "prior": keras.saving.serialize_keras_object(self.prior),
-            "iterations": self.iterations,
-            "hidden": self.hidden,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> USRNet:
-        """Makes the network of a config, with new weights."""
-        config = dict(config)
-        for part in ("operator", "prior"):
-            config[part] = keras.saving.deserialize_keras_object(config[part], custom_objects)
-        return cls(**config)
 
 
-def _check(operators: Sequence[Any], iterations: int) -> None:
+def _check_operators(operators: Sequence[Any]) -> None:
     scales = [getattr(operator, "scale", None) for operator in operators]
     able = [hasattr(operator, "proximal") for operator in operators]
     if not scales or None in scales or not all(able) or len(set(scales)) < len(scales):
         raise ValueError(
             "`operator` must be a Downsampling operator or several of different scales, such as "
             f"[Downsampling(2), Downsampling(3)]. Received: operator={operators}"
-        )
-    if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
-        raise ValueError(
-            f"`iterations` must be an integer of at least 1. Received: iterations={iterations}"
         )

@@ -6,39 +6,39 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from spade_keras.networks.norm_unet import NormUNet
-from spade_keras.networks.priors.copying import copy_prior
+from spade_keras.networks.reconstruction_network import ReconstructionNetwork, Shape, check_counts
 from spade_keras.operators import CartesianMRI, SingleCoilMRI
 from spade_keras.operators.complex_pair import conjugate_multiply, join, multiply, split
 
 OUTPUTS = ("image", "magnitude")
-_SMALLEST_POWER = 1e-24
+# Keeps the gradient of a root finite at zero; far below the square of raw k-space values.
+SMALLEST_POWER = 1e-24
 
 
 @keras.saving.register_keras_serializable(package="spade_keras")
-class VarNet(keras.Model):
+class VarNet(ReconstructionNetwork):
     """Unrolled gradient descent on the k-space of all coils, with a U-Net per cascade.
 
         k_0 = y,    k_{t+1} = k_t - lambda_t M (k_t - y) - F S U_t(S^H F^-1 k_t)
 
-    Every cascade t has a weight lambda_t and a network U_t of its own, which is called between
+    Every cascade t has its own weight lambda_t and its own network U_t, called between
     normalization and its inverse (`NormUNet`). The output is the image S^H F^-1 k, or the
     root of the sum of squares over the coils of F^-1 k.
 
-    The iteration runs on the coil images c = F^-1 k, where it reads
-    `c - lambda F^-1 M F (c - F^-1 y) - S U(S^H c)`. That is the same, but for a mask of whole
-    columns needs transforms along the width alone.
+    The iteration runs on the coil images c = F^-1 k:
+    `c - lambda F^-1 M F (c - F^-1 y) - S U(S^H c)`. That is equivalent, and a mask of whole
+    columns then needs transforms along the width alone.
 
     Args:
         operator: The forward model, with a unitary Fourier transform.
         prior: One Functional model per cascade, from complex images (2 channels) to complex
-            images; or one model, of which every cascade gets a copy with new weights.
+            images; or a single model, of which every cascade gets a copy with new weights.
         iterations: Number of cascades; where `prior` is a sequence, None or its length.
-        output: "image": complex, of 2 channels; "magnitude": the root of the sum of squares, of 1
-            channel, which is what fastMRI's targets are.
+        output: "image": complex, 2 channels; "magnitude": the root of the sum of squares, 1
+            channel, as in fastMRI's targets.
         **kwargs: Of `keras.Model`, such as `name`.
 
     Input shape:
@@ -49,7 +49,7 @@ class VarNet(keras.Model):
         `(batch, height, width, 2)`, or `(batch, height, width, 1)` for magnitudes; float32.
 
     Raises:
-        ValueError: If an argument is none of those.
+        ValueError: If an argument does not fit.
 
     Example:
         >>> from spade_keras.networks import priors
@@ -62,6 +62,8 @@ class VarNet(keras.Model):
         data", 2018; Sriram et al., "End-to-end variational networks for accelerated MRI
         reconstruction", 2020.
     """
+
+    scalars = ("data_weights",)
 
     def __init__(
         self,
@@ -80,16 +82,12 @@ class VarNet(keras.Model):
         if output not in OUTPUTS:
             raise ValueError(f"`output` must be one of {OUTPUTS}. Received: output={output!r}")
         cascades = _one_per_cascade(prior, iterations)
-        kwargs["dtype"] = "float32"  # measurements lose too much in 16 bits
         super().__init__(**kwargs)
         self.operator = operator
         self.output_kind = output
         self.cascades = [NormUNet(part, name=f"cascade_{t}") for t, part in enumerate(cascades)]
         self._transform = SingleCoilMRI(fft=operator.fft)
-        self.data_weights = self.add_weight(
-            name="data_weights", shape=(len(cascades),), initializer="ones", dtype="float32"
-        )
-        self.built = True
+        self.data_weights = self.add_scalars("data_weights", 1.0, len(cascades))
 
     @property
     def iterations(self) -> int:
@@ -119,92 +117,32 @@ class VarNet(keras.Model):
         if self.output_kind == "image":
             return _combine(maps, x)
         power = ops.sum(x * x, axis=(1, 4))
-        return ops.sqrt(power + _SMALLEST_POWER)[..., None]
+        return ops.sqrt(power + SMALLEST_POWER)[..., None]
 
     @property
     def priors(self) -> dict[str, keras.Model]:
         """The networks that pruning may slim, by name: `cascade_0`, `cascade_1`, ..."""
         return {cascade.name: cascade.prior for cascade in self.cascades}
 
-    def with_priors(self, priors: Mapping[str, keras.Model]) -> VarNet:
-        """Returns a new network with other priors and copies of all other weights.
-
-        Args:
-            priors: The new priors, under the keys of `priors`.
-
-        Raises:
-            ValueError: If the keys differ from those of `priors`.
-        """
-        if set(priors) != set(self.priors):
-            raise ValueError(
-                f"`priors` must have the keys {sorted(self.priors)}. Received: {sorted(priors)}"
-            )
-        return self._copy([priors[key] for key in self.priors])
-
-    def with_iterations(self, iterations: int) -> VarNet:
-        """Returns a new network cut to its first cascades, with copies of their priors.
-
-        Args:
-            iterations: From 1 to the present number.
-
-        Raises:
-            ValueError: If it is outside that range.
-        """
-        if not 1 <= iterations <= self.iterations:
-            raise ValueError(
-                f"`iterations` must be from 1 to {self.iterations}. "
-                f"Received: iterations={iterations}"
-            )
-        return self._copy([copy_prior(part) for part in list(self.priors.values())[:iterations]])
-
-    def prior_input_shapes(
-        self, inputs: Mapping[str, Any]
-    ) -> dict[str, list[tuple[int | None, ...]]]:
-        """Returns, per prior, the input shape of each of its calls in one forward pass.
-
-        Args:
-            inputs: Dict of arrays, as for a call.
-        """
+    def prior_input_shapes(self, inputs: Mapping[str, Any]) -> dict[str, list[Shape]]:
+        """Returns the padded image's shape, once per cascade."""
         batch, _, height, width, _ = inputs["measurements"].shape
-        return {
-            cascade.name: [cascade.prior_input_shape(batch, height, width)]
-            for cascade in self.cascades
-        }
+        return {c.name: [c.prior_input_shape(batch, height, width)] for c in self.cascades}
 
-    def _copy(self, priors: Sequence[keras.Model]) -> VarNet:
-        network = VarNet(self.operator, priors, output=self.output_kind, name=self.name)
-        weights: np.ndarray = ops.convert_to_numpy(self.data_weights)
-        network.data_weights.assign(weights[: len(priors)])
-        return network
+    def _priors_within(self, iterations: int) -> dict[str, keras.Model]:
+        return dict(list(self.priors.items())[:iterations])
 
-    def get_config(self) -> dict[str, Any]:
-        """Returns what `from_config` needs to make the network again, weights apart."""
-        return {
-            **super().get_config(),
-            "operator": keras.saving.serialize_keras_object(self.operator),
-            "prior": [keras.saving.serialize_keras_object(p) for p in self.priors.values()],
-            "output": self.output_kind,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> VarNet:
-        """Makes the network of a config, with new weights."""
-        config = dict(config)
-        for part in ("operator", "prior"):
-            config[part] = keras.saving.deserialize_keras_object(config[part], custom_objects)
-        return cls(**config)
+    def _arguments(self, priors: Mapping[str, keras.Model]) -> dict[str, Any]:
+        cascades = [priors[name] for name in self.priors if name in priors]
+        return {"operator": self.operator, "prior": cascades, "output": self.output_kind}
 
 
 def _one_per_cascade(
     prior: keras.Model | Sequence[keras.Model], iterations: int | None
 ) -> list[keras.Model]:
     if isinstance(prior, keras.Model):
-        if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
-            raise ValueError(
-                "`iterations` must be an integer of at least 1 where one prior is given. "
-                f"Received: iterations={iterations}"
-            )
-        return [keras.models.clone_model(prior) for _ in range(iterations)]
+        check_counts(iterations=iterations)
+        return [keras.models.clone_model(prior) for _ in range(iterations or 0)]
     parts = list(prior)
     if not parts or len({id(part) for part in parts}) < len(parts):
         raise ValueError(

@@ -29,7 +29,7 @@ class AdjointReport:
     @property
     def passed(self) -> bool:
         """Whether both errors are within the tolerance."""
-        # Not by their maximum, which may hide a NaN.
+        # Each by itself: a maximum may hide a NaN.
         return self.random_error <= self.tolerance and self.aligned_error <= self.tolerance
 
 
@@ -43,8 +43,8 @@ def adjoint_test(
 ) -> AdjointReport:
     """Checks |<A x, y> - <x, A^H y>| / (||A x|| ||y||) <= tolerance on two probes.
 
-    With a random y alone <A x, y> is close to zero at image scale, and an adjoint that is wrong
-    by a factor passes; hence the second probe, which is aligned with A x.
+    With a random y alone <A x, y> is close to zero at image scale, so an adjoint that is wrong by
+    a factor passes; the second probe is therefore aligned with A x.
 
     Args:
         operator: The operator under test.
@@ -54,11 +54,8 @@ def adjoint_test(
         tolerance: Largest relative mismatch allowed.
         seed: Of the random probes.
 
-    Returns:
-        An `AdjointReport`.
-
     Raises:
-        ValueError: If a probe exceeds the tolerance, or A x is zero, which tells nothing.
+        ValueError: If a probe exceeds the tolerance, or A x is zero, which proves nothing.
 
     Example:
         >>> from spade_keras.operators import Blur
@@ -69,9 +66,8 @@ def adjoint_test(
         Claerbout, "Earth soundings analysis: processing versus inversion", 1992, section 5.
     """
     rng = np.random.default_rng(seed)
-    if parameters is None:
-        parameters = operator.example_parameters(x_shape, seed)
-    arguments = dict(parameters)
+    examples = operator.example_parameters(x_shape, seed) if parameters is None else parameters
+    arguments = dict(examples)
     x = rng.standard_normal(x_shape).astype("float32")
     ax = _to_numpy(operator.forward(x, **arguments))
     size = np.linalg.norm(ax)

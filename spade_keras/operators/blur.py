@@ -9,15 +9,15 @@ import keras
 import numpy as np
 from keras import ops
 
-from spade_keras.backend.fourier import conjugate
+from spade_keras.backend import conjugate
 from spade_keras.operators.examples import elongated_kernels
-from spade_keras.operators.linear_operator import LinearOperator, Shape
-from spade_keras.operators.spectra import (
+from spade_keras.operators.fourier import (
     check_fits,
     image_from_spectrum,
     image_spectrum,
     transfer_function,
 )
+from spade_keras.operators.linear_operator import LinearOperator, Shape
 
 _BOUNDARIES = ("circular", "reflect", "valid")
 
@@ -27,13 +27,13 @@ class Blur(LinearOperator):
     """y[n] = sum_m k[m] x[n - m + c], c = floor(size / 2): convolution with the sample's kernel.
 
     Args:
-        boundary: "circular": the image goes on periodically; by FFT. "reflect": it is mirrored
-            about its border pixels, which are not repeated; by convolution. "valid": only pixels
-            whose whole neighborhood is inside the image are kept; by convolution.
+        boundary: "circular": periodic, by FFT. "reflect": mirrored about the border pixels, which
+            are not repeated, by convolution. "valid": keeps only pixels whose whole neighborhood
+            is inside the image, by convolution.
         **kwargs: Of `keras.layers.Layer`, such as `name`.
 
     Input shape:
-        `x`: `(batch, height, width, channels)`; every channel is blurred alike.
+        `x`: `(batch, height, width, channels)`; all channels get the same blur.
         `kernel`: `(batch or 1, rows, columns)`.
 
     Output shape:
@@ -56,6 +56,7 @@ class Blur(LinearOperator):
     # Of kernels that are not symmetric themselves.
     informative_transforms = ("rotate90", "scale")
     uninformative_transforms = ("shift",)
+    settings = ("boundary",)
 
     def __init__(self, boundary: str = "circular", **kwargs: Any) -> None:
         if boundary not in _BOUNDARIES:
@@ -105,10 +106,6 @@ class Blur(LinearOperator):
     def example_parameters(self, x_shape: Sequence[int], seed: int = 0) -> dict[str, np.ndarray]:
         """Makes elongated Gaussian kernels of 7 x 7 pixels, one per sample."""
         return {"kernel": elongated_kernels(x_shape[0], 7, seed)}
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor."""
-        return {**super().get_config(), "boundary": self.boundary}
 
 
 def _filter(x: Any, kernel: Any, *, adjoint: bool) -> Any:

@@ -1,4 +1,4 @@
-"""Cartesian magnetic resonance imaging with several receiver coils."""
+"""Cartesian magnetic resonance imaging with one or several receiver coils."""
 
 from __future__ import annotations
 
@@ -9,21 +9,38 @@ import keras
 import numpy as np
 from keras import ops
 
-from spade_keras.backend.fourier import conjugate, fft, to_complex, to_real
+from spade_keras.backend import conjugate, fft, to_complex, to_real
 from spade_keras.operators.examples import coil_maps, column_mask
 from spade_keras.operators.fourier import convention
 from spade_keras.operators.linear_operator import LinearOperator, Shape
 
 
+class _CartesianSampling(LinearOperator):
+    """Fourier transform of a convention, and sampling mask."""
+
+    informative_transforms = ("rotate90",)
+    uninformative_transforms = ("flip_vertical", "shift")
+    settings = ("fft",)
+
+    def __init__(self, fft: str = "fastmri", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.fft = fft
+        self._convention = convention(fft)
+
+    def example_parameters(self, x_shape: Sequence[int], seed: int = 0) -> dict[str, np.ndarray]:
+        """Makes a mask that keeps about every third column."""
+        return {"mask": column_mask(x_shape, seed, centered=self._convention.centered)}
+
+
 @keras.saving.register_keras_serializable(package="spade_keras")
-class CartesianMRI(LinearOperator):
+class CartesianMRI(_CartesianSampling):
     """y_c = M F S_c x for every coil c: coil maps, Fourier transform, sampling mask.
 
     Args:
         fft: The convention of the Fourier transform, a key of `FFT_CONVENTIONS`: "fastmri"
             (centered and unitary: also sigpy's and deepinv's), "modl" (unitary, zero frequency
-            first: the mask is then expected in that order, too), or "calgary" (zero frequency
-            first, unscaled: A is then larger by the root of the number of pixels).
+            first: the mask then has that order, too), or "calgary" (zero frequency first,
+            unscaled: A is then larger by the root of the number of pixels).
         **kwargs: Of `keras.layers.Layer`, such as `name`.
 
     Input shape:
@@ -53,18 +70,11 @@ class CartesianMRI(LinearOperator):
     """
 
     parameter_names = ("mask", "sensitivities")
-    informative_transforms = ("rotate90",)
-    uninformative_transforms = ("flip_vertical", "shift")
-
-    def __init__(self, fft: str = "fastmri", **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.fft = fft
-        self._convention = convention(fft)
 
     def forward(self, x: Any, *, mask: Any, sensitivities: Any) -> Any:  # type: ignore[override]
         """Returns M F S x."""
         height, width = ops.shape(x)[1:3]
-        # The image's ramp is applied before the coils are, the spectrum's goes with the mask.
+        # One ramp on the image instead of one per coil; the spectrum's is part of the weights.
         image = self._convention.modulate(to_complex(x))
         spectrum = fft(to_complex(sensitivities) * image[:, None])
         return to_real(spectrum * self._convention.forward_weights(mask, height, width)[:, None])
@@ -80,14 +90,14 @@ class CartesianMRI(LinearOperator):
     def normal(self, x: Any, *, mask: Any, sensitivities: Any) -> Any:  # type: ignore[override]
         """Returns S^H F^H M^2 F S x, by plain FFTs.
 
-        The mask is diagonal, so centering is no more than a shifted mask. Where the mask has one
-        row, the transform of the rows' axis cancels around it: half the work.
+        The mask is diagonal, so centering only shifts it. Where the mask has one row, the
+        transforms along the height cancel: half the work.
         """
         height, width = ops.shape(x)[1:3]
         axes = 1 if mask.shape[1] == 1 else 2
         maps = to_complex(sensitivities)
         weights = self._convention.normal_weights(mask, height, width)[:, None]
-        # A step's name is given to the next: eager memory is reused as soon as nothing holds it.
+        # One name for all steps: eager memory is freed once nothing refers to it.
         coils = fft(maps * to_complex(x)[:, None], axes=axes)
         coils = coils * weights
         coils = fft(coils, axes=axes, inverse=True)
@@ -104,10 +114,59 @@ class CartesianMRI(LinearOperator):
     def example_parameters(self, x_shape: Sequence[int], seed: int = 0) -> dict[str, np.ndarray]:
         """Makes a mask that keeps about every third column, and smooth maps of four coils."""
         return {
-            "mask": column_mask(x_shape, seed, centered=self._convention.centered),
+            **super().example_parameters(x_shape, seed),
             "sensitivities": coil_maps(x_shape, seed),
         }
 
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor."""
-        return {**super().get_config(), "fft": self.fft}
+
+@keras.saving.register_keras_serializable(package="spade_keras")
+class SingleCoilMRI(_CartesianSampling):
+    """y = M F x: Fourier transform and sampling mask, for one coil of uniform sensitivity.
+
+    Args:
+        fft: The convention of the Fourier transform; see `CartesianMRI`.
+        **kwargs: Of `keras.layers.Layer`, such as `name`.
+
+    Input shape:
+        `x`: `(batch, height, width, 2)`, complex image as two channels.
+        `mask`: `(batch, 1 or height, width)`, 1 where sampled, or a real weight.
+
+    Output shape:
+        `(batch, height, width, 2)`, zero where not sampled.
+
+    Raises:
+        ValueError: If `fft` is unknown.
+
+    Example:
+        >>> import numpy as np
+        >>> x = np.ones((1, 8, 6, 2), "float32")
+        >>> y = SingleCoilMRI().forward(x, mask=np.ones((1, 1, 6), "float32"))
+        >>> tuple(y.shape), round(float(y[0, 4, 3, 0]), 3)
+        ((1, 8, 6, 2), 6.928)
+
+    Reference:
+        Lustig, Donoho and Pauly, "Sparse MRI", 2007.
+    """
+
+    parameter_names = ("mask",)
+
+    def forward(self, x: Any, *, mask: Any) -> Any:  # type: ignore[override]
+        """Returns M F x."""
+        height, width = ops.shape(x)[1:3]
+        spectrum = fft(self._convention.modulate(to_complex(x)))
+        return to_real(spectrum * self._convention.forward_weights(mask, height, width))
+
+    def adjoint(self, y: Any, *, mask: Any) -> Any:  # type: ignore[override]
+        """Returns F^H M y."""
+        height, width = ops.shape(y)[1:3]
+        weights = self._convention.adjoint_weights(mask, height, width)
+        image = fft(to_complex(y) * weights, inverse=True)
+        return to_real(self._convention.demodulate(image))
+
+    def normal(self, x: Any, *, mask: Any) -> Any:  # type: ignore[override]
+        """Returns F^H M^2 F x, by plain FFTs; along the width alone for a mask of one row."""
+        height, width = ops.shape(x)[1:3]
+        axes = 1 if mask.shape[1] == 1 else 2
+        weights = self._convention.normal_weights(mask, height, width)
+        spectrum = fft(to_complex(x), axes=axes) * weights
+        return to_real(fft(spectrum, axes=axes, inverse=True))

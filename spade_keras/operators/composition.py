@@ -1,20 +1,70 @@
-"""Operators one after another."""
+"""Operators made of operators: one after another, side by side, or times a number."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
-from spade_keras.operators.linear_operator import LinearOperator, Shape
-from spade_keras.operators.parameter_naming import ParameterNaming
-from spade_keras.operators.transforms import TRANSFORMS
+from spade_keras.operators.equivariance import TRANSFORMS
+from spade_keras.operators.linear_operator import LinearOperator, Shape, check_operator
+
+
+class _Members(LinearOperator):
+    """Operators whose parameters have names of their own.
+
+    A name that one member alone has stays as it is. One that several have gets the member's
+    position, counted from 0: two blurs take `kernel_0` and `kernel_1`. A name in `shared` stays as
+    it is, and all members that have it get the same tensor.
+    """
+
+    settings = ("operators", "shared")
+
+    def __init__(
+        self, operators: Sequence[LinearOperator], shared: Sequence[str] = (), **kwargs: Any
+    ) -> None:
+        _check_members(operators, shared)
+        names = _outer_names(operators, shared)
+        super().__init__(**kwargs)
+        self.operators = list(operators)
+        self.shared = list(shared)
+        self._names = names
+        self.parameter_names = tuple(dict.fromkeys(n for own in names for n in own.values()))
+        informative = [name for member in operators for name in member.informative_transforms]
+        self.informative_transforms = tuple(dict.fromkeys(informative))
+        self.uninformative_transforms = tuple(
+            name
+            for name in TRANSFORMS
+            if all(name in member.uninformative_transforms for member in operators)
+        )
+
+    def _members(self, parameters: Mapping[str, Any]) -> list[tuple[Any, dict[str, Any]]]:
+        """Every member with its parameters, under the names it knows them by."""
+        return [
+            (member, {inner: parameters[outer] for inner, outer in names.items()})
+            for member, names in zip(self.operators, self._names, strict=True)
+        ]
+
+    def example_parameters(self, x_shape: Sequence[int], seed: int = 0) -> dict[str, np.ndarray]:
+        """Makes the members' examples; of shared ones, those of the first that has them."""
+        joined: dict[str, np.ndarray] = {}
+        examples = self._examples(x_shape, seed)
+        for names, values in zip(self._names, examples, strict=True):
+            for inner, value in values.items():
+                joined.setdefault(names[inner], value)
+        return joined
+
+    def _examples(self, x_shape: Sequence[int], seed: int) -> Iterator[dict[str, np.ndarray]]:
+        for position, member in enumerate(self.operators):
+            yield member.example_parameters(x_shape, seed + position)
 
 
 @keras.saving.register_keras_serializable(package="spade_keras")
-class Composition(LinearOperator):
+class Composition(_Members):
     """y = A_n ... A_2 A_1 x, of members in the order in which they are applied.
 
     Parameters keep their names; those that several members have are numbered by position
@@ -25,12 +75,11 @@ class Composition(LinearOperator):
 
     Args:
         operators: The members; the first is applied to the image.
-        shared: Names of parameters that all members that know them get alike.
+        shared: Names of parameters for which all members get the same tensor.
         **kwargs: Of `keras.layers.Layer`, such as `name`.
 
     Raises:
-        ValueError: If there is no member, or their parameters cannot be named; see
-            `ParameterNaming`.
+        ValueError: If there is no member, or two parameters would have the same name.
 
     Example:
         >>> from spade_keras.operators import Blur, Inpainting
@@ -38,35 +87,21 @@ class Composition(LinearOperator):
         ('kernel_0', 'mask', 'kernel_2')
     """
 
-    def __init__(
-        self, operators: Sequence[LinearOperator], shared: Sequence[str] = (), **kwargs: Any
-    ) -> None:
-        self._naming = ParameterNaming(operators, shared)
-        super().__init__(**kwargs)
-        self.operators = list(operators)
-        self.shared = tuple(shared)
-        self.parameter_names = self._naming.names
-        self.informative_transforms = any_informative(self.operators)
-        self.uninformative_transforms = all_uninformative(self.operators)
-
     def forward(self, x: Any, **parameters: Any) -> Any:
         """Returns A_n ... A_1 x."""
-        for member, values in zip(self.operators, self._naming.split(parameters), strict=True):
+        for member, values in self._members(parameters):
             x = member.forward(x, **values)
         return x
 
     def adjoint(self, y: Any, **parameters: Any) -> Any:
         """Returns A_1^H ... A_n^H y."""
-        members = list(zip(self.operators, self._naming.split(parameters), strict=True))
-        for member, values in reversed(members):
+        for member, values in reversed(self._members(parameters)):
             y = member.adjoint(y, **values)
         return y
 
     def normal(self, x: Any, **parameters: Any) -> Any:
         """Returns A_1^H ... A_n^H A_n ... A_1 x, the middle by the last member's `normal`."""
-        *outer, (last, last_values) = zip(
-            self.operators, self._naming.split(parameters), strict=True
-        )
+        *outer, (last, last_values) = self._members(parameters)
         for member, values in outer:
             x = member.forward(x, **values)
         x = last.normal(x, **last_values)
@@ -79,58 +114,168 @@ class Composition(LinearOperator):
     ) -> tuple[int | None, ...]:
         """Returns the shape of the last member's measurements."""
         shape = tuple(x_shape)
-        shapes = self._naming.split(parameter_shapes)
-        for member, values in zip(self.operators, shapes, strict=True):
+        for member, values in self._members(parameter_shapes):
             shape = member.measurement_shape(shape, values)
         return shape
 
-    def example_parameters(self, x_shape: Sequence[int], seed: int = 0) -> dict[str, np.ndarray]:
-        """Makes the members' examples, each for the shape that reaches it."""
+    def _examples(self, x_shape: Sequence[int], seed: int) -> Iterator[dict[str, np.ndarray]]:
+        """Examples for the shape that reaches each member."""
         x = np.zeros(x_shape, "float32")
-        examples = []
         for position, member in enumerate(self.operators):
             values = member.example_parameters(x.shape, seed + position)
-            x = keras.ops.convert_to_numpy(member.forward(x, **values))
-            examples.append(values)
-        return self._naming.join(examples)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor."""
-        return {**super().get_config(), **members_config(self.operators, self.shared)}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Composition:
-        """Makes the operator of a config."""
-        return cls(**with_members(config, custom_objects))
+            x = ops.convert_to_numpy(member.forward(x, **values))
+            yield values
 
 
-def any_informative(operators: Sequence[LinearOperator]) -> tuple[str, ...]:
-    """Lists the transforms that any of the operators states to be informative."""
-    names = [name for member in operators for name in member.informative_transforms]
-    return tuple(dict.fromkeys(names))
+@keras.saving.register_keras_serializable(package="spade_keras")
+class Stacking(_Members):
+    """y = (A_1 x, ..., A_n x): measurements of equal shape, stacked behind the batch axis.
+
+    Parameters are named as in `Composition`: numbered by position where several members have them,
+    unless shared.
+
+    Args:
+        operators: The members.
+        shared: Names of parameters for which all members get the same tensor.
+        **kwargs: Of `keras.layers.Layer`, such as `name`.
+
+    Output shape:
+        `(batch, n, ...)` with the members' output shape `(batch, ...)`.
+
+    Raises:
+        ValueError: If there is no member, two parameters would have the same name, or the
+            measurements differ in shape.
+
+    Example:
+        >>> from spade_keras.operators import CartesianMRI
+        >>> scan = Stacking([CartesianMRI(), CartesianMRI()], shared=["sensitivities"])
+        >>> scan.parameter_names
+        ('mask_0', 'sensitivities', 'mask_1')
+    """
+
+    def forward(self, x: Any, **parameters: Any) -> Any:
+        """Returns (A_1 x, ..., A_n x)."""
+        measured = [member.forward(x, **values) for member, values in self._members(parameters)]
+        _check_alike([tuple(y.shape) for y in measured])
+        return ops.stack(measured, axis=1)
+
+    def adjoint(self, y: Any, **parameters: Any) -> Any:
+        """Returns A_1^H y_1 + ... + A_n^H y_n."""
+        members = enumerate(self._members(parameters))
+        return sum(member.adjoint(y[:, n], **values) for n, (member, values) in members)
+
+    def normal(self, x: Any, **parameters: Any) -> Any:
+        """Returns the sum of the members' A_i^H A_i x."""
+        return sum(member.normal(x, **values) for member, values in self._members(parameters))
+
+    def measurement_shape(
+        self, x_shape: Shape, parameter_shapes: Mapping[str, Shape]
+    ) -> tuple[int | None, ...]:
+        """Returns `(batch, n, ...)`."""
+        members = self._members(parameter_shapes)
+        shapes = [member.measurement_shape(x_shape, values) for member, values in members]
+        _check_alike(shapes)
+        batch, *others = shapes[0]
+        return batch, len(shapes), *others
 
 
-def all_uninformative(operators: Sequence[LinearOperator]) -> tuple[str, ...]:
-    """Lists the transforms that all of the operators state to be uninformative."""
-    return tuple(
-        name
-        for name in TRANSFORMS
-        if all(name in member.uninformative_transforms for member in operators)
-    )
+@keras.saving.register_keras_serializable(package="spade_keras")
+class Scaling(LinearOperator):
+    """y = factor A x, for data in other units or an operator that should have norm 1.
+
+    Args:
+        operator: The operator A, whose parameters it takes.
+        factor: A finite real number.
+        **kwargs: Of `keras.layers.Layer`, such as `name`.
+
+    Raises:
+        ValueError: If `operator` is no LinearOperator or `factor` not a finite number.
+
+    Example:
+        >>> import numpy as np
+        >>> from spade_keras.operators import Denoising
+        >>> float(Scaling(Denoising(), 2.5).forward(np.ones((1, 1, 1, 1)))[0, 0, 0, 0])
+        2.5
+    """
+
+    settings = ("operator", "factor")
+
+    def __init__(self, operator: LinearOperator, factor: float, **kwargs: Any) -> None:
+        check_operator(operator)
+        if not isinstance(factor, (int, float)) or not math.isfinite(factor):
+            raise ValueError(f"`factor` must be a finite number. Received: factor={factor}")
+        super().__init__(**kwargs)
+        self.operator = operator
+        self.factor = float(factor)
+        self.parameter_names = operator.parameter_names
+        self.informative_transforms = operator.informative_transforms
+        self.uninformative_transforms = operator.uninformative_transforms
+
+    def forward(self, x: Any, **parameters: Any) -> Any:
+        """Returns factor A x."""
+        return self.factor * self.operator.forward(x, **parameters)
+
+    def adjoint(self, y: Any, **parameters: Any) -> Any:
+        """Returns factor A^H y."""
+        return self.factor * self.operator.adjoint(y, **parameters)
+
+    def normal(self, x: Any, **parameters: Any) -> Any:
+        """Returns factor^2 A^H A x."""
+        return self.factor**2 * self.operator.normal(x, **parameters)
+
+    def measurement_shape(
+        self, x_shape: Shape, parameter_shapes: Mapping[str, Shape]
+    ) -> tuple[int | None, ...]:
+        """Returns that of the operator's measurements."""
+        return self.operator.measurement_shape(x_shape, parameter_shapes)
+
+    def example_parameters(self, x_shape: Sequence[int], seed: int = 0) -> dict[str, np.ndarray]:
+        """Makes the operator's examples."""
+        return self.operator.example_parameters(x_shape, seed)
 
 
-def members_config(operators: Sequence[LinearOperator], shared: Sequence[str]) -> dict[str, Any]:
-    """Serializes members and shared names."""
-    return {
-        "operators": [keras.saving.serialize_keras_object(member) for member in operators],
-        "shared": list(shared),
-    }
+def _outer_names(
+    operators: Sequence[LinearOperator], shared: Sequence[str]
+) -> list[dict[str, str]]:
+    """Per member, the name of each of its parameters in the combination."""
+    held = [name for member in operators for name in member.parameter_names]
 
+    def outer(position: int, name: str) -> str:
+        return name if held.count(name) == 1 or name in shared else f"{name}_{position}"
 
-def with_members(config: dict[str, Any], custom_objects: Any) -> dict[str, Any]:
-    """Returns a config whose members are operators again."""
-    members = [
-        keras.saving.deserialize_keras_object(member, custom_objects)
-        for member in config["operators"]
+    names = [
+        {name: outer(position, name) for name in member.parameter_names}
+        for position, member in enumerate(operators)
     ]
-    return {**config, "operators": members}
+    given = [new for own in names for old, new in own.items() if old not in shared]
+    # A numbered name may be one that a nested combination or a shared parameter has already.
+    twice = sorted({name for name in given if given.count(name) > 1 or name in shared})
+    if twice:
+        raise ValueError(
+            "Two parameters of the operators would have the same name. Compose all members in "
+            f"one list instead of nesting them, or share the parameter. Received: {twice}"
+        )
+    return names
+
+
+def _check_members(operators: Sequence[LinearOperator], shared: Sequence[str]) -> None:
+    if not operators or not all(isinstance(member, LinearOperator) for member in operators):
+        raise ValueError(
+            f"`operators` must be one or more LinearOperators. Received: operators={operators}"
+        )
+    held = {name for member in operators for name in member.parameter_names}
+    if not held.issuperset(shared):
+        raise ValueError(
+            f"`shared` must name parameters of the operators, which are {sorted(held)}. "
+            f"Received: shared={list(shared)}"
+        )
+
+
+def _check_alike(shapes: Sequence[Shape]) -> None:
+    ranks = {len(shape) for shape in shapes}
+    axes = zip(*shapes, strict=False)
+    if len(ranks) > 1 or any(len({size for size in axis if size is not None}) > 1 for axis in axes):
+        raise ValueError(
+            "The measurements of stacked operators must have one shape; give the network an input "
+            f"for each of them instead. Received: shapes={[tuple(shape) for shape in shapes]}"
+        )

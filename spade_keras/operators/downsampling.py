@@ -9,22 +9,18 @@ import keras
 import numpy as np
 from keras import ops
 
-from spade_keras.backend.fourier import conjugate
+from spade_keras.backend import conjugate
 from spade_keras.operators.examples import elongated_kernels
+from spade_keras.operators.fourier import image_from_spectrum, image_spectrum, transfer_function
 from spade_keras.operators.linear_operator import LinearOperator, Shape
-from spade_keras.operators.spectra import (
-    image_from_spectrum,
-    image_spectrum,
-    transfer_function,
-)
 
 
 @keras.saving.register_keras_serializable(package="spade_keras")
 class Downsampling(LinearOperator):
     """y = (k * x) taken at the upper left pixel of every scale x scale block; circular blur.
 
-    All of it happens in the Fourier domain, where decimation is the mean of the scale^2 blocks of
-    the spectrum, and its adjoint their repetition.
+    Computed in the Fourier domain, where decimation is the mean of the scale^2 blocks of the
+    spectrum, and its adjoint their repetition.
 
     Args:
         scale: Decimation factor of both axes, at least 1.
@@ -53,6 +49,7 @@ class Downsampling(LinearOperator):
 
     parameter_names = ("kernel",)
     informative_transforms = ("shift", "scale")
+    settings = ("scale",)
 
     def __init__(self, scale: int = 2, **kwargs: Any) -> None:
         if isinstance(scale, bool) or not isinstance(scale, int) or scale < 1:
@@ -93,15 +90,12 @@ class Downsampling(LinearOperator):
             y: Measurements, `(batch, height / scale, width / scale, channels)`.
             weight: Positive scalar, or tensor of shape `(batch, 1, 1, 1)`.
             kernel: `(batch or 1, rows, columns)`.
-
-        Returns:
-            The image x.
         """
         z, y = ops.cast(z, "float32"), ops.cast(y, "float32")
         transfer = self._transfer(z, kernel)
         power = self._fold(transfer * conjugate(transfer))
         missing = image_spectrum(y) - self._fold(transfer * image_spectrum(z))
-        # A cast would do, but TensorFlow warns of the gradient of one in every graph.
+        # Not by a cast, for whose gradient TensorFlow prints a warning in every graph.
         weight = ops.cast(weight, "float32")
         weight = ops.view_as_complex(ops.stack([weight, ops.zeros_like(weight)], axis=-1))
         missing = missing / (power + weight)
@@ -112,21 +106,12 @@ class Downsampling(LinearOperator):
     ) -> tuple[int | None, ...]:
         """Returns `(batch, height / scale, width / scale, channels)`."""
         self._check_sizes(x_shape)
-        batch, height, width, channels = x_shape
-        return (
-            batch,
-            None if height is None else height // self.scale,
-            None if width is None else width // self.scale,
-            channels,
-        )
+        batch, *sizes, channels = x_shape
+        return (batch, *(None if n is None else n // self.scale for n in sizes), channels)
 
     def example_parameters(self, x_shape: Sequence[int], seed: int = 0) -> dict[str, np.ndarray]:
         """Makes elongated Gaussian kernels of 7 x 7 pixels, one per sample."""
         return {"kernel": elongated_kernels(x_shape[0], 7, seed)}
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor."""
-        return {**super().get_config(), "scale": self.scale}
 
     def _transfer(self, x: Any, kernel: Any) -> Any:
         self._check_sizes(x.shape)

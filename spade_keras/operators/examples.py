@@ -1,4 +1,7 @@
-"""Random masks, coil maps, kernels and images to try an operator with."""
+"""Random masks, coil maps, kernels and images to try an operator with, all float32.
+
+`x_shape` is the shape of the image batch, `(batch, height, width, channels)`.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,9 @@ import numpy as np
 
 
 def column_mask(x_shape: Sequence[int], seed: int = 0, *, centered: bool = True) -> np.ndarray:
-    """Keeps the central tenth of the columns, and a quarter of the others by lot.
+    """Keeps the central tenth of the columns, and a random quarter of the others.
 
-    Args:
-        x_shape: Shape of the image batch, `(batch, height, width, channels)`.
-        seed: Of the lot.
-        centered: Whether the zero frequency is in the middle; else it comes first.
-
-    Returns:
-        float32 array of shape `(batch, 1, width)`.
+    Of shape `(batch, 1, width)`, with the zero frequency in the middle if `centered`, else first.
     """
     batch, _, width = x_shape[:3]
     mask = np.random.default_rng(seed).uniform(size=(batch, 1, width)) < 0.25
@@ -28,30 +25,13 @@ def column_mask(x_shape: Sequence[int], seed: int = 0, *, centered: bool = True)
 
 
 def pixel_mask(x_shape: Sequence[int], seed: int = 0) -> np.ndarray:
-    """Keeps half of the pixels by lot.
-
-    Args:
-        x_shape: Shape of the image batch, `(batch, height, width, channels)`.
-        seed: Of the lot.
-
-    Returns:
-        float32 array of shape `(batch, height, width, 1)`.
-    """
+    """Keeps a random half of the pixels: `(batch, height, width, 1)`."""
     drawn = np.random.default_rng(seed).uniform(size=(*x_shape[:3], 1))
     return (drawn < 0.5).astype("float32")
 
 
 def coil_maps(x_shape: Sequence[int], seed: int = 0, coils: int = 4) -> np.ndarray:
-    """Smooth complex maps of coils around the image, with sum_c |S_c|^2 = 1.
-
-    Args:
-        x_shape: Shape of the image batch, `(batch, height, width, channels)`.
-        seed: Of the coils' places and phases.
-        coils: Number of coils.
-
-    Returns:
-        float32 array of shape `(batch, coils, height, width, 2)`.
-    """
+    """Smooth maps of coils around the image, `(batch, coils, height, width, 2)`, of power 1."""
     batch, height, width = x_shape[:3]
     rng = np.random.default_rng(seed)
     v, u = _coordinates(height, width)
@@ -66,16 +46,7 @@ def coil_maps(x_shape: Sequence[int], seed: int = 0, coils: int = 4) -> np.ndarr
 
 
 def elongated_kernels(batch: int, size: int, seed: int = 0) -> np.ndarray:
-    """Gaussian blur kernels, 1.5 to 2.5 pixels along a random direction and 0.5 to 0.8 across it.
-
-    Args:
-        batch: Number of kernels.
-        size: Rows and columns of a kernel.
-        seed: Of directions and widths.
-
-    Returns:
-        float32 array of shape `(batch, size, size)`, every kernel of sum 1.
-    """
+    """Gaussian kernels `(batch, size, size)` of sum 1, 1.5-2.5 pixels along and 0.5-0.8 across."""
     rng = np.random.default_rng(seed)
     n = np.arange(size) - size // 2
     row, column = np.meshgrid(n, n, indexing="ij")
@@ -87,15 +58,7 @@ def elongated_kernels(batch: int, size: int, seed: int = 0) -> np.ndarray:
 
 
 def phantom(x_shape: Sequence[int], seed: int = 0) -> np.ndarray:
-    """Images of random overlapping ellipses, whose spectra fall off as those of photographs do.
-
-    Args:
-        x_shape: Shape of the image batch, `(batch, height, width, channels)`.
-        seed: Of the ellipses.
-
-    Returns:
-        float32 array of shape `x_shape`.
-    """
+    """Images of random overlapping ellipses, whose spectra fall off like those of photographs."""
     batch, height, width, channels = x_shape
     rng = np.random.default_rng(seed)
     v, u = _coordinates(height, width)

@@ -1,4 +1,4 @@
-"""Conventions of the two-dimensional Fourier transform, and the centered unitary one.
+"""Conventions of the two-dimensional Fourier transform; spectra of real images and kernels.
 
 With c = floor(N / 2) along an axis of N samples the centered transform is
 
@@ -7,10 +7,10 @@ With c = floor(N / 2) along an axis of N samples the centered transform is
 
 with the phase ramps D_x[n] = exp(2 pi i c n / N) and D_k[k] = exp(2 pi i c (k - c) / N). So it is
 the plain transform between two pointwise products, equal to `fftshift(fft2(ifftshift(x)))` for
-even and odd sizes, and the ramps can be folded into whatever is multiplied there anyway.
+even and odd sizes, and the ramps can be folded into factors that are multiplied there anyway.
 
 D_x before the transform is a cyclic shift by c after it. Around a diagonal mask both ramps cancel
-but for that shift, which is cheapest given to the mask.
+except for that shift, which is cheapest to apply to the mask.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from spade_keras.backend.fourier import conjugate, fft, to_complex, to_real
-from spade_keras.operators.complex_pair import Pair, join, multiply, split
+from spade_keras.backend import conjugate, fft, to_complex, to_real
+from spade_keras.operators.complex_pair import Pair, join, multiply
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class FFTConvention:
 
     Attributes:
         centered: Whether origin and zero frequency are at floor(N / 2) instead of 0.
-        unitary: Whether it is divided by the square root of the number of samples, so that its
-            inverse is its adjoint; else forward is unscaled.
+        unitary: Whether forward is divided by the root of the number of samples, so that its
+            inverse is its adjoint; else it is unscaled.
     """
 
     centered: bool
@@ -45,29 +45,25 @@ class FFTConvention:
 
     def modulate(self, z: Any) -> Any:
         """Returns D z, for a complex tensor of shape `(..., height, width)`."""
-        if not self.centered:
-            return z
-        return z * _ramps(*ops.shape(z)[-2:], offset=False)
+        return z * _ramps(*ops.shape(z)[-2:], offset=False) if self.centered else z
 
     def demodulate(self, z: Any) -> Any:
         """Returns D^H z."""
-        if not self.centered:
-            return z
-        return z * conjugate(_ramps(*ops.shape(z)[-2:], offset=False))
+        return z * conjugate(_ramps(*ops.shape(z)[-2:], offset=False)) if self.centered else z
 
     def forward_weights(self, mask: Any, height: Any, width: Any) -> Any:
-        """Returns W_a for a mask of shape `(..., 1 or height, 1 or width)`, complex."""
+        """Returns W_a, complex, for a mask `(..., 1 or height, 1 or width)`."""
         scale = 1 / _root(height, width) if self.unitary else 1.0
         return self._weights(ops.cast(mask, "float32") * scale, height, width)
 
     def adjoint_weights(self, mask: Any, height: Any, width: Any) -> Any:
-        """Returns W_b for a mask of shape `(..., 1 or height, 1 or width)`, complex."""
+        """Returns W_b for such a mask."""
         root = _root(height, width)
         scale = root if self.unitary else root * root
         return conjugate(self._weights(ops.cast(mask, "float32") * scale, height, width))
 
     def normal_weights(self, mask: Any, height: Any, width: Any) -> Any:
-        """Returns W_n for a mask of shape `(..., 1 or height, 1 or width)`, complex."""
+        """Returns W_n for such a mask."""
         mask = ops.cast(mask, "float32")
         weights = mask * mask
         if not self.unitary:
@@ -92,40 +88,53 @@ FFT_CONVENTIONS: dict[str, FFTConvention] = {
 
 
 def convention(name: str) -> FFTConvention:
-    """Looks up a convention.
-
-    Args:
-        name: A key of `FFT_CONVENTIONS`.
-
-    Raises:
-        ValueError: If there is none of that name.
-    """
+    """Looks up a key of `FFT_CONVENTIONS`, or raises a ValueError."""
     if name not in FFT_CONVENTIONS:
         raise ValueError(f"`fft` must be one of {sorted(FFT_CONVENTIONS)}. Received: fft={name!r}")
     return FFT_CONVENTIONS[name]
 
 
-def fft2c(x: Pair) -> Pair:
-    """Centered unitary 2-D FFT over the last two axes.
+def image_spectrum(x: Any) -> Any:
+    """Transforms a real image, two channels at a time: `(batch, planes, height, width)`.
 
-    Args:
-        x: Pair of float32 tensors of shape `(..., height, width)`.
-
-    Returns:
-        Pair of float32 tensors of the same shape.
+    A real kernel acts alike on the real and the imaginary part of a complex image. So channels
+    are transformed in pairs, which halves the work; an odd last one is paired with zeros.
     """
-    height, width = ops.shape(x[0])[-2:]
-    rule = FFT_CONVENTIONS["fastmri"]
-    spectrum = fft(rule.modulate(to_complex(join(x))))
-    return split(to_real(spectrum * rule.forward_weights(1.0, height, width)))
+    batch, height, width, channels = ops.shape(x)
+    if channels % 2:
+        x = ops.concatenate([x, ops.zeros_like(x[..., :1])], axis=-1)
+    planes = to_complex(ops.reshape(x, (batch, height, width, (channels + 1) // 2, 2)))
+    return fft(ops.transpose(planes, (0, 3, 1, 2)))
 
 
-def ifft2c(x: Pair) -> Pair:
-    """Inverse, and adjoint, of `fft2c`; same shapes."""
-    height, width = ops.shape(x[0])[-2:]
-    rule = FFT_CONVENTIONS["fastmri"]
-    weighted = to_complex(join(x)) * rule.adjoint_weights(1.0, height, width)
-    return split(to_real(rule.demodulate(fft(weighted, inverse=True))))
+def image_from_spectrum(spectrum: Any, channels: int) -> Any:
+    """Inverts `image_spectrum` for an image of that many channels."""
+    planes = ops.transpose(fft(spectrum, inverse=True), (0, 2, 3, 1))
+    batch, height, width, count = ops.shape(planes)
+    pairs = ops.reshape(to_real(planes), (batch, height, width, 2 * count))
+    return pairs[..., :channels]
+
+
+def transfer_function(kernel: Any, height: Any, width: Any) -> Any:
+    """Transform of kernels with their origin at floor(size / 2), `(batch, 1, height, width)`."""
+    check_fits(kernel, height, width)
+    rows, columns = ops.shape(kernel)[1:3]
+    padded = ops.pad(
+        ops.cast(kernel, "float32"), ((0, 0), (0, height - rows), (0, width - columns))
+    )
+    origin_first = ops.roll(ops.roll(padded, -(rows // 2), axis=1), -(columns // 2), axis=2)
+    return fft(ops.cast(origin_first, "complex64"))[:, None]
+
+
+def check_fits(kernel: Any, height: Any, width: Any) -> None:
+    """Raises a ValueError if the kernel is larger than the image, where both sizes are known."""
+    for axis, size in ((1, height), (2, width)):
+        length = kernel.shape[axis]
+        if isinstance(length, int) and isinstance(size, int) and length > size:
+            raise ValueError(
+                "`kernel` must be no larger than the image. Crop the kernel or use a larger image. "
+                f"Received: kernel.shape={tuple(kernel.shape)}, height={height}, width={width}"
+            )
 
 
 def _root(height: Any, width: Any) -> Any:

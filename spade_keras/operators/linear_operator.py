@@ -17,9 +17,8 @@ Shape = Sequence[int | None]
 class LinearOperator(keras.layers.Layer):
     """A linear forward model y = A x, without weights, computed in float32.
 
-    What differs from sample to sample (masks, coil maps, kernels) is an argument, so that one
-    operator serves a whole data set; `parameter_names` lists those arguments, which networks pick
-    out of their input dict by `parameters`.
+    Masks, coil maps, kernels and the like are arguments, so one operator serves a whole data set;
+    networks pick those in `parameter_names` out of their inputs by `parameters`.
 
     A subclass implements `forward` and `adjoint`; `example_parameters` where it has parameters, and
     `measurement_shape` where measurements are not shaped as the image. `normal` may be overridden
@@ -30,12 +29,14 @@ class LinearOperator(keras.layers.Layer):
     """Names of the arguments, besides the image, that `forward` takes."""
 
     informative_transforms: tuple[str, ...] = ()
-    """Names in `TRANSFORMS` to learn equivariance from: they do not commute with A^H A, their
-    `commutator` being above 0.05."""
+    """Names in `TRANSFORMS` to learn equivariance from: their `commutator` is above 0.05."""
 
     uninformative_transforms: tuple[str, ...] = ()
-    """Names in `TRANSFORMS` that commute with A^H A, up to 0.05. All others are informative, though
-    not what one would begin with."""
+    """Names in `TRANSFORMS` whose `commutator` is below 0.05. The others are informative too, but
+    not the first choice."""
+
+    settings: tuple[str, ...] = ()
+    """Constructor arguments that are attributes of the same name; saved with the operator."""
 
     def __init__(self, **kwargs: Any) -> None:
         # Fourier transforms fail in 16-bit floats on every backend.
@@ -47,8 +48,7 @@ class LinearOperator(keras.layers.Layer):
 
     def __call__(self, x: Any, **parameters: Any) -> Any:
         """Returns A x, symbolic if an argument is."""
-        # A layer under PyTorch tells symbolic calls from others in a method named `forward`, which
-        # here is A.
+        # Under PyTorch a layer looks for symbolic arguments in `forward`, which here is A.
         if any(isinstance(value, keras.KerasTensor) for value in (x, *parameters.values())):
             return keras.Operation.symbolic_call(self, x, **parameters)
         return super().__call__(x, **parameters)
@@ -78,7 +78,7 @@ class LinearOperator(keras.layers.Layer):
         tolerance: float = 1e-3,
         seed: int = 0,
     ) -> float:
-        """Largest singular value of A, over the samples of a batch, by power iteration on A^H A.
+        """Largest singular value of A over a batch, by power iteration on A^H A.
 
         Args:
             x_shape: Shape of the image batch, `(batch, height, width, channels)`.
@@ -100,14 +100,11 @@ class LinearOperator(keras.layers.Layer):
         return float(np.sqrt(np.max(keras.ops.convert_to_numpy(eigenvalues))))
 
     def example_parameters(self, x_shape: Sequence[int], seed: int = 0) -> dict[str, np.ndarray]:
-        """Makes random, sensible parameters to try or to test the operator with.
+        """Makes random, plausible parameters (float32 arrays) to try or test the operator with.
 
         Args:
             x_shape: Shape of the image batch, `(batch, height, width, channels)`.
             seed: Of the random draw.
-
-        Returns:
-            float32 arrays under the names `parameter_names`.
         """
         if self.parameter_names:
             raise NotImplementedError(
@@ -117,13 +114,7 @@ class LinearOperator(keras.layers.Layer):
         return {}
 
     def parameters(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Picks this operator's parameters out of a network's inputs.
-
-        Args:
-            inputs: Dict of tensors.
-
-        Returns:
-            Dict with the keys `parameter_names`.
+        """Picks the arguments `parameter_names` out of a network's inputs, in float32.
 
         Raises:
             ValueError: If one is missing.
@@ -140,12 +131,7 @@ class LinearOperator(keras.layers.Layer):
     def measurement_shape(
         self, x_shape: Shape, parameter_shapes: Mapping[str, Shape]
     ) -> tuple[int | None, ...]:
-        """Tells the shape of A x, with None where it is unknown; by default that of x.
-
-        Args:
-            x_shape: Shape of the image batch.
-            parameter_shapes: Those of the other arguments, by name.
-        """
+        """Returns the shape of A x, None where unknown, from those of x and all parameters."""
         return tuple(x_shape)
 
     def compute_output_spec(self, x: Any, **parameters: Any) -> keras.KerasTensor:
@@ -156,3 +142,32 @@ class LinearOperator(keras.layers.Layer):
     def call(self, x: Any, **parameters: Any) -> Any:
         """Returns A x."""
         return self.forward(x, **parameters)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
+        settings = {name: getattr(self, name) for name in self.settings}
+        return {**super().get_config(), **keras.saving.serialize_keras_object(settings)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        """Makes the operator of a config."""
+        return cls(**restore_objects(config, custom_objects))
+
+
+def restore_objects(config: Mapping[str, Any], custom_objects: Any = None) -> dict[str, Any]:
+    """Returns a config in which serialized layers, alone or in lists, are layers again."""
+
+    def restored(value: Any) -> Any:
+        nested = isinstance(value, (dict, list))
+        return keras.saving.deserialize_keras_object(value, custom_objects) if nested else value
+
+    return {name: restored(value) for name, value in config.items()}
+
+
+def check_operator(operator: Any) -> None:
+    """Raises a ValueError unless `operator` is a LinearOperator."""
+    if not isinstance(operator, LinearOperator):
+        raise ValueError(
+            "`operator` must be a LinearOperator, such as CartesianMRI(). "
+            f"Received: operator={operator!r}"
+        )

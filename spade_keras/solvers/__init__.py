@@ -2,10 +2,9 @@
 
 from spade_keras.solvers.anderson import anderson
 from spade_keras.solvers.conjugate_gradient import conjugate_gradient
-from spade_keras.solvers.contraction import contraction_factor
-from spade_keras.solvers.picard import picard
-from spade_keras.solvers.power_iteration import power_iteration
-from spade_keras.solvers.solution import Solution
+from spade_keras.solvers.fixed_point import picard
+from spade_keras.solvers.power_iteration import contraction_factor, power_iteration
+from spade_keras.solvers.samples import Solution
 
 __all__ = [
     "Solution",

@@ -1,4 +1,4 @@
-"""Anderson's acceleration of a fixed-point iteration."""
+"""Anderson acceleration of a fixed-point iteration."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from typing import Any
 from keras import ops
 
 from spade_keras.solvers.fixed_point import find_fixed_point
-from spade_keras.solvers.picard import check_damping
-from spade_keras.solvers.samples import SMALLEST, check_stopping
-from spade_keras.solvers.solution import Solution
+from spade_keras.solvers.samples import SMALLEST, Solution, check_damping, check_stopping
 
 
 def anderson(
@@ -29,9 +27,9 @@ def anderson(
         w = argmin ||sum_i w_i g_i||^2 + lambda ||w||^2    over weights of sum 1
         lambda = ridge trace(G G^T) / m
 
-    On a linear T this is GMRES with a short memory. The ridge is relative to the gaps, so that the
+    On a linear T this is GMRES with a short memory. The ridge is relative to the gaps, so the
     iterates do not depend on the unit of x. A sample stops when ||T(x) - x|| <= tolerance ||T(x)||,
-    or when T(x) is not a number; the others go on.
+    or when T(x) is not finite; the others go on.
 
     Args:
         function: T, from and to the shape of `start`; it must not mix samples.
@@ -43,8 +41,7 @@ def anderson(
         max_iterations: Most evaluations of T.
 
     Returns:
-        A `Solution`: of all iterates the one of least residual, in float32. No gradient flows
-        through it.
+        A `Solution` with the iterate of least residual, in float32. No gradient flows through it.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -73,12 +70,8 @@ def anderson(
 def check_anderson(
     memory: int, ridge: float, damping: float, tolerance: float, max_iterations: int
 ) -> None:
-    """Checks the arguments of `anderson`.
-
-    Raises:
-        ValueError: If one is outside its range.
-    """
-    if isinstance(memory, bool) or not isinstance(memory, int) or memory < 1:
+    """Raises a ValueError if an argument of `anderson` is outside its range."""
+    if type(memory) is not int or memory < 1:
         raise ValueError(f"`memory` must be a positive integer. Received: memory={memory}")
     if not ridge > 0:
         raise ValueError(
@@ -95,6 +88,7 @@ def _weights(gaps: Any, count: Any, memory: int, ridge: float) -> Any:
     rows = [ops.sum(gaps * gaps[:, i : i + 1], axis=-1) for i in range(memory)]
     gram = ops.stack(rows, axis=1)
     identity = ops.eye(memory)
+    # Relative to the gaps: an absolute ridge would swamp them at an image scale of 1e-2.
     trace = ops.sum(gram * identity, axis=(1, 2), keepdims=True)
     mean = ops.maximum(trace / ops.cast(count, "float32"), SMALLEST)
     present = ops.cast(ops.arange(memory) >= memory - count, "float32")
@@ -105,7 +99,8 @@ def _weights(gaps: Any, count: Any, memory: int, ridge: float) -> Any:
 def _solve_positive(matrix: Any, right: Any, size: int) -> Any:
     """Solves small symmetric positive definite systems by Gauss-Jordan elimination.
 
-    A library's solver may raise on a singular matrix, and a NaN in one sample is enough for that.
+    A library's solver may raise on a singular matrix, for which a NaN in one sample is enough. The
+    ridge bounds the pivots from below, so none needs to be searched.
     """
     right = right[None, :, None] + ops.zeros_like(matrix[:, :, :1])
     system = ops.concatenate([matrix, right], axis=2)

@@ -8,8 +8,7 @@ from typing import Any
 from keras import ops
 
 from spade_keras import backend
-from spade_keras.solvers.samples import check_stopping, choose, inner, norm, ratio, spread
-from spade_keras.solvers.solution import Solution
+from spade_keras.solvers.samples import Solution, check_stopping, choose, inner, norm, ratio, spread
 
 
 def conjugate_gradient(
@@ -24,25 +23,24 @@ def conjugate_gradient(
 
         x <- x + a p,  r <- r - a B p,  a = ||r||^2 / <p, B p>,  p <- r' + ||r'||^2 / ||r||^2 p
 
-    A sample stops when ||b - B x|| <= tolerance ||b||, or when <p, B p> is not a positive number;
+    A sample stops when ||b - B x|| <= tolerance ||b||, or when <p, B p> is not positive and finite;
     the others go on.
 
     The gradient is that of the solution, not of the iteration: with the cotangent u of x, one more
-    solve gives v = B^-1 u, which is the gradient with respect to b; whatever B depends on gets that
-    of -<v, B x> at fixed v and x. It is as exact as both solves, and needs the memory of one
-    application of B.
+    solve gives v = B^-1 u, the gradient with respect to b; parameters of B get that of -<v, B x> at
+    fixed v and x. It is as exact as both solves, and needs the memory of one application of B.
 
     Args:
-        function: x -> B x, from and to the shape of `right`; it must not mix samples. It may
-            depend on variables and tensors, for example B x = A^H A x + weight x.
+        function: x -> B x, from and to the shape of `right`; it must not mix samples, and may
+            depend on variables and tensors, as in B x = A^H A x + weight x.
         right: b, of shape `(batch, ...)`. Complex values have two channels.
         start: First iterate; zero if None. It gets no gradient.
         tolerance: Of the relative residual; 0 for exactly `max_iterations` iterations. Rounding
-            ends the progress at about 1e-6 times the condition number.
-        max_iterations: Most applications of B, besides one at the end.
+            limits it to about 1e-6 times the condition number.
+        max_iterations: Most applications of B, plus one at the end.
 
     Returns:
-        A `Solution` in float32, its residual computed anew from x. Gradients flow through `x`.
+        A `Solution` in float32, its residual recomputed from x. Gradients flow through `x`.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -95,6 +93,7 @@ def _iterate(
         sound = ops.isfinite(curvature)
         iterations = iterations + ops.cast(active, "int32")
         finite = finite & (sound | ops.logical_not(active))
+        # Without positive curvature B is not positive definite there, and the step has no meaning.
         active = active & sound & (curvature > 0)
         length = spread(ratio(square, curvature), x)
         x = choose(active, x + length * p, x)
@@ -106,16 +105,11 @@ def _iterate(
     r = right - apply(first)
     square = inner(r, r)
     finite = ops.isfinite(square)
-    state = (
-        first,
-        r,
-        r,
-        square,
-        finite & (square > target),
-        ops.zeros_like(square, "int32"),
-        finite,
-    )
-    x, _, _, _, _, iterations, finite = ops.while_loop(
-        unfinished, advance, state, maximum_iterations=max_iterations
+    active, none = finite & (square > target), ops.zeros_like(square, "int32")
+    x, *_, iterations, finite = ops.while_loop(
+        unfinished,
+        advance,
+        (first, r, r, square, active, none, finite),
+        maximum_iterations=max_iterations,
     )
     return x, iterations, finite

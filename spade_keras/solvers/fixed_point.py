@@ -1,4 +1,4 @@
-"""The loop that all fixed-point solvers share: history, stopping and records per sample."""
+"""Fixed-point iterations: the loop that all solvers share, and Picard's."""
 
 from __future__ import annotations
 
@@ -8,11 +8,54 @@ from typing import Any
 from keras import ops
 
 from spade_keras import backend
-from spade_keras.solvers.samples import check_stopping, choose, norm, ratio
-from spade_keras.solvers.solution import Solution
+from spade_keras.solvers.samples import Solution, check_damping, check_stopping, choose, norm, ratio
 
-# A difference of float32 values says nothing when it is as small as their rounding.
+# A difference of float32 values is noise when it is as small as their rounding.
 _RESOLVED = 1e-4
+
+
+def picard(
+    function: Callable[[Any], Any],
+    start: Any,
+    *,
+    damping: float = 1.0,
+    tolerance: float = 1e-4,
+    max_iterations: int = 50,
+) -> Solution:
+    """Fixed point x = T(x) by repeated application, sample by sample.
+
+        x <- x + damping (T(x) - x)
+
+    Converges where T is a contraction, at the rate of its contraction factor. A sample stops when
+    ||T(x) - x|| <= tolerance ||T(x)||, or when T(x) is not finite; the others go on.
+
+    Args:
+        function: T, from and to the shape of `start`; it must not mix samples.
+        start: First iterate, of shape `(batch, ...)`.
+        damping: Share of the step taken, above 0.
+        tolerance: Of the relative residual; 0 for exactly `max_iterations` evaluations.
+        max_iterations: Most evaluations of T.
+
+    Returns:
+        A `Solution` with the iterate of least residual, in float32. No gradient flows through it.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+
+    Example:
+        >>> import numpy as np
+        >>> found = picard(lambda x: 0.5 * x + 1, np.zeros((2, 3), "float32"), tolerance=1e-3)
+        >>> [round(float(value), 2) for value in found.x[0]], round(float(found.contraction[0]), 2)
+        ([2.0, 2.0, 2.0], 0.5)
+    """
+    check_damping(damping)
+
+    def mix(points: Any, gaps: Any, count: Any) -> Any:
+        return points[:, -1] + damping * gaps[:, -1]
+
+    return find_fixed_point(
+        function, start, mix, memory=1, tolerance=tolerance, max_iterations=max_iterations
+    )
 
 
 def find_fixed_point(
@@ -26,18 +69,17 @@ def find_fixed_point(
 ) -> Solution:
     """Iterates to x = T(x), with the next iterate proposed from a history of the last ones.
 
-    Args:
-        function: T, from and to the shape of `start`; it must not mix samples.
-        start: First iterate, of shape `(batch, ...)`.
-        mix: Called as `mix(points, gaps, count)` with the last iterates x_i and T(x_i) - x_i, both
-            `(batch, memory, size)`, newest last, and how many there are; the others are zero.
-            Returns the next iterate, `(batch, size)`.
-        memory: Length of the history.
-        tolerance: Of the relative residual ||T(x) - x|| / ||T(x)||.
-        max_iterations: Most evaluations of T.
+    See `picard` for the other arguments.
 
-    Returns:
-        The iterate of least residual and its records.
+    Args:
+        function: T.
+        start: First iterate.
+        mix: Called as `mix(points, gaps, count)` with the last iterates x_i and T(x_i) - x_i, both
+            `(batch, memory, size)`, newest last, and their number; the rest is zero. Returns the
+            next iterate, `(batch, size)`.
+        memory: Length of the history.
+        tolerance: Of the relative residual.
+        max_iterations: Most evaluations of T.
     """
     check_stopping(tolerance, max_iterations)
 
@@ -75,7 +117,7 @@ def _solve(
         value = ops.reshape(value, flat_shape)
         gap = value - x
         residual = ratio(norm(gap), norm(value))
-        # Also for values whose squares are infinite.
+        # The norm too: a finite gap over an infinite norm would pass as a residual of 0.
         sound = ops.isfinite(residual) & ops.isfinite(norm(value))
         better = active & sound & (residual < least)
         slope = _slope(x, gap, points[:, -1], gaps[:, -1])
@@ -95,6 +137,7 @@ def _solve(
         points = ops.concatenate([points[:, 1:], x[:, None]], axis=1)
         gaps = ops.concatenate([gaps[:, 1:], gap[:, None]], axis=1)
         proposal = mix(points, gaps, ops.minimum(k + 1, memory))
+        # A sample that stopped stays there, so that it does not depend on the rest of the batch.
         x = ops.reshape(choose(active, proposal, x), flat_shape)
         return k + 1, x, active, points, gaps, ops.reshape(best, flat_shape), records
 

@@ -1,11 +1,15 @@
-"""The largest eigenvalue of a positive semi-definite linear map."""
+"""The largest eigenvalue of a linear map, and the spectral radius of a nonlinear one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import keras
 from keras import ops
+
+from spade_keras import backend
+from spade_keras.solvers.samples import SMALLEST, inner, norm, ratio, spread
 
 
 def power_iteration(
@@ -19,10 +23,9 @@ def power_iteration(
 
         v <- B v / ||B v||,    lambda = <v, B v>
 
-    Every sample of the batch is a problem of its own. It ends when ||B v - lambda v|| is at most
-    `tolerance` times lambda in all of them: an eigenvalue is then within that distance, and lambda,
-    whose error is of second order, usually much closer. What is returned is never above the
-    largest eigenvalue, but for rounding.
+    It ends when ||B v - lambda v|| <= tolerance lambda in all samples: an eigenvalue is then within
+    that distance, and lambda, whose error is of second order, usually much closer. Up to rounding,
+    lambda is never above the largest eigenvalue.
 
     Args:
         function: v -> B v, from and to shape `(batch, ...)`. B must not mix samples.
@@ -51,13 +54,9 @@ def power_iteration(
     if tolerance < 0:
         raise ValueError(f"`tolerance` must not be negative. Received: tolerance={tolerance}")
     start = ops.stop_gradient(ops.cast(start, "float32"))
-    axes = tuple(range(1, len(start.shape)))
-
-    def inner(a: Any, b: Any) -> Any:
-        return ops.sum(a * b, axis=axes, keepdims=True)
 
     def unit(v: Any) -> Any:
-        return v / ops.maximum(ops.sqrt(inner(v, v)), 1e-30)  # a map that is zero stays zero
+        return v / ops.maximum(spread(norm(v), v), SMALLEST)  # a map that is zero stays zero
 
     def unsettled(_: Any, eigenvalue: Any, residual: Any) -> Any:
         return ops.any(residual > tolerance * eigenvalue)
@@ -65,15 +64,77 @@ def power_iteration(
     def step(v: Any, _: Any, __: Any) -> tuple[Any, Any, Any]:
         image = function(v)
         eigenvalue = inner(v, image)
-        rest = image - eigenvalue * v
-        return unit(image), eigenvalue, ops.sqrt(inner(rest, rest))
+        return unit(image), eigenvalue, norm(image - spread(eigenvalue, v) * v)
 
     # Infinite at first, which no tolerance meets.
-    unknown = ops.sum(ops.zeros_like(start), axis=axes, keepdims=True)
-    _, eigenvalue, _ = ops.while_loop(
-        unsettled,
-        step,
-        (unit(start), unknown, unknown + float("inf")),
-        maximum_iterations=iterations,
-    )
-    return ops.stop_gradient(ops.reshape(eigenvalue, (-1,)))
+    unknown = inner(ops.zeros_like(start), start)
+    state = (unit(start), unknown, unknown + float("inf"))
+    _, eigenvalue, _ = ops.while_loop(unsettled, step, state, maximum_iterations=iterations)
+    return ops.stop_gradient(eigenvalue)
+
+
+def contraction_factor(
+    function: Callable[[Any], Any],
+    x: Any,
+    *,
+    iterations: int = 30,
+    distance: float = 1e-2,
+    seed: int = 0,
+) -> Any:
+    """Spectral radius of the Jacobian of T at x, by power iteration on differences.
+
+        d <- s (T(x + d) - T(x)),    s such that ||d|| = distance ||x||
+
+    At a fixed point this is the factor by which one application of T shrinks an error in the long
+    run. Below 1 the point attracts.
+
+    Args:
+        function: T, from and to the shape of `x`; it must not mix samples.
+        x: The point, of shape `(batch, ...)`.
+        iterations: Applications of T, at least 3; the last third is averaged.
+        distance: Length of d relative to that of x: small for a curved T, but well above rounding.
+        seed: Of the first d, which is random.
+
+    Returns:
+        Tensor of shape `(batch,)`. No gradient flows through it.
+
+    Raises:
+        ValueError: If `iterations` is below 3 or `distance` not above 0.
+
+    Example:
+        >>> import numpy as np
+        >>> rates = np.array([[0.1, -0.8, 0.3]], "float32")
+        >>> x = np.ones((1, 3), "float32")
+        >>> round(float(contraction_factor(lambda x: x * rates, x)[0]), 3)
+        0.8
+
+    Reference:
+        Golub and Van Loan, "Matrix computations", 2013, section 7.3.
+    """
+    if iterations < 3:
+        raise ValueError(f"`iterations` must be at least 3. Received: iterations={iterations}")
+    if not distance > 0:
+        raise ValueError(f"`distance` must be above 0. Received: distance={distance}")
+    averaged = iterations // 3
+
+    def estimate(x: Any) -> Any:
+        size = distance * norm(x)
+        size = ops.where(size > 0, size, ops.full_like(size, distance))  # at x = 0
+        value = ops.cast(function(x), "float32")
+
+        # Differences of one length: infinitesimal ones would be rounded away in float32.
+        def lengthen(d: Any) -> Any:
+            return ops.reshape(d * spread(ratio(size, norm(d)), d), ops.shape(x))
+
+        def step(k: Any, state: tuple[Any, Any]) -> tuple[Any, Any]:
+            d, logarithm = state
+            d = ops.cast(function(x + d), "float32") - value
+            grown = ops.log(ops.maximum(norm(d) / size, SMALLEST))
+            late = ops.cast(k >= iterations - averaged, "float32")
+            return lengthen(d), logarithm + late * grown
+
+        first = lengthen(keras.random.normal(ops.shape(x), seed=seed))
+        _, logarithm = ops.fori_loop(0, iterations, step, (first, ops.zeros_like(size)))
+        return ops.exp(logarithm / averaged)
+
+    return backend.without_gradient(estimate, ops.cast(x, "float32"))

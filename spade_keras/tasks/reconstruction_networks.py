@@ -2,43 +2,39 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import keras
 
-from spade_keras.networks import NETWORKS, priors
 from spade_keras.operators import LinearOperator
+from spade_keras.registry import NETWORKS, PRIORS
 
-_EQUILIBRIUM = ("tolerance", "max_iterations", "gradient", "gradient_steps")
+_NOT_OPTIONS = {"name", "dtype", "prior", "sensitivity"}
 
 
 def make_network(settings: Any, operator: LinearOperator, channels: int) -> keras.Model:
     """Makes a network and its priors with new weights.
+
+    Keys that are not named here go to the network by name, so a new network needs no code here.
 
     Args:
         settings: The table `[network]`.
         operator: The forward model.
         channels: Channels of the images.
     """
-    prior = _prior(settings, channels)
-    options: dict[str, Any] = {"iterations": settings.iterations}
-    if settings.name == "deep_equilibrium":
-        options |= {key: getattr(settings, key) for key in _EQUILIBRIUM}
-    elif settings.name in ("varnet", "e2e_varnet"):
-        options["output"] = settings.output
-    elif settings.name == "usrnet":
-        options["hidden"] = settings.hidden
-    if settings.name == "e2e_varnet":
+    options = {key: value for key, value in settings if key not in _NOT_OPTIONS}
+    if hasattr(settings, "sensitivity"):
         filters = settings.sensitivity.filters
-        options["sensitivity"] = priors.unet(filters=filters, name="sensitivity")
-    return NETWORKS[settings.name](operator, prior, **options)
+        options["sensitivity"] = PRIORS.make("unet", filters=filters, name="sensitivity")
+    conditions = getattr(NETWORKS[settings.name], "condition_channels", 0)
+    prior = _make_prior(settings.prior, channels, conditions)
+    return NETWORKS.make(settings.name, operator, prior, **options)
 
 
-def _prior(settings: Any, channels: int) -> keras.Model:
-    prior = settings.prior
-    options: dict[str, Any] = {"filters": prior.filters, "channels": channels}
-    if prior.name in ("dncnn", "edsr"):
-        options["kernel_size"] = prior.kernel_size
-    if settings.name == "usrnet":
-        options["condition_channels"] = 1  # the noise level
-    return priors.get(prior.name, **options)
+def _make_prior(settings: Any, channels: int, condition_channels: int) -> keras.Model:
+    taken = inspect.signature(PRIORS[settings.name]).parameters
+    options = {key: value for key, value in settings if key != "name" and key in taken}
+    if condition_channels:
+        options["condition_channels"] = condition_channels
+    return PRIORS.make(settings.name, channels=channels, **options)

@@ -142,7 +142,7 @@ def test_with_priors_is_solved_alike_and_leaves_the_original(inputs):
         )
         getattr(slim, name).assign(0.0)
     np.testing.assert_array_equal(run(network, inputs), before)
-    with pytest.raises(ValueError, match="key 'prior'"):
+    with pytest.raises(ValueError, match=r"keys \['prior'\]"):
         network.with_priors({"denoiser": network.prior})
 
 

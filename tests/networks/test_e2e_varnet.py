@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from keras import ops
 
+from spade_keras.data import equispaced_mask
 from spade_keras.networks import E2EVarNet, NormUNet, VarNet, priors
+from spade_keras.networks.e2e_varnet import autocalibration_window
 from spade_keras.operators import CartesianMRI
 
 
@@ -71,8 +73,8 @@ def test_equals_a_varnet_with_its_maps():
 
 def test_the_number_of_central_lines_can_be_told():
     network, inputs = make(), make_inputs()
-    told = {**inputs, "acs_lines": np.array([4, 6])}
-    np.testing.assert_array_equal(maps_of(network, told), maps_of(network, inputs))
+    given = {**inputs, "acs_lines": np.array([4, 6])}
+    np.testing.assert_array_equal(maps_of(network, given), maps_of(network, inputs))
     fewer = maps_of(network, {**inputs, "acs_lines": np.array([4, 2])})
     np.testing.assert_allclose(fewer[0], maps_of(network, inputs)[0], atol=1e-6)
     assert np.abs(fewer[1] - maps_of(network, inputs)[1]).max() > 1e-2
@@ -98,11 +100,6 @@ def test_with_priors_and_with_iterations():
     assert list(shorter.priors) == ["sensitivity", "cascade_0"]
     assert ops.convert_to_numpy(shorter.varnet.data_weights).tolist() == [0.5]
     np.testing.assert_array_equal(maps_of(shorter, inputs), maps_of(network, inputs))
-    for weight in shorter.weights:
-        weight.assign(np.zeros(weight.shape))
-    np.testing.assert_array_equal(run(network, inputs), before)
-    with pytest.raises(ValueError, match=r"keys.*sensitivity"):
-        network.with_priors(network.varnet.priors)
 
 
 @pytest.mark.once
@@ -128,3 +125,58 @@ def test_wrong_arguments():
             E2EVarNet(operator, prior, 1)
     with pytest.raises(ValueError, match="iterations=0"):
         E2EVarNet(CartesianMRI(), prior, 0)
+
+
+def window(mask, acs_lines=None):
+    return ops.convert_to_numpy(autocalibration_window(np.asarray(mask, "float32"), acs_lines))
+
+
+def written_out(line):
+    """fastMRI's rule by loops."""
+    width, center = len(line), len(line) // 2
+    left = right = 0
+    while center - left - 1 >= 0 and line[center - left - 1]:
+        left += 1
+    while center + right < width and line[center + right]:
+        right += 1
+    count = max(2 * min(left, right), 1)
+    first = (width - count + 1) // 2
+    return [float(first <= column < first + count) for column in range(width)]
+
+
+@pytest.mark.parametrize("width", [15, 16])
+def test_equals_the_rule_written_out(width):
+    rng = np.random.default_rng(0)
+    lines = (rng.random((40, width)) < 0.8).astype("float32")
+    lines[0], lines[1] = 0, 1
+    found = window(lines[:, None])
+    assert found.shape == (40, 1, width)
+    np.testing.assert_array_equal(found[:, 0], [written_out(line) for line in lines])
+    assert len({row.sum() for row in found[:, 0]}) > 4
+
+
+def test_lines_that_happen_to_touch_the_block_are_left_out():
+    mask = equispaced_mask(32, 4, 6)
+    assert mask[11:20].tolist() == [0, 1, 1, 1, 1, 1, 1, 1, 0]
+    columns = np.flatnonzero(window(mask[None, None])[0, 0])
+    np.testing.assert_array_equal(columns, np.arange(13, 19))
+
+
+def test_a_given_number_of_lines_is_taken():
+    masks = np.stack([equispaced_mask(17, 4, lines) for lines in (3, 4, 5)])[:, None]
+    found = window(masks, np.array([3, 4, 5]))
+    for row, lines in zip(found[:, 0], (3, 4, 5), strict=True):
+        only = equispaced_mask(17, 17, lines, offset=16)
+        only[16] = 0
+        np.testing.assert_array_equal(row, only)
+    np.testing.assert_array_equal(window(masks, np.array([[3], [4], [5]])), found)
+
+
+def test_a_mask_with_rows_gives_a_rectangle():
+    mask = np.zeros((1, 9, 12))
+    mask[0, 2:7, 4:8] = 1
+    mask[0, ::4, ::5] = 1
+    wanted = np.zeros((1, 9, 12))
+    wanted[0, 3:7, 4:8] = 1  # 2 rows above the middle one, 3 from it on: 4 from (9 - 4 + 1) // 2 on
+    np.testing.assert_array_equal(window(mask), wanted)
+    assert window(mask, np.array([4])).shape == (1, 1, 12)

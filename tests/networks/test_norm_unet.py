@@ -6,8 +6,7 @@ import pytest
 from keras import ops
 
 from spade_keras.networks import priors
-from spade_keras.networks.norm_unet import NormUNet
-from spade_keras.networks.padding import pad_below, size_multiple
+from spade_keras.networks.norm_unet import NormUNet, pad_below, size_multiple
 
 
 def answer(layer, x):

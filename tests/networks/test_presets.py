@@ -2,7 +2,7 @@
 
 import pytest
 
-from spade_keras.networks import NETWORKS, presets
+from spade_keras.networks import NETWORKS, PRESETS
 
 SIZES = {
     "e2e_varnet_8x18": 20_119_610,
@@ -14,9 +14,9 @@ SIZES = {
 
 
 @pytest.mark.once
-@pytest.mark.parametrize("name", list(presets.PRESETS))
+@pytest.mark.parametrize("name", list(PRESETS))
 def test_has_the_published_size(name):
-    network = presets.get(name)
+    network = PRESETS.make(name)
     assert network.count_params() == SIZES[name]
     if name.startswith("usrnet"):
         assert network.scales == (2, 3, 4)
@@ -27,6 +27,6 @@ def test_has_the_published_size(name):
 
 @pytest.mark.once
 def test_leaves_the_rest_open():
-    assert presets.get("usrnet_tiny", scales=(4,), name="sr").scales == (4,)
-    with pytest.raises(ValueError, match=r"Unknown preset.*varnet_8x18.*name='varnet'"):
-        presets.get("varnet")
+    assert PRESETS.make("usrnet_tiny", scales=(4,), name="sr").scales == (4,)
+    with pytest.raises(ValueError, match=r"Unknown preset.*varnet_8x18.*'varnet'"):
+        PRESETS.make("varnet")

@@ -32,8 +32,8 @@ def edsr(
         channels: Channels of the image: 2 for a complex one (real, imaginary), 1 or 3 otherwise.
         kernel_size: Side of the square kernels, in pixels.
         activation: Name of the activation inside every block.
-        residual_scale: Factor s of every branch; below 1 it steadies the training of wide
-            and deep chains.
+        residual_scale: Factor s of every branch; below 1 it stabilizes the training of
+            wide and deep chains.
         name: Name of the model.
 
     Input shape:
@@ -58,7 +58,12 @@ def edsr(
         Lim et al., "Enhanced deep residual networks for single image super-resolution", 2017.
     """
     widths = check_filters(filters)
-    trunk = _check_trunk(max(widths) if trunk is None else trunk)
+    trunk = max(widths) if trunk is None else trunk
+    if type(trunk) is not int or trunk < 1:
+        raise ValueError(
+            "`trunk` must be a positive integer, the width that all blocks share. "
+            f"Received: trunk={trunk}"
+        )
 
     def convolution(width: int, name: str) -> Any:
         return keras.layers.Conv2D(width, kernel_size, padding="same", name=name)
@@ -75,12 +80,3 @@ def edsr(
         x = keras.layers.Add(name=f"block_{index}")([x, y])
     x = keras.layers.Add(name="long_skip")([head, convolution(trunk, "body_end")(x)])
     return keras.Model(image, convolution(channels, "tail")(x), name=name)
-
-
-def _check_trunk(trunk: int) -> int:
-    if isinstance(trunk, bool) or not isinstance(trunk, int) or trunk < 1:
-        raise ValueError(
-            "`trunk` must be a positive integer, the width that all blocks share. "
-            f"Received: trunk={trunk}"
-        )
-    return trunk

@@ -1,4 +1,4 @@
-"""Check of the per-layer widths that every prior takes."""
+"""Checks of the per-layer widths that every prior takes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,9 @@ from collections.abc import Sequence
 
 
 def check_filters(filters: Sequence[int]) -> tuple[int, ...]:
-    """Returns the widths as a tuple.
-
-    Raises:
-        ValueError: If there is none or one is not a positive integer.
-    """
+    """Returns the widths; raises a ValueError unless there are some, all positive integers."""
     widths = tuple(filters)
-    if not widths or any(isinstance(w, bool) or not isinstance(w, int) or w < 1 for w in widths):
+    if not widths or not _positive(widths):
         raise ValueError(
             "`filters` must hold at least one width, each a positive integer, such as [32, 32]. "
             f"Received: filters={filters}"
@@ -25,30 +21,23 @@ def check_level_filters(
 ) -> list[tuple[int, ...]]:
     """Returns the widths of the convolutions of every level of a U-shaped prior.
 
-    Args:
-        filters: One entry per level: a width for all of its convolutions, or one for each.
-        per_level: How many widths a level has.
-        last: How many the last level has.
-
-    Raises:
-        ValueError: If there is no level, one has another number of widths, or one of these is
-            not a positive integer.
+    `filters` has one entry per level: a width for all its convolutions, or `per_level` of them, in
+    the last level `last`. Anything else, or a width below 1, raises a ValueError.
     """
-    levels = tuple(filters)
-    found: list[tuple[int, ...]] = []
-    for index, entry in enumerate(levels):
-        count = last if index == len(levels) - 1 else per_level
-        widths = tuple(entry) if isinstance(entry, Sequence) else (entry,) * count
-        if len(widths) != count or any(
-            isinstance(w, bool) or not isinstance(w, int) or w < 1 for w in widths
-        ):
-            found.clear()
-            break
-        found.append(widths)
-    if not found:
+    counts = [per_level] * (len(filters) - 1) + [last]
+    levels = [
+        tuple(entry) if isinstance(entry, Sequence) else (entry,) * count
+        for entry, count in zip(filters, counts, strict=False)
+    ]
+    sizes = [len(widths) for widths in levels]
+    if sizes != counts or not all(_positive(widths) for widths in levels):
         raise ValueError(
             "`filters` must hold one entry per level, at least one, each a positive integer, such "
             f"as [16, 32, 64], or a list of {per_level} of them, in the last level of {last}. "
             f"Received: filters={filters}"
         )
-    return found
+    return levels
+
+
+def _positive(widths: Sequence[int]) -> bool:
+    return all(type(width) is int and width >= 1 for width in widths)

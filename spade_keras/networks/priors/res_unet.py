@@ -32,8 +32,8 @@ def res_unet(
             or a list: the width that all blocks of the level share, then the width inside each of
             its blocks, those on the way down first. The last level has one run of blocks alone.
         channels: Channels of the image: 3 for color, 2 for a complex one (real, imaginary).
-        condition_channels: Further input channels that tell about the image and are not restored,
-            such as one with the noise level.
+        condition_channels: Further input channels, which describe the image and are not restored,
+            such as a map of the noise level.
         blocks: Residual blocks in each run.
         activation: Name of the activation inside every block.
         name: Name of the model.

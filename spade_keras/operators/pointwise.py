@@ -1,4 +1,4 @@
-"""Images with missing pixels."""
+"""Images measured pixel by pixel: with missing pixels, or with noise alone."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from spade_keras.operators.equivariance import TRANSFORMS
 from spade_keras.operators.examples import pixel_mask
 from spade_keras.operators.linear_operator import LinearOperator
 
@@ -46,3 +47,32 @@ class Inpainting(LinearOperator):
     def example_parameters(self, x_shape: Sequence[int], seed: int = 0) -> dict[str, np.ndarray]:
         """Makes a mask that keeps half of the pixels."""
         return {"mask": pixel_mask(x_shape, seed)}
+
+
+@keras.saving.register_keras_serializable(package="spade_keras")
+class Denoising(LinearOperator):
+    """y = x: only noise stands between image and measurements.
+
+    No transform is informative: all commute with the identity.
+
+    Input shape:
+        `x`: `(batch, height, width, channels)`.
+
+    Output shape:
+        That of `x`.
+
+    Example:
+        >>> import numpy as np
+        >>> tuple(Denoising().forward(np.ones((1, 4, 3, 2), "float16")).shape)
+        (1, 4, 3, 2)
+    """
+
+    uninformative_transforms = tuple(TRANSFORMS)
+
+    def forward(self, x: Any) -> Any:  # type: ignore[override]
+        """Returns x, in float32."""
+        return ops.cast(x, "float32")
+
+    def adjoint(self, y: Any) -> Any:  # type: ignore[override]
+        """Returns y, in float32."""
+        return ops.cast(y, "float32")

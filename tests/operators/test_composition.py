@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+from spade_keras import networks
 from spade_keras.operators import (
     OPERATORS,
     Blur,
@@ -14,8 +15,6 @@ from spade_keras.operators import (
     Inpainting,
     Scaling,
     Stacking,
-    get,
-    register,
 )
 
 
@@ -44,6 +43,8 @@ def test_names_that_still_collide_are_refused():
     pair = Composition([Blur(), Blur("valid")])
     with pytest.raises(ValueError, match=r"same name.*\['kernel_1'\]"):
         Composition([pair, Blur(), Blur()])
+    with pytest.raises(ValueError, match=r"same name.*\['kernel_1'\]"):
+        Stacking([pair, Blur(), Blur()], shared=["kernel_1"])
 
 
 @pytest.mark.once
@@ -87,11 +88,25 @@ def test_transforms_of_compositions_are_those_of_the_members():
 
 @pytest.mark.once
 def test_registry():
-    assert isinstance(get("blur", boundary="valid"), Blur)
-    with pytest.raises(ValueError, match=r"Known ones: \['blur'.*Received: name='radon'"):
-        get("radon")
+    assert isinstance(OPERATORS.make("blur", boundary="valid"), Blur)
+    with pytest.raises(ValueError, match=r"Known ones: blur,.*Received: 'radon'"):
+        OPERATORS.make("radon")
     with pytest.raises(ValueError, match="exists"):
-        register("blur", Blur)
-    with pytest.raises(ValueError, match="must be a subclass"):
-        register("text", str)
-    assert "text" not in OPERATORS
+        OPERATORS.register("blur", Blur)
+
+
+@pytest.mark.once
+def test_what_is_no_operator_is_refused_where_it_is_used():
+    OPERATORS.register("text", str)
+    try:
+        text, prior = OPERATORS.make("text"), networks.priors.dncnn(filters=[2])
+    finally:
+        OPERATORS.unregister("text")
+    for use in (
+        lambda: networks.UnrolledPGD(text, prior),
+        lambda: networks.DeepEquilibrium(text, prior),
+        lambda: Scaling(text, 2.0),
+        lambda: Composition([text]),
+    ):
+        with pytest.raises(ValueError, match=r"must be .*LinearOperator.*Received: operator"):
+            use()

@@ -1,0 +1,163 @@
+"""What all reconstruction networks are: exchangeable priors, a number of iterations, one config."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+from keras import ops
+
+from spade_keras.operators.linear_operator import restore_objects
+
+Shape = tuple[int | None, ...]
+
+
+class ReconstructionNetwork(keras.Model):
+    """Iterations between measurements and learned denoisers, the priors.
+
+    Pruning and search see a network through `priors`, `with_priors`, `iterations`,
+    `with_iterations` and `prior_input_shapes` alone.
+
+    A subclass sets `operator`, `prior` and `iterations` and lists its other constructor arguments
+    in `settings`, its scalar weights in `scalars`. That is enough to copy, shorten and save it.
+    One with several priors overrides `priors`, `_arguments` and `prior_input_shapes`.
+
+    Args:
+        **kwargs: Of `keras.Model`, such as `name`.
+    """
+
+    condition_channels: int = 0
+    """Channels that its prior sees besides the image's, such as a map of the noise level."""
+
+    settings: tuple[str, ...] = ()
+    """Constructor arguments, besides operator and prior, that are attributes of the same name."""
+
+    scalars: tuple[str, ...] = ()
+    """Attributes that hold its own weights: numbers, or vectors with one entry per iteration."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        # Measurements lose too much in 16 bits; the policy of the priors stays their own.
+        kwargs["dtype"] = "float32"
+        super().__init__(**kwargs)
+        self.built = True  # all weights are made by the constructor
+
+    @property
+    def priors(self) -> dict[str, keras.Model]:
+        """The denoisers, which pruning may slim, by name."""
+        return {"prior": self.prior}
+
+    def with_priors(self, priors: Mapping[str, keras.Model]) -> Any:
+        """Returns a new network with other priors and copies of all other weights.
+
+        Args:
+            priors: The new priors, under the keys of `priors`.
+
+        Raises:
+            ValueError: If the keys differ from those of `priors`.
+        """
+        if set(priors) != set(self.priors):
+            raise ValueError(
+                f"`priors` must have the keys {sorted(self.priors)}. Received: {sorted(priors)}"
+            )
+        return self._copy(priors)
+
+    def with_iterations(self, iterations: int) -> Any:
+        """Returns a new network cut to its first iterations, with copies of all weights.
+
+        Args:
+            iterations: From 1 to the present number.
+
+        Raises:
+            ValueError: If it is outside that range.
+        """
+        if not 1 <= iterations <= self.iterations:
+            raise ValueError(
+                f"`iterations` must be from 1 to {self.iterations}. "
+                f"Received: iterations={iterations}"
+            )
+        return self._copy(self._copied_priors(iterations), iterations=iterations)
+
+    def prior_input_shapes(self, inputs: Mapping[str, Any]) -> dict[str, list[Shape]]:
+        """Returns, per prior, the input shape of each of its calls for a dict of input arrays."""
+        return {"prior": [self._image_shape(inputs)] * self.iterations}
+
+    def _image_shape(self, inputs: Mapping[str, Any]) -> Shape:
+        first = {name: value[:1] for name, value in inputs.items()}
+        image = self._data_gradient(first)[1]
+        return (inputs["measurements"].shape[0], *image.shape[1:])
+
+    def _data_gradient(self, inputs: Mapping[str, Any]) -> tuple[Callable[[Any], Any], Any]:
+        """The function x -> A^H (A x - y), and A^H y, from which iterations start."""
+        parameters = self.operator.parameters(inputs)
+        measured = ops.cast(inputs["measurements"], "float32")
+        # Computed once, A^H y leaves one A^H A per iteration, which skips half the transforms.
+        backprojection = self.operator.adjoint(measured, **parameters)
+        return lambda x: self.operator.normal(x, **parameters) - backprojection, backprojection
+
+    def _priors_within(self, iterations: int) -> dict[str, keras.Model]:
+        """The priors that the first iterations use."""
+        return self.priors
+
+    def _copied_priors(self, iterations: int) -> dict[str, keras.Model]:
+        return {name: copy_prior(p) for name, p in self._priors_within(iterations).items()}
+
+    def _arguments(self, priors: Mapping[str, keras.Model]) -> dict[str, Any]:
+        """The constructor's arguments that make this network again, with these priors."""
+        settings = {name: getattr(self, name) for name in self.settings}
+        return {"operator": self.operator, "prior": priors["prior"], **settings}
+
+    def _copy(self, priors: Mapping[str, keras.Model], **changes: Any) -> Any:
+        config = self.get_config()
+        # A subclass may have renamed or replaced arguments: its config decides which there are.
+        arguments = {k: v for k, v in self._arguments(priors).items() if k in config}
+        own = {k: v for k, v in config.items() if k not in (*arguments, "trainable")}
+        network = type(self)(**{**restore_objects(own), **arguments, **changes})
+        self._copy_scalars_to(network)
+        return network
+
+    def _copy_scalars_to(self, network: Any) -> None:
+        for name in self.scalars:
+            values = ops.convert_to_numpy(getattr(self, name))
+            target = getattr(network, name)
+            # A shorter network keeps the entries of its iterations.
+            target.assign(values[: target.shape[0]] if values.ndim else values)
+
+    def add_scalars(self, name: str, start: float, count: int | None = None) -> Any:
+        """Adds a trainable float32 number, or a vector of `count` numbers, that starts at `start`.
+
+        Args:
+            name: Name of the weight; list it in `scalars`.
+            start: Start value of every number.
+            count: Length of the vector; None for a single number.
+        """
+        return self.add_weight(
+            name=name,
+            shape=() if count is None else (count,),
+            initializer=keras.initializers.Constant(start),
+            dtype="float32",
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns what `from_config` needs to make the network again, weights apart."""
+        arguments = self._arguments(self.priors)
+        return {**super().get_config(), **keras.saving.serialize_keras_object(arguments)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        """Makes the network of a config, with new weights."""
+        return cls(**restore_objects(config, custom_objects))
+
+
+def copy_prior(prior: keras.Model) -> keras.Model:
+    """Returns a Functional model of the same weights that shares none of them."""
+    copy = keras.models.clone_model(prior)
+    copy.set_weights(prior.get_weights())
+    return copy
+
+
+def check_counts(**counts: int | None) -> None:
+    """Raises a ValueError unless all arguments are positive integers."""
+    for name, value in counts.items():
+        if type(value) is not int or value < 1:
+            raise ValueError(f"`{name}` must be an integer of at least 1. Received: {name}={value}")
