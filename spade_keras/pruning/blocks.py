@@ -8,9 +8,15 @@ from typing import Any
 
 import keras
 
-from spade_keras.pruning.analysis import analyze
-from spade_keras.pruning.branches import Branch, find_branches, paths
-from spade_keras.pruning.graph_cut import keeps_weights, leave_out, parameters
+from spade_keras.pruning.graph.analysis import analyze
+from spade_keras.pruning.graph.branches import (
+    Branch,
+    find_branches,
+    keeps_weights,
+    leave_out,
+    parameters,
+    paths,
+)
 from spade_keras.pruning.parts import is_network
 from spade_keras.pruning.rebuild import replay
 

@@ -83,8 +83,8 @@ def find_groups(model: Any) -> tuple[Group, ...]:
         >>> [(g.name, g.width, g.fixed) for g in find_groups(keras.Model(inputs, outputs))]
         [('wide', 8, None), ('last', 2, 'a model output')]
     """
-    from spade_keras.pruning.analysis import analyze
-    from spade_keras.pruning.partition import partition
+    from spade_keras.pruning.graph.analysis import analyze
+    from spade_keras.pruning.graph.partition import partition
 
     if not is_network(model):
         return partition(analyze(model)).groups

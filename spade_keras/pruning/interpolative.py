@@ -9,16 +9,16 @@ from typing import Any
 import keras
 import numpy as np
 
-from spade_keras.pruning.analysis import Analysis, analyze
+from spade_keras.pruning.graph.analysis import Analysis, analyze
+from spade_keras.pruning.graph.trace import Call, Graph
+from spade_keras.pruning.graph.weights import WeightTable
 from spade_keras.pruning.groups import Group, Slot, find_groups
 from spade_keras.pruning.parts import is_network
 from spade_keras.pruning.plan import PruningPlan
 from spade_keras.pruning.planning import make_plan
+from spade_keras.pruning.proof.reference import Replay
 from spade_keras.pruning.rebuild import rebuild_with
-from spade_keras.pruning.reference import Replay
 from spade_keras.pruning.selection import is_wildcard, match_groups
-from spade_keras.pruning.trace import Call, Graph
-from spade_keras.pruning.weights import WeightTable
 
 _LINEAR = (
     keras.layers.Conv1D,

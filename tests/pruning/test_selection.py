@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from spade_keras.pruning import Group, Slot
-from spade_keras.pruning.ranking import rank_globally
 from spade_keras.pruning.selection import (
     allowed_widths,
     kept_channels,
     match_groups,
     nearest_width,
+    rank_globally,
     removal_order,
 )
 

@@ -9,9 +9,9 @@ import keras
 import numpy as np
 
 from spade_keras.backend import loss_gradients
+from spade_keras.pruning.graph.weights import WeightTable
 from spade_keras.pruning.groups import Group, Slot
 from spade_keras.pruning.importance.importance import Importance, magnitude_slots, stack_members
-from spade_keras.pruning.weights import WeightTable
 
 
 class Taylor(Importance):

@@ -13,10 +13,24 @@ from spade_keras.pruning.rules.attention import (
     GroupedQueryAttentionRule,
     MultiHeadAttentionRule,
 )
-from spade_keras.pruning.rules.convolution import ConvRule, ConvTransposeRule
+from spade_keras.pruning.rules.convolution import (
+    ConvRule,
+    ConvTransposeRule,
+    DepthwiseRule,
+    SeparableRule,
+)
 from spade_keras.pruning.rules.dense import DenseRule, EinsumDenseRule, EmbeddingRule
-from spade_keras.pruning.rules.depthwise import DepthwiseRule, SeparableRule
 from spade_keras.pruning.rules.elementwise import ConcatenateRule, ElementwiseOpRule, MergeRule
+from spade_keras.pruning.rules.indexing import (
+    FlipRule,
+    GetItemRule,
+    PadRule,
+    RepeatRule,
+    RollRule,
+    SliceRule,
+    SplitRule,
+    TakeRule,
+)
 from spade_keras.pruning.rules.normalization import (
     BatchNormalizationRule,
     GroupNormalizationRule,
@@ -42,16 +56,6 @@ from spade_keras.pruning.rules.reduction import (
     ReductionRule,
 )
 from spade_keras.pruning.rules.rule import Change, ChannelCall, ChannelRule
-from spade_keras.pruning.rules.selection import (
-    FlipRule,
-    GetItemRule,
-    PadRule,
-    RepeatRule,
-    RollRule,
-    SliceRule,
-    SplitRule,
-    TakeRule,
-)
 from spade_keras.pruning.rules.shapes import (
     BroadcastRule,
     FlattenRule,

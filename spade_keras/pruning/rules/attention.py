@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from spade_keras.pruning.labels import Labels
+from spade_keras.pruning.graph.labels import Labels
 from spade_keras.pruning.rules.rule import Change, ChannelCall, ChannelRule
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from spade_keras.pruning.labels import Labels, Shape
+from spade_keras.pruning.graph.labels import Labels, Shape
 from spade_keras.pruning.rules.rule import Change, ChannelCall, ChannelRule
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from spade_keras.pruning.labels import BlockRecord, Labels
+from spade_keras.pruning.graph.labels import BlockRecord, Labels
 from spade_keras.pruning.rules.rule import Change, ChannelCall, ChannelRule
 
 

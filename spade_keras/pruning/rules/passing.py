@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from spade_keras.pruning.labels import Labels
+from spade_keras.pruning.graph.labels import Labels
 from spade_keras.pruning.rules.rule import ChannelCall, ChannelRule
 
 _MIXING_ACTIVATIONS = ("softmax", "log_softmax", "sparsemax", "glu")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from spade_keras.pruning.labels import Labels
+from spade_keras.pruning.graph.labels import Labels
 from spade_keras.pruning.rules.rule import ChannelCall, ChannelRule
 
 

@@ -9,9 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from spade_keras.pruning.initializers import with_zeros, without_build_shapes
-from spade_keras.pruning.labels import Labels, LabelStore, Shape, SlotRecord
-from spade_keras.pruning.trace import copy_operation, shape_of
+from spade_keras.pruning.graph.labels import Labels, LabelStore, Shape, SlotRecord
+from spade_keras.pruning.graph.trace import copy_operation, shape_of
 
 
 @dataclass(frozen=True)
@@ -204,3 +203,53 @@ class ChannelRule:
             call: The recorded call.
         """
         return False
+
+
+_SUFFIX = "_initializer"
+
+
+def without_build_shapes(config: Any) -> Any:
+    """A layer configuration whose inner layers forget the shapes they were built for.
+
+    Args:
+        config: Configuration from `get_config`.
+    """
+    if isinstance(config, dict):
+        return {k: without_build_shapes(v) for k, v in config.items() if k != "build_config"}
+    if isinstance(config, list):
+        return [without_build_shapes(item) for item in config]
+    return config
+
+
+def with_zeros(config: dict[str, Any]) -> dict[str, Any]:
+    """A layer configuration whose initializers are all zeros: drawing numbers is what costs.
+
+    Args:
+        config: Configuration from `get_config`; inner layers are reached through it.
+    """
+    result: dict[str, Any] = {}
+    for key, value in config.items():
+        if key.endswith(_SUFFIX) and value is not None:
+            result[key] = "zeros"
+        elif isinstance(value, dict):
+            result[key] = with_zeros(value)
+        elif isinstance(value, list):
+            result[key] = [with_zeros(x) if isinstance(x, dict) else x for x in value]
+        else:
+            result[key] = value
+    return result
+
+
+def restore_initializers(original: Any, made: Any) -> None:
+    """Gives a new layer the initializers of the original, so that it is saved with them.
+
+    Args:
+        original: The original layer.
+        made: The layer built with zeros.
+    """
+    pairs = [(original, made)]
+    pairs += zip(original._flatten_layers(False), made._flatten_layers(False), strict=True)
+    for old, new in pairs:
+        for name, value in vars(old).items():
+            if isinstance(value, keras.initializers.Initializer):
+                setattr(new, name, value)

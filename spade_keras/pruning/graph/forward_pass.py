@@ -10,12 +10,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from spade_keras.pruning.analysis import analyze
-from spade_keras.pruning.trace import Graph, is_functional
+from spade_keras.pruning.graph.analysis import analyze
+from spade_keras.pruning.graph.trace import Graph, is_functional
 
 
 @dataclass(frozen=True)
-class Call:
+class ShapedCall:
     """One call of a layer or operation.
 
     Args:
@@ -43,7 +43,7 @@ class Call:
         return bound.arguments[name]
 
 
-def layer_calls(model: keras.Model, inputs: Any = None) -> list[Call]:
+def layer_calls(model: keras.Model, inputs: Any = None) -> list[ShapedCall]:
     """Lists the calls of one forward pass, nested models and composite layers opened.
 
     Args:
@@ -58,7 +58,7 @@ def layer_calls(model: keras.Model, inputs: Any = None) -> list[Call]:
         ValueError: If `inputs` does not fit the model.
         TraceError: If the model has no graph that can be read.
     """
-    calls: list[Call] = []
+    calls: list[ShapedCall] = []
     _walk(analyze(model).graph, input_specs(model, inputs), "", calls)
     return calls
 
@@ -82,7 +82,7 @@ def input_specs(model: keras.Model, inputs: Any = None) -> list[Any]:
     ]
 
 
-def _walk(graph: Graph, inputs: Sequence[Any], prefix: str, calls: list[Call]) -> list[Any]:
+def _walk(graph: Graph, inputs: Sequence[Any], prefix: str, calls: list[ShapedCall]) -> list[Any]:
     """Lists the calls of a graph on given inputs and returns its outputs, flat."""
     known = {id(x): given for x, given in zip(graph.inputs, inputs, strict=True)}
 
@@ -101,7 +101,9 @@ def _walk(graph: Graph, inputs: Sequence[Any], prefix: str, calls: list[Call]) -
     return [known[id(x)] for x in graph.outputs]
 
 
-def _record(operation: Any, path: str, args: Any, kwargs: Any, calls: list[Call]) -> Sequence[Any]:
+def _record(
+    operation: Any, path: str, args: Any, kwargs: Any, calls: list[ShapedCall]
+) -> Sequence[Any]:
     outputs = keras.tree.flatten(operation.compute_output_spec(*args, **kwargs))
     if _is_open(_tensors(outputs)) and not _is_open(_tensors((args, kwargs))):
         # Some layers answer from their arguments alone; tracing the call finds the sizes.
@@ -118,7 +120,7 @@ def _record(operation: Any, path: str, args: Any, kwargs: Any, calls: list[Call]
         for layer in (operation.forward_layer, operation.backward_layer):
             _open(layer, path, args[:1], calls)
     else:
-        calls.append(Call(path, operation, (args, kwargs), tuple(outputs)))
+        calls.append(ShapedCall(path, operation, (args, kwargs), tuple(outputs)))
     return outputs
 
 
@@ -126,7 +128,7 @@ def _is_open(tensors: Sequence[Any]) -> bool:
     return any(None in tensor.shape for tensor in tensors)
 
 
-def _open(inner: Any, path: str, args: tuple[Any, ...], calls: list[Call]) -> None:
+def _open(inner: Any, path: str, args: tuple[Any, ...], calls: list[ShapedCall]) -> None:
     """Lists the calls inside a wrapper, whose inner layer may be a whole model."""
     path = f"{path}/{inner.name}"
     if is_functional(inner):

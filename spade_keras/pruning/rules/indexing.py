@@ -7,9 +7,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from spade_keras.pruning.labels import Labels
+from spade_keras.pruning.graph.labels import Labels
+from spade_keras.pruning.graph.trace import copy_operation
 from spade_keras.pruning.rules.rule import Change, ChannelCall, ChannelRule
-from spade_keras.pruning.trace import copy_operation
 
 
 def _positions(change: Change, axis: int) -> np.ndarray:

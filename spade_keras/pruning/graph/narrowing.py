@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from spade_keras.pruning.analysis import Analysis
-from spade_keras.pruning.labels import Labels, Shape, SlotRecord
-from spade_keras.pruning.partition import partition
-from spade_keras.pruning.trace import Graph
+from spade_keras.pruning.graph.analysis import Analysis
+from spade_keras.pruning.graph.labels import Labels, Shape, SlotRecord
+from spade_keras.pruning.graph.partition import partition
+from spade_keras.pruning.graph.trace import Graph
 
 Read = Callable[[Any], np.ndarray]
 

@@ -10,9 +10,16 @@ import keras
 import numpy as np
 
 from spade_keras.errors import TraceError
-from spade_keras.pruning.labels import Labels, LabelStore
+from spade_keras.pruning.graph.labels import Labels, LabelStore
+from spade_keras.pruning.graph.trace import (
+    Call,
+    Graph,
+    is_functional,
+    source_of,
+    trace,
+    trace_layer,
+)
 from spade_keras.pruning.rules import Boundary, ChannelCall, ChannelRule, registered_count, rule_for
-from spade_keras.pruning.trace import Call, Graph, is_functional, source_of, trace, trace_layer
 
 _UNKNOWN = (
     "{name} is a {kind}, which no rule knows; teach it with "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -288,3 +289,24 @@ def _check_weights(layer: Any, graph: Graph) -> None:
             f"{type(layer).__name__} {layer.name!r} uses weights outside of any layer, which a "
             f"trace would lose: {', '.join(lost[:5])}. {_HINT}"
         )
+
+
+class Chain:
+    """Layers called one after another; an empty chain passes its input on.
+
+    Args:
+        layers: The layers, unbuilt. All take one tensor, the first also what else the
+            replaced layer was called with.
+    """
+
+    def __init__(self, layers: Sequence[keras.layers.Layer]) -> None:
+        self.layers = list(layers)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the layers in order."""
+        if not self.layers:
+            return args[0]
+        x = self.layers[0](*args, **kwargs)
+        for layer in self.layers[1:]:
+            x = layer(x)
+        return x

@@ -14,12 +14,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from spade_keras.pruning.analysis import Analysis
-from spade_keras.pruning.calibration import Calibration, Values
-from spade_keras.pruning.labels import Labels
-from spade_keras.pruning.partition import Partition
+from spade_keras.pruning.graph.analysis import Analysis
+from spade_keras.pruning.graph.labels import Labels
+from spade_keras.pruning.graph.partition import Partition
+from spade_keras.pruning.graph.trace import Call, Graph, is_functional, trace, without_activation
+from spade_keras.pruning.proof.randomization import LayerwiseScaling, Values
 from spade_keras.pruning.rules.passing import mixes_channels
-from spade_keras.pruning.trace import Call, Graph, is_functional, trace, without_activation
 
 Watch = Callable[[Call, list[Any]], None]
 
@@ -63,7 +63,7 @@ class Replay:
         watch: Called with every call and its outputs.
         analysis: With it, channels that are not alive are absent where channels are mixed.
         alive: A flag per label.
-        calibration: Adjusts the weights as the model runs.
+        scaling: Adjusts the weights as the model runs.
     """
 
     def __init__(
@@ -72,13 +72,13 @@ class Replay:
         watch: Watch,
         analysis: Analysis | None = None,
         alive: np.ndarray | None = None,
-        calibration: Calibration | None = None,
+        scaling: LayerwiseScaling | None = None,
     ) -> None:
         self.values = values
         self.watch = watch
         self.analysis = analysis
         self.alive = alive
-        self.calibration = calibration
+        self.scaling = scaling
         self._scope: Any = None
 
     def run(self, graph: Graph, inputs: list[Any], variables: list[Any]) -> list[Any]:
@@ -125,9 +125,9 @@ class Replay:
         return keras.tree.flatten(self._plain(operation, call, tensors))
 
     def _adjust(self, operation: Any, call: Call, tensors: dict[int, Any]) -> None:
-        if self.calibration is not None and isinstance(operation, keras.layers.Layer):
+        if self.scaling is not None and isinstance(operation, keras.layers.Layer):
             first = tensors[id(call.inputs[0])]
-            self.calibration.adjust(
+            self.scaling.adjust(
                 self._scope, operation, first, lambda layer: self._plain(layer, call, tensors)
             )
 

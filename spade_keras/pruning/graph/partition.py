@@ -10,9 +10,9 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from spade_keras.pruning.analysis import Analysis, is_varied
+from spade_keras.pruning.graph.analysis import Analysis, is_varied
+from spade_keras.pruning.graph.labels import Labels, LabelStore, SlotRecord
 from spade_keras.pruning.groups import Group, Slot
-from spade_keras.pruning.labels import Labels, LabelStore, SlotRecord
 
 _UINT = np.uint64
 
