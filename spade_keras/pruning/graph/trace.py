@@ -81,6 +81,11 @@ def shape_of(variable: Any) -> tuple[int, ...]:
     return tuple(variable.shape if shape is None else shape)
 
 
+def channel_axis(layer: Any, rank: int) -> int:
+    """Channel axis of a tensor, the last one unless the layer's `data_format` differs."""
+    return 1 if getattr(layer, "data_format", None) == "channels_first" else rank - 1
+
+
 def source_of(model: Any) -> Any:
     """The object whose identity changes when the graph of `model` does."""
     return getattr(model, "_functional", None) or model

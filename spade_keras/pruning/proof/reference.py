@@ -19,7 +19,7 @@ from spade_keras.pruning.graph.labels import Labels
 from spade_keras.pruning.graph.partition import Partition
 from spade_keras.pruning.graph.trace import Call, Graph, is_functional, trace, without_activation
 from spade_keras.pruning.proof.randomization import LayerwiseScaling, Values
-from spade_keras.pruning.rules.passing import mixes_channels
+from spade_keras.pruning.rules.rule import mixes_channels
 
 Watch = Callable[[Call, list[Any]], None]
 
