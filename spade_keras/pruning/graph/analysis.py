@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import keras
-import numpy as np
 
 from spade_keras.errors import TraceError
 from spade_keras.pruning.graph.labels import Labels, LabelStore
@@ -202,8 +201,3 @@ def _tie_calls(store: LabelStore, first: Labels, second: Labels) -> None:
     if first is second or not (first.any() or second.any()):
         return
     store.tie(first, second)
-
-
-def is_varied(labels: Labels) -> bool:
-    """True when labels vary along more than one axis."""
-    return labels.size > 1 and int(np.count_nonzero(np.array(labels.shape) > 1)) > 1

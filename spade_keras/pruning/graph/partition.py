@@ -1,8 +1,13 @@
-"""From ties to groups: connected components, their constraints, their slots."""
+"""From ties to groups: connected components, their constraints, their slots.
+
+Tied labels form a component: one channel, wherever it shows up. Components that the same slots
+hold form a group; each component is one unit of it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +15,9 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from spade_keras.pruning.graph.analysis import Analysis, is_varied
-from spade_keras.pruning.graph.labels import Labels, LabelStore, SlotRecord
+from spade_keras.pruning.graph.analysis import Analysis
+from spade_keras.pruning.graph.labels import Labels, LabelStore, SlotRecord, along_axis
 from spade_keras.pruning.groups import Group, Slot
-
-_UINT = np.uint64
 
 
 @dataclass
@@ -39,11 +42,11 @@ class Partition:
         """
         alive = np.ones(len(self.group_of), dtype=bool)
         starts = np.cumsum([0] + [group.width for group in self.groups])
-        keep = np.ones(starts[-1] + 1, dtype=bool)
-        for index, group in enumerate(self.groups):
+        keep = np.ones(starts[-1], dtype=bool)
+        for start, group in zip(starts, self.groups, strict=False):
             if group.name in kept:
-                keep[starts[index] : starts[index + 1]] = False
-                keep[starts[index] + np.asarray(kept[group.name], dtype=int)] = True
+                keep[start : start + group.width] = False
+                keep[start + np.asarray(kept[group.name], dtype=int)] = True
         inside = self.group_of >= 0
         alive[inside] = keep[starts[self.group_of[inside]] + self.unit_of[inside]]
         return alive
@@ -55,15 +58,16 @@ def partition(analysis: Analysis) -> Partition:
     Args:
         analysis: The labels of the model.
     """
-    known = analysis.cache.get("partition")
-    if known is None:
-        known = analysis.cache["partition"] = _partition(analysis)
-    return known
+    if "partition" not in analysis.cache:
+        analysis.cache["partition"] = _partition(analysis)
+    return analysis.cache["partition"]
 
 
 def _partition(analysis: Analysis) -> Partition:
     store = analysis.store
-    varied = [labels for labels in analysis.labels.values() if is_varied(labels)]
+    varied = [x for x in analysis.labels.values() if np.count_nonzero(np.array(x.shape) > 1) > 1]
+    # Constraints that a group cannot express become ties, which merge components: start over
+    # until nothing is added. Every round merges at least two, so this ends.
     while True:
         component = _components(store)
         fixed = _fixed(store, component)
@@ -73,7 +77,7 @@ def _partition(analysis: Analysis) -> Partition:
         blocks = _blocks(store, group_of, unit_of, fixed[component] >= 0)
         if blocks is not None:
             break
-    groups = _build(analysis, component, fixed, group_of, unit_of, blocks)
+    groups = _build(store, fixed[component], group_of, unit_of, blocks)
     return Partition(groups, group_of, unit_of)
 
 
@@ -89,11 +93,10 @@ def _components(store: LabelStore) -> np.ndarray:
 
 def _fixed(store: LabelStore, component: np.ndarray) -> np.ndarray:
     """Index of the first freeze that hits each component, -1 for free ones."""
-    count = int(component.max()) + 1
-    first = np.full(count, len(store.frozen))
+    first = np.full(int(component.max()) + 1, -1)
+    # Backwards, so that the first freeze writes last and its reason is the one reported.
     for index in range(len(store.frozen) - 1, -1, -1):
         first[component[store.frozen[index][0]]] = index
-    first[first == len(store.frozen)] = -1
     first[component[0]] = len(store.frozen)
     return first
 
@@ -104,26 +107,22 @@ def _make_rectangular(
     """Ties labels until every tensor loses whole slices along one axis only."""
     touched = np.zeros(store.size, dtype=bool)
     for labels in varied:
+        # Ties made in this round are not in `component` yet: leave such tensors to the next.
         if touched[labels].any():
             continue
-        ids = component[labels]
-        ids = np.where(fixed[ids] >= 0, -1, ids)
+        # Fixed components are never removed, so they count as one.
+        ids = np.where(fixed[component[labels]] >= 0, -1, component[labels])
         axes = [axis for axis in range(ids.ndim) if ids.shape[axis] > 1]
-        if any(_constant_elsewhere(ids, axis) for axis in axes):
+        if any(_is_constant(along_axis(ids, axis)) for axis in axes):
             continue
-        rows = np.moveaxis(labels, axes[-1], -1).reshape(-1, labels.shape[axes[-1]])
+        rows = along_axis(labels, axes[-1])
         store.tie(rows[:1], rows[1:])
         touched[labels] = True
     return bool(touched.any())
 
 
-def _constant_elsewhere(ids: np.ndarray, axis: int) -> bool:
-    rows = np.moveaxis(ids, axis, -1).reshape(-1, ids.shape[axis])
+def _is_constant(rows: np.ndarray) -> bool:
     return bool((rows == rows[:1]).all())
-
-
-def _hashes(count: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(1, 2**63, count, dtype=_UINT)
 
 
 def _groups(
@@ -134,27 +133,22 @@ def _groups(
     Channels belong to one group when exactly the same slots hold them, equally often.
     """
     count = len(fixed)
-    hashes = _hashes(len(store.slots) + 1)
-    total: dict[int, tuple[Labels, _UINT]] = {}
+    sizes = [len(record.labels) for record in store.slots]
+    held = component[np.concatenate([np.zeros(0, int), *(x.labels for x in store.slots)])]
+    # A random number per slot, summed modulo 2^64 over the slots that hold a component, is a
+    # signature of that multiset of slots; fixed components get a number on top.
+    hashes = np.random.default_rng(0).integers(1, 2**63, len(sizes) + 1, dtype=np.uint64)
+    signature = np.where(fixed, hashes[-1], np.uint64(0))
+    np.add.at(signature, held, np.repeat(hashes[:-1], sizes))
     made = np.zeros(count, dtype=bool)
-    with np.errstate(over="ignore"):
-        for record, value in zip(store.slots, hashes, strict=False):
-            key = id(record.labels)
-            known = total.get(key)
-            total[key] = (record.labels, value if known is None else known[1] + value)
-            if record.role == "producer":
-                made[component[record.labels]] = True
-        signature = np.where(fixed, hashes[-1], _UINT(0))
-        if total:
-            flat = np.concatenate([labels for labels, _ in total.values()])
-            sizes = [len(labels) for labels, _ in total.values()]
-            values = np.repeat(np.array([v for _, v in total.values()], dtype=_UINT), sizes)
-            np.add.at(signature, component[flat], values)
+    made[held[np.repeat([x.role == "producer" for x in store.slots], sizes).astype(bool)]] = True
     made[component[0]] = False
+    # Backwards, so that the smallest label of each component is written last.
     first = np.zeros(count, dtype=np.int64)
     first[component[::-1]] = np.arange(len(component) - 1, -1, -1)
     candidates = np.flatnonzero(made)
     candidates = candidates[np.argsort(first[candidates], kind="stable")]
+    # Channels of a group are numbered by their first labels: in the order they were produced.
     _, inverse = np.unique(signature[candidates], return_inverse=True)
     order = np.argsort(inverse, kind="stable")
     bounds = np.flatnonzero(np.diff(inverse[order], prepend=-1))
@@ -177,149 +171,88 @@ def _blocks(
             continue
         rows = labels.reshape(record.count, -1)
         group = int(group_of[labels[0]])
-        width = int((np.bincount(unit_of[group_of == group]) > 0).sum()) if group >= 0 else 0
+        width = len(np.unique(unit_of[group_of == group])) if group >= 0 else 0
         units = unit_of[labels]
-        whole = (group_of[labels] == group).all() and len(set(units.tolist())) == len(labels)
+        whole = (group_of[labels] == group).all() and len(np.unique(units)) == len(labels)
         if whole and width == len(labels):
             ids = np.empty(width, dtype=np.int64)
             ids[units] = np.repeat(np.arange(record.count), rows.shape[1])
-            known = blocks.get(group)
-            joint = ids if known is None else known * record.count + ids
-            sizes = np.unique(joint, return_inverse=True, return_counts=True)
-            if (sizes[2] == sizes[2][0]).all():
-                blocks[group] = sizes[1]
+            # Two constraints on one group hold together for the intersections of their blocks.
+            joint = ids if group not in blocks else blocks[group] * record.count + ids
+            _, joint, sizes = np.unique(joint, return_inverse=True, return_counts=True)
+            if (sizes == sizes[0]).all():
+                blocks[group] = joint
                 continue
-        if _tied(rows, group_of, unit_of):
+        if _is_constant(group_of[rows]) and _is_constant(unit_of[rows]):
             continue
+        # The record spans several groups or uneven blocks: let all blocks lose the same places.
         store.tie(rows[:1], rows[1:])
         return None
     return blocks
 
 
-def _tied(rows: Labels, group_of: np.ndarray, unit_of: np.ndarray) -> bool:
-    """True when the rows already lose the same positions."""
-    groups, units = group_of[rows], unit_of[rows]
-    return bool((groups == groups[:1]).all() and (units == units[:1]).all())
-
-
 def _build(
-    analysis: Analysis,
-    component: np.ndarray,
+    store: LabelStore,
     fixed: np.ndarray,
     group_of: np.ndarray,
     unit_of: np.ndarray,
     blocks: dict[int, np.ndarray],
 ) -> tuple[Group, ...]:
     """Group objects in the order of their first producers, renumbering `group_of` in place."""
-    store = analysis.store
     count = int(group_of.max()) + 1
-    widths = np.zeros(count, dtype=np.int64)
     inside = group_of >= 0
+    widths = np.zeros(count, dtype=np.int64)
     np.maximum.at(widths, group_of[inside], unit_of[inside] + 1)
     reason = np.full(count, -1)
-    reason[group_of[inside]] = fixed[component[np.flatnonzero(inside)]]
-    slots: list[list[Slot]] = [[] for _ in range(count)]
-    first: dict[int, int] = {}
-    placed: dict[int, list[tuple[int, np.ndarray]]] = {}
-    index_of: dict[int, dict[int, int]] = {}
-    for number, record in enumerate(store.slots):
-        layer = record.layer
-        indices = index_of.get(id(layer))
-        if indices is None:
-            indices = index_of[id(layer)] = {id(w): i for i, w in enumerate(layer.weights)}
-        pieces = placed.get(id(record.labels))
-        if pieces is None:
-            pieces = _place(group_of[record.labels], unit_of[record.labels], widths)
-            placed[id(record.labels)] = pieces
-        variable = record.variable
-        position = indices.get(id(variable))
-        if position is None:
-            continue
-        for group, positions in pieces:
-            if record.role == "producer":
-                first.setdefault(group, number)
-            slots[group].append(
-                _slot(record.path, variable.name, position, record.axis, positions, record.role)
-            )
-    order = sorted(first, key=first.__getitem__)
-    names = _names([store.slots[first[group]] for group in order])
-    groups = []
-    for group, name in zip(order, names, strict=True):
-        why = int(reason[group])
-        groups.append(
-            Group(
-                name=name,
-                width=int(widths[group]),
-                slots=tuple(slots[group]),
-                fixed=None if why < 0 else store.frozen[why][1],
-                divisor=int(blocks[group].max()) + 1 if group in blocks else 1,
-                blocks=blocks.get(group),
-            )
+    reason[group_of[inside]] = fixed[inside]
+    slots, first = _slots(store, group_of, unit_of, widths)
+    order = list(first)
+    groups = tuple(
+        Group(
+            name=name,
+            width=int(widths[group]),
+            slots=tuple(slots[group]),
+            fixed=None if reason[group] < 0 else store.frozen[reason[group]][1],
+            divisor=int(blocks[group].max()) + 1 if group in blocks else 1,
+            blocks=blocks.get(group),
         )
+        for group, name in zip(order, _names(first.values()), strict=True)
+    )
     renumber = np.full(count + 1, -1)
     renumber[order] = np.arange(len(order))
     group_of[:] = renumber[group_of]
-    return tuple(groups)
+    return groups
 
 
-def _names(records: list[SlotRecord]) -> list[str]:
-    """A name per group from its first producer; a number where a layer makes several groups."""
-    taken: dict[str, int] = {}
-    names = []
-    for record in records:
-        name = record.path + record.unit
-        taken[name] = taken.get(name, 0) + 1
-        names.append(name if taken[name] == 1 else f"{name}#{taken[name]}")
-    return names
-
-
-def _slot(*values: Any) -> Slot:
-    """A `Slot` made without the field-by-field checks of a frozen dataclass: there are many."""
-    slot = object.__new__(Slot)
-    slot.__dict__.update(zip(_SLOT_FIELDS, values, strict=True))
-    return slot
-
-
-_SLOT_FIELDS = ("layer", "weight", "weight_index", "axis", "positions", "role")
-
-
-def _place_runs(
-    group: np.ndarray, unit: np.ndarray, widths: np.ndarray
-) -> list[tuple[int, np.ndarray]] | None:
-    """`_place` for the common case of whole groups one after another."""
-    change = group[1:] != group[:-1]
-    if not change.any():
-        name = int(group[0])
-        if name < 0:
-            return []
-        place = np.arange(len(group))
-        whole = len(group) == widths[name] and (unit == place).all()
-        return [(name, place[:, None])] if whole else None
-    cuts = np.flatnonzero(change) + 1
-    starts = np.concatenate(([0], cuts))
-    sizes = np.diff(starts, append=len(group))
-    names = group[starts]
-    real = names >= 0
-    if (sizes[real] != widths[names[real]]).any() or len(set(names.tolist())) != len(names):
-        return None
-    place = np.arange(len(group))
-    offsets = place - np.repeat(starts, sizes)
-    if (offsets != unit)[np.repeat(real, sizes)].any():
-        return None
-    column = place[:, None]
-    ends = starts + sizes
-    return [
-        (name, column[start:end])
-        for name, start, end in zip(names.tolist(), starts.tolist(), ends.tolist(), strict=True)
-        if name >= 0
-    ]
+def _slots(
+    store: LabelStore, group_of: np.ndarray, unit_of: np.ndarray, widths: np.ndarray
+) -> tuple[list[list[Slot]], dict[int, SlotRecord]]:
+    """Slots of every group, and the first producer of each in the order of production."""
+    slots: list[list[Slot]] = [[] for _ in widths]
+    first: dict[int, SlotRecord] = {}
+    # Many slots share a label array, and many a layer: both are worked out once.
+    placed: dict[int, list[tuple[int, np.ndarray]]] = {}
+    index_of: dict[int, dict[int, int]] = {}
+    for record in store.slots:
+        layer, key = id(record.layer), id(record.labels)
+        if layer not in index_of:
+            index_of[layer] = {id(w): i for i, w in enumerate(record.layer.weights)}
+        position = index_of[layer].get(id(record.variable))
+        if position is None:
+            continue
+        if key not in placed:
+            placed[key] = _place(group_of[record.labels], unit_of[record.labels], widths)
+        name = record.variable.name
+        for group, positions in placed[key]:
+            if record.role == "producer":
+                first.setdefault(group, record)
+            slot = Slot(record.path, name, position, record.axis, positions, record.role)
+            slots[group].append(slot)
+    return slots, first
 
 
 def _place(group: np.ndarray, unit: np.ndarray, widths: np.ndarray) -> list[tuple[int, np.ndarray]]:
     """Positions per channel for every group along one axis of a weight."""
-    runs = _place_runs(group, unit, widths)
-    if runs is not None:
-        return runs
     order = np.lexsort((unit, group))
     ordered = group[order]
     bounds = np.flatnonzero(np.diff(ordered, prepend=-2))
@@ -329,3 +262,14 @@ def _place(group: np.ndarray, unit: np.ndarray, widths: np.ndarray) -> list[tupl
         if index >= 0:
             pieces.append((index, order[start:end].reshape(int(widths[index]), -1)))
     return pieces
+
+
+def _names(records: Iterable[SlotRecord]) -> list[str]:
+    """A name per group from its first producer; a number where a layer makes several groups."""
+    taken: Counter[str] = Counter()
+    names = []
+    for record in records:
+        name = record.path + record.unit
+        taken[name] += 1
+        names.append(name if taken[name] == 1 else f"{name}#{taken[name]}")
+    return names

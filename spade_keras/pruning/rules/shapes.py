@@ -12,7 +12,7 @@ from spade_keras.pruning.graph.trace import copy_operation
 from spade_keras.pruning.rules.rule import Change, ChannelCall, ChannelRule
 
 
-def _resized(stated: Any, old: Shape, new: Shape) -> tuple[int, ...]:
+def _resized(stated: Any, old: Shape, new: Shape) -> Shape:
     """A stated target shape, with or without the batch, after a plan; -1 stays -1."""
     offset = len(old) - len(stated)
     return tuple(
