@@ -15,7 +15,6 @@ from spade_keras.pruning.graph.branches import (
     keeps_weights,
     leave_out,
     parameters,
-    paths,
 )
 from spade_keras.pruning.parts import is_network
 from spade_keras.pruning.rebuild import replay
@@ -81,7 +80,7 @@ def find_residual_blocks(model: Any) -> tuple[ResidualBlock, ...]:
     return tuple(
         ResidualBlock(
             name,
-            tuple(dict.fromkeys(paths(branch.calls, branch.graph, branch.prefix))),
+            tuple(dict.fromkeys(branch.paths)),
             size - parameters(leave_out(graph, branch.skips)),
         )
         for name, branch in _branches(model).items()

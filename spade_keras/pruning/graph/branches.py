@@ -1,4 +1,4 @@
-"""Branches that run beside a skip connection and end in an addition."""
+"""Branches beside a skip connection, and graphs without some of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Branch:
         addition: The call that adds it.
         skip: The tensor it starts from.
         calls: Its calls, in running order.
-        graph: The graph it stands in.
+        graph: The graph that holds it.
         prefix: Path of that graph.
     """
 
@@ -34,8 +34,14 @@ class Branch:
 
     @property
     def skips(self) -> dict[int, Any]:
-        """What stands for the sum without the branch, by the id of the sum."""
+        """What replaces the sum when the branch is left out, by the id of the sum."""
         return {id(self.addition.outputs[0]): self.skip}
+
+    @property
+    def paths(self) -> list[str]:
+        """Paths of its calls, nested models opened, in running order."""
+        opened = self.graph.open(self.prefix, self.calls)
+        return [path for path, _, inner in opened if inner is None]
 
 
 def find_branches(analysis: Analysis) -> dict[str, Branch]:
@@ -44,14 +50,13 @@ def find_branches(analysis: Analysis) -> dict[str, Branch]:
     Args:
         analysis: The labels of the model.
     """
-    known = analysis.cache.get("branches")
-    if known is None:
-        known = analysis.cache["branches"] = _droppable(analysis.graph)
-    return known
+    if "branches" not in analysis.cache:
+        analysis.cache["branches"] = _droppable(analysis.graph)
+    return analysis.cache["branches"]
 
 
 def _droppable(graph: Graph) -> dict[str, Branch]:
-    """All branches but those the model is nothing without."""
+    """Branches, except those around all others and those that hold the only weights."""
     found = list(_branches(graph, "", set()))
     sums = {id(branch.addition) for _, branch in found}
     calls_so_far: Counter[str] = Counter()
@@ -59,7 +64,7 @@ def _droppable(graph: Graph) -> dict[str, Branch]:
     for name, branch in found:
         calls_so_far[name] += 1
         others = sums - {id(branch.addition)}
-        inside = {id(call) for call in _open(branch.calls, branch.graph)}
+        inside = {id(call) for _, call, _ in branch.graph.open(calls=branch.calls)}
         is_long_skip = bool(others) and others <= inside
         if not is_long_skip and keeps_weights(graph, leave_out(graph, branch.skips)):
             count = calls_so_far[name]
@@ -75,7 +80,7 @@ def _branches(graph: Graph, prefix: str, seen: set[int]) -> Iterator[tuple[str, 
         for x in call.inputs:
             readers.setdefault(id(x), []).append(call)
     for call in graph.calls:
-        nested = graph.nested.get(id(call.operation))
+        nested = graph.inside(call)
         if nested is not None and id(call.operation) not in seen:
             seen.add(id(call.operation))
             yield from _branches(nested, f"{prefix}{call.operation.name}/", seen)
@@ -83,11 +88,7 @@ def _branches(graph: Graph, prefix: str, seen: set[int]) -> Iterator[tuple[str, 
             continue
         for skip, end in (call.inputs, call.inputs[::-1]):
             inside = _between(skip, end, makers)
-            if (
-                inside
-                and any(variables(made, graph) for made in inside.values())
-                and _is_read_by(inside, call, readers)
-            ):
+            if weights_of(graph, inside.values()) and _is_read_by(inside, call, readers):
                 calls = tuple(made for made in graph.calls if id(made) in inside)
                 yield prefix + _name(call, graph), Branch(call, skip, calls, graph, prefix)
 
@@ -140,64 +141,38 @@ def _is_read_by(
     )
 
 
-def _open(calls: Iterable[Call], graph: Graph) -> Iterator[Call]:
-    """The calls and those of the graphs inside them."""
-    for call in calls:
-        yield call
-        nested = graph.nested.get(id(call.operation))
-        if nested is not None:
-            yield from _open(nested.calls, nested)
-
-
-def paths(calls: Iterable[Call], graph: Graph, prefix: str) -> Iterator[str]:
-    """Paths of the calls, nested models opened, in running order.
-
-    Args:
-        calls: The calls.
-        graph: The graph they stand in.
-        prefix: Path of that graph.
-    """
-    for call in calls:
-        path = prefix + call.operation.name
-        nested = graph.nested.get(id(call.operation))
-        if nested is None:
-            yield path
-        else:
-            yield from paths(nested.calls, nested, f"{path}/")
-
-
 def leave_out(graph: Graph, skips: Mapping[int, Any]) -> Graph:
     """The graph without some additions and what only they read; itself if it has none of them.
 
     Args:
         graph: The graph.
-        skips: The tensor that stands for the result of an addition, by the id of the result.
+        skips: The tensor that replaces the result of an addition, by the id of the result.
     """
-    stands_for: dict[int, Any] = {}
+    replaced: dict[int, Any] = {}
     nested = dict(graph.nested)
     calls = []
 
     def now(value: Any) -> Any:
-        return stands_for.get(id(value), value)
+        return replaced.get(id(value), value)
 
     for call in graph.calls:
         first = id(call.outputs[0])
-        inner = graph.nested.get(id(call.operation))
         if first in skips:
-            stands_for[first] = now(skips[first])
+            replaced[first] = now(skips[first])
             continue
+        inner = graph.inside(call)
         if inner is not None:
             left = nested[id(call.operation)] = leave_out(inner, skips)
             if left is not inner and not left.calls:
+                # Nothing is left of the nested model: its outputs are its inputs.
                 given = {id(x): now(y) for x, y in zip(left.inputs, call.inputs, strict=False)}
-                stands_for |= {
-                    id(x): given[id(y)] for x, y in zip(call.outputs, left.outputs, strict=True)
-                }
+                pairs = zip(call.outputs, left.outputs, strict=True)
+                replaced |= {id(x): given[id(y)] for x, y in pairs}
                 continue
         args, kwargs = keras.tree.map_structure(now, (call.args, call.kwargs))
         inputs = [now(x) for x in call.inputs]
         calls.append(replace(call, args=args, kwargs=kwargs, inputs=inputs))
-    if not stands_for and all(nested[key] is graph.nested[key] for key in nested):
+    if not replaced and all(nested[key] is graph.nested[key] for key in nested):
         return graph
     outputs = [now(x) for x in graph.outputs]
     return replace(
@@ -228,14 +203,8 @@ def keeps_weights(before: Graph, after: Graph) -> bool:
         before: The whole graph.
         after: The same graph without some additions.
     """
-    return all(
-        now or not once
-        for once, now in zip(
-            _depends(before, [False] * len(before.inputs)),
-            _depends(after, [False] * len(after.inputs)),
-            strict=True,
-        )
-    )
+    once, now = (_depends(graph, [False] * len(graph.inputs)) for graph in (before, after))
+    return all(y or not x for x, y in zip(once, now, strict=True))
 
 
 def _depends(graph: Graph, inputs: Sequence[bool]) -> list[bool]:
@@ -243,33 +212,22 @@ def _depends(graph: Graph, inputs: Sequence[bool]) -> list[bool]:
     known = {id(x): given for x, given in zip(graph.inputs, inputs, strict=False)}
     for call in graph.calls:
         given = [known[id(x)] for x in call.inputs]
-        nested = graph.nested.get(id(call.operation))
+        nested = graph.inside(call)
         if nested is not None:
             results = _depends(nested, given)
         else:
-            results = [any(given) or bool(variables(call, graph))] * len(call.outputs)
+            results = [any(given) or bool(weights_of(graph, [call]))] * len(call.outputs)
         known |= {id(x): result for x, result in zip(call.outputs, results, strict=True)}
     return [known[id(x)] for x in graph.outputs]
 
 
-def variables(call: Call, graph: Graph) -> dict[int, Any]:
-    """The weights that a call uses, by their ids.
-
-    Args:
-        call: The call.
-        graph: The graph it stands in.
-    """
-    nested = graph.nested.get(id(call.operation))
-    if nested is not None:
-        return {k: v for inner in nested.calls for k, v in variables(inner, nested).items()}
-    return {id(v): v for v in getattr(call.operation, "weights", ())}
+def weights_of(graph: Graph, calls: Iterable[Call] | None = None) -> dict[int, Any]:
+    """The weights that calls of a graph use, by their ids; None: of all its calls."""
+    opened = graph.open(calls=calls)
+    leaves = (call.operation for _, call, inner in opened if inner is None)
+    return {id(v): v for leaf in leaves for v in getattr(leaf, "weights", ())}
 
 
 def parameters(graph: Graph) -> int:
-    """Number of parameters in the weights that a graph uses.
-
-    Args:
-        graph: The graph.
-    """
-    weights = {k: v for call in graph.calls for k, v in variables(call, graph).items()}
-    return sum(math.prod(shape_of(weight)) for weight in weights.values())
+    """Number of parameters in the weights that a graph uses."""
+    return sum(math.prod(shape_of(weight)) for weight in weights_of(graph).values())

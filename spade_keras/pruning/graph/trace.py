@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,12 +62,30 @@ class Graph:
     opened: bool = False
     nested: dict[int, Graph] = field(default_factory=dict)
 
+    def inside(self, call: Call) -> Graph | None:
+        """Graph of the nested model or composite layer that is called, None for others."""
+        return self.nested.get(id(call.operation))
+
+    def open(
+        self, prefix: str = "", calls: Iterable[Call] | None = None
+    ) -> Iterator[tuple[str, Call, Graph | None]]:
+        """Path, call and inner graph of every call, those inside nested graphs included.
+
+        Args:
+            prefix: Path of this graph.
+            calls: Calls of this graph to open; None: all.
+        """
+        for call in self.calls if calls is None else calls:
+            path = prefix + call.operation.name
+            inner = self.inside(call)
+            yield path, call, inner
+            if inner is not None:
+                yield from inner.open(f"{path}/")
+
 
 def is_functional(operation: Any) -> bool:
     """True for models that carry their own graph: Functional ones and built Sequential ones."""
-    if isinstance(operation, keras.Sequential):
-        return True
-    return isinstance(operation, Functional)
+    return isinstance(operation, (keras.Sequential, Functional))
 
 
 def takes_inputs_and_outputs(model: Any) -> bool:
@@ -116,9 +134,7 @@ def trace(model: Any) -> Graph:
                 "shape. Call `model.build(input_shape)` or add `keras.Input(...)` first."
             )
         return _graph(functional)
-    if isinstance(model, Functional):
-        return _graph(model)
-    return _trace_subclass(model)
+    return _graph(model) if isinstance(model, Functional) else _trace_subclass(model)
 
 
 def trace_layer(layer: Any, args: tuple, kwargs: dict[str, Any]) -> Graph:
@@ -140,13 +156,11 @@ def trace_layer(layer: Any, args: tuple, kwargs: dict[str, Any]) -> Graph:
     def renew(value: Any) -> Any:
         if not isinstance(value, keras.KerasTensor):
             return value
-        tensor = keras.Input(batch_shape=value.shape, dtype=value.dtype)
-        fresh.append(tensor)
-        return tensor
+        fresh.append(keras.Input(batch_shape=value.shape, dtype=value.dtype))
+        return fresh[-1]
 
-    new_args = keras.tree.map_structure(renew, args)
-    new_kwargs = keras.tree.map_structure(renew, kwargs)
-    return _trace_call(layer, fresh, list(fresh), new_args, new_kwargs)
+    new_args, new_kwargs = keras.tree.map_structure(renew, (args, kwargs))
+    return _trace_call(layer, fresh, new_args, new_kwargs)
 
 
 def copy_operation(operation: Any, name: str | None = None, **changes: Any) -> Any:
@@ -166,6 +180,7 @@ def copy_operation(operation: Any, name: str | None = None, **changes: Any) -> A
         setattr(made, key, value)
     recorded = getattr(operation, "_auto_config", None)
     if recorded is not None and changes:
+        # Keras saves the operation from the arguments its constructor recorded.
         made._auto_config = copy.copy(recorded)
         made._auto_config.config = {**recorded.config, **changes}
     return made
@@ -193,21 +208,12 @@ def _shallow(operation: Any) -> Any:
 
 def _graph(model: Any) -> Graph:
     calls = []
-    nodes_by_depth = model._nodes_by_depth
-    for depth in sorted(nodes_by_depth, reverse=True):
-        for node in nodes_by_depth[depth]:
-            if node.operation is None or node.is_input:
-                continue
-            arguments = node.arguments
-            calls.append(
-                Call(
-                    node.operation,
-                    arguments.args,
-                    arguments.kwargs,
-                    arguments.keras_tensors,
-                    node.outputs,
-                )
-            )
+    for depth in sorted(model._nodes_by_depth, reverse=True):
+        for node in model._nodes_by_depth[depth]:
+            if node.operation is not None and not node.is_input:
+                given = node.arguments
+                tensors = given.keras_tensors
+                calls.append(Call(node.operation, given.args, given.kwargs, tensors, node.outputs))
     return Graph(
         inputs=list(model._inputs),
         outputs=list(model._outputs),
@@ -230,54 +236,39 @@ def _trace_subclass(model: Any) -> Graph:
             f"run its `call` on symbolic tensors. {_HINT}"
         )
 
-    def is_shape(value: Any) -> bool:
-        return isinstance(value, (tuple, list)) and all(
-            size is None or isinstance(size, int) for size in value
-        )
-
     fresh: list[Any] = []
 
     def renew(value: Any, name: str) -> Any:
         if value is None:
             return None
-        if is_shape(value):
-            shape = (None, *value[1:])
-            tensor = keras.Input(batch_shape=shape, dtype=model.input_dtype, name=name)
-            fresh.append(tensor)
-            return tensor
         if isinstance(value, dict):
             return {key: renew(item, str(key)) for key, item in value.items()}
+        if all(size is None or isinstance(size, int) for size in value):
+            shape = (None, *value[1:])
+            fresh.append(keras.Input(batch_shape=shape, dtype=model.input_dtype, name=name))
+            return fresh[-1]
         return type(value)(renew(item, f"{name}_{i}") for i, item in enumerate(value))
 
-    values = list(shapes.items())
-    first = renew(values[0][1], _input_name(values[0][0]))
-    kwargs = {_input_name(key): renew(value, _input_name(key)) for key, value in values[1:]}
-    struct = first if not kwargs else list(fresh)
-    return _trace_call(model, fresh, struct, (first,), kwargs)
+    # Keras records the shape of each argument of `call` as "<argument>_shape".
+    names = ["inputs" if x == "input_shape" else x.removesuffix("_shape") for x in shapes]
+    first, *rest = (renew(x, name) for x, name in zip(shapes.values(), names, strict=True))
+    kwargs = dict(zip(names[1:], rest, strict=True))
+    return _trace_call(model, fresh if kwargs else first, (first,), kwargs)
 
 
-def _input_name(key: str) -> str:
-    return "inputs" if key == "input_shape" else key.removesuffix("_shape")
-
-
-def _trace_call(layer: Any, fresh: list[Any], struct: Any, args: tuple, kwargs: dict) -> Graph:
+def _trace_call(layer: Any, inputs: Any, args: tuple, kwargs: dict) -> Graph:
     try:
-        outputs = layer.call(*args, **kwargs)
-        function = keras.Function(struct, outputs)
+        function = keras.Function(inputs, layer.call(*args, **kwargs))
     except Exception as error:
+        reason = str(error).strip().partition("\n")[0][:200]
         raise TraceError(
             f"The `call` of {type(layer).__name__} {layer.name!r} cannot be traced on symbolic "
-            f"tensors: {type(error).__name__}: {_first_line(error)} {_HINT}"
+            f"tensors: {type(error).__name__}: {reason} {_HINT}"
         ) from error
     graph = _graph(function)
     graph.traced = True
     _check_weights(layer, graph)
     return graph
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:200] if text else ""
 
 
 def _check_weights(layer: Any, graph: Graph) -> None:

@@ -253,7 +253,7 @@ class Boundary(ChannelRule):
 
     def propagate(self, call: ChannelCall) -> list[Labels]:
         """Freezes all inputs and outputs."""
-        return call.freeze_all(self.reason.format(name=call.path))
+        return call.freeze_all(self.reason)
 
     def resize(self, change: Change) -> Any:
         """Makes the same layer again; a Lambda keeps its function object."""
