@@ -423,6 +423,27 @@ def nested_and_shared():
     return [x, z], [layers.Dense(2)(y), layers.Dense(3)(inner(x))]
 
 
+class Pair(layers.Layer):
+    """A composite layer, opened by tracing its `call`."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.first = layers.Dense(6, activation="tanh", name="first")
+        self.second = layers.Dense(4, name="second")
+
+    def call(self, x):
+        return self.second(self.first(x))
+
+
+@case(**{"pair/first": 6, "inner/b": 4})
+def composite_layer_inside_and_outside_of_a_model():
+    pair = Pair(name="pair")
+    x = keras.Input((4,))
+    inner = keras.Model(x, layers.Dense(4, name="b")(pair(x)), name="inner")
+    y = keras.Input((4,))
+    return y, layers.Dense(2)(inner(pair(y)))
+
+
 @case(a=6)
 def shared_layer():
     x = keras.Input((6, 6, 2))

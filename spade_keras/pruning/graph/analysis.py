@@ -50,12 +50,6 @@ _ANALYSES: weakref.WeakKeyDictionary[Any, tuple[Any, Analysis]] = weakref.WeakKe
 def analyze(model: Any) -> Analysis:
     """Labels the graph of a model; the result is kept as long as the model lives.
 
-    Args:
-        model: A built Keras model.
-
-    Returns:
-        The analysis.
-
     Raises:
         TraceError: The model has no graph that can be read.
     """
@@ -69,11 +63,7 @@ def analyze(model: Any) -> Analysis:
 
 
 def label_graph(graph: Graph) -> Analysis:
-    """Applies the rules to a graph.
-
-    Args:
-        graph: The graph of a whole model: its inputs and outputs keep their widths.
-    """
+    """Applies the rules to the graph of a model; its inputs and outputs keep their widths."""
     analysis = Analysis(graph)
     store = analysis.store
     for tensor in graph.inputs:

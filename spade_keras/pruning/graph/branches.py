@@ -16,15 +16,7 @@ from spade_keras.pruning.graph.trace import Call, Graph, shape_of
 
 @dataclass(frozen=True)
 class Branch:
-    """The branch of one residual block.
-
-    Args:
-        addition: The call that adds it.
-        skip: The tensor it starts from.
-        calls: Its calls, in running order.
-        graph: The graph that holds it.
-        prefix: Path of that graph.
-    """
+    """The branch of one residual block: what adds it, where it starts, and its calls in order."""
 
     addition: Call
     skip: Any
@@ -45,11 +37,7 @@ class Branch:
 
 
 def find_branches(analysis: Analysis) -> dict[str, Branch]:
-    """The branches that a model can do without, by the name of their block; found once.
-
-    Args:
-        analysis: The labels of the model.
-    """
+    """The branches that a model can do without, by the name of their block; found once."""
     if "branches" not in analysis.cache:
         analysis.cache["branches"] = _droppable(analysis.graph)
     return analysis.cache["branches"]
@@ -146,7 +134,7 @@ def leave_out(graph: Graph, skips: Mapping[int, Any]) -> Graph:
 
     Args:
         graph: The graph.
-        skips: The tensor that replaces the result of an addition, by the id of the result.
+        skips: The tensor that replaces the sum, by the id of the sum.
     """
     replaced: dict[int, Any] = {}
     nested = dict(graph.nested)
@@ -197,12 +185,7 @@ def _needed(calls: Sequence[Call], outputs: Sequence[Any]) -> list[Call]:
 
 
 def keeps_weights(before: Graph, after: Graph) -> bool:
-    """True when every output that depended on weights still does.
-
-    Args:
-        before: The whole graph.
-        after: The same graph without some additions.
-    """
+    """True when every output that depended on weights before still does after."""
     once, now = (_depends(graph, [False] * len(graph.inputs)) for graph in (before, after))
     return all(y or not x for x, y in zip(once, now, strict=True))
 

@@ -66,11 +66,9 @@ def layer_calls(model: keras.Model, inputs: Any = None) -> list[ShapedCall]:
 def input_specs(model: keras.Model, inputs: Any = None) -> list[Any]:
     """Symbolic inputs, flat, of the shapes given, or of those the model declares."""
     graph = analyze(model).graph
-    if inputs is None:
-        return [keras.KerasTensor(_one_sample(x.shape), x.dtype) for x in graph.inputs]
     if isinstance(inputs, Mapping) and not isinstance(graph.input_struct, dict):
         inputs = [inputs[tensor.name] for tensor in graph.inputs]
-    shapes = list(_shapes(inputs))
+    shapes = [x.shape for x in graph.inputs] if inputs is None else list(_shapes(inputs))
     if [len(shape) for shape in shapes] != [len(x.shape) for x in graph.inputs]:
         raise ValueError(
             f"`inputs` must hold arrays or shapes like {[x.shape for x in graph.inputs]}, the "
@@ -91,7 +89,7 @@ def _walk(graph: Graph, inputs: Sequence[Any], prefix: str, calls: list[ShapedCa
 
     for call in graph.calls:
         args, kwargs = keras.tree.map_structure(given, (call.args, call.kwargs))
-        nested = graph.nested.get(id(call.operation))
+        nested = graph.inside(call)
         path = prefix + call.operation.name
         if nested is None:
             outputs = _record(call.operation, path, args, kwargs, calls)
@@ -110,6 +108,7 @@ def _record(
         traced = keras.Operation.compute_output_spec(operation, *args, **kwargs)
         outputs = keras.tree.flatten(traced)
     if isinstance(operation, keras.layers.TimeDistributed):
+        # All steps go through the inner layer as one batch.
         batch, steps, *shape = args[0].shape
         together = None if None in (batch, steps) else batch * steps
         step = keras.KerasTensor((together, *shape), args[0].dtype)
@@ -148,16 +147,16 @@ def _shapes(inputs: Any) -> Iterator[tuple[int | None, ...]]:
     elif isinstance(inputs, Mapping):
         for key in sorted(inputs):
             yield from _shapes(inputs[key])
-    elif isinstance(inputs, list | tuple) and inputs and all(map(_is_size, inputs)):
-        yield tuple(inputs)
-    elif isinstance(inputs, list | tuple):
-        for item in inputs:
-            yield from _shapes(item)
-    else:
+    elif not isinstance(inputs, list | tuple):
         raise ValueError(
             f"`inputs` must hold arrays or shapes. Received: {inputs!r}. "
             "Pass an array, or a shape such as (1, 128, 128, 2)."
         )
+    elif inputs and all(map(_is_size, inputs)):
+        yield tuple(inputs)
+    else:
+        for item in inputs:
+            yield from _shapes(item)
 
 
 def _is_size(value: Any) -> bool:

@@ -112,9 +112,6 @@ class LabelStore:
         """Labels of a broadcasting element-wise result; ties what must shrink together.
 
         An axis of size 1 that is stretched (a gate) neither ties nor freezes the wide side.
-
-        Args:
-            tensors: Shape and labels of each operand.
         """
         first = tensors[0][1]
         if all(labels is first for _, labels in tensors):
@@ -145,14 +142,9 @@ class LabelStore:
         return result
 
     def along(self, labels: Labels, axis: int, size: int) -> Labels:
-        """One label per position of an axis, tying the labels that differ elsewhere.
+        """One label per position of an axis of that size, tying the labels that differ elsewhere.
 
         An axis along which nothing differs has no labels of its own: zeros.
-
-        Args:
-            labels: Label array of a tensor.
-            axis: The axis to read.
-            size: Number of positions of the tensor along it.
         """
         key = (id(labels), axis % labels.ndim, size)
         known = self._vectors.get(key)
@@ -184,13 +176,7 @@ def along_axis(labels: np.ndarray, axis: int) -> np.ndarray:
 
 
 def reshape(labels: Labels, before: Shape, after: Shape) -> Labels | None:
-    """Labels of a reshaped tensor, or None when unknown sizes hide where they go.
-
-    Args:
-        labels: Labels of the tensor before.
-        before: Its shape, None for unknown sizes.
-        after: The new shape.
-    """
+    """Labels of a reshaped tensor, or None when unknown sizes (None) hide where they go."""
     # Leading and trailing axes of equal size stay as they are, unknown sizes included.
     limit = min(len(before), len(after))
     left = _common(before, after, limit)

@@ -35,11 +35,7 @@ class Partition:
     unit_of: np.ndarray
 
     def alive(self, kept: Mapping[str, Any]) -> np.ndarray:
-        """A flag per label: True when the channel stays.
-
-        Args:
-            kept: Kept channels by group name; groups that are not named stay whole.
-        """
+        """A flag per label, given kept channels by group name; unnamed groups stay whole."""
         alive = np.ones(len(self.group_of), dtype=bool)
         starts = np.cumsum([0] + [group.width for group in self.groups])
         keep = np.ones(starts[-1], dtype=bool)
@@ -53,11 +49,7 @@ class Partition:
 
 
 def partition(analysis: Analysis) -> Partition:
-    """The groups of an analyzed model, made once.
-
-    Args:
-        analysis: The labels of the model.
-    """
+    """The groups of an analyzed model, made once."""
     if "partition" not in analysis.cache:
         analysis.cache["partition"] = _partition(analysis)
     return analysis.cache["partition"]

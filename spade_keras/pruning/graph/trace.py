@@ -47,8 +47,8 @@ class Graph:
         calls: Calls in running order, inputs excluded.
         input_struct: The inputs in the structure the model takes.
         output_struct: The outputs in the structure the model returns.
-        traced: True when `call` was traced, so that the class is lost by a rebuild.
-        opened: True when a composite layer must become a model of this graph, for its
+        traced: True when `call` was traced, so that a rebuild loses the class.
+        opened: True when a composite layer must become a model of this graph, because its
             configuration would make another one.
         nested: Graphs of nested models and composite layers by the id of the operation.
     """
@@ -69,12 +69,7 @@ class Graph:
     def open(
         self, prefix: str = "", calls: Iterable[Call] | None = None
     ) -> Iterator[tuple[str, Call, Graph | None]]:
-        """Path, call and inner graph of every call, those inside nested graphs included.
-
-        Args:
-            prefix: Path of this graph.
-            calls: Calls of this graph to open; None: all.
-        """
+        """Path, call and inner graph of every call (or of some), nested graphs included."""
         for call in self.calls if calls is None else calls:
             path = prefix + call.operation.name
             inner = self.inside(call)
@@ -140,14 +135,6 @@ def trace(model: Any) -> Graph:
 def trace_layer(layer: Any, args: tuple, kwargs: dict[str, Any]) -> Graph:
     """Traces the `call` of a composite layer on tensors shaped like its recorded arguments.
 
-    Args:
-        layer: A built layer made of other layers.
-        args: The positional arguments of one recorded call.
-        kwargs: The keyword arguments of that call.
-
-    Returns:
-        The graph from the symbolic arguments to the outputs.
-
     Raises:
         TraceError: `call` needs values, or uses weights that belong to no inner layer.
     """
@@ -164,13 +151,7 @@ def trace_layer(layer: Any, args: tuple, kwargs: dict[str, Any]) -> Graph:
 
 
 def copy_operation(operation: Any, name: str | None = None, **changes: Any) -> Any:
-    """A copy of a weightless `keras.ops` operation with some constructor arguments changed.
-
-    Args:
-        operation: The operation to copy; it stays as it is.
-        name: Name of the copy; None keeps the name.
-        **changes: Attributes to change.
-    """
+    """A copy of a weightless `keras.ops` operation with some constructor arguments changed."""
     made = _shallow(operation)
     made._inbound_nodes = []
     made._outbound_nodes = []
@@ -187,11 +168,7 @@ def copy_operation(operation: Any, name: str | None = None, **changes: Any) -> A
 
 
 def without_activation(layer: Any) -> Any:
-    """The same layer, sharing its weights, with a linear activation.
-
-    Args:
-        layer: A layer; one without an activation is returned itself.
-    """
+    """The same layer, sharing its weights, with a linear activation."""
     if getattr(layer, "activation", None) is None:
         return layer
     made = _shallow(layer)

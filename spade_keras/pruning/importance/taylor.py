@@ -1,4 +1,4 @@
-"""Taylor: how much the loss changes when a channel is removed, to first order."""
+"""Taylor: the change of the loss when a channel is removed, to first order."""
 
 from __future__ import annotations
 

@@ -125,11 +125,7 @@ _FOUND: dict[type, ChannelRule | None] = {}
 
 
 def rule_for(operation_class: type) -> ChannelRule | None:
-    """The rule of a class, None for an unknown one.
-
-    Args:
-        operation_class: Class of a layer or operation.
-    """
+    """The rule of a layer or operation class, None for an unknown one."""
     if operation_class not in _FOUND:
         _FOUND[operation_class] = _REGISTERED.get(operation_class) or _built_in(operation_class)
     return _FOUND[operation_class]

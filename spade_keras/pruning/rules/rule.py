@@ -30,13 +30,6 @@ def axes_of(operation: Any, rank: int) -> list[int]:
     return sorted(a % rank for a in axes)
 
 
-@dataclass(frozen=True)
-class TensorSpec:
-    """A tensor known by its shape alone, for calls inside wrappers."""
-
-    shape: Shape
-
-
 @dataclass
 class ChannelCall:
     """One call of an operation, with the labels of its input tensors.
@@ -47,9 +40,9 @@ class ChannelCall:
         owner: The layer of the graph that owns the weights; a wrapper owns its inner ones.
         args: Positional arguments as recorded.
         kwargs: Keyword arguments as recorded.
-        inputs: Every tensor among the arguments; only `.shape` is used.
+        inputs: Every tensor among the arguments; only their shapes are used.
         labels: Label arrays of `inputs`.
-        outputs: The output tensors; only `.shape` is used.
+        outputs: The output tensors; only their shapes are used.
         store: Where labels, ties and slots go.
     """
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from spade_keras.pruning.graph.labels import Labels, Shape
 from spade_keras.pruning.rules import rule_for
-from spade_keras.pruning.rules.rule import Change, ChannelCall, ChannelRule, TensorSpec
+from spade_keras.pruning.rules.rule import Change, ChannelCall, ChannelRule
 
 
 class SpectralNormalizationRule(ChannelRule):
@@ -49,9 +49,9 @@ class TimeDistributedRule(ChannelRule):
             operation=call.operation.layer,
             args=(),
             kwargs={},
-            inputs=[TensorSpec(_without_time(call.shape()))],
+            inputs=[keras.KerasTensor(_without_time(call.shape()))],
             labels=[labels[:, 0]],
-            outputs=[TensorSpec(_without_time(tuple(call.outputs[0].shape)))],
+            outputs=[keras.KerasTensor(_without_time(tuple(call.outputs[0].shape)))],
         )
         result = rule.propagate(inner)
         return np.expand_dims(result[0] if isinstance(result, list) else result, 1)
