@@ -41,7 +41,7 @@ def prune_gradually(
         model: A Keras model, or a network with `priors`; it is not changed.
         steps: How many times to prune.
         between: Called as `between(slim, plan, step)` after each step, 1 to `steps`, to train
-            the slim model; returns None, or the model to go on with.
+            the slim model; returns None, or the model to continue with.
         **settings: Those of `make_plan`.
 
     Returns:

@@ -133,7 +133,7 @@ def _choose_rule(graph: Graph, call: Call, path: str) -> ChannelRule | None:
         except TraceError as error:
             return Boundary(str(error))
     return Boundary(
-        f"{path} is a {type(operation).__name__}, which no rule knows; teach it with "
+        f"{path} is a {type(operation).__name__}, which has no rule; add one with "
         "`spade_keras.pruning.register_channel_rule`"
     )
 

@@ -50,7 +50,7 @@ class BlockRecord:
 
 
 class LabelStore:
-    """Hands out labels and remembers what is tied, frozen, sliced and blocked."""
+    """Makes labels and records what is tied, frozen, sliced and blocked."""
 
     def __init__(self) -> None:
         self.size = 1

@@ -13,7 +13,7 @@ from keras.src.models.functional import Functional, functional_like_constructor
 from spade_keras.errors import TraceError
 
 _HINT = (
-    "Write it as a Functional model, or teach the pruner its layer with "
+    "Write it as a Functional model, or add a rule for its layer with "
     "`spade_keras.pruning.register_channel_rule`."
 )
 
@@ -268,8 +268,8 @@ class Chain:
     """Layers called one after another; an empty chain passes its input on.
 
     Args:
-        layers: The layers, unbuilt. All take one tensor, the first also what else the
-            replaced layer was called with.
+        layers: The layers, unbuilt. All take one tensor; the first also takes the other
+            arguments of the layer it replaces.
     """
 
     def __init__(self, layers: Sequence[keras.layers.Layer]) -> None:

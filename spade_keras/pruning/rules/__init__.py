@@ -132,7 +132,7 @@ def rule_for(operation_class: type) -> ChannelRule | None:
 
 
 def register_channel_rule(layer_class: type, rule: ChannelRule) -> None:
-    """Teaches the pruner a layer or operation class.
+    """Adds the rule of a layer or operation class.
 
     Args:
         layer_class: The class; subclasses are not covered, for their `call` may differ.

@@ -81,7 +81,7 @@ class RecurrentRule(ChannelRule):
         """Contracts the inputs and makes the units."""
         layer = call.operation
         if not _cells(layer):
-            return call.freeze_all(f"a cell of {call.path} that no rule knows")
+            return call.freeze_all(f"a cell of {call.path} without a rule")
         source = call.source(_input_axis(layer))
         output, *states = _label_layer(call, layer, source, _states_of(call))
         return _spread(call, layer, [output], states)
@@ -114,7 +114,7 @@ class BidirectionalRule(ChannelRule):
         layer = call.operation
         inner = [layer.forward_layer, layer.backward_layer]
         if not all(_cells(x) for x in inner):
-            return call.freeze_all(f"a cell of {call.path} that no rule knows")
+            return call.freeze_all(f"a cell of {call.path} without a rule")
         states = _states_of(call)
         half = len(states) // 2
         source = call.source(_input_axis(inner[0]))

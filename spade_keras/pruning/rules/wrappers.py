@@ -23,7 +23,7 @@ class SpectralNormalizationRule(ChannelRule):
         layer = call.operation
         rule = rule_for(type(layer.layer))
         if rule is None:
-            return call.freeze_all(f"the inner layer of {call.path}, which no rule knows")
+            return call.freeze_all(f"the inner layer of {call.path}, which has no rule")
         result = rule.propagate(replace(call, operation=layer.layer))
         known = call.store.known(layer.kernel, len(layer.kernel.shape) - 1)
         if known is not None:
@@ -42,7 +42,7 @@ class TimeDistributedRule(ChannelRule):
         """Labels the inner call and puts the time axis back."""
         rule = rule_for(type(call.operation.layer))
         if rule is None or len(call.outputs) != 1:
-            return call.freeze_all(f"the inner layer of {call.path}, which no rule knows")
+            return call.freeze_all(f"the inner layer of {call.path}, which has no rule")
         labels = call.store.collapse(call.labels[0], [1])
         inner = replace(
             call,
