@@ -57,9 +57,9 @@ def measure_keras(name: str) -> dict:
     import keras
 
     from spade_keras.pruning import count_macs, find_groups, make_plan, rebuild
-    from spade_keras.pruning.analysis import label_graph
-    from spade_keras.pruning.partition import partition
-    from spade_keras.pruning.trace import trace
+    from spade_keras.pruning.graph.analysis import label_graph
+    from spade_keras.pruning.graph.partition import partition
+    from spade_keras.pruning.graph.trace import trace
 
     constructor = getattr(keras.applications, name)
     made = {}
@@ -122,9 +122,9 @@ def measure_applications(_: str) -> dict:
     """Uncached analysis of every keras.applications model at its smallest legal input."""
     import keras
 
-    from spade_keras.pruning.analysis import label_graph
-    from spade_keras.pruning.partition import partition
-    from spade_keras.pruning.trace import trace
+    from spade_keras.pruning.graph.analysis import label_graph
+    from spade_keras.pruning.graph.partition import partition
+    from spade_keras.pruning.graph.trace import trace
 
     times = {}
     for name, constructor in sorted(vars(keras.applications).items()):

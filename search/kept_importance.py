@@ -9,8 +9,8 @@ import numpy as np
 
 from spade_keras.pruning import Group, find_groups
 from spade_keras.pruning import importance as importances
+from spade_keras.pruning.graph.weights import WeightTable
 from spade_keras.pruning.selection import removal_order
-from spade_keras.pruning.weights import WeightTable
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,9 @@ def kept_shares(network: keras.Model, importance: str = "group_l1") -> dict[str,
         Group -> what it keeps at each width. A group on which the importance has nothing to say,
         or whose scores are all zero, loses equally much with every channel.
     """
-    criterion = importances.get(importance) if isinstance(importance, str) else importance
+    criterion = (
+        importances.IMPORTANCES.make(importance) if isinstance(importance, str) else importance
+    )
     weights = WeightTable(network)
     found = {}
     for group in find_groups(network):

@@ -11,8 +11,8 @@ import keras
 
 from spade_keras.errors import SpadeError
 from spade_keras.pruning import make_plan, rebuild
-from spade_keras.pruning.calls import layer_calls
-from spade_keras.pruning.weights import priors_of
+from spade_keras.pruning.graph.forward_pass import layer_calls
+from spade_keras.pruning.graph.weights import priors_of
 from spade_keras.search.layer_timing import LayerCall
 
 # The path of a layer, which of the input shapes of its model, and which of its calls.

@@ -12,7 +12,7 @@ import keras
 
 from spade_keras import latency
 from spade_keras.pruning import find_groups, find_residual_blocks
-from spade_keras.pruning.weights import priors_of
+from spade_keras.pruning.graph.weights import priors_of
 from spade_keras.search.calibration import (
     Calibration,
     Measured,

@@ -16,8 +16,8 @@ import numpy as np
 from spade_keras import backend, latency
 from spade_keras.errors import SpadeError
 from spade_keras.latency.windows import time_interleaved, warm_up
-from spade_keras.pruning.calls import Call
-from spade_keras.pruning.trace import copy_operation
+from spade_keras.pruning.graph.forward_pass import ShapedCall
+from spade_keras.pruning.graph.trace import copy_operation
 
 # Layers timed in turn, so that a drift of the machine falls on all of them alike.
 _IN_TURN = 8
@@ -52,7 +52,7 @@ class LayerCall:
     weights: tuple[tuple[int, ...], ...]
 
     @classmethod
-    def of(cls, call: Call, prefix: str = "") -> LayerCall:
+    def of(cls, call: ShapedCall, prefix: str = "") -> LayerCall:
         """Describes a call without holding on to the weights of its layer."""
         operation = call.operation
         is_layer = isinstance(operation, keras.layers.Layer)
@@ -114,7 +114,7 @@ def make_floor() -> LayerCall:
     """A call that computes nothing: its time is that of starting any function."""
     layer = keras.layers.Identity(name="floor")
     tensor = keras.KerasTensor((1, 1), keras.config.floatx())
-    return LayerCall.of(Call("floor", layer, ((tensor,), {}), (tensor,)))
+    return LayerCall.of(ShapedCall("floor", layer, ((tensor,), {}), (tensor,)))
 
 
 class LayerTimer:

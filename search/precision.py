@@ -8,9 +8,9 @@ from typing import Any
 import keras
 
 from spade_keras.pruning import copy_model
-from spade_keras.pruning.analysis import analyze
+from spade_keras.pruning.graph.analysis import analyze
+from spade_keras.pruning.graph.trace import Graph
 from spade_keras.pruning.parts import is_network
-from spade_keras.pruning.trace import Graph
 
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 

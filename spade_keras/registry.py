@@ -216,12 +216,12 @@ STRATEGIES = Registry(
 IMPORTANCES = Registry(
     "importance",
     {
-        "batch_norm_scale": "pruning.importance.batch_norm_scale:BatchNormScale",
-        "fpgm": "pruning.importance.fpgm:FPGM",
-        "group_l1": "pruning.importance.group_l1:GroupL1",
-        "group_l2": "pruning.importance.group_l2:GroupL2",
-        "lamp": "pruning.importance.lamp:Lamp",
-        "random": "pruning.importance.random:Random",
+        "batch_norm_scale": "pruning.importance.magnitude:BatchNormScale",
+        "fpgm": "pruning.importance.magnitude:FPGM",
+        "group_l1": "pruning.importance.magnitude:GroupL1",
+        "group_l2": "pruning.importance.magnitude:GroupL2",
+        "lamp": "pruning.importance.magnitude:Lamp",
+        "random": "pruning.importance.magnitude:Random",
         "taylor": "pruning.importance.taylor:Taylor",
     },
 )

@@ -502,7 +502,7 @@ def test_a_registered_name_may_be_used(monkeypatch):
     from spade_keras import pruning
 
     assert len(problems_of(tables(pruning__importance="mine"))) == 1
-    monkeypatch.setitem(pruning.IMPORTANCES, "mine", pruning.IMPORTANCES["group_l1"])
+    monkeypatch.setitem(pruning.IMPORTANCES._entries, "mine", pruning.IMPORTANCES["group_l1"])
     assert validate_recipe(tables(pruning__importance="mine")).pruning.importance == "mine"
 
 

@@ -17,7 +17,7 @@ from spade_keras.pruning.basis import (
 from spade_keras.pruning.blocks import ResidualBlock, drop_blocks, find_residual_blocks
 from spade_keras.pruning.cost import MacReport, count_macs, count_parameters
 from spade_keras.pruning.groups import Group, Slot, find_groups
-from spade_keras.pruning.importance import IMPORTANCES, Importance, register_importance
+from spade_keras.pruning.importance import IMPORTANCES, Importance
 from spade_keras.pruning.interpolative import Interpolation, prune_interpolative
 from spade_keras.pruning.plan import GroupPlan, PruningPlan
 from spade_keras.pruning.planning import make_plan
@@ -64,7 +64,6 @@ __all__ = [
     "rebuild",
     "rebuild_basis",
     "register_channel_rule",
-    "register_importance",
     "verify_basis_plan",
     "verify_plan",
 ]

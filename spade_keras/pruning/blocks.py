@@ -8,9 +8,14 @@ from typing import Any
 
 import keras
 
-from spade_keras.pruning.analysis import analyze
-from spade_keras.pruning.branches import Branch, find_branches, paths
-from spade_keras.pruning.graph_cut import keeps_weights, leave_out, parameters
+from spade_keras.pruning.graph.analysis import analyze
+from spade_keras.pruning.graph.branches import (
+    Branch,
+    find_branches,
+    keeps_weights,
+    leave_out,
+    parameters,
+)
 from spade_keras.pruning.parts import is_network
 from spade_keras.pruning.rebuild import replay
 
@@ -75,7 +80,7 @@ def find_residual_blocks(model: Any) -> tuple[ResidualBlock, ...]:
     return tuple(
         ResidualBlock(
             name,
-            tuple(dict.fromkeys(paths(branch.calls, branch.graph, branch.prefix))),
+            tuple(dict.fromkeys(branch.paths)),
             size - parameters(leave_out(graph, branch.skips)),
         )
         for name, branch in _branches(model).items()

@@ -11,9 +11,9 @@ from typing import Any
 import keras
 
 from spade_keras.errors import OpenSizesError
-from spade_keras.pruning.calls import input_specs, layer_calls
+from spade_keras.pruning.graph.forward_pass import input_specs, layer_calls
+from spade_keras.pruning.graph.weights import priors_of
 from spade_keras.pruning.mac_rules import Term, call_terms
-from spade_keras.pruning.weights import priors_of
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What must change width together: the slots of weights that make up a group."""
+"""Coupled channels: the slots of weights that make up a group."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from spade_keras.pruning.parts import is_network, parts_of
+from spade_keras.pruning.parts import is_network, parts_of, prefix_of
 
 
 @dataclass(frozen=True)
@@ -83,14 +83,17 @@ def find_groups(model: Any) -> tuple[Group, ...]:
         >>> [(g.name, g.width, g.fixed) for g in find_groups(keras.Model(inputs, outputs))]
         [('wide', 8, None), ('last', 2, 'a model output')]
     """
-    from spade_keras.pruning.analysis import analyze
-    from spade_keras.pruning.partition import partition
+    from spade_keras.pruning.graph.analysis import analyze
+    from spade_keras.pruning.graph.partition import partition
 
     if not is_network(model):
         return partition(analyze(model)).groups
-    found = []
-    for key, prior in parts_of(model).items():
-        for group in partition(analyze(prior)).groups:
-            slots = tuple(replace(slot, layer=f"{key}/{slot.layer}") for slot in group.slots)
-            found.append(replace(group, name=f"{key}/{group.name}", slots=slots))
-    return tuple(found)
+    return tuple(
+        replace(
+            group,
+            name=prefix_of(key) + group.name,
+            slots=tuple(replace(x, layer=prefix_of(key) + x.layer) for x in group.slots),
+        )
+        for key, part in parts_of(model).items()
+        for group in partition(analyze(part)).groups
+    )

@@ -1,4 +1,4 @@
-"""Channel pruning without labels: channels that the others can stand for go."""
+"""Channel pruning without labels: channels go that the others can interpolate."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 import keras
 import numpy as np
 
-from spade_keras.pruning.analysis import Analysis, analyze
+from spade_keras.pruning.graph.analysis import Analysis, analyze
+from spade_keras.pruning.graph.trace import Call, channel_axis
+from spade_keras.pruning.graph.weights import WeightTable
 from spade_keras.pruning.groups import Group, Slot, find_groups
 from spade_keras.pruning.parts import is_network
 from spade_keras.pruning.plan import PruningPlan
 from spade_keras.pruning.planning import make_plan
+from spade_keras.pruning.proof.reference import Replay
 from spade_keras.pruning.rebuild import rebuild_with
-from spade_keras.pruning.reference import Replay
 from spade_keras.pruning.selection import is_wildcard, match_groups
-from spade_keras.pruning.trace import Call, Graph
-from spade_keras.pruning.weights import WeightTable
 
 _LINEAR = (
     keras.layers.Conv1D,
@@ -69,7 +69,15 @@ class _Calls:
         self.by_operation: dict[int, list[Call]] = {}
         self.mixed: set[int] = set()
         self._outside: dict[int, Any] = {}
-        self._collect(analysis.graph)
+        for _, call, nested in analysis.graph.open():
+            self.by_operation.setdefault(id(call.operation), []).append(call)
+            rule = analysis.rules[id(call.operation)]
+            labels = [analysis.labels[id(x)] for x in call.inputs]
+            if nested is not None:
+                pairs = zip(nested.inputs, call.inputs, strict=False)
+                self._outside |= {id(inside): outside for inside, outside in pairs}
+            elif rule is not None and labels and rule.mixes(labels, call):
+                self.mixed |= {x for tensor in call.inputs for x in self.labels(tensor)}
 
     def source(self, tensor: Any) -> int:
         """Id of a tensor; for the input of a nested model, of what is handed in."""
@@ -81,35 +89,21 @@ class _Calls:
         """Labels of the channels of a tensor."""
         return {int(x) for x in np.unique(self.analysis.labels[id(tensor)]) if x}
 
-    def _collect(self, graph: Graph) -> None:
-        for call in graph.calls:
-            self.by_operation.setdefault(id(call.operation), []).append(call)
-            nested = graph.nested.get(id(call.operation))
-            if nested is not None:
-                pairs = zip(nested.inputs, call.inputs, strict=False)
-                self._outside |= {id(inside): outside for inside, outside in pairs}
-                self._collect(nested)
-                continue
-            rule = self.analysis.rules[id(call.operation)]
-            labels = [self.analysis.labels[id(x)] for x in call.inputs]
-            if rule is not None and labels and rule.mixes(labels, call):
-                self.mixed |= {x for tensor in call.inputs for x in self.labels(tensor)}
-
 
 def prune_interpolative(model: Any, inputs: Any, **settings: Any) -> Interpolation:
     """Removes channels by an interpolative decomposition of what they carry on some data.
 
         Z P = Q R,    I = the first pivots,    Z ~ Z[:, I] T,    W <- T W
 
-    `Z` holds what the reader of a group of channels gets, one column per channel and one row
-    per sample and position; `R` comes from a QR decomposition with column pivoting. The reader, a
-    convolution or dense layer, is linear in the channels, so that its corrected kernel makes up
-    for what the kept channels can express. No labels, no training. Treated are groups that one
-    such layer reads in one call, and whose channels no layer mixes before it; all activations
-    are those of the original.
+    `Z` holds the inputs of the layer that reads a group of channels, one column per channel and
+    one row per sample and position; `R` comes from a QR decomposition with column pivoting. The
+    reader, a convolution or dense layer, is linear in the channels, so a corrected kernel
+    restores what the kept channels can express. No labels, no training. A group can be treated
+    if one such layer reads it in one call and no layer before it mixes its channels; all
+    activations are those of the original.
 
-    The first diagonal entries of `R` say what each pivot adds; they rank the channels of groups
-    that compete for a `target`.
+    The diagonal of `R` measures what each pivot adds and ranks the channels of groups that
+    compete for a `target`.
 
     Args:
         model: A built Keras model; it stays as it is.
@@ -164,9 +158,11 @@ def prune_interpolative(model: Any, inputs: Any, **settings: Any) -> Interpolati
     errors = {}
     for entry in plan.groups:
         if len(entry.kept) < entry.width and entry.name in pivots:
-            transfer = _transfer(*pivots[entry.name], np.asarray(entry.kept))
-            errors[entry.name] = _error(carried[entry.name], np.asarray(entry.kept), transfer)
-            _correct(readers[entry.name], np.asarray(entry.kept), transfer, kernels)
+            kept, matrix = np.asarray(entry.kept), carried[entry.name]
+            transfer = _transfer(*pivots[entry.name], kept)
+            lost = np.linalg.norm(matrix - matrix[:, kept] @ transfer)
+            errors[entry.name] = float(lost) / max(float(np.linalg.norm(matrix)), 1e-30)
+            _correct(readers[entry.name], kept, transfer, kernels)
 
     def read(variable: Any) -> np.ndarray:
         known = kernels.get(id(variable))
@@ -241,9 +237,8 @@ def _activations(
     matrices = {}
     for name, reader in readers.items():
         value = found[reader.tensor]
-        first = getattr(reader.layer, "data_format", None) == "channels_first"
-        value = np.moveaxis(value, 1, -1) if first else value
-        features = value.reshape(-1, value.shape[-1])
+        axis = channel_axis(reader.layer, value.ndim)
+        features = np.moveaxis(value, axis, -1).reshape(-1, value.shape[axis])
         # A channel that was flattened owns several features: each is a position of its own.
         rows = features[:, reader.slot.positions].transpose(0, 2, 1)
         matrices[name] = rows.reshape(-1, len(reader.slot.positions))
@@ -270,11 +265,6 @@ def _transfer(triangle: np.ndarray, pivots: np.ndarray, kept: np.ndarray) -> np.
     transfer = np.linalg.lstsq(columns[:, kept], columns, rcond=None)[0]
     transfer[:, kept] = np.eye(len(kept))
     return transfer
-
-
-def _error(matrix: np.ndarray, kept: np.ndarray, transfer: np.ndarray) -> float:
-    scale = float(np.linalg.norm(matrix))
-    return float(np.linalg.norm(matrix - matrix[:, kept] @ transfer)) / max(scale, 1e-30)
 
 
 def _correct(

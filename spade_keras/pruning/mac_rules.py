@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from spade_keras.pruning.calls import Call
+from spade_keras.pruning.graph.forward_pass import ShapedCall as Call
 
 
 @dataclass(frozen=True)

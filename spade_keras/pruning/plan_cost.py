@@ -8,9 +8,9 @@ from typing import Any
 
 from spade_keras.errors import OpenSizesError
 from spade_keras.pruning.cost import count_parameters, work_of
+from spade_keras.pruning.graph.weights import WeightTable
 from spade_keras.pruning.groups import Group
 from spade_keras.pruning.mac_rules import Term
-from spade_keras.pruning.weights import WeightTable
 
 
 class PlanCost:

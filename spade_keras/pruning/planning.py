@@ -12,19 +12,19 @@ import numpy as np
 
 from spade_keras.pruning import importance as importances
 from spade_keras.pruning.cost import check_built
+from spade_keras.pruning.graph.weights import WeightTable
 from spade_keras.pruning.groups import Group, find_groups
 from spade_keras.pruning.plan import GroupPlan, PruningPlan
 from spade_keras.pruning.plan_cost import PlanCost
-from spade_keras.pruning.ranking import rank_globally
 from spade_keras.pruning.selection import (
     allowed_widths,
     is_wildcard,
     kept_channels,
     match_groups,
     nearest_width,
+    rank_globally,
     width_step,
 )
-from spade_keras.pruning.weights import WeightTable
 
 TARGETS = ("parameters", "macs", "width")
 
@@ -121,7 +121,7 @@ class _Planner:
         self.groups = groups
         self._named = importance if isinstance(importance, str) else type(importance).__name__
         self._importance = (
-            importances.get(importance) if isinstance(importance, str) else importance
+            importances.IMPORTANCES.make(importance) if isinstance(importance, str) else importance
         )
         self._inputs = inputs
         self._weights = WeightTable(model)

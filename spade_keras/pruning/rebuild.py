@@ -9,14 +9,13 @@ import keras
 import numpy as np
 
 from spade_keras.errors import PlanMismatchError, RebuildError
-from spade_keras.pruning.analysis import Analysis, analyze
-from spade_keras.pruning.chain import Chain
-from spade_keras.pruning.initializers import restore_initializers
-from spade_keras.pruning.narrowing import Narrowing, Read
-from spade_keras.pruning.partition import partition
+from spade_keras.pruning.graph.analysis import Analysis, analyze
+from spade_keras.pruning.graph.narrowing import Narrowing, Read
+from spade_keras.pruning.graph.partition import partition
+from spade_keras.pruning.graph.trace import Call, Chain, Graph, takes_inputs_and_outputs
 from spade_keras.pruning.parts import is_network
 from spade_keras.pruning.rules import Change
-from spade_keras.pruning.trace import Call, Graph, takes_inputs_and_outputs
+from spade_keras.pruning.rules.rule import restore_initializers
 
 
 def rebuild(model: Any, plan: Any) -> Any:

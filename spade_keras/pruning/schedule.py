@@ -32,17 +32,16 @@ class GradualPruning:
 def prune_gradually(
     model: Any, *, steps: int, between: Between | None = None, **settings: Any
 ) -> GradualPruning:
-    """Prunes in equal steps towards a final size, scoring the channels anew at each.
+    """Prunes in equal steps towards a final size, scoring the channels again at each.
 
-    With `ratio` or `widths` the final widths are decided at the start and each group goes
-    there in a straight line; with a `target` the amount left goes down in a straight line and
-    the groups compete again at every step.
+    With `ratio` or `widths` the final widths are decided at the start and each group shrinks
+    linearly; with a `target` the amount left falls linearly and the groups compete at each step.
 
     Args:
         model: A Keras model, or a network with `priors`; it is not changed.
         steps: How many times to prune.
         between: Called as `between(slim, plan, step)` after each step, 1 to `steps`, to train
-            the slim model; returns None, or the model to go on with.
+            the slim model; returns None, or the model to continue with.
         **settings: Those of `make_plan`.
 
     Returns:
@@ -60,12 +59,9 @@ def prune_gradually(
     """
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"`steps` must be an integer of at least 1. Received: steps={steps!r}.")
-    amounts = _amounts(model, steps, settings)
-    rest = {
-        key: value for key, value in settings.items() if key not in ("ratio", "widths", "scope")
-    }
+    rest = {key: settings[key] for key in settings if key not in ("ratio", "widths", "scope")}
     plans = []
-    for step, amount in enumerate(amounts, start=1):
+    for step, amount in enumerate(_amounts(model, steps, settings), start=1):
         plan = make_plan(model, **{**rest, **amount})
         model = rebuild(model, plan)
         plans.append(plan)
@@ -88,25 +84,25 @@ def _amounts(model: Any, steps: int, settings: Mapping[str, Any]) -> list[dict[s
     else:
         whole = count_macs(model, settings.get("inputs")).total
     last = amount * whole if amount < 1 else amount
-    return [{"target": {quantity: whole - (whole - last) * i / steps}} for i in _counting(steps)]
+    return [{"target": {quantity: x}} for x in _line(whole, last, steps)]
 
 
 def _width_steps(
     model: Any, steps: int, settings: Mapping[str, Any], last: Mapping[str, int]
 ) -> list[dict[str, Any]]:
+    """Allowed widths nearest to the straight line that ends at the last ones."""
     limits = [settings.get(name, 1) for name in ("round_to", "minimum_width")]
-    groups = [group for group in find_groups(model) if last[group.name] < group.width]
-    amounts = []
-    for i in _counting(steps):
-        widths = {}
-        for group in groups:
-            wanted = group.width - (group.width - last[group.name]) * i / steps
-            choices = (*allowed_widths(group, *limits), last[group.name])
-            above = [width for width in choices if width >= last[group.name]]
-            widths[group.name] = min(above, key=lambda width: (abs(width - wanted), -width))
-        amounts.append({"widths": widths})
+    amounts: list[dict[str, Any]] = [{"widths": {}} for _ in range(steps)]
+    for group in find_groups(model):
+        final = last[group.name]
+        if final < group.width:
+            # A final width that was given may not be a multiple of `round_to`.
+            choices = [w for w in (*allowed_widths(group, *limits), final) if w >= final]
+            for amount, wanted in zip(amounts, _line(group.width, final, steps), strict=True):
+                _, nearest = min((abs(width - wanted), -width) for width in choices)
+                amount["widths"][group.name] = -nearest
     return amounts
 
 
-def _counting(steps: int) -> range:
-    return range(1, steps + 1)
+def _line(first: float, last: float, steps: int) -> list[float]:
+    return [first - (first - last) * step / steps for step in range(1, steps + 1)]

@@ -8,9 +8,9 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
+from spade_keras.pruning.graph.weights import WeightTable
 from spade_keras.pruning.groups import Group, find_groups
 from spade_keras.pruning.importance import magnitude_slots
-from spade_keras.pruning.weights import WeightTable
 
 
 class GroupSparsity(keras.callbacks.Callback):

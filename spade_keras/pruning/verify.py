@@ -10,15 +10,20 @@ import keras
 import numpy as np
 
 from spade_keras.errors import VerificationError
-from spade_keras.pruning.analysis import Analysis, analyze
-from spade_keras.pruning.calibration import Calibration, Values, spread
-from spade_keras.pruning.narrowing import Read
-from spade_keras.pruning.partition import partition
+from spade_keras.pruning.graph.analysis import Analysis, analyze
+from spade_keras.pruning.graph.narrowing import Read
+from spade_keras.pruning.graph.partition import partition
+from spade_keras.pruning.graph.trace import Call, trace
 from spade_keras.pruning.parts import is_network
-from spade_keras.pruning.random_weights import random_inputs, random_values
+from spade_keras.pruning.proof.randomization import (
+    LayerwiseScaling,
+    Values,
+    random_inputs,
+    random_values,
+    spread,
+)
+from spade_keras.pruning.proof.reference import Replay, masked_values
 from spade_keras.pruning.rebuild import check_plan, rebuild_with
-from spade_keras.pruning.reference import Replay, masked_values
-from spade_keras.pruning.trace import Call, trace
 
 _SMALLEST_STD = 1e-2
 
@@ -216,8 +221,8 @@ class _Check:
         masked = masked_values(self.analysis, self.groups, self.kept, self.values)
         keeper = _keeper(inside, wanted)
         values = dict(self.values)
-        calibration = Calibration(values) if self.randomize else None
-        replay = Replay(masked, keeper, self.analysis, self.alive, calibration)
+        scaling = LayerwiseScaling(values) if self.randomize else None
+        replay = Replay(masked, keeper, self.analysis, self.alive, scaling)
         outputs = replay.run(graph, tensors, self.model.variables)
         slim = rebuild_with(
             self.model, slim_plan, lambda v: values[id(v)] if id(v) in values else self.read(v)

@@ -19,10 +19,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 
 from spade_keras.pruning import make_plan
-from spade_keras.pruning.analysis import label_graph
+from spade_keras.pruning.graph.analysis import label_graph
+from spade_keras.pruning.graph.partition import partition
+from spade_keras.pruning.graph.trace import trace
 from spade_keras.pruning.groups import find_groups
-from spade_keras.pruning.partition import partition
-from spade_keras.pruning.trace import trace
 from spade_keras.pruning.verify import verify_plan
 
 SMALLEST = {

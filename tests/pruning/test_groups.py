@@ -115,7 +115,7 @@ def test_group_normalization_and_grouped_convolutions_ask_for_equal_blocks():
     verify_plan(model, half(model))
 
 
-def test_an_unknown_layer_is_a_boundary_and_says_how_to_teach_it():
+def test_an_unknown_layer_is_a_boundary_and_says_how_to_add_a_rule():
     class Mystery(layers.Layer):
         def call(self, x):
             return ops.flip(x, axis=-1) + x

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from spade_keras.pruning import Group, Slot, importance
+from spade_keras.pruning.graph.weights import WeightTable
 from spade_keras.pruning.importance import IMPORTANCES, group_scores
-from spade_keras.pruning.weights import WeightTable
 
 
 def _slot(layer, weight, index, axis, width, role, places=1):
@@ -63,27 +63,31 @@ def _by_hand(model, measure):
     return rows
 
 
+def _scores(name, group, model, **settings):
+    return group_scores(IMPORTANCES.make(name, **settings), group, WeightTable(model))
+
+
 def test_group_l1_averages_members_then_divides_by_the_mean(model, group):
     expected = _by_hand(model, lambda part: np.abs(part).sum()).mean(axis=0)
-    scores = group_scores(importance.get("group_l1"), group, WeightTable(model))
+    scores = _scores("group_l1", group, model)
     np.testing.assert_allclose(scores, expected / expected.mean(), rtol=1e-6)
     assert scores.mean() == pytest.approx(1)
 
 
 def test_group_l2_takes_the_norm_of_each_member(model, group):
     expected = _by_hand(model, lambda part: np.sqrt(np.square(part).sum())).mean(axis=0)
-    scores = group_scores(importance.get("group_l2"), group, WeightTable(model))
+    scores = _scores("group_l2", group, model)
     np.testing.assert_allclose(scores, expected / expected.mean(), rtol=1e-6)
 
 
 def test_batch_norm_scale_is_the_absolute_gamma_undivided(model, group):
-    scores = group_scores(importance.get("batch_norm_scale"), group, WeightTable(model))
+    scores = _scores("batch_norm_scale", group, model)
     np.testing.assert_allclose(scores, np.abs(_arrays(model)[1]), rtol=1e-6)
 
 
 def test_batch_norm_scale_has_no_say_without_a_norm(model, group):
     bare = Group("conv", 5, group.slots[:2])
-    assert group_scores(importance.get("batch_norm_scale"), bare, WeightTable(model)) is None
+    assert _scores("batch_norm_scale", bare, model) is None
 
 
 def test_fpgm_sums_distances_to_the_other_filters(model, group):
@@ -91,7 +95,7 @@ def test_fpgm_sums_distances_to_the_other_filters(model, group):
     expected = [
         sum(np.linalg.norm(kernel[:, c] - kernel[:, d]) for d in range(5)) for c in range(5)
     ]
-    scores = group_scores(importance.get("fpgm"), group, WeightTable(model))
+    scores = _scores("fpgm", group, model)
     np.testing.assert_allclose(scores, expected / np.mean(expected), rtol=1e-6)
 
 
@@ -101,27 +105,24 @@ def test_fpgm_spares_the_outlier_and_not_the_largest(model, group):
     kernel[0, 0, 0, :4] += 0.01 * np.arange(4)
     kernel[..., 4] = 0
     model.get_layer("conv").kernel.assign(kernel)
-    scores = group_scores(importance.get("fpgm"), group, WeightTable(model))
+    scores = _scores("fpgm", group, model)
     assert np.argmax(scores) == 4
 
 
 def test_lamp_divides_by_what_outlives_the_channel(model, group):
     squares = np.square(_arrays(model)[0]).sum(axis=(0, 1, 2))
     expected = [square / squares[squares >= square].sum() for square in squares]
-    scores = group_scores(importance.get("lamp"), group, WeightTable(model))
+    scores = _scores("lamp", group, model)
     np.testing.assert_allclose(scores, expected, rtol=1e-6)
     assert scores.max() == pytest.approx(1)
 
 
 def test_random_repeats_for_a_seed_and_differs_between_groups(model, group):
-    weights = WeightTable(model)
     other = Group("other", 5, group.slots)
-    first = group_scores(importance.get("random", seed=1), group, weights)
-    np.testing.assert_array_equal(
-        first, group_scores(importance.get("random", seed=1), group, weights)
-    )
-    assert not np.allclose(first, group_scores(importance.get("random", seed=2), group, weights))
-    assert not np.allclose(first, group_scores(importance.get("random", seed=1), other, weights))
+    first = _scores("random", group, model, seed=1)
+    np.testing.assert_array_equal(first, _scores("random", group, model, seed=1))
+    assert not np.allclose(first, _scores("random", group, model, seed=2))
+    assert not np.allclose(first, _scores("random", other, model, seed=1))
 
 
 def test_taylor_squares_gradient_times_weight_and_averages_over_batches():
@@ -145,7 +146,7 @@ def test_taylor_squares_gradient_times_weight_and_averages_over_batches():
         effects[0] += (w * grad_w).sum(axis=0) ** 2 / 3
         effects[1] += (v * grad_v).sum(axis=1) ** 2 / 3
     expected = effects.mean(axis=0)
-    taylor = importance.get("taylor", loss="mean_squared_error", batches=batches)
+    taylor = IMPORTANCES.make("taylor", loss="mean_squared_error", batches=batches)
     scores = group_scores(taylor, group, WeightTable(model))
     np.testing.assert_allclose(scores, expected / expected.mean(), rtol=1e-4)
 
@@ -165,7 +166,7 @@ def test_taylor_reads_a_dataset_by_index_and_needs_a_batch():
 
 @pytest.mark.parametrize("name", [name for name in IMPORTANCES if name != "taylor"])
 def test_every_importance_scores_every_channel(model, group, name):
-    scores = group_scores(importance.get(name), group, WeightTable(model))
+    scores = _scores(name, group, model)
     assert scores.shape == (5,)
     assert np.isfinite(scores).all() and (scores >= 0).all() and len(set(scores)) == 5
 
@@ -173,7 +174,7 @@ def test_every_importance_scores_every_channel(model, group, name):
 def test_zero_weights_score_zero(model, group):
     model.set_weights([np.zeros(w.shape) for w in model.weights])
     for name in ("group_l1", "group_l2", "fpgm", "lamp"):
-        scores = group_scores(importance.get(name), group, WeightTable(model))
+        scores = _scores(name, group, model)
         np.testing.assert_array_equal(scores, np.zeros(5))
 
 
@@ -181,7 +182,7 @@ def test_nan_weights_are_an_error_that_names_the_group(model, group):
     gamma = model.get_layer("norm").gamma
     gamma.assign([1, 2, np.nan, 1, 1])
     with pytest.raises(ValueError, match=r"group 'conv'.*NaN or infinite score for channel 2"):
-        group_scores(importance.get("group_l1"), group, WeightTable(model))
+        _scores("group_l1", group, model)
 
 
 def test_a_function_may_serve_as_importance_but_must_fit(model, group):
@@ -202,14 +203,14 @@ def test_scores_that_are_not_divided_are_means_too(model, group):
 
 
 def test_registry_adds_refuses_doubles_and_suggests():
-    importance.register_importance("mine", importance.GroupL2)
+    IMPORTANCES.register("mine", importance.GroupL2)
     try:
-        assert isinstance(importance.get("mine"), importance.GroupL2)
-        with pytest.raises(ValueError, match="Received: name='mine'"):
-            importance.register_importance("mine", importance.GroupL1)
+        assert isinstance(IMPORTANCES.make("mine"), importance.GroupL2)
+        with pytest.raises(ValueError, match="'mine' exists already"):
+            IMPORTANCES.register("mine", importance.GroupL1)
     finally:
-        del IMPORTANCES["mine"]
+        IMPORTANCES.unregister("mine")
     with pytest.raises(ValueError, match="Did you mean 'group_l1'"):
-        importance.get("grup_l1")
-    with pytest.raises(ValueError, match="importance=Taylor"):
-        importance.get("taylor")
+        IMPORTANCES.make("grup_l1")
+    with pytest.raises(ValueError, match=r"takes other arguments: .*batches"):
+        IMPORTANCES.make("taylor")

@@ -19,9 +19,9 @@ from spade_keras.pruning import (
     make_plan,
     rebuild,
 )
+from spade_keras.pruning.graph.weights import WeightTable
 from spade_keras.pruning.importance import Taylor
 from spade_keras.pruning.plan_cost import PlanCost
-from spade_keras.pruning.weights import WeightTable
 
 
 @pytest.fixture(scope="module")

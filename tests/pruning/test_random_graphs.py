@@ -4,48 +4,20 @@ Every graph is pruned, rebuilt and proved equal to its masked original; one kept
 must be noticed.
 """
 
+from itertools import islice
+
 import keras
 import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from keras import layers, ops
 
-from spade_keras.pruning.groups import find_groups
-from spade_keras.pruning.plan import GroupPlan, PruningPlan
 from spade_keras.pruning.verify import measure_difference, verify_plan
+from tests.pruning.random_plans import random_plan, swaps
 
 EXAMPLES = 200 if keras.backend.backend() == "tensorflow" else 30
 SIZE = 4
 SEEN = {"graphs": 0, "narrowed": 0, "mutations": 0}
-
-
-def random_plan(model, generator):
-    entries = []
-    for group in find_groups(model):
-        kept = np.arange(group.width)
-        if group.fixed is None and group.width > 1:
-            blocks = np.zeros(group.width, int) if group.blocks is None else group.blocks
-            size = np.bincount(blocks).max()
-            count = generator.integers(1, max(size, 2))
-            parts = [generator.permutation(np.flatnonzero(blocks == b)) for b in np.unique(blocks)]
-            kept = np.sort(np.concatenate([part[:count] for part in parts]))
-        entries.append(GroupPlan(group.name, group.width, tuple(int(c) for c in kept)))
-    return PruningPlan(model.name, tuple(entries), "random", {})
-
-
-def swapped(model, plan):
-    """The plan with one kept channel of its widest narrowed group exchanged, or None."""
-    blocks = {group.name: group.blocks for group in find_groups(model)}
-    for index, entry in enumerate(plan.groups):
-        for gone in set(range(entry.width)) - set(entry.kept):
-            b = blocks[entry.name]
-            same = [c for c in entry.kept if b is None or b[c] == b[gone]]
-            if same:
-                kept = tuple(sorted((set(entry.kept) - {same[-1]}) | {gone}))
-                changed = GroupPlan(entry.name, entry.width, kept)
-                groups = (*plan.groups[:index], changed, *plan.groups[index + 1 :])
-                return PruningPlan(plan.model, groups, "random", {})
-    return None
 
 
 class Builder:
@@ -180,14 +152,13 @@ def graphs(draw):
 @given(graphs(), st.integers(0, 2**16))
 def check_graph(model, seed):
     generator = np.random.default_rng(seed)
-    plan = random_plan(model, generator)
+    plan = random_plan(model, generator, lambda size: generator.integers(1, max(size, 2)))
     verify_plan(model, plan, tolerance=1e-3, seed=seed)
     SEEN["graphs"] += 1
     narrowed = any(len(group.kept) < group.width for group in plan.groups)
     SEEN["narrowed"] += narrowed
-    if SEEN["graphs"] % 10 == 0 and narrowed:
-        mutated = swapped(model, plan)
-        if mutated is not None:
+    if SEEN["graphs"] % 10 == 0:
+        for _, mutated in islice(swaps(model, plan), 1):
             report = measure_difference(model, plan, mutated, seed=seed)
             assert report.largest_error > 1e-3
             SEEN["mutations"] += 1

@@ -1,17 +1,15 @@
 """Every layer family: pruned by half, rebuilt, and proved equal to the masked original."""
 
-import dataclasses
-
 import keras
 import numpy as np
 import pytest
 from keras import layers, ops
 
 from spade_keras.pruning.groups import find_groups
-from spade_keras.pruning.plan import GroupPlan, PruningPlan
 from spade_keras.pruning.planning import make_plan
 from spade_keras.pruning.rebuild import rebuild
 from spade_keras.pruning.verify import measure_difference, verify_plan
+from tests.pruning.random_plans import random_plan, swaps
 
 CASES = {}
 
@@ -24,39 +22,6 @@ def case(**widths):
         return function
 
     return add
-
-
-def half_plan(model, seed=0):
-    """Keeps a random half of every free group, evenly over its blocks."""
-    generator = np.random.default_rng(seed)
-    entries = []
-    for group in find_groups(model):
-        blocks = np.zeros(group.width, int) if group.blocks is None else group.blocks
-        kept = []
-        for block in np.unique(blocks):
-            inside = np.flatnonzero(blocks == block)
-            count = len(inside) if group.fixed else max(1, len(inside) // 2)
-            kept += generator.permutation(inside)[:count].tolist()
-        entries.append(GroupPlan(group.name, group.width, tuple(sorted(kept)), fixed=group.fixed))
-    return PruningPlan(model.name, tuple(entries), "random", {})
-
-
-def mutations(model, plan):
-    """Plans that differ from `plan` in one kept channel of one group."""
-    groups = {group.name: group for group in find_groups(model)}
-    for index, entry in enumerate(plan.groups):
-        missing = sorted(set(range(entry.width)) - set(entry.kept))
-        if not missing:
-            continue
-        blocks = groups[entry.name].blocks
-        for old in entry.kept:
-            same = [c for c in missing if blocks is None or blocks[c] == blocks[old]]
-            if same:
-                kept = tuple(sorted((set(entry.kept) - {old}) | {same[0]}))
-                changed = dataclasses.replace(entry, kept=kept)
-                others = (*plan.groups[:index], changed, *plan.groups[index + 1 :])
-                yield entry.name, dataclasses.replace(plan, groups=others)
-                break
 
 
 @case(d=8)
@@ -423,6 +388,27 @@ def nested_and_shared():
     return [x, z], [layers.Dense(2)(y), layers.Dense(3)(inner(x))]
 
 
+class Pair(layers.Layer):
+    """A composite layer, opened by tracing its `call`."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.first = layers.Dense(6, activation="tanh", name="first")
+        self.second = layers.Dense(4, name="second")
+
+    def call(self, x):
+        return self.second(self.first(x))
+
+
+@case(**{"pair/first": 6, "inner/b": 4})
+def composite_layer_inside_and_outside_of_a_model():
+    pair = Pair(name="pair")
+    x = keras.Input((4,))
+    inner = keras.Model(x, layers.Dense(4, name="b")(pair(x)), name="inner")
+    y = keras.Input((4,))
+    return y, layers.Dense(2)(inner(pair(y)))
+
+
 @case(a=6)
 def shared_layer():
     x = keras.Input((6, 6, 2))
@@ -457,12 +443,12 @@ def test_layer_family(name):
     model = build(name)
     free = {group.name: group.width for group in find_groups(model) if group.fixed is None}
     assert free == CASES[name][1]
-    plan = half_plan(model)
+    plan = random_plan(model, np.random.default_rng(0))
     verify_plan(model, plan, tolerance=1e-4)
     slim = rebuild(model, plan)
     assert slim.count_params() < model.count_params()
     if keras.backend.backend() == "tensorflow":
-        for _, mutated in mutations(model, plan):
+        for _, mutated in swaps(model, plan):
             assert measure_difference(model, plan, mutated).largest_error > 1e-3
 
 

@@ -44,7 +44,7 @@ def test_given_widths_and_ratios_by_name_are_reached(model):
     assert _widths(made) == [(12, 6), (12, 4)]
 
 
-def test_a_target_goes_down_in_a_straight_line_and_is_ranked_anew(model):
+def test_a_target_goes_down_in_a_straight_line_and_is_ranked_again(model):
     whole = count_parameters(model)
     made = prune_gradually(model, steps=2, target={"parameters": 0.5})
     left = [plan.parameters - plan.parameters_saved for plan in made.plans]
@@ -71,7 +71,7 @@ def test_training_in_between_decides_what_goes_next(model):
         np.testing.assert_array_equal(old, keras.ops.convert_to_numpy(new))
 
 
-def test_a_model_returned_in_between_is_gone_on_with(model):
+def test_pruning_continues_with_a_model_returned_in_between(model):
     replaced = []
 
     def between(slim, plan, step):

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from spade_keras.pruning import Group, Slot
-from spade_keras.pruning.ranking import rank_globally
 from spade_keras.pruning.selection import (
     allowed_widths,
     kept_channels,
     match_groups,
     nearest_width,
+    rank_globally,
     removal_order,
 )
 
@@ -146,7 +146,7 @@ def test_a_step_costs_the_mean_of_the_channels_it_takes():
     assert _rank(scores, 8, round_to=4) == {"a": 4, "b": 4}
 
 
-def test_equal_scores_go_one_step_at_a_time_whatever_their_mean_rounds_to():
+def test_equal_scores_go_one_step_at_a_time_however_their_mean_rounds():
     assert np.mean([0.1] * 3) > np.mean([0.1] * 4)
     assert _rank({"a": [0.1] * 11}, 8, round_to=4) == {"a": 8}
     assert _rank({"a": [0.1] * 11}, 4, round_to=4) == {"a": 4}

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-import spade_keras.pruning.narrowing as narrowing
+import spade_keras.pruning.graph.narrowing as narrowing
 from spade_keras.errors import VerificationError
 from spade_keras.pruning import make_plan
 from spade_keras.pruning.verify import measure_difference, verify_plan

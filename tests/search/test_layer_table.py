@@ -8,7 +8,7 @@ import pytest
 
 from spade_keras.networks import UnrolledPGD, priors
 from spade_keras.operators import CartesianMRI
-from spade_keras.pruning.calls import layer_calls
+from spade_keras.pruning.graph.forward_pass import layer_calls
 from spade_keras.search import layer_sweep
 from spade_keras.search.candidate import build
 from spade_keras.search.layer_table import LayerTable

@@ -6,7 +6,7 @@ import pytest
 
 from spade_keras import backend, latency
 from spade_keras.errors import SpadeError
-from spade_keras.pruning.calls import layer_calls
+from spade_keras.pruning.graph.forward_pass import layer_calls
 from spade_keras.search import layer_timing
 from spade_keras.search.layer_table import LayerTable
 from spade_keras.search.layer_timing import LayerCall, LayerTimer

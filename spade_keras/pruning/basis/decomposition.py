@@ -8,7 +8,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from spade_keras.pruning.analysis import analyze
 from spade_keras.pruning.basis.factors import (
     Factors,
     factorize,
@@ -25,10 +24,11 @@ from spade_keras.pruning.basis.rank_groups import (
     output_layers,
 )
 from spade_keras.pruning.basis.scaling import BasisScaling, BasisScalingConv, BasisScalingDense
-from spade_keras.pruning.chain import Chain
-from spade_keras.pruning.initializers import with_zeros
+from spade_keras.pruning.graph.analysis import analyze
+from spade_keras.pruning.graph.trace import Chain
 from spade_keras.pruning.parts import is_network
 from spade_keras.pruning.rebuild import replay
+from spade_keras.pruning.rules.rule import with_zeros
 
 TRAINABLE = ("head", "norms")
 _NORMS = (

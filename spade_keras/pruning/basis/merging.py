@@ -9,16 +9,16 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from spade_keras.pruning.analysis import analyze
 from spade_keras.pruning.basis.factors import CONVOLUTIONS, TRANSPOSED, to_kernel
 from spade_keras.pruning.basis.pairs import BASIS_SUFFIX, Pair, check_pairs, find_pairs
 from spade_keras.pruning.basis.rank_groups import RankGroup
 from spade_keras.pruning.basis.rank_plan import Form, LayerRank, RankPlan
-from spade_keras.pruning.calls import layer_calls
-from spade_keras.pruning.chain import Chain
-from spade_keras.pruning.initializers import with_zeros
+from spade_keras.pruning.graph.analysis import analyze
+from spade_keras.pruning.graph.forward_pass import layer_calls
+from spade_keras.pruning.graph.trace import Chain
 from spade_keras.pruning.parts import is_network
 from spade_keras.pruning.rebuild import replay
+from spade_keras.pruning.rules.rule import with_zeros
 
 Measure = Callable[[keras.Model], float]
 By = Literal["macs", "latency", "none"]

@@ -9,11 +9,11 @@ import keras
 import numpy as np
 
 from spade_keras.errors import NotDecomposedError
-from spade_keras.pruning.analysis import analyze
 from spade_keras.pruning.basis.factors import to_matrix
 from spade_keras.pruning.basis.scaling import BasisScaling
+from spade_keras.pruning.graph.analysis import analyze
+from spade_keras.pruning.graph.trace import Graph
 from spade_keras.pruning.parts import is_network
-from spade_keras.pruning.trace import Graph
 
 BASIS_SUFFIX = "_basis"
 

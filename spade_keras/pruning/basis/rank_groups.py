@@ -10,11 +10,11 @@ from typing import Any
 
 import keras
 
-from spade_keras.pruning.analysis import Analysis, analyze
 from spade_keras.pruning.basis.factors import DECOMPOSABLE, TRANSPOSED
+from spade_keras.pruning.graph.analysis import Analysis, analyze
+from spade_keras.pruning.graph.trace import Call, Graph
 from spade_keras.pruning.parts import is_network
 from spade_keras.pruning.rules import Boundary
-from spade_keras.pruning.trace import Call, Graph
 
 
 @dataclass(frozen=True)

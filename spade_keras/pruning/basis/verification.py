@@ -7,19 +7,24 @@ from typing import Any
 import keras
 import numpy as np
 
-from spade_keras.pruning.analysis import analyze
 from spade_keras.pruning.basis.basis_plan import BasisPlan
 from spade_keras.pruning.basis.factors import to_kernel, to_matrix
 from spade_keras.pruning.basis.rank_groups import leaf_calls
 from spade_keras.pruning.basis.rank_plan import LayerRank, RankPlan
 from spade_keras.pruning.basis.rebuilding import check_rank_plan, rebuild_basis, rebuild_ranks
-from spade_keras.pruning.calibration import Calibration, Values, spread
+from spade_keras.pruning.graph.analysis import analyze
+from spade_keras.pruning.graph.trace import trace
 from spade_keras.pruning.parts import is_network
 from spade_keras.pruning.plan import PruningPlan
-from spade_keras.pruning.random_weights import random_inputs, random_values
+from spade_keras.pruning.proof.randomization import (
+    LayerwiseScaling,
+    Values,
+    random_inputs,
+    random_values,
+    spread,
+)
+from spade_keras.pruning.proof.reference import Replay
 from spade_keras.pruning.rebuild import copy_model
-from spade_keras.pruning.reference import Replay
-from spade_keras.pruning.trace import trace
 from spade_keras.pruning.verify import VerificationReport, verify_plan
 
 
@@ -143,7 +148,7 @@ def randomize_weights(model: keras.Model, seed: int) -> None:
     # Variables that are not drawn, such as counters, stay in the replay as they are.
     for variable in model.variables:
         values.setdefault(id(variable), keras.ops.convert_to_numpy(variable))
-    replay = Replay(values, _look_away, calibration=Calibration(values))
+    replay = Replay(values, _look_away, scaling=LayerwiseScaling(values))
     replay.run(analysis.graph, example_inputs(model, seed), model.variables)
     for variable in model.variables:
         variable.assign(values[id(variable)])

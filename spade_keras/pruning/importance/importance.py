@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from spade_keras.pruning.graph.weights import WeightTable
 from spade_keras.pruning.groups import Group, Slot
-from spade_keras.pruning.weights import WeightTable
 
 _SCALES = ("gamma", "scale")
 
+ImportanceFunction = Callable[[Group, WeightTable], np.ndarray]
+
 
 class Importance(ABC):
-    """Says how much each channel of a group matters; the least important go first.
+    """Scores the channels of a group; the least important go first.
 
-    A subclass answers per member of the group and leaves averaging over members and scaling
-    to `group_scores`, so that every importance is reduced the same way. A plain function of
-    `(group, weights)` that returns such an array may be used in its place.
+    A subclass scores each member of the group. `group_scores` averages over the members and
+    scales, so every importance is reduced the same way. A plain function of `(group, weights)`
+    that returns such an array also works.
     """
 
     normalize: bool = True
@@ -31,22 +33,22 @@ class Importance(ABC):
 
         Args:
             group: The coupled channels.
-            weights: The model's weights, `weights.sums(slot, ...)` and `weights.rows(slot)`
+            weights: The model's weights; `weights.sums(slot, ...)` and `weights.rows(slot)`
                 give the slices that belong to each channel.
 
         Returns:
-            Array of shape `(members, width)`. No rows: the importance has nothing to say
-            about this group, which then keeps all its channels.
+            Array of shape `(members, width)`. No rows: the importance cannot score this group,
+            which then keeps all its channels.
         """
 
 
 def magnitude_slots(group: Group) -> list[Slot]:
-    """Slots whose size speaks for a channel: kernels and the scales of norms, no biases."""
+    """Slots whose size counts for a channel: kernels and the scales of norms, no biases."""
     return [slot for slot in group.slots if _is_magnitude(slot)]
 
 
 def producer_slots(group: Group) -> list[Slot]:
-    """Slots of the weights that make the channels."""
+    """Slots of the kernels that make the channels."""
     return [slot for slot in group.slots if slot.role == "producer" and _is_magnitude(slot)]
 
 
@@ -58,3 +60,42 @@ def stack_members(group: Group, rows: Iterable[np.ndarray]) -> np.ndarray:
     """Members' scores as one array `(members, width)`, with no rows if there is none."""
     members = list(rows)
     return np.stack(members) if members else np.zeros((0, group.width))
+
+
+def group_scores(
+    importance: ImportanceFunction, group: Group, weights: WeightTable
+) -> np.ndarray | None:
+    """Scores the channels of a group: members averaged, then divided by the channels' mean.
+
+    Args:
+        importance: An `Importance`, or a function of `(group, weights)` whose result has shape
+            `(members, width)`, or `(width,)` for one member.
+        group: The coupled channels.
+        weights: The weights of the model.
+
+    Returns:
+        Scores of shape `(width,)`, or None where the importance cannot score the group. They
+        are not divided if `importance.normalize` is false, nor where all of them are zero.
+
+    Raises:
+        ValueError: If the scores have another shape or are not finite.
+    """
+    members = np.atleast_2d(np.asarray(importance(group, weights), np.float64))
+    if members.ndim != 2 or members.shape[1] != group.width:
+        raise ValueError(
+            f"`importance` must return scores of shape (members, {group.width}) for group "
+            f"{group.name!r}. Received: shape={members.shape}."
+        )
+    if len(members) == 0:
+        return None
+    if not np.isfinite(members).all():
+        channel = int(np.argwhere(~np.isfinite(members))[0, 1])
+        raise ValueError(
+            f"Scores of group {group.name!r} must be finite. Received: a NaN or infinite score for "
+            f"channel {channel}. Look for NaN or infinite weights in {list(group.members)}."
+        )
+    scores = members.mean(axis=0)
+    mean = scores.mean()
+    if getattr(importance, "normalize", True) and mean > 0:
+        scores = scores / mean
+    return scores

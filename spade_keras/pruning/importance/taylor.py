@@ -1,4 +1,4 @@
-"""Taylor: how much the loss changes when a channel is removed, to first order."""
+"""Taylor: the change of the loss when a channel is removed, to first order."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import keras
 import numpy as np
 
 from spade_keras.backend import loss_gradients
+from spade_keras.pruning.graph.weights import WeightTable
 from spade_keras.pruning.groups import Group, Slot
 from spade_keras.pruning.importance.importance import Importance, magnitude_slots, stack_members
-from spade_keras.pruning.weights import WeightTable
 
 
 class Taylor(Importance):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from spade_keras.pruning.labels import Labels
+from spade_keras.pruning.graph.labels import Labels
 from spade_keras.pruning.rules.rule import Change, ChannelCall, ChannelRule
 
 
@@ -21,28 +21,26 @@ class MultiHeadAttentionRule(ChannelRule):
         query, value = call.argument(0, "query"), call.argument(1, "value")
         key = call.argument(2, "key")
         key = value if key is None else key
-        sources = [(layer._query_dense, query, heads), (layer._key_dense, key, key_heads)]
-        sources.append((layer._value_dense, value, key_heads))
-        gate = getattr(layer, "_gate_dense", None)
-        if gate is not None:
-            sources.append((gate, query, heads))
+        sources = [
+            (layer._query_dense, query, heads),
+            (layer._key_dense, key, key_heads),
+            (layer._value_dense, value, key_heads),
+            (getattr(layer, "_gate_dense", None), query, heads),
+        ]
         for dense, tensor, labels in sources:
-            source = call.labels_of(tensor)
-            if source.size > 1 and source.shape[-1] == 1:
-                call.store.freeze(source, f"channels on an axis that {call.path} mixes")
-            vector = call.store.along(source, source.ndim - 1, int(tensor.shape[-1]))
-            call.contract(dense.kernel, 0, vector)
+            if dense is None:
+                continue
+            call.contract(dense.kernel, 0, call.source(-1, call.index_of(tensor)))
             call.also_produce(dense.kernel, 1, labels, "#heads")
             call.parameter(dense.bias, 0, labels)
         dense = layer._output_dense
         call.contract(dense.kernel, 0, heads)
-        rank = len(query.shape)
         made = self._output(call, query)
         if made is None:
-            result = call.store.constant(rank)
+            result = call.store.constant(len(query.shape))
         else:
             call.parameter(dense.bias, 0, made)
-            result = call.spread(made, -1, len(call.outputs[0].shape))
+            result = call.output(made, -1)
         if len(call.outputs) == 1:
             return result
         scores = call.store.constant(len(call.outputs[1].shape))
@@ -70,7 +68,7 @@ class MultiHeadAttentionRule(ChannelRule):
 
 
 class GroupedQueryAttentionRule(MultiHeadAttentionRule):
-    """`GroupQueryAttention`: a key-value head leaves with the query heads that read it."""
+    """`GroupedQueryAttention`: a key-value head leaves with the query heads that read it."""
 
     def _heads(self, call: ChannelCall) -> tuple[Labels, Labels]:
         layer = call.operation
@@ -82,8 +80,7 @@ class GroupedQueryAttentionRule(MultiHeadAttentionRule):
 
     def _output(self, call: ChannelCall, query: Any) -> Labels:
         """The output is as wide as the query: the two are tied."""
-        labels = call.labels_of(query)
-        vector = call.store.along(labels, labels.ndim - 1, int(query.shape[-1]))
+        vector = call.vector(-1, call.index_of(query))
         made = call.produce(call.operation._output_dense.kernel, 2)
         call.store.tie(made, vector)
         return made
@@ -104,17 +101,12 @@ class AttentionRule(ChannelRule):
         tensors = call.args[0]
         query, value = tensors[0], tensors[1]
         key = tensors[2] if len(tensors) > 2 else value
-        vectors = []
-        for tensor in (query, key):
-            labels = call.labels_of(tensor)
-            if labels.size > 1 and labels.shape[-1] == 1:
-                call.store.freeze(labels, f"channels on an axis that {call.path} mixes")
-            vectors.append(call.store.along(labels, labels.ndim - 1, int(tensor.shape[-1])))
+        vectors = [call.source(-1, call.index_of(tensor)) for tensor in (query, key)]
         call.store.tie(*vectors)
         scale = getattr(call.operation, "scale", None)
         if scale is not None and len(scale.shape) == 1:
             call.contract(scale, 0, vectors[0])
-        labels = call.labels_of(value)
+        labels = call.labels[call.index_of(value)]
         if labels.size > labels.shape[-1]:
             labels = call.store.collapse(labels, range(labels.ndim - 1))
         rest = [call.store.constant(len(output.shape)) for output in call.outputs[1:]]
@@ -133,10 +125,7 @@ class DotProductAttentionRule(ChannelRule):
         """Ties everything that belongs to a head."""
         if len(call.inputs) < 3 or len({x.shape[2] for x in call.inputs[:3]}) > 1:
             return call.freeze_all(f"shared key-value heads at {call.path}")
-        heads = []
-        for labels in call.labels[:3]:
-            heads.append(call.store.collapse(labels, [0, 1, 3]))
-        query, key, value = heads
+        query, key, value = (call.store.collapse(x, [0, 1, 3]) for x in call.labels[:3])
         call.store.tie(query, key)
         call.store.tie(query, value)
         return value

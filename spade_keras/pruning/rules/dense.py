@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from spade_keras.pruning.labels import Labels
-from spade_keras.pruning.rules.passing import guard_activation
+from spade_keras.pruning.graph.labels import Labels
 from spade_keras.pruning.rules.rule import Change, ChannelCall, ChannelRule
 
 
@@ -24,7 +21,7 @@ class DenseRule(ChannelRule):
         if source.size > 1 and source.shape[-1] == 1:
             call.store.freeze(labels, f"a second channel axis beside the one at {call.path}")
             return source
-        return guard_activation(call, call.spread(labels, -1, len(call.shape())))
+        return call.output(labels, -1)
 
     def configure(self, config: dict[str, Any], change: Change) -> dict[str, Any]:
         """Sets `units`."""
@@ -51,38 +48,35 @@ class EinsumDenseRule(ChannelRule):
         if any(x not in lost for x in varying) or len(varying) > 1:
             call.store.freeze(labels, f"several channel axes at {call.path}")
         made = [x for x in kernel if x not in source]
-        result = call.store.constant(len(target))
-        if made:
-            letter = made[-1]
-            vector = call.produce(layer.kernel, kernel.index(letter))
-            result = call.spread(vector, target.index(letter), len(target))
-            if layer.bias is not None:
-                axis = len(layer.bias.shape) - (len(target) - target.index(letter))
-                if axis >= 0 and layer.bias.shape[axis] == len(vector):
-                    call.parameter(layer.bias, axis, vector)
-                elif axis >= 0 and layer.bias.shape[axis] > 1:
-                    call.store.freeze(vector, f"the bias axes of {call.path}")
-        return guard_activation(call, result)
+        if not made:
+            return call.guard(call.store.constant(len(target)))
+        place = target.index(made[-1])
+        vector = call.produce(layer.kernel, kernel.index(made[-1]))
+        if layer.bias is not None:
+            # The bias aligns with the last axes of the output.
+            axis = len(layer.bias.shape) - (len(target) - place)
+            if axis >= 0 and layer.bias.shape[axis] == len(vector):
+                call.parameter(layer.bias, axis, vector)
+            elif axis >= 0 and layer.bias.shape[axis] > 1:
+                call.store.freeze(vector, f"the bias axes of {call.path}")
+        return call.output(vector, place)
 
     def configure(self, config: dict[str, Any], change: Change) -> dict[str, Any]:
         """Replaces the made size in `output_shape`."""
         old, new = change.outputs[0]
         stated = config["output_shape"]
-        stated = list(stated) if isinstance(stated, (list, tuple)) else [stated]
-        tail = len(stated)
-        for i in range(tail):
-            if old[len(old) - tail + i] != new[len(new) - tail + i]:
-                stated[i] = new[len(new) - tail + i]
-        return {**config, "output_shape": tuple(stated)}
+        stated = stated if isinstance(stated, (list, tuple)) else [stated]
+        tail = zip(stated, old[-len(stated) :], new[-len(stated) :], strict=True)
+        sizes = tuple(size if before == after else after for size, before, after in tail)
+        return {**config, "output_shape": sizes}
 
 
 def _parse(equation: str, rank_in: int, rank_out: int) -> tuple[str, str, str] | None:
     """Letters of input, kernel and output, with an ellipsis spelled out in capitals."""
     left, _, target = equation.replace(" ", "").partition("->")
     source, _, kernel = left.partition(",")
-    for text in (source, target):
-        if text.count("...") > 1:
-            return None
+    if source.count("...") > 1 or target.count("...") > 1:
+        return None
     extra = "ZYXWVUTSRQ"[: max(0, rank_in - len(source.replace("...", "")))]
     source = source.replace("...", extra)
     target = target.replace("...", extra)
@@ -100,19 +94,11 @@ class EmbeddingRule(ChannelRule):
         table = layer.embeddings
         if call.argument(1, "reverse"):
             reverse = getattr(layer, "reverse_embeddings", None)
-            if layer.tie_weights or reverse is None:
-                call.contract(table, 1, call.vector(-1))
-            else:
-                call.contract(reverse, 0, call.vector(-1))
+            tied = layer.tie_weights or reverse is None
+            call.contract(table if tied else reverse, 1 if tied else 0, call.vector(-1))
             return call.store.constant(len(call.shape()), "the tokens of an embedding")
-        labels = call.produce(table, 1)
-        return call.spread(labels, -1, len(call.outputs[0].shape))
+        return call.output(call.produce(table, 1), -1)
 
     def configure(self, config: dict[str, Any], change: Change) -> dict[str, Any]:
         """Sets `output_dim`."""
         return {**config, "output_dim": change.new_shape(change.operation.embeddings)[1]}
-
-
-def repeat(labels: Labels, times: int) -> Labels:
-    """Each label `times` times in a row, as a depth multiplier lays out its channels."""
-    return labels if times == 1 else np.repeat(labels, times)

@@ -1,91 +1,65 @@
-"""Normalisations: something per channel, and for most of them a mean over the channels."""
+"""Normalizations: something per channel, and for most of them a mean over the channels."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-from spade_keras.pruning.labels import BlockRecord, Labels
-from spade_keras.pruning.rules.rule import Change, ChannelCall, ChannelRule
+from spade_keras.pruning.graph.labels import BlockRecord, Labels
+from spade_keras.pruning.rules.rule import AxisMixing, Change, ChannelCall, ChannelRule, axes_of
+
+_STATISTICS = [
+    "gamma",
+    "beta",
+    "moving_mean",
+    "moving_variance",
+    "moving_stddev",
+    "renorm_mean",
+    "renorm_stddev",
+]
 
 
 class BatchNormalizationRule(ChannelRule):
     """`BatchNormalization`: per-channel affine map at inference."""
 
-    _weights = (
-        "gamma",
-        "beta",
-        "moving_mean",
-        "moving_variance",
-        "moving_stddev",
-        "renorm_mean",
-        "renorm_stddev",
-    )
-
     def propagate(self, call: ChannelCall) -> Labels:
         """Attaches the statistics and the affine parameters; passes labels on."""
-        layer = call.operation
-        axis = layer.axis if isinstance(layer.axis, int) else layer.axis[0]
-        vector = call.vector(axis)
-        for name in self._weights:
-            variable = getattr(layer, name, None)
-            if variable is not None:
-                call.parameter(variable, 0, vector)
+        vector = call.vector(axes_of(call.operation, len(call.shape()))[0])
+        for name in _STATISTICS:
+            call.parameter(getattr(call.operation, name, None), 0, vector)
         return call.labels[0]
 
 
-def _axes(layer: Any, rank: int) -> list[int]:
-    axis = layer.axis
-    axes = axis if isinstance(axis, (list, tuple)) else [axis]
-    return sorted(a % rank for a in axes)
-
-
-class LayerNormalizationRule(ChannelRule):
+class LayerNormalizationRule(AxisMixing):
     """`LayerNormalization` and `RMSNormalization`: statistics over the channels."""
 
     def propagate(self, call: ChannelCall) -> Labels:
         """Attaches gamma and beta (or scale); passes labels on."""
         layer = call.operation
         labels = call.labels[0]
-        axes = _axes(layer, labels.ndim)
         for name in ("gamma", "beta", "scale"):
             variable = getattr(layer, name, None)
             if getattr(variable, "shape", None) is None:
                 continue
-            for i, axis in enumerate(axes):
+            for i, axis in enumerate(axes_of(layer, labels.ndim)):
                 if labels.shape[axis] > 1 or labels.size == 1:
                     call.parameter(variable, i, call.vector(axis))
         return labels
 
-    def mixes(self, labels: Sequence[Labels], call: Any) -> bool:
-        """True when a normalised axis carries channels."""
-        axes = _axes(call.operation, labels[0].ndim)
-        return any(labels[0].shape[axis] > 1 for axis in axes)
-
     def reference(self, layer: Any, x: Any, weights: dict[str, np.ndarray]) -> Any:
-        """The normalisation of kept channels written out from its definition.
-
-        Args:
-            layer: The original layer.
-            x: Its input, removed channels taken out.
-            weights: Its weights by name, removed channels taken out.
-        """
-        axes = _axes(layer, len(x.shape))
-        shape = [x.shape[a] if a in axes else 1 for a in range(len(x.shape))]
+        """The normalization of kept channels written out from its definition."""
+        axes = axes_of(layer, len(x.shape))
+        shape = [size if a in axes else 1 for a, size in enumerate(x.shape)]
         ops = keras.ops
         if isinstance(layer, keras.layers.RMSNormalization):
             power = ops.mean(x * x, axis=axes, keepdims=True)
             return x / ops.sqrt(power + layer.epsilon) * weights["scale"].reshape(shape)
         mean = ops.mean(x, axis=axes, keepdims=True)
-        if getattr(layer, "rms_scaling", False):
-            y = x / ops.sqrt(ops.var(x, axis=axes, keepdims=True) + layer.epsilon)
-        else:
-            variance = ops.mean((x - mean) ** 2, axis=axes, keepdims=True)
-            y = (x - mean) / ops.sqrt(variance + layer.epsilon)
-        return _affine(y, weights, shape)
+        variance = ops.mean((x - mean) ** 2, axis=axes, keepdims=True)
+        centered = x if getattr(layer, "rms_scaling", False) else x - mean
+        return _affine(centered / ops.sqrt(variance + layer.epsilon), weights, shape)
 
 
 def _affine(y: Any, weights: dict[str, np.ndarray], shape: list[int]) -> Any:
@@ -96,7 +70,7 @@ def _affine(y: Any, weights: dict[str, np.ndarray], shape: list[int]) -> Any:
     return y
 
 
-class GroupNormalizationRule(ChannelRule):
+class GroupNormalizationRule(AxisMixing):
     """`GroupNormalization`: every group of channels must keep equally many."""
 
     def propagate(self, call: ChannelCall) -> Labels:
@@ -117,18 +91,8 @@ class GroupNormalizationRule(ChannelRule):
             return {**config, "groups": new[layer.axis]}
         return config
 
-    def mixes(self, labels: Sequence[Labels], call: Any) -> bool:
-        """True: the statistics run over several channels."""
-        return labels[0].shape[call.operation.axis] > 1
-
     def reference(self, layer: Any, x: Any, weights: dict[str, np.ndarray]) -> Any:
-        """The normalisation of kept channels written out from its definition.
-
-        Args:
-            layer: The original layer.
-            x: Its input, removed channels taken out.
-            weights: Its weights by name, removed channels taken out.
-        """
+        """The normalization of kept channels written out from its definition."""
         ops = keras.ops
         rank = len(x.shape)
         axis = layer.axis % rank
@@ -145,27 +109,12 @@ class GroupNormalizationRule(ChannelRule):
         return _affine(ops.moveaxis(y, 1, axis), weights, shape)
 
 
-class UnitNormalizationRule(ChannelRule):
+class UnitNormalizationRule(AxisMixing):
     """`UnitNormalization`: divides by the norm, to which a zero adds nothing."""
 
-    def propagate(self, call: ChannelCall) -> Labels:
-        """Passes labels on."""
-        return call.labels[0]
-
-    def mixes(self, labels: Sequence[Labels], call: Any) -> bool:
-        """True when the norm runs over channels."""
-        return any(labels[0].shape[a] > 1 for a in _axes(call.operation, labels[0].ndim))
-
     def reference(self, layer: Any, x: Any, weights: dict[str, np.ndarray]) -> Any:
-        """The input over its Euclidean norm.
-
-        Args:
-            layer: The original layer.
-            x: Its input, removed channels taken out.
-            weights: Empty.
-        """
-        axes = _axes(layer, len(x.shape))
-        power = keras.ops.sum(x * x, axis=axes, keepdims=True)
+        """The input over its Euclidean norm."""
+        power = keras.ops.sum(x * x, axis=axes_of(layer, len(x.shape)), keepdims=True)
         return x / keras.ops.sqrt(keras.ops.maximum(power, 1e-12))
 
 
@@ -200,9 +149,8 @@ class ScaleListRule(ChannelRule):
 
     def propagate(self, call: ChannelCall) -> Labels:
         """Passes labels on; a per-channel `Normalization` keeps its width."""
-        layer = call.operation
         labels = call.labels[0]
-        if isinstance(layer, keras.layers.Normalization) and labels.size > 1:
+        if isinstance(call.operation, keras.layers.Normalization) and labels.size > 1:
             call.store.freeze(labels, f"the statistics of {call.path}")
         return labels
 

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from spade_keras.pruning.labels import Labels
+from spade_keras.pruning.graph.labels import Labels
 from spade_keras.pruning.rules.rule import Change, ChannelCall, ChannelRule
 
 _GATES = {"SimpleRNNCell": 1, "GRUCell": 3, "LSTMCell": 4, "ConvLSTMCell": 4}
@@ -15,13 +15,10 @@ _STATES = {"SimpleRNNCell": 1, "GRUCell": 1, "LSTMCell": 2, "ConvLSTMCell": 2}
 
 
 def _cells(layer: Any) -> list[Any]:
-    """The cells of a recurrent layer in the order in which they run."""
+    """The cells of a recurrent layer in running order; empty if no rule knows one of them."""
     cell = layer.cell
-    return list(cell.cells) if type(cell).__name__ == "StackedRNNCells" else [cell]
-
-
-def _known(layer: Any) -> bool:
-    return all(type(cell).__name__ in _GATES for cell in _cells(layer))
+    cells = list(cell.cells) if type(cell).__name__ == "StackedRNNCells" else [cell]
+    return cells if all(type(cell).__name__ in _GATES for cell in cells) else []
 
 
 def _label_cell(call: ChannelCall, cell: Any, source: Labels) -> Labels:
@@ -45,9 +42,7 @@ def _label_layer(call: ChannelCall, layer: Any, source: Labels, states: list[Any
         of_states += [vector] * _STATES[type(cell).__name__]
     axis = _channel_axis(layer)
     for state, units in zip(states, of_states, strict=False):
-        labels = call.labels_of(state)
-        place = axis % labels.ndim
-        call.store.tie(units, call.store.along(labels, place, int(state.shape[place])))
+        call.store.tie(units, call.vector(axis, call.index_of(state)))
     for variable, units in zip(keras.tree.flatten(layer.states or []), of_states, strict=False):
         call.parameter(variable, axis, units)
     return [vector, *of_states]
@@ -62,15 +57,15 @@ def _input_axis(layer: Any) -> int:
     return 2 if _channel_axis(layer) == 1 else -1
 
 
-def _spread(call: ChannelCall, layer: Any, vectors: list[Labels]) -> list[Labels]:
-    """Label arrays of the output tensors: the sequence or last output, then the states."""
+def _spread(
+    call: ChannelCall, layer: Any, outputs: list[Labels], states: list[Labels]
+) -> list[Labels]:
+    """Label arrays of the output tensors: sequences or last outputs, then the states."""
+    sequences = len(outputs) if layer.return_sequences else 0
     arrays = []
-    for index, output in enumerate(call.outputs):
-        rank = len(output.shape)
-        axis = _channel_axis(layer)
-        if index == 0 and layer.return_sequences:
-            axis = _input_axis(layer)
-        arrays.append(call.spread(vectors[index], axis, rank))
+    for index, (tensor, vector) in enumerate(zip(call.outputs, [*outputs, *states], strict=False)):
+        axis = _input_axis(layer) if index < sequences else _channel_axis(layer)
+        arrays.append(call.spread(vector, axis, len(tensor.shape)))
     return arrays
 
 
@@ -85,11 +80,11 @@ class RecurrentRule(ChannelRule):
     def propagate(self, call: ChannelCall) -> list[Labels]:
         """Contracts the inputs and makes the units."""
         layer = call.operation
-        if not _known(layer):
-            return call.freeze_all(f"a cell of {call.path} that no rule knows")
+        if not _cells(layer):
+            return call.freeze_all(f"a cell of {call.path} without a rule")
         source = call.source(_input_axis(layer))
-        vectors = _label_layer(call, layer, source, _states_of(call))
-        return _spread(call, layer, vectors)
+        output, *states = _label_layer(call, layer, source, _states_of(call))
+        return _spread(call, layer, [output], states)
 
     def configure(self, config: dict[str, Any], change: Change) -> dict[str, Any]:
         """Sets `units` (or `filters`)."""
@@ -97,22 +92,17 @@ class RecurrentRule(ChannelRule):
 
 
 def _configure(layer: Any, config: dict[str, Any], change: Change) -> dict[str, Any]:
-    if not _known(layer):
+    cells = _cells(layer)
+    if not cells:
         return config
-    sizes = []
-    for cell in _cells(layer):
-        gates = _GATES[type(cell).__name__]
-        sizes.append(change.new_shape(cell.kernel)[-1] // gates)
-    if "filters" in config:
-        return {**config, "filters": sizes[0]}
-    if "units" in config:
-        return {**config, "units": sizes[0]}
+    sizes = [change.new_shape(x.kernel)[-1] // _GATES[type(x).__name__] for x in cells]
+    for key in ("filters", "units"):
+        if key in config:
+            return {**config, key: sizes[0]}
     inner = config["cell"]["config"]
-    if "cells" in inner:
-        for cell, size in zip(inner["cells"], sizes, strict=True):
-            cell["config"]["units"] = size
-    else:
-        inner["units"] = sizes[0]
+    stacked = inner["cells"] if "cells" in inner else [config["cell"]]
+    for cell, size in zip(stacked, sizes, strict=True):
+        cell["config"]["units"] = size
     return config
 
 
@@ -123,36 +113,24 @@ class BidirectionalRule(ChannelRule):
         """Labels both directions and merges them."""
         layer = call.operation
         inner = [layer.forward_layer, layer.backward_layer]
-        if not all(_known(x) for x in inner):
-            return call.freeze_all(f"a cell of {call.path} that no rule knows")
+        if not all(_cells(x) for x in inner):
+            return call.freeze_all(f"a cell of {call.path} without a rule")
         states = _states_of(call)
         half = len(states) // 2
         source = call.source(_input_axis(inner[0]))
         given = [states[:half], states[half:]]
         found = [_label_layer(call, x, source, s) for x, s in zip(inner, given, strict=True)]
         outputs = [vectors[0] for vectors in found]
-        mode = layer.merge_mode
-        if mode == "concat":
-            merged = [np.concatenate(outputs)]
-        elif mode is None:
-            merged = outputs
-        else:
+        if layer.merge_mode == "concat":
+            outputs = [np.concatenate(outputs)]
+        elif layer.merge_mode is not None:
             call.store.tie(outputs[0], outputs[1])
-            merged = outputs[:1]
-        vectors = merged + found[0][1:] + found[1][1:]
-        arrays = []
-        for index, output in enumerate(call.outputs):
-            first = index < len(merged) and inner[0].return_sequences
-            axis = _input_axis(inner[0]) if first else _channel_axis(inner[0])
-            arrays.append(call.spread(vectors[index], axis, len(output.shape)))
-        return arrays
+            outputs = outputs[:1]
+        return _spread(call, inner[0], outputs, found[0][1:] + found[1][1:])
 
     def configure(self, config: dict[str, Any], change: Change) -> dict[str, Any]:
         """Sets `units` in both directions."""
-        layer = change.operation
-        for key, inner in (
-            ("layer", layer.forward_layer),
-            ("backward_layer", layer.backward_layer),
-        ):
-            config[key]["config"] = _configure(inner, config[key]["config"], change)
+        for direction, key in (("forward", "layer"), ("backward", "backward_layer")):
+            layer = getattr(change.operation, f"{direction}_layer")
+            config[key]["config"] = _configure(layer, config[key]["config"], change)
         return config

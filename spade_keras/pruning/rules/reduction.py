@@ -7,25 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from spade_keras.pruning.labels import Labels
-from spade_keras.pruning.rules.rule import ChannelCall, ChannelRule
+from spade_keras.pruning.graph.labels import Labels
+from spade_keras.pruning.rules.rule import AxisMixing, ChannelCall, ChannelRule, axes_of
 
 
-def _axes(operation: Any, rank: int) -> list[int]:
-    axis = getattr(operation, "axis", None)
-    if axis is None:
-        return list(range(rank))
-    axes = axis if isinstance(axis, (list, tuple)) else [axis]
-    return sorted(a % rank for a in axes)
-
-
-class ReductionRule(ChannelRule):
+class ReductionRule(AxisMixing):
     """`ops.sum`, `ops.mean`, `ops.max`, ...: reduced axes lose their labels."""
 
     def propagate(self, call: ChannelCall) -> Labels:
         """Drops the reduced axes; where other axes carry channels, these take the ties."""
         labels = call.labels[0]
-        axes = _axes(call.operation, labels.ndim)
+        axes = axes_of(call.operation, labels.ndim)
         others = [a for a in range(labels.ndim) if a not in axes and labels.shape[a] > 1]
         if others:
             labels = call.store.collapse(labels, axes)
@@ -33,25 +25,7 @@ class ReductionRule(ChannelRule):
             labels = np.zeros((1,) * labels.ndim, dtype=np.int64)
         if getattr(call.operation, "keepdims", False):
             return labels
-        shape = [s for a, s in enumerate(labels.shape) if a not in axes]
-        return labels.reshape(shape)
-
-    def mixes(self, labels: Sequence[Labels], call: Any) -> bool:
-        """True when channels are reduced."""
-        axes = _axes(call.operation, labels[0].ndim)
-        return any(labels[0].shape[a] > 1 for a in axes)
-
-
-class NormalizeRule(ChannelRule):
-    """`ops.normalize`: divides by a norm over an axis."""
-
-    def propagate(self, call: ChannelCall) -> Labels:
-        """Passes labels on."""
-        return call.labels[0]
-
-    def mixes(self, labels: Sequence[Labels], call: Any) -> bool:
-        """True when the norm runs over channels."""
-        return any(labels[0].shape[a] > 1 for a in _axes(call.operation, labels[0].ndim))
+        return labels.reshape([s for a, s in enumerate(labels.shape) if a not in axes])
 
 
 class GluRule(ChannelRule):
@@ -77,23 +51,17 @@ class MatmulRule(ChannelRule):
             return call.freeze_all(f"a product with a constant or a vector at {call.path}")
         store = call.store
         left, right = call.labels
-        many = [x.size > x.shape[a] for x, a in ((left, -1), (right, -2))]
-        if any(many):
+        if left.size > left.shape[-1] or right.size > right.shape[-2]:
             left = store.collapse(left, [left.ndim - 1])
             right = store.collapse(right, [right.ndim - 2])
-        inner = np.swapaxes(left, -1, -2), right
-        if inner[0].shape[-2] > 1 or inner[1].shape[-2] > 1:
+        if left.shape[-1] > 1 or right.shape[-2] > 1:
             size = int(call.shape(0)[-1] or 1)
-            store.tie(
-                store.along(left, left.ndim - 1, size), store.along(right, right.ndim - 2, size)
-            )
+            store.tie(store.along(left, -1, size), store.along(right, -2, size))
             left = left[..., :1] * 0
             right = right[..., :1, :] * 0 if right.shape[-2] > 1 else right
-        shapes = [list(call.shape(0)), list(call.shape(1))]
-        shapes[0][-1] = 1
-        shapes[1][-2] = 1
-        pairs = [(tuple(shapes[0]), left), (tuple(shapes[1]), right)]
-        return store.elementwise(pairs)
+        # The contracted axes have size 1 in the result, as in a broadcasting product.
+        shapes = (*call.shape(0)[:-1], 1), (*call.shape(1)[:-2], 1, call.shape(1)[-1])
+        return store.elementwise(list(zip(shapes, (left, right), strict=True)))
 
     def mixes(self, labels: Sequence[Labels], call: Any) -> bool:
         """True when the contracted axis carries channels."""
@@ -107,9 +75,7 @@ class DotRule(ChannelRule):
         """Ties the contracted axes; channels on other axes keep their widths."""
         axes = call.operation.axes
         axes = [axes, axes] if isinstance(axes, int) else list(axes)
-        axes = [a % x.ndim for a, x in zip(axes, call.labels, strict=True)]
-        vectors = [call.vector(axis, index) for index, axis in enumerate(axes)]
-        call.store.tie(*vectors)
+        call.store.tie(*(call.vector(axis, index) for index, axis in enumerate(axes)))
         for labels, axis in zip(call.labels, axes, strict=True):
             if labels.size > labels.shape[axis]:
                 call.store.freeze(labels, f"a channel axis beside the contraction at {call.path}")

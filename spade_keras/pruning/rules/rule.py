@@ -9,16 +9,25 @@ from typing import Any
 import keras
 import numpy as np
 
-from spade_keras.pruning.initializers import with_zeros, without_build_shapes
-from spade_keras.pruning.labels import Labels, LabelStore, Shape, SlotRecord
-from spade_keras.pruning.trace import copy_operation, shape_of
+from spade_keras.pruning.graph.labels import Labels, LabelStore, Shape, SlotRecord
+from spade_keras.pruning.graph.trace import channel_axis, copy_operation, shape_of
+
+_MIXING_ACTIVATIONS = ("softmax", "log_softmax", "sparsemax", "glu")
 
 
-@dataclass(frozen=True)
-class TensorSpec:
-    """A tensor known by its shape alone, for calls inside wrappers."""
+def mixes_channels(activation: Any) -> bool:
+    """True for activations that read several channels at once, such as softmax."""
+    name = getattr(activation, "__name__", type(activation).__name__).lower()
+    return name in _MIXING_ACTIVATIONS
 
-    shape: Shape
+
+def axes_of(operation: Any, rank: int) -> list[int]:
+    """The `axis` of an operation as non-negative axes, ascending; None stands for all."""
+    axis = getattr(operation, "axis", None)
+    if axis is None:
+        return list(range(rank))
+    axes = axis if isinstance(axis, (list, tuple)) else [axis]
+    return sorted(a % rank for a in axes)
 
 
 @dataclass
@@ -31,9 +40,9 @@ class ChannelCall:
         owner: The layer of the graph that owns the weights; a wrapper owns its inner ones.
         args: Positional arguments as recorded.
         kwargs: Keyword arguments as recorded.
-        inputs: Every tensor among the arguments; only `.shape` is used.
+        inputs: Every tensor among the arguments; only their shapes are used.
         labels: Label arrays of `inputs`.
-        outputs: The output tensors; only `.shape` is used.
+        outputs: The output tensors; only their shapes are used.
         store: Where labels, ties and slots go.
     """
 
@@ -47,16 +56,18 @@ class ChannelCall:
     outputs: Sequence[Any]
     store: LabelStore
 
+    @property
+    def channel_axis(self) -> int:
+        """Channel axis of the first input, the last one unless `data_format` differs."""
+        return channel_axis(self.operation, len(self.shape()))
+
     def shape(self, index: int = 0) -> Shape:
         """Shape of an input tensor."""
         return tuple(self.inputs[index].shape)
 
-    def labels_of(self, tensor: Any) -> Labels:
-        """Labels of one of the input tensors, found by identity."""
-        for spec, labels in zip(self.inputs, self.labels, strict=True):
-            if spec is tensor:
-                return labels
-        raise KeyError(f"not an input of {self.path}")
+    def index_of(self, tensor: Any) -> int:
+        """Position of one of the input tensors, found by identity."""
+        return [id(spec) for spec in self.inputs].index(id(tensor))
 
     def argument(self, position: int, name: str) -> Any:
         """An argument of the call by its position or name, None when absent."""
@@ -81,7 +92,7 @@ class ChannelCall:
         self._attach(variable, axis, labels, "consumer")
 
     def parameter(self, variable: Any, axis: int, labels: Labels) -> None:
-        """The weight holds something for each of these channels along its axis."""
+        """The weight, if there is one, holds something for each channel along its axis."""
         if variable is not None:
             self._attach(variable, axis, labels, "parameter")
 
@@ -91,8 +102,7 @@ class ChannelCall:
         Args:
             variable: The weight.
             axis: Its axis.
-            repeats: How often the channels stand one after another along the axis (the gates
-                of an LSTM: 4).
+            repeats: How often the channels are repeated along the axis (LSTM gates: 4).
             unit: Suffix of the group's name, such as `"#heads"`.
 
         Returns:
@@ -110,14 +120,24 @@ class ChannelCall:
 
     def also_produce(self, variable: Any, axis: int, labels: Labels, unit: str = "") -> None:
         """A further weight that makes channels already labeled."""
-        if variable is not None:
-            self._attach(variable, axis, labels, "producer", unit)
+        self._attach(variable, axis, labels, "producer", unit)
 
     def spread(self, vector: Labels, axis: int, rank: int) -> Labels:
         """The label array of a tensor whose labels vary along one axis only."""
         shape = [1] * rank
         shape[axis] = len(vector)
         return vector.reshape(shape)
+
+    def output(self, vector: Labels, axis: int) -> Labels:
+        """The label array of an output whose labels vary along one axis only."""
+        return self.guard(self.spread(vector, axis, len(self.outputs[0].shape)))
+
+    def guard(self, labels: Labels) -> Labels:
+        """Output labels, frozen if the `activation` of the layer mixes channels."""
+        activation = getattr(self.operation, "activation", None)
+        if activation is not None and mixes_channels(activation) and labels.shape[-1] > 1:
+            self.store.freeze(labels, f"{activation.__name__} over the channels")
+        return labels
 
     def freeze_all(self, reason: str) -> list[Labels]:
         """Freezes every input and returns outputs of constant width."""
@@ -126,7 +146,7 @@ class ChannelCall:
         return [self.store.constant(len(output.shape), reason) for output in self.outputs]
 
     def _attach(self, variable: Any, axis: int, labels: Labels, role: str, unit: str = "") -> None:
-        axis = axis if axis >= 0 else axis + len(shape_of(variable))
+        axis = axis % len(shape_of(variable))
         record = SlotRecord(self.path, self.owner, variable, axis, labels, role, unit)
         self.store.attach(record)
 
@@ -159,9 +179,10 @@ class Change:
 class ChannelRule:
     """How one kind of layer treats channels: the extension point of the pruner.
 
-    A rule says how labels go through the layer (`propagate`), how the layer is made again
-    with fewer channels (`resize`), and, where removal is not the same as zeroing, what the
-    slim layer computes from the kept channels (`reference`).
+    A rule says how labels go through the layer (`propagate`) and how the layer is made again
+    with fewer channels (`resize`). Where removal is not the same as zeroing (`mixes`), a rule
+    may define `reference(layer, x, weights)`: the output computed from the input and the named
+    weights, both without the removed channels.
     """
 
     def propagate(self, call: ChannelCall) -> Labels | list[Labels]:
@@ -183,8 +204,7 @@ class ChannelRule:
         """The slim operation, unbuilt."""
         operation = change.operation
         if isinstance(operation, keras.layers.Layer):
-            config = self.configure(operation.get_config(), change)
-            config = without_build_shapes(config)
+            config = without_build_shapes(self.configure(operation.get_config(), change))
             if type(operation).__module__.startswith("keras.src."):
                 config = with_zeros(config)
             return type(operation).from_config(config)
@@ -204,3 +224,74 @@ class ChannelRule:
             call: The recorded call.
         """
         return False
+
+
+class AxisMixing(ChannelRule):
+    """A rule for operations that mix the positions along their `axis`."""
+
+    def propagate(self, call: ChannelCall) -> Labels | list[Labels]:
+        """Passes labels on."""
+        return call.labels[0]
+
+    def mixes(self, labels: Sequence[Labels], call: Any) -> bool:
+        """True when the axis carries channels."""
+        return any(labels[0].shape[a] > 1 for a in axes_of(call.operation, labels[0].ndim))
+
+
+class Boundary(ChannelRule):
+    """A layer without a rule: its inputs and outputs keep their widths."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def propagate(self, call: ChannelCall) -> list[Labels]:
+        """Freezes all inputs and outputs."""
+        return call.freeze_all(self.reason)
+
+    def resize(self, change: Change) -> Any:
+        """Makes the same layer again; a Lambda keeps its function object."""
+        operation = change.operation
+        if isinstance(operation, keras.layers.Lambda):
+            return keras.layers.Lambda(
+                operation.function,
+                output_shape=operation._output_shape,
+                mask=operation.mask,
+                arguments=operation.arguments,
+                name=operation.name,
+                dtype=operation.dtype_policy,
+            )
+        return super().resize(change)
+
+
+def without_build_shapes(config: Any) -> Any:
+    """A layer configuration whose inner layers forget the shapes they were built for."""
+    if isinstance(config, dict):
+        return {k: without_build_shapes(v) for k, v in config.items() if k != "build_config"}
+    if isinstance(config, list):
+        return [without_build_shapes(item) for item in config]
+    return config
+
+
+def with_zeros(config: Any) -> Any:
+    """A layer configuration whose initializers are all zeros, inner layers included.
+
+    The weights are replaced anyway, and drawing random numbers is what costs.
+    """
+    if isinstance(config, list):
+        return [with_zeros(item) for item in config]
+    if not isinstance(config, dict):
+        return config
+    return {
+        key: "zeros" if key.endswith("_initializer") and value is not None else with_zeros(value)
+        for key, value in config.items()
+    }
+
+
+def restore_initializers(original: Any, made: Any) -> None:
+    """Gives a layer built with zeros the original's initializers, to be saved with them."""
+    pairs = [(original, made)]
+    pairs += zip(original._flatten_layers(False), made._flatten_layers(False), strict=True)
+    for old, new in pairs:
+        for name, value in vars(old).items():
+            if isinstance(value, keras.initializers.Initializer):
+                setattr(new, name, value)

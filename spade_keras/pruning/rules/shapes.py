@@ -1,4 +1,4 @@
-"""Layers and operations that move channels to other axes: reshape, transpose, flatten."""
+"""Layers and operations that move channels to other axes: reshape, transpose, pixel shuffle."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from typing import Any
 import keras
 import numpy as np
 
-from spade_keras.pruning.labels import Labels, Shape, reshape
+from spade_keras.pruning.graph.labels import Labels, Shape, reshape
+from spade_keras.pruning.graph.trace import copy_operation
 from spade_keras.pruning.rules.rule import Change, ChannelCall, ChannelRule
-from spade_keras.pruning.trace import copy_operation
 
 
-def resized(stated: Any, old: Shape, new: Shape) -> tuple[int, ...]:
-    """A target shape with the sizes that a plan changed; -1 stays -1.
-
-    Args:
-        stated: The sizes as the operation was given them, without the batch or with it.
-        old: The old output shape.
-        new: The new one.
-    """
-    stated = list(stated)
+def _resized(stated: Any, old: Shape, new: Shape) -> Shape:
+    """A stated target shape, with or without the batch, after a plan; -1 stays -1."""
     offset = len(old) - len(stated)
-    for i, size in enumerate(stated):
-        if size not in (-1, None) and old[offset + i] != new[offset + i]:
-            stated[i] = new[offset + i]
-    return tuple(stated)
+    return tuple(
+        size if size in (-1, None) or before == after else after
+        for size, before, after in zip(stated, old[offset:], new[offset:], strict=True)
+    )
+
+
+def _reshape(call: ChannelCall, labels: Labels, shape: Shape) -> Labels | list[Labels]:
+    result = reshape(labels, shape, tuple(call.outputs[0].shape))
+    if result is None:
+        return call.freeze_all(f"a reshape of unknown sizes at {call.path}")
+    return result
 
 
 class ReshapeRule(ChannelRule):
@@ -33,16 +33,11 @@ class ReshapeRule(ChannelRule):
 
     def propagate(self, call: ChannelCall) -> Labels | list[Labels]:
         """Reshapes the label array; sizes that hide where channels go freeze them."""
-        result = reshape(call.labels[0], call.shape(), tuple(call.outputs[0].shape))
-        if result is None:
-            return call.freeze_all(f"a reshape of unknown sizes at {call.path}")
-        return result
+        return _reshape(call, call.labels[0], call.shape())
 
     def configure(self, config: dict[str, Any], change: Change) -> dict[str, Any]:
         """Rewrites the sizes of `target_shape`."""
-        if "target_shape" not in config:
-            return config
-        return {**config, "target_shape": resized(config["target_shape"], *change.outputs[0])}
+        return {**config, "target_shape": _resized(config["target_shape"], *change.outputs[0])}
 
     def resize(self, change: Change) -> Any:
         """A reshape to the new sizes."""
@@ -52,7 +47,7 @@ class ReshapeRule(ChannelRule):
         shape = getattr(operation, "newshape", None)
         if shape is None or isinstance(shape, int):
             return copy_operation(operation)
-        return copy_operation(operation, newshape=resized(shape, *change.outputs[0]))
+        return copy_operation(operation, newshape=_resized(shape, *change.outputs[0]))
 
 
 class FlattenRule(ChannelRule):
@@ -61,14 +56,11 @@ class FlattenRule(ChannelRule):
     def propagate(self, call: ChannelCall) -> Labels | list[Labels]:
         """Flattens the label array, channels last."""
         labels, shape = call.labels[0], call.shape()
-        if call.operation.data_format == "channels_first" and len(shape) > 2:
+        if call.channel_axis == 1 and len(shape) > 2:
             axes = (0, *range(2, len(shape)), 1)
             labels = labels.transpose(axes)
             shape = tuple(shape[a] for a in axes)
-        result = reshape(labels, shape, tuple(call.outputs[0].shape))
-        if result is None:
-            return call.freeze_all(f"a reshape of unknown sizes at {call.path}")
-        return result
+        return _reshape(call, labels, shape)
 
 
 class TransposeRule(ChannelRule):
@@ -106,7 +98,7 @@ class BroadcastRule(ChannelRule):
 
     def resize(self, change: Change) -> Any:
         """Broadcasts to the new sizes."""
-        shape = resized(change.operation.shape, *change.outputs[0])
+        shape = _resized(change.operation.shape, *change.outputs[0])
         return copy_operation(change.operation, shape=shape)
 
 
@@ -130,3 +122,27 @@ class UnstackRule(ChannelRule):
         if labels.shape[axis] > 1:
             call.store.freeze(labels, f"single channels taken at {call.path}")
         return [np.take(labels, 0, axis=axis)] * len(call.outputs)
+
+
+class DepthToSpaceRule(ChannelRule):
+    """`ops.depth_to_space`: a channel leaves with all its pixels of the block."""
+
+    def propagate(self, call: ChannelCall) -> Labels:
+        """Ties the pixels of a block."""
+        vector = call.vector(call.channel_axis)
+        if call.labels[0].size == 1:
+            return call.labels[0]
+        rows = vector.reshape(call.operation.block_size**2, -1)
+        call.store.tie(rows[:1], rows[1:])
+        return call.output(rows[0], call.channel_axis)
+
+
+class SpaceToDepthRule(ChannelRule):
+    """`ops.space_to_depth`: the pixels of a block carry the label of their channel."""
+
+    def propagate(self, call: ChannelCall) -> Labels:
+        """Repeats the labels for every pixel of a block."""
+        vector = call.vector(call.channel_axis)
+        if call.labels[0].size == 1:
+            return call.labels[0]
+        return call.output(np.tile(vector, call.operation.block_size**2), call.channel_axis)

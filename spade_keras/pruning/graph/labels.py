@@ -50,7 +50,7 @@ class BlockRecord:
 
 
 class LabelStore:
-    """Hands out labels and remembers what is tied, frozen, sliced and blocked."""
+    """Makes labels and records what is tied, frozen, sliced and blocked."""
 
     def __init__(self) -> None:
         self.size = 1
@@ -112,9 +112,6 @@ class LabelStore:
         """Labels of a broadcasting element-wise result; ties what must shrink together.
 
         An axis of size 1 that is stretched (a gate) neither ties nor freezes the wide side.
-
-        Args:
-            tensors: Shape and labels of each operand.
         """
         first = tensors[0][1]
         if all(labels is first for _, labels in tensors):
@@ -126,42 +123,28 @@ class LabelStore:
         ]
         varying = [{a for a in range(rank) if x.shape[a] > 1} for x in arrays]
         union = set().union(*varying)
-        lead = next((k for k in range(len(arrays)) if varying[k] == union), None)
-        if lead is None:
+        if not union:
+            # No operand has channels: the one that is not stretched has the result's width.
+            def wide(k: int) -> tuple[int, bool]:
+                return sum(size != 1 for size in shapes[k]), bool(arrays[k].any())
+
+            return arrays[max(range(len(arrays)), key=wide)]
+        result = next((x for x, axes in zip(arrays, varying, strict=True) if axes == union), None)
+        if result is None:
             reason = "an outer product of two channel axes"
             for array in arrays:
                 self.freeze(array, reason)
             return self.constant(rank, reason)
-        if not union:
-            return self._meet_uniform(shapes, arrays)
-        result = arrays[lead]
-        for k, array in enumerate(arrays):
-            if k == lead:
-                continue
-            if array.size == 1:
-                if any(shapes[k][axis] != 1 for axis in union):
-                    self.tie(result, array)
-            else:
+        for shape, array in zip(shapes, arrays, strict=True):
+            # One label over a stretched axis is a gate; over a whole axis it is a fixed width.
+            if array.size > 1 or any(shape[axis] != 1 for axis in union):
                 self.tie(result, array)
         return result
 
-    def _meet_uniform(self, shapes: list[Shape], arrays: list[Labels]) -> Labels:
-        """Picks the operand that is not stretched; its width is the result's."""
-
-        def wide(k: int) -> tuple[int, bool]:
-            return sum(size != 1 for size in shapes[k]), bool(arrays[k].any())
-
-        return arrays[max(range(len(arrays)), key=wide)]
-
     def along(self, labels: Labels, axis: int, size: int) -> Labels:
-        """One label per position of an axis, tying the labels that differ elsewhere.
+        """One label per position of an axis of that size, tying the labels that differ elsewhere.
 
         An axis along which nothing differs has no labels of its own: zeros.
-
-        Args:
-            labels: Label array of a tensor.
-            axis: The axis to read.
-            size: Number of positions of the tensor along it.
         """
         key = (id(labels), axis % labels.ndim, size)
         known = self._vectors.get(key)
@@ -170,16 +153,12 @@ class LabelStore:
         return known[1]
 
     def _along(self, labels: Labels, axis: int, size: int) -> Labels:
-        if labels.size == labels.shape[axis]:
-            vector = labels.reshape(-1)
-            return np.repeat(vector, size) if len(vector) == 1 and size > 1 else vector
-        if labels.shape[axis] == 1:
+        if labels.size > 1 and labels.shape[axis] == 1:
             return np.zeros(size, dtype=np.int64)
-        rows = np.moveaxis(labels, axis, -1).reshape(-1, labels.shape[axis])
+        rows = along_axis(labels, axis)
         if len(rows) > 1:
             self.tie(rows[:1], rows[1:])
-        vector = rows[0]
-        return np.repeat(vector, size) if len(vector) == 1 and size > 1 else vector
+        return np.repeat(rows[0], size) if len(rows[0]) == 1 and size > 1 else rows[0]
 
     def collapse(self, labels: Labels, axes: Iterable[int]) -> Labels:
         """Ties the labels along `axes`, so that those axes carry none of their own."""
@@ -191,43 +170,43 @@ class LabelStore:
         return labels
 
 
-def reshape(labels: Labels, before: Shape, after: Shape) -> Labels | None:
-    """Labels of a reshaped tensor, or None when unknown sizes hide where they go.
+def along_axis(labels: np.ndarray, axis: int) -> np.ndarray:
+    """The array as rows along one axis, shape `(other positions, size of the axis)`."""
+    return np.moveaxis(labels, axis, -1).reshape(-1, labels.shape[axis])
 
-    Args:
-        labels: Labels of the tensor before.
-        before: Its shape, None for unknown sizes.
-        after: The new shape.
-    """
-    left = 0
-    while left < min(len(before), len(after)) and before[left] == after[left]:
-        left += 1
-    right = 0
-    limit = min(len(before), len(after)) - left
-    while right < limit and before[-1 - right] == after[-1 - right]:
-        right += 1
+
+def reshape(labels: Labels, before: Shape, after: Shape) -> Labels | None:
+    """Labels of a reshaped tensor, or None when unknown sizes (None) hide where they go."""
+    # Leading and trailing axes of equal size stay as they are, unknown sizes included.
+    limit = min(len(before), len(after))
+    left = _common(before, after, limit)
+    right = _common(before[::-1], after[::-1], limit - left)
+    head, tail = labels.shape[:left], labels.shape[len(before) - right :]
     middle_in = before[left : len(before) - right]
     middle_out = after[left : len(after) - right]
-    axes = range(left, len(before) - right)
-    if all(labels.shape[axis] == 1 for axis in axes):
-        shape = labels.shape[:left] + (1,) * len(middle_out) + labels.shape[len(before) - right :]
-        return labels.reshape(shape)
+    uniform = [labels.shape[left + i] == 1 for i in range(len(middle_in))]
+    if all(uniform):
+        return labels.reshape((*head, *(1 for _ in middle_out), *tail))
     if None in middle_in or None in middle_out:
         return None
-    full_shape = list(labels.shape)
-    new_middle: list[int] = []
-    sizes_in = [int(size or 1) for size in middle_in]
-    sizes_out = [int(size or 1) for size in middle_out]
-    for inputs, outputs in _segments(sizes_in, sizes_out, left):
-        if all(labels.shape[axis] == 1 for axis in inputs):
-            new_middle += [1] * len(outputs)
+    # Between them, runs of axes with equal products reshape independently: only those that
+    # carry labels must be spelled out.
+    full = list(labels.shape)
+    middle: list[int] = []
+    for inputs, outputs in _segments([s or 1 for s in middle_in], [s or 1 for s in middle_out]):
+        if all(uniform[i] for i in inputs):
+            middle += [1] * len(outputs)
         else:
-            for axis in inputs:
-                full_shape[axis] = sizes_in[axis - left]
-            new_middle += outputs
-    full = np.broadcast_to(labels, full_shape)
-    tail = labels.shape[len(before) - right :]
-    return squeeze_uniform(full.reshape((*labels.shape[:left], *new_middle, *tail)))
+            for i in inputs:
+                full[left + i] = middle_in[i] or 1
+            middle += outputs
+    return squeeze_uniform(np.broadcast_to(labels, full).reshape((*head, *middle, *tail)))
+
+
+def _common(before: Shape, after: Shape, limit: int) -> int:
+    """Number of leading axes of equal size, `limit` at most."""
+    differs = (i for i in range(limit) if before[i] != after[i])
+    return next(differs, limit)
 
 
 def squeeze_uniform(labels: Labels) -> Labels:
@@ -240,9 +219,7 @@ def squeeze_uniform(labels: Labels) -> Labels:
     return labels
 
 
-def _segments(
-    before: Sequence[int], after: Sequence[int], offset: int
-) -> list[tuple[list[int], list[int]]]:
+def _segments(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
     """Smallest runs of axes with equal products: (axes before, sizes after)."""
     found = []
     i = j = 0
@@ -250,20 +227,15 @@ def _segments(
         inputs: list[int] = []
         outputs: list[int] = []
         size_in = size_out = 1
-        while True:
-            if size_in <= size_out and i < len(before):
+        while size_in != size_out or not (outputs or (inputs and j == len(after))):
+            # Grow the smaller product; at a tie the next input axis comes first.
+            if i < len(before) and (size_in <= size_out or j == len(after)):
                 size_in *= before[i]
-                inputs.append(offset + i)
+                inputs.append(i)
                 i += 1
-            elif j < len(after):
+            else:
                 size_out *= after[j]
                 outputs.append(after[j])
                 j += 1
-            else:
-                size_in *= before[i]
-                inputs.append(offset + i)
-                i += 1
-            if size_in == size_out and (outputs or j == len(after)):
-                break
         found.append((inputs, outputs))
     return found

@@ -7,18 +7,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import keras
-import numpy as np
 
 from spade_keras.errors import TraceError
-from spade_keras.pruning.labels import Labels, LabelStore
-from spade_keras.pruning.rules import Boundary, ChannelCall, ChannelRule, registered_count, rule_for
-from spade_keras.pruning.trace import Call, Graph, is_functional, source_of, trace, trace_layer
-
-_UNKNOWN = (
-    "{name} is a {kind}, which no rule knows; teach it with "
-    "`spade_keras.pruning.register_channel_rule`"
+from spade_keras.pruning.graph.labels import Labels, LabelStore
+from spade_keras.pruning.graph.trace import (
+    Call,
+    Graph,
+    is_functional,
+    source_of,
+    trace,
+    trace_layer,
 )
-_CONVERTED = "{name} is quantized or carries LoRA weights"
+from spade_keras.pruning.rules import Boundary, ChannelCall, ChannelRule, registered_count, rule_for
 
 
 @dataclass
@@ -31,6 +31,8 @@ class Analysis:
         labels: Label arrays by the id of the symbolic tensor.
         rules: Rule of every operation by its id; None for a nested graph.
         paths: Path of every operation by its id.
+        opened: Graph of every nested model or composite layer by its id.
+        cache: What is computed from the labels once.
     """
 
     graph: Graph
@@ -38,6 +40,7 @@ class Analysis:
     labels: dict[int, Labels] = field(default_factory=dict)
     rules: dict[int, ChannelRule | None] = field(default_factory=dict)
     paths: dict[int, str] = field(default_factory=dict)
+    opened: dict[int, Graph] = field(default_factory=dict)
     cache: dict[str, Any] = field(default_factory=dict)
 
 
@@ -46,12 +49,6 @@ _ANALYSES: weakref.WeakKeyDictionary[Any, tuple[Any, Analysis]] = weakref.WeakKe
 
 def analyze(model: Any) -> Analysis:
     """Labels the graph of a model; the result is kept as long as the model lives.
-
-    Args:
-        model: A built Keras model.
-
-    Returns:
-        The analysis.
 
     Raises:
         TraceError: The model has no graph that can be read.
@@ -66,11 +63,7 @@ def analyze(model: Any) -> Analysis:
 
 
 def label_graph(graph: Graph) -> Analysis:
-    """Applies the rules to a graph.
-
-    Args:
-        graph: The graph of a whole model: its inputs and outputs keep their widths.
-    """
+    """Applies the rules to the graph of a model; its inputs and outputs keep their widths."""
     analysis = Analysis(graph)
     store = analysis.store
     for tensor in graph.inputs:
@@ -84,54 +77,43 @@ def label_graph(graph: Graph) -> Analysis:
 
 
 def _label_calls(analysis: Analysis, graph: Graph, prefix: str) -> None:
-    labels = analysis.labels
+    labels, rules = analysis.labels, analysis.rules
     for call in graph.calls:
         operation = call.operation
-        path = prefix + operation.name
-        analysis.paths[id(operation)] = path
+        path = analysis.paths[id(operation)] = prefix + operation.name
+        if id(operation) not in rules:
+            rules[id(operation)] = _choose_rule(graph, call, path)
+        rule = rules[id(operation)]
         inputs = [labels[id(tensor)] for tensor in call.inputs]
-        if is_functional(operation):
-            results = _label_nested(analysis, graph, call, path, inputs)
+        if rule is None:
+            # A model or layer that is called in several graphs has one inner graph.
+            nested = graph.inside(call) or analysis.opened[id(operation)]
+            graph.nested[id(operation)] = analysis.opened[id(operation)] = nested
+            results = _label_nested(analysis, nested, path, inputs)
         else:
-            rule = _rule(analysis, graph, call, path)
-            if rule is None:
-                results = _label_nested(analysis, graph, call, path, inputs)
-            else:
-                results = _apply(analysis, rule, call, path, inputs)
+            results = _apply(analysis.store, rule, call, path, inputs)
         for tensor, result in zip(call.outputs, results, strict=True):
             labels[id(tensor)] = result
 
 
 def _apply(
-    analysis: Analysis, rule: ChannelRule, call: Call, path: str, inputs: list[Labels]
+    store: LabelStore, rule: ChannelRule, call: Call, path: str, inputs: list[Labels]
 ) -> list[Labels]:
+    operation, args, kwargs = call.operation, call.args, call.kwargs
     view = ChannelCall(
-        call.operation,
-        path,
-        call.operation,
-        call.args,
-        call.kwargs,
-        call.inputs,
-        inputs,
-        call.outputs,
-        analysis.store,
+        operation, path, operation, args, kwargs, call.inputs, inputs, call.outputs, store
     )
     result = rule.propagate(view)
     return result if isinstance(result, list) else [result]
 
 
-def _rule(analysis: Analysis, graph: Graph, call: Call, path: str) -> ChannelRule | None:
+def _choose_rule(graph: Graph, call: Call, path: str) -> ChannelRule | None:
     """The rule of an operation; None when its inner graph is to be labeled instead."""
     operation = call.operation
-    key = id(operation)
-    if key in analysis.rules:
-        return analysis.rules[key]
-    analysis.rules[key] = rule = _choose_rule(graph, call, path)
-    return rule
-
-
-def _choose_rule(graph: Graph, call: Call, path: str) -> ChannelRule | None:
-    operation = call.operation
+    if is_functional(operation):
+        if graph.inside(call) is None:
+            graph.nested[id(operation)] = trace(operation)
+        return None
     is_layer = isinstance(operation, keras.layers.Layer)
     if is_layer and not operation.built:
         raise TraceError(
@@ -139,18 +121,21 @@ def _choose_rule(graph: Graph, call: Call, path: str) -> ChannelRule | None:
             "once on an example input first."
         )
     rule = rule_for(type(operation))
+    if rule is not None and is_layer and _is_converted(operation):
+        return Boundary(f"{path} is quantized or carries LoRA weights")
     if rule is not None:
-        return Boundary(_CONVERTED) if is_layer and _is_converted(operation) else rule
-    kind = type(operation).__name__
-    if is_layer and list(operation._flatten_layers(include_self=False, recursive=False)):
-        if operation.__class__.__module__.startswith("keras.src.layers."):
-            return Boundary(_UNKNOWN.replace("{kind}", kind))
+        return rule
+    is_built_in = type(operation).__module__.startswith("keras.src.layers.")
+    if is_layer and not is_built_in and operation._flatten_layers(False, recursive=False):
         try:
             graph.nested[id(operation)] = trace_layer(operation, call.args, call.kwargs)
             return None
         except TraceError as error:
-            return Boundary(str(error).replace("{", "{{").replace("}", "}}"))
-    return Boundary(_UNKNOWN.replace("{kind}", kind))
+            return Boundary(str(error))
+    return Boundary(
+        f"{path} is a {type(operation).__name__}, which has no rule; add one with "
+        "`spade_keras.pruning.register_channel_rule`"
+    )
 
 
 def _is_converted(layer: Any) -> bool:
@@ -160,43 +145,24 @@ def _is_converted(layer: Any) -> bool:
 
 
 def _label_nested(
-    analysis: Analysis, graph: Graph, call: Call, path: str, inputs: list[Labels]
+    analysis: Analysis, nested: Graph, path: str, inputs: list[Labels]
 ) -> list[Labels]:
     """Labels a nested graph at its first call; later calls tie their inputs to the first."""
-    operation = call.operation
-    nested = graph.nested.get(id(operation))
-    if nested is None:
-        nested = graph.nested[id(operation)] = trace(operation)
-    analysis.rules.setdefault(id(operation), None)
     known = analysis.labels
     store = analysis.store
-    tensors = [id(tensor) for tensor in nested.inputs]
-    count = len(tensors)
-    for index, (key, tensor) in enumerate(zip(tensors, nested.inputs, strict=True)):
+    for index, tensor in enumerate(nested.inputs):
         rank = len(tensor.shape)
         labels = inputs[index] if index < len(inputs) else store.constant(rank)
         if labels.ndim != rank:
             reason = f"an input of another rank at {path}"
             store.freeze(labels, reason)
             labels = store.constant(rank, reason)
-        if key not in known:
-            known[key] = labels
-        else:
-            _tie_calls(store, known[key], labels)
-    for labels in inputs[count:]:
+        first = known.setdefault(id(tensor), labels)
+        # Two calls of one model share its weights, so their inputs shrink position by position.
+        if first is not labels and (first.any() or labels.any()):
+            store.tie(first, labels)
+    for labels in inputs[len(nested.inputs) :]:
         store.freeze(labels, f"an extra argument of {path}")
     if any(id(tensor) not in known for tensor in nested.outputs):
-        _label_calls(analysis, nested, path + "/")
+        _label_calls(analysis, nested, f"{path}/")
     return [known[id(tensor)] for tensor in nested.outputs]
-
-
-def _tie_calls(store: LabelStore, first: Labels, second: Labels) -> None:
-    """Inputs of two calls of one nested model must stay equally wide, position by position."""
-    if first is second or not (first.any() or second.any()):
-        return
-    store.tie(first, second)
-
-
-def is_varied(labels: Labels) -> bool:
-    """True when labels vary along more than one axis."""
-    return labels.size > 1 and int(np.count_nonzero(np.array(labels.shape) > 1)) > 1

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from spade_keras.pruning.labels import LabelStore, reshape, squeeze_uniform
+from spade_keras.pruning.graph.labels import LabelStore, reshape, squeeze_uniform
 
 
 def test_fresh_labels_start_at_one_and_never_repeat():

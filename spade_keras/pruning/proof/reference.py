@@ -1,9 +1,8 @@
 """The masked original: what a slim model must compute, without building it.
 
-The removed channels are zeroed where they are summed over: in the weights of every layer that
-contracts them. Where channels are mixed without such weights (a layer normalisation, a mean over
-channels) zero is not absence: there the kept channels are cut out, the definition is applied
-to them, and the result is put back.
+The removed channels are zeroed in the weights of every layer that sums over them. Where channels
+are mixed without such weights (a layer normalization, a mean over channels) zero is not absence:
+there the kept channels are cut out, the definition is applied to them, and the result is put back.
 """
 
 from __future__ import annotations
@@ -14,12 +13,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from spade_keras.pruning.analysis import Analysis
-from spade_keras.pruning.calibration import Calibration, Values
-from spade_keras.pruning.labels import Labels
-from spade_keras.pruning.partition import Partition
-from spade_keras.pruning.rules.passing import mixes_channels
-from spade_keras.pruning.trace import Call, Graph, is_functional, trace, without_activation
+from spade_keras.pruning.graph.analysis import Analysis
+from spade_keras.pruning.graph.labels import Labels, along_axis
+from spade_keras.pruning.graph.partition import Partition
+from spade_keras.pruning.graph.trace import Call, Graph, is_functional, trace, without_activation
+from spade_keras.pruning.proof.randomization import LayerwiseScaling, Values
+from spade_keras.pruning.rules.rule import mixes_channels
 
 Watch = Callable[[Call, list[Any]], None]
 
@@ -27,30 +26,19 @@ Watch = Callable[[Call, list[Any]], None]
 def masked_values(
     analysis: Analysis, groups: Partition, kept: Mapping[str, Any], values: Values
 ) -> Values:
-    """Weights with zeros where a contracting layer reads removed channels.
-
-    Args:
-        analysis: The labels of the model.
-        groups: Its groups.
-        kept: Kept channels by group name.
-        values: The weights by the id of their variables.
-    """
+    """Weights by variable id, with zeros where a contracting layer reads removed channels."""
     layers = {path: key for key, path in analysis.paths.items()}
     operations = {id(record.layer): record.layer for record in analysis.store.slots}
     masked = dict(values)
-    copied: set[int] = set()
     for group in groups.groups:
         removed = np.setdiff1d(np.arange(group.width), kept.get(group.name, range(group.width)))
         if not len(removed):
             continue
-        for slot in group.slots:
-            if slot.role != "consumer":
-                continue
-            variable = operations[layers[slot.layer]].weights[slot.weight_index]
-            if id(variable) not in copied:
-                masked[id(variable)] = np.array(masked[id(variable)])
-                copied.add(id(variable))
-            front = np.moveaxis(masked[id(variable)], slot.axis, 0)
+        for slot in (slot for slot in group.slots if slot.role == "consumer"):
+            key = id(operations[layers[slot.layer]].weights[slot.weight_index])
+            if masked[key] is values[key]:
+                masked[key] = values[key].copy()
+            front = np.moveaxis(masked[key], slot.axis, 0)
             front[slot.positions[removed].ravel()] = 0
     return masked
 
@@ -61,9 +49,9 @@ class Replay:
     Args:
         values: Weights that stand in for the variables' own; None: their own.
         watch: Called with every call and its outputs.
-        analysis: With it, channels that are not alive are absent where channels are mixed.
-        alive: A flag per label.
-        calibration: Adjusts the weights as the model runs.
+        analysis: Labels of the model; needed with `alive`.
+        alive: A flag per label; channels that are not alive are absent where channels mix.
+        scaling: Adjusts the weights as the model runs.
     """
 
     def __init__(
@@ -72,23 +60,17 @@ class Replay:
         watch: Watch,
         analysis: Analysis | None = None,
         alive: np.ndarray | None = None,
-        calibration: Calibration | None = None,
+        scaling: LayerwiseScaling | None = None,
     ) -> None:
         self.values = values
         self.watch = watch
         self.analysis = analysis
         self.alive = alive
-        self.calibration = calibration
+        self.scaling = scaling
         self._scope: Any = None
 
     def run(self, graph: Graph, inputs: list[Any], variables: list[Any]) -> list[Any]:
-        """Outputs of the graph, a final softmax left out.
-
-        Args:
-            graph: The graph.
-            inputs: One array per graph input.
-            variables: The variables that `values` replaces.
-        """
+        """Outputs of the graph, without a final softmax; `values` replace the variables."""
         if self.values is None:
             return self._graph(graph, inputs, top=True)
         mapping = [(v, self.values[id(v)]) for v in variables if id(v) in self.values]
@@ -100,7 +82,7 @@ class Replay:
         final = {id(x) for x in graph.outputs} if top else set()
         for call in graph.calls:
             if any(id(x) in final for x in call.outputs):
-                results = self._final(call, tensors)
+                results = self._final(graph, call, tensors)
             else:
                 results = self._call(graph, call, tensors)
             for old, new in zip(call.outputs, results, strict=True):
@@ -110,7 +92,7 @@ class Replay:
 
     def _call(self, graph: Graph, call: Call, tensors: dict[int, Any]) -> list[Any]:
         operation = call.operation
-        nested = graph.nested.get(id(operation))
+        nested = graph.inside(call)
         if nested is None and self.analysis is None and is_functional(operation):
             nested = graph.nested[id(operation)] = trace(operation)
         if nested is not None:
@@ -125,9 +107,9 @@ class Replay:
         return keras.tree.flatten(self._plain(operation, call, tensors))
 
     def _adjust(self, operation: Any, call: Call, tensors: dict[int, Any]) -> None:
-        if self.calibration is not None and isinstance(operation, keras.layers.Layer):
+        if self.scaling is not None and isinstance(operation, keras.layers.Layer):
             first = tensors[id(call.inputs[0])]
-            self.calibration.adjust(
+            self.scaling.adjust(
                 self._scope, operation, first, lambda layer: self._plain(layer, call, tensors)
             )
 
@@ -135,11 +117,10 @@ class Replay:
         def fill(value: Any) -> Any:
             return tensors[id(value)] if isinstance(value, keras.KerasTensor) else value
 
-        args = keras.tree.map_structure(fill, call.args)
-        kwargs = keras.tree.map_structure(fill, call.kwargs) if call.kwargs else {}
+        args, kwargs = keras.tree.map_structure(fill, (call.args, call.kwargs))
         return operation(*args, **kwargs)
 
-    def _final(self, call: Call, tensors: dict[int, Any]) -> list[Any]:
+    def _final(self, graph: Graph, call: Call, tensors: dict[int, Any]) -> list[Any]:
         """The last call, its softmax left out, for a softmax hides differences."""
         operation = call.operation
         activation = getattr(operation, "activation", None)
@@ -148,7 +129,6 @@ class Replay:
         if activation is not None and mixes_channels(activation):
             self._adjust(operation, call, tensors)
             return [self._plain(without_activation(operation), call, tensors)]
-        graph = self.analysis.graph if self.analysis is not None else Graph([], [], [], [], [])
         return self._call(graph, call, tensors)
 
     def _mix(self, rule: Any, call: Call, tensors: dict[int, Any]) -> list[Any]:
@@ -175,25 +155,23 @@ class Replay:
         assert self.alive is not None
         return self.alive[labels]
 
-    def _flags(self, labels: Labels, axis: int) -> np.ndarray:
-        others = tuple(a for a in range(labels.ndim) if a != axis)
-        return np.asarray(self._alive(labels).any(axis=others))
+    def _flags(self, labels: Labels) -> list[tuple[int, np.ndarray]]:
+        """The axes that carry channels, and which positions along them are alive."""
+        alive = self._alive(labels)
+        axes = [axis for axis in range(labels.ndim) if labels.shape[axis] > 1]
+        return [(axis, np.asarray(along_axis(alive, axis).any(axis=0))) for axis in axes]
 
     def _cut(self, array: np.ndarray, labels: Labels) -> np.ndarray:
-        for axis in range(labels.ndim):
-            if labels.shape[axis] > 1:
-                array = np.compress(self._flags(labels, axis), array, axis=axis)
+        for axis, flags in self._flags(labels):
+            array = np.compress(flags, array, axis=axis)
         return array
 
     def _paste(self, array: np.ndarray, labels: Labels) -> np.ndarray:
-        for axis in range(labels.ndim):
-            if labels.shape[axis] > 1:
-                flags = self._flags(labels, axis)
-                shape = list(array.shape)
-                shape[axis] = len(flags)
-                full = np.zeros(shape, array.dtype)
-                np.moveaxis(full, axis, 0)[flags] = np.moveaxis(array, axis, 0)
-                array = full
+        for axis, flags in self._flags(labels):
+            front = np.moveaxis(array, axis, 0)
+            full = np.zeros((len(flags), *front.shape[1:]), array.dtype)
+            full[flags] = front
+            array = np.moveaxis(full, 0, axis)
         return array
 
     def _weight(self, variable: Any) -> np.ndarray:

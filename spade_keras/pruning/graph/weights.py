@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from spade_keras.pruning.groups import Slot
-from spade_keras.pruning.parts import is_network
+from spade_keras.pruning.parts import is_network, parts_of, prefix_of
 
 
 def priors_of(model: Any) -> dict[str, keras.Model] | None:
@@ -28,23 +28,16 @@ def layers_by_path(model: Any) -> dict[str, keras.Layer]:
     Returns:
         The layers in the order in which the model lists them.
     """
-    priors = priors_of(model)
-    if priors is None:
-        return dict(_walk(model, ""))
-    return {path: layer for key, prior in priors.items() for path, layer in _walk(prior, f"{key}/")}
+    parts = parts_of(model).items()
+    return {path: layer for key, part in parts for path, layer in _walk(part, prefix_of(key))}
 
 
 def _walk(layer: Any, prefix: str) -> Iterator[tuple[str, keras.Layer]]:
-    for child in _children(layer):
+    is_model = isinstance(layer, keras.Model)
+    for child in layer.layers if is_model else layer._flatten_layers(False, recursive=False):
         path = prefix + child.name
         yield path, child
         yield from _walk(child, f"{path}/")
-
-
-def _children(layer: Any) -> list[keras.Layer]:
-    if isinstance(layer, keras.Model):
-        return layer.layers
-    return layer._flatten_layers(recursive=False, include_self=False)
 
 
 class WeightTable:
@@ -67,12 +60,7 @@ class WeightTable:
         return layers_by_path(self.model)
 
     def remember(self, key: Any, make: Callable[[], Any]) -> Any:
-        """Calls `make` the first time and gives its answer again afterwards.
-
-        Args:
-            key: What the answer is kept under, for the life of this table.
-            make: Computes it; meant for work shared by all groups, such as gradients.
-        """
+        """Calls `make` once per key, for work shared by all groups, such as gradients."""
         if key not in self._memo:
             self._memo[key] = make()
         return self._memo[key]
@@ -84,13 +72,12 @@ class WeightTable:
             ValueError: If the model has no such layer or the layer no such weight.
         """
         if slot.layer not in self._variables:
-            layer = self.layers.get(slot.layer)
-            self._variables[slot.layer] = [] if layer is None else layer.weights
+            self._variables[slot.layer] = getattr(self.layers.get(slot.layer), "weights", [])
         variables = self._variables[slot.layer]
         if slot.weight_index >= len(variables):
             raise ValueError(
                 f"The model has no weight {slot.weight!r} (number {slot.weight_index}) in a layer "
-                f"{slot.layer!r}. Analyze the model again: its layers changed since."
+                f"{slot.layer!r}. Analyze the model again: its layers changed."
             )
         return variables[slot.weight_index]
 
@@ -122,20 +109,14 @@ class WeightTable:
             self._sums[key] = _sum_others(function(array), slot.axis)
         return self._sums[key][slot.positions].sum(axis=1)
 
-    def rows(self, slot: Slot, array: np.ndarray | None = None) -> np.ndarray:
-        """The slice of every channel as one row, shape `(width, elements)`.
-
-        Args:
-            slot: Where the channels live.
-            array: Another array of the weight's shape, such as its gradient.
-        """
-        array = self.array(slot) if array is None else array
-        front = np.moveaxis(array, slot.axis, 0)
+    def rows(self, slot: Slot) -> np.ndarray:
+        """The slice of every channel as one row, shape `(width, elements)`."""
+        front = np.moveaxis(self.array(slot), slot.axis, 0)
         return front[slot.positions].reshape(len(slot.positions), -1)
 
 
 def _sum_others(array: np.ndarray, axis: int) -> np.ndarray:
-    """Sums over all axes but one: along memory first, several times faster than one `np.sum`."""
+    # Summing along memory first is several times faster than one `np.sum` over all axes.
     shape = array.shape
     cube = array.reshape(math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :]))
     rows = cube[:, :, 0] if cube.shape[2] == 1 else cube.sum(axis=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,7 @@ from keras.src.models.functional import Functional, functional_like_constructor
 from spade_keras.errors import TraceError
 
 _HINT = (
-    "Write it as a Functional model, or teach the pruner its layer with "
+    "Write it as a Functional model, or add a rule for its layer with "
     "`spade_keras.pruning.register_channel_rule`."
 )
 
@@ -46,8 +47,8 @@ class Graph:
         calls: Calls in running order, inputs excluded.
         input_struct: The inputs in the structure the model takes.
         output_struct: The outputs in the structure the model returns.
-        traced: True when `call` was traced, so that the class is lost by a rebuild.
-        opened: True when a composite layer must become a model of this graph, for its
+        traced: True when `call` was traced, so that a rebuild loses the class.
+        opened: True when a composite layer must become a model of this graph, because its
             configuration would make another one.
         nested: Graphs of nested models and composite layers by the id of the operation.
     """
@@ -61,12 +62,25 @@ class Graph:
     opened: bool = False
     nested: dict[int, Graph] = field(default_factory=dict)
 
+    def inside(self, call: Call) -> Graph | None:
+        """Graph of the nested model or composite layer that is called, None for others."""
+        return self.nested.get(id(call.operation))
+
+    def open(
+        self, prefix: str = "", calls: Iterable[Call] | None = None
+    ) -> Iterator[tuple[str, Call, Graph | None]]:
+        """Path, call and inner graph of every call (or of some), nested graphs included."""
+        for call in self.calls if calls is None else calls:
+            path = prefix + call.operation.name
+            inner = self.inside(call)
+            yield path, call, inner
+            if inner is not None:
+                yield from inner.open(f"{path}/")
+
 
 def is_functional(operation: Any) -> bool:
     """True for models that carry their own graph: Functional ones and built Sequential ones."""
-    if isinstance(operation, keras.Sequential):
-        return True
-    return isinstance(operation, Functional)
+    return isinstance(operation, (keras.Sequential, Functional))
 
 
 def takes_inputs_and_outputs(model: Any) -> bool:
@@ -78,6 +92,11 @@ def shape_of(variable: Any) -> tuple[int, ...]:
     """Shape of a variable without the backend's own shape object, which is slow to make."""
     shape = getattr(variable, "_shape", None)
     return tuple(variable.shape if shape is None else shape)
+
+
+def channel_axis(layer: Any, rank: int) -> int:
+    """Channel axis of a tensor, the last one unless the layer's `data_format` differs."""
+    return 1 if getattr(layer, "data_format", None) == "channels_first" else rank - 1
 
 
 def source_of(model: Any) -> Any:
@@ -110,21 +129,11 @@ def trace(model: Any) -> Graph:
                 "shape. Call `model.build(input_shape)` or add `keras.Input(...)` first."
             )
         return _graph(functional)
-    if isinstance(model, Functional):
-        return _graph(model)
-    return _trace_subclass(model)
+    return _graph(model) if isinstance(model, Functional) else _trace_subclass(model)
 
 
 def trace_layer(layer: Any, args: tuple, kwargs: dict[str, Any]) -> Graph:
     """Traces the `call` of a composite layer on tensors shaped like its recorded arguments.
-
-    Args:
-        layer: A built layer made of other layers.
-        args: The positional arguments of one recorded call.
-        kwargs: The keyword arguments of that call.
-
-    Returns:
-        The graph from the symbolic arguments to the outputs.
 
     Raises:
         TraceError: `call` needs values, or uses weights that belong to no inner layer.
@@ -134,23 +143,15 @@ def trace_layer(layer: Any, args: tuple, kwargs: dict[str, Any]) -> Graph:
     def renew(value: Any) -> Any:
         if not isinstance(value, keras.KerasTensor):
             return value
-        tensor = keras.Input(batch_shape=value.shape, dtype=value.dtype)
-        fresh.append(tensor)
-        return tensor
+        fresh.append(keras.Input(batch_shape=value.shape, dtype=value.dtype))
+        return fresh[-1]
 
-    new_args = keras.tree.map_structure(renew, args)
-    new_kwargs = keras.tree.map_structure(renew, kwargs)
-    return _trace_call(layer, fresh, list(fresh), new_args, new_kwargs)
+    new_args, new_kwargs = keras.tree.map_structure(renew, (args, kwargs))
+    return _trace_call(layer, fresh, new_args, new_kwargs)
 
 
 def copy_operation(operation: Any, name: str | None = None, **changes: Any) -> Any:
-    """A copy of a weightless `keras.ops` operation with some constructor arguments changed.
-
-    Args:
-        operation: The operation to copy; it stays as it is.
-        name: Name of the copy; None keeps the name.
-        **changes: Attributes to change.
-    """
+    """A copy of a weightless `keras.ops` operation with some constructor arguments changed."""
     made = _shallow(operation)
     made._inbound_nodes = []
     made._outbound_nodes = []
@@ -160,17 +161,14 @@ def copy_operation(operation: Any, name: str | None = None, **changes: Any) -> A
         setattr(made, key, value)
     recorded = getattr(operation, "_auto_config", None)
     if recorded is not None and changes:
+        # Keras saves the operation from the arguments its constructor recorded.
         made._auto_config = copy.copy(recorded)
         made._auto_config.config = {**recorded.config, **changes}
     return made
 
 
 def without_activation(layer: Any) -> Any:
-    """The same layer, sharing its weights, with a linear activation.
-
-    Args:
-        layer: A layer; one without an activation is returned itself.
-    """
+    """The same layer, sharing its weights, with a linear activation."""
     if getattr(layer, "activation", None) is None:
         return layer
     made = _shallow(layer)
@@ -187,21 +185,12 @@ def _shallow(operation: Any) -> Any:
 
 def _graph(model: Any) -> Graph:
     calls = []
-    nodes_by_depth = model._nodes_by_depth
-    for depth in sorted(nodes_by_depth, reverse=True):
-        for node in nodes_by_depth[depth]:
-            if node.operation is None or node.is_input:
-                continue
-            arguments = node.arguments
-            calls.append(
-                Call(
-                    node.operation,
-                    arguments.args,
-                    arguments.kwargs,
-                    arguments.keras_tensors,
-                    node.outputs,
-                )
-            )
+    for depth in sorted(model._nodes_by_depth, reverse=True):
+        for node in model._nodes_by_depth[depth]:
+            if node.operation is not None and not node.is_input:
+                given = node.arguments
+                tensors = given.keras_tensors
+                calls.append(Call(node.operation, given.args, given.kwargs, tensors, node.outputs))
     return Graph(
         inputs=list(model._inputs),
         outputs=list(model._outputs),
@@ -224,54 +213,39 @@ def _trace_subclass(model: Any) -> Graph:
             f"run its `call` on symbolic tensors. {_HINT}"
         )
 
-    def is_shape(value: Any) -> bool:
-        return isinstance(value, (tuple, list)) and all(
-            size is None or isinstance(size, int) for size in value
-        )
-
     fresh: list[Any] = []
 
     def renew(value: Any, name: str) -> Any:
         if value is None:
             return None
-        if is_shape(value):
-            shape = (None, *value[1:])
-            tensor = keras.Input(batch_shape=shape, dtype=model.input_dtype, name=name)
-            fresh.append(tensor)
-            return tensor
         if isinstance(value, dict):
             return {key: renew(item, str(key)) for key, item in value.items()}
+        if all(size is None or isinstance(size, int) for size in value):
+            shape = (None, *value[1:])
+            fresh.append(keras.Input(batch_shape=shape, dtype=model.input_dtype, name=name))
+            return fresh[-1]
         return type(value)(renew(item, f"{name}_{i}") for i, item in enumerate(value))
 
-    values = list(shapes.items())
-    first = renew(values[0][1], _input_name(values[0][0]))
-    kwargs = {_input_name(key): renew(value, _input_name(key)) for key, value in values[1:]}
-    struct = first if not kwargs else list(fresh)
-    return _trace_call(model, fresh, struct, (first,), kwargs)
+    # Keras records the shape of each argument of `call` as "<argument>_shape".
+    names = ["inputs" if x == "input_shape" else x.removesuffix("_shape") for x in shapes]
+    first, *rest = (renew(x, name) for x, name in zip(shapes.values(), names, strict=True))
+    kwargs = dict(zip(names[1:], rest, strict=True))
+    return _trace_call(model, fresh if kwargs else first, (first,), kwargs)
 
 
-def _input_name(key: str) -> str:
-    return "inputs" if key == "input_shape" else key.removesuffix("_shape")
-
-
-def _trace_call(layer: Any, fresh: list[Any], struct: Any, args: tuple, kwargs: dict) -> Graph:
+def _trace_call(layer: Any, inputs: Any, args: tuple, kwargs: dict) -> Graph:
     try:
-        outputs = layer.call(*args, **kwargs)
-        function = keras.Function(struct, outputs)
+        function = keras.Function(inputs, layer.call(*args, **kwargs))
     except Exception as error:
+        reason = str(error).strip().partition("\n")[0][:200]
         raise TraceError(
             f"The `call` of {type(layer).__name__} {layer.name!r} cannot be traced on symbolic "
-            f"tensors: {type(error).__name__}: {_first_line(error)} {_HINT}"
+            f"tensors: {type(error).__name__}: {reason} {_HINT}"
         ) from error
     graph = _graph(function)
     graph.traced = True
     _check_weights(layer, graph)
     return graph
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:200] if text else ""
 
 
 def _check_weights(layer: Any, graph: Graph) -> None:
@@ -288,3 +262,24 @@ def _check_weights(layer: Any, graph: Graph) -> None:
             f"{type(layer).__name__} {layer.name!r} uses weights outside of any layer, which a "
             f"trace would lose: {', '.join(lost[:5])}. {_HINT}"
         )
+
+
+class Chain:
+    """Layers called one after another; an empty chain passes its input on.
+
+    Args:
+        layers: The layers, unbuilt. All take one tensor; the first also takes the other
+            arguments of the layer it replaces.
+    """
+
+    def __init__(self, layers: Sequence[keras.layers.Layer]) -> None:
+        self.layers = list(layers)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the layers in order."""
+        if not self.layers:
+            return args[0]
+        x = self.layers[0](*args, **kwargs)
+        for layer in self.layers[1:]:
+            x = layer(x)
+        return x

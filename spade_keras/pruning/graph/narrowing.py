@@ -7,21 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from spade_keras.pruning.analysis import Analysis
-from spade_keras.pruning.labels import Labels, Shape, SlotRecord
-from spade_keras.pruning.partition import partition
-from spade_keras.pruning.trace import Graph
+from spade_keras.pruning.graph.analysis import Analysis
+from spade_keras.pruning.graph.labels import Labels, Shape, SlotRecord, along_axis
+from spade_keras.pruning.graph.partition import partition
+from spade_keras.pruning.graph.trace import Graph
 
 Read = Callable[[Any], np.ndarray]
 
 
 class Narrowing:
-    """Shapes, kept positions and kept weights of an original model under a plan.
+    """Shapes, kept positions and kept weights of a model whose groups keep some channels.
 
-    Args:
-        analysis: The labels of the model.
-        kept: Kept channels by group name.
-        read: Gives the value of a variable of the original.
+    `read` gives the value of a variable of the original.
     """
 
     def __init__(self, analysis: Analysis, kept: Mapping[str, Sequence[int]], read: Read) -> None:
@@ -74,7 +71,4 @@ class Narrowing:
         return all(self.alive[self.labels[id(tensor)]].all() for tensor in tensors)
 
     def _alive_along(self, labels: Labels, axis: int) -> np.ndarray:
-        flags = self.alive[labels]
-        axis = axis % labels.ndim
-        others = tuple(a for a in range(labels.ndim) if a != axis)
-        return np.asarray(flags.any(axis=others))
+        return np.asarray(along_axis(self.alive[labels], axis).any(axis=0))

@@ -7,14 +7,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from spade_keras.pruning.labels import Labels
+from spade_keras.pruning.graph.labels import Labels
+from spade_keras.pruning.graph.trace import copy_operation
 from spade_keras.pruning.rules.rule import Change, ChannelCall, ChannelRule
-from spade_keras.pruning.trace import copy_operation
-
-
-def _positions(change: Change, axis: int) -> np.ndarray:
-    """Kept positions of the first input along an axis."""
-    return change.kept(0, axis)
 
 
 class SplitRule(ChannelRule):
@@ -32,14 +27,11 @@ class SplitRule(ChannelRule):
     def resize(self, change: Change) -> Any:
         """Cuts at the positions that remain."""
         operation = change.operation
-        if change.unchanged:
+        if change.unchanged or not hasattr(operation, "indices_or_sections"):
             return copy_operation(operation)
-        axis = operation.axis % len(change.inputs[0][0])
-        sizes = [new[axis] for _, new in change.outputs]
+        sizes = [new[operation.axis] for _, new in change.outputs]
         cuts = tuple(int(x) for x in np.cumsum(sizes)[:-1])
-        if hasattr(operation, "indices_or_sections"):
-            return copy_operation(operation, indices_or_sections=cuts)
-        return copy_operation(operation)
+        return copy_operation(operation, indices_or_sections=cuts)
 
 
 class GetItemRule(ChannelRule):
@@ -50,18 +42,15 @@ class GetItemRule(ChannelRule):
         labels, shape = call.labels[0], call.shape()
         pieces: list[Any] = []
         for axis, key in _expand(call.argument(1, "key"), labels.ndim):
-            if key is None:
-                pieces.append(None)
-            elif isinstance(key, int):
-                if labels.shape[axis] > 1:
-                    taken = np.take(labels, [key], axis=axis)
-                    call.store.freeze(taken, f"a single channel taken at {call.path}")
-                pieces.append(key if labels.shape[axis] > 1 else 0)
-            elif labels.shape[axis] == 1:
-                pieces.append(slice(None))
-            else:
-                pieces.append(key)
+            varies = key is not None and labels.shape[axis] > 1
+            if varies and isinstance(key, int):
+                taken = np.take(labels, [key], axis=axis)
+                call.store.freeze(taken, f"a single channel taken at {call.path}")
+            elif varies:
                 self._keep_step(call, key, axis, int(shape[axis] or 1))
+            elif key is not None:
+                key = 0 if isinstance(key, int) else slice(None)
+            pieces.append(key)
         result = labels[tuple(pieces)]
         for size, spec in zip(result.shape, call.outputs[0].shape, strict=True):
             if size == 1 and spec == 1 and result.size == 1 and result.any():
@@ -88,21 +77,23 @@ class GetItemRule(ChannelRule):
         old, new = change.inputs[0]
         if old == new:
             return args, kwargs
-        key = args[1] if len(args) > 1 else kwargs["key"]
         pieces = []
-        for axis, piece in _expand(key, len(old)):
-            if piece is None or old[axis] == new[axis]:
-                pieces.append(piece)
-            else:
-                pieces.append(_moved(piece, int(old[axis] or 1), _positions(change, axis)))
+        for axis, piece in _expand(_second(args, kwargs, "key"), len(old)):
+            if piece is not None and old[axis] != new[axis]:
+                piece = _moved(piece, int(old[axis] or 1), change.kept(0, axis))
+            pieces.append(piece)
         return (args[0], tuple(pieces)), {}
 
 
+def _second(args: tuple, kwargs: dict[str, Any], name: str) -> Any:
+    return args[1] if len(args) > 1 else kwargs[name]
+
+
 def _moved(piece: Any, size: int, kept: np.ndarray) -> Any:
+    """An index or slice, counted in kept positions."""
     if isinstance(piece, int):
         return int(np.searchsorted(kept, piece % size))
-    step = piece.step or 1
-    if step != 1:
+    if (piece.step or 1) != 1:
         return piece
     start, stop, _ = piece.indices(size)
     return slice(int(np.searchsorted(kept, start)), int(np.searchsorted(kept, stop)))
@@ -119,12 +110,10 @@ def _expand(key: Any, rank: int) -> list[tuple[int, Any]]:
     for item in keys:
         if item is None:
             found.append((-1, None))
-        elif item is Ellipsis:
-            found += [(axis + i, slice(None)) for i in range(fill)]
-            axis += fill
-        else:
-            found.append((axis, item))
-            axis += 1
+            continue
+        pieces = [slice(None)] * fill if item is Ellipsis else [item]
+        found += [(axis + i, piece) for i, piece in enumerate(pieces)]
+        axis += len(pieces)
     return found
 
 
@@ -156,9 +145,9 @@ class TakeRule(ChannelRule):
         old, new = change.inputs[0]
         if axis is None or old[axis] == new[axis]:
             return args, kwargs
-        indices = args[1] if len(args) > 1 else kwargs["indices"]
-        indices = np.asarray(keras.ops.convert_to_numpy(indices)) % old[axis]
-        kept = _positions(change, axis)
+        indices = np.asarray(keras.ops.convert_to_numpy(_second(args, kwargs, "indices")))
+        indices = indices % old[axis]
+        kept = change.kept(0, axis)
         moved = np.searchsorted(kept, indices[np.isin(indices, kept)])
         return (args[0], moved.reshape(-1) if indices.ndim else moved[0]), {}
 
@@ -194,11 +183,11 @@ class SliceRule(ChannelRule):
         old, new = change.inputs[0]
         if old == new:
             return args, kwargs
-        starts = args[1] if len(args) > 1 else kwargs["start_indices"]
-        moved = list(np.asarray(keras.ops.convert_to_numpy(starts)).tolist())
+        starts = _second(args, kwargs, "start_indices")
+        moved = np.asarray(keras.ops.convert_to_numpy(starts)).tolist()
         for axis, start in enumerate(moved):
             if old[axis] != new[axis]:
-                moved[axis] = int(np.searchsorted(_positions(change, axis), start))
+                moved[axis] = int(np.searchsorted(change.kept(0, axis), start))
         return (args[0], moved), {}
 
 
@@ -209,19 +198,17 @@ class PadRule(ChannelRule):
         """Gives every padded channel a label of its own."""
         labels = call.labels[0]
         mode = call.operation.mode
-        for axis, (before, after) in enumerate(_widths(call.operation, labels.ndim)):
-            if labels.shape[axis] == 1 or not (before or after):
+        for axis, counts in enumerate(_widths(call.operation, labels.ndim)):
+            if labels.shape[axis] == 1 or not any(counts):
                 continue
             if mode != "constant":
                 return call.freeze_all(f"{mode} padding of channels at {call.path}")
             shape = list(labels.shape)
             parts = []
-            for count in (before, after):
+            for count in counts:
                 shape[axis] = count
-                fresh = call.store.new(count)
-                view = [1] * labels.ndim
-                view[axis] = count
-                parts.append(np.broadcast_to(fresh.reshape(view), shape))
+                fresh = call.spread(call.store.new(count), axis, labels.ndim)
+                parts.append(np.broadcast_to(fresh, shape))
             labels = np.concatenate([parts[0], labels, parts[1]], axis=axis)
         return labels
 
@@ -229,9 +216,9 @@ class PadRule(ChannelRule):
         """Pads with what remains of the padding."""
         operation = change.operation
         old, new = change.outputs[0]
-        widths = _widths(operation, len(old))
         if old == new:
             return copy_operation(operation)
+        widths = _widths(operation, len(old))
         for axis, (before, _) in enumerate(widths):
             if old[axis] != new[axis]:
                 kept = change.kept(0, axis, "outputs")
@@ -253,11 +240,11 @@ class RollRule(ChannelRule):
         """Rolls the label array."""
         operation = call.operation
         labels = call.labels[0]
-        if operation.axis is None or not isinstance(operation.axis, int):
-            if labels.size > 1:
-                return call.freeze_all(f"a roll over several axes at {call.path}")
-            return labels
-        return np.roll(labels, operation.shift, axis=operation.axis)
+        if isinstance(operation.axis, int):
+            return np.roll(labels, operation.shift, axis=operation.axis)
+        if labels.size > 1:
+            return call.freeze_all(f"a roll over several axes at {call.path}")
+        return labels
 
     def resize(self, change: Change) -> Any:
         """Rolls by the number of kept channels among those carried over."""
@@ -267,7 +254,7 @@ class RollRule(ChannelRule):
         if axis is None or old[axis] == new[axis]:
             return copy_operation(operation)
         shift = operation.shift % old[axis]
-        kept = _positions(change, axis)
+        kept = change.kept(0, axis)
         return copy_operation(operation, shift=int((kept >= old[axis] - shift).sum()))
 
 

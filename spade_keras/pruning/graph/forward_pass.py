@@ -10,12 +10,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from spade_keras.pruning.analysis import analyze
-from spade_keras.pruning.trace import Graph, is_functional
+from spade_keras.pruning.graph.analysis import analyze
+from spade_keras.pruning.graph.trace import Graph, is_functional
 
 
 @dataclass(frozen=True)
-class Call:
+class ShapedCall:
     """One call of a layer or operation.
 
     Args:
@@ -43,7 +43,7 @@ class Call:
         return bound.arguments[name]
 
 
-def layer_calls(model: keras.Model, inputs: Any = None) -> list[Call]:
+def layer_calls(model: keras.Model, inputs: Any = None) -> list[ShapedCall]:
     """Lists the calls of one forward pass, nested models and composite layers opened.
 
     Args:
@@ -58,7 +58,7 @@ def layer_calls(model: keras.Model, inputs: Any = None) -> list[Call]:
         ValueError: If `inputs` does not fit the model.
         TraceError: If the model has no graph that can be read.
     """
-    calls: list[Call] = []
+    calls: list[ShapedCall] = []
     _walk(analyze(model).graph, input_specs(model, inputs), "", calls)
     return calls
 
@@ -66,11 +66,9 @@ def layer_calls(model: keras.Model, inputs: Any = None) -> list[Call]:
 def input_specs(model: keras.Model, inputs: Any = None) -> list[Any]:
     """Symbolic inputs, flat, of the shapes given, or of those the model declares."""
     graph = analyze(model).graph
-    if inputs is None:
-        return [keras.KerasTensor(_one_sample(x.shape), x.dtype) for x in graph.inputs]
     if isinstance(inputs, Mapping) and not isinstance(graph.input_struct, dict):
         inputs = [inputs[tensor.name] for tensor in graph.inputs]
-    shapes = list(_shapes(inputs))
+    shapes = [x.shape for x in graph.inputs] if inputs is None else list(_shapes(inputs))
     if [len(shape) for shape in shapes] != [len(x.shape) for x in graph.inputs]:
         raise ValueError(
             f"`inputs` must hold arrays or shapes like {[x.shape for x in graph.inputs]}, the "
@@ -82,7 +80,7 @@ def input_specs(model: keras.Model, inputs: Any = None) -> list[Any]:
     ]
 
 
-def _walk(graph: Graph, inputs: Sequence[Any], prefix: str, calls: list[Call]) -> list[Any]:
+def _walk(graph: Graph, inputs: Sequence[Any], prefix: str, calls: list[ShapedCall]) -> list[Any]:
     """Lists the calls of a graph on given inputs and returns its outputs, flat."""
     known = {id(x): given for x, given in zip(graph.inputs, inputs, strict=True)}
 
@@ -91,7 +89,7 @@ def _walk(graph: Graph, inputs: Sequence[Any], prefix: str, calls: list[Call]) -
 
     for call in graph.calls:
         args, kwargs = keras.tree.map_structure(given, (call.args, call.kwargs))
-        nested = graph.nested.get(id(call.operation))
+        nested = graph.inside(call)
         path = prefix + call.operation.name
         if nested is None:
             outputs = _record(call.operation, path, args, kwargs, calls)
@@ -101,13 +99,16 @@ def _walk(graph: Graph, inputs: Sequence[Any], prefix: str, calls: list[Call]) -
     return [known[id(x)] for x in graph.outputs]
 
 
-def _record(operation: Any, path: str, args: Any, kwargs: Any, calls: list[Call]) -> Sequence[Any]:
+def _record(
+    operation: Any, path: str, args: Any, kwargs: Any, calls: list[ShapedCall]
+) -> Sequence[Any]:
     outputs = keras.tree.flatten(operation.compute_output_spec(*args, **kwargs))
     if _is_open(_tensors(outputs)) and not _is_open(_tensors((args, kwargs))):
         # Some layers answer from their arguments alone; tracing the call finds the sizes.
         traced = keras.Operation.compute_output_spec(operation, *args, **kwargs)
         outputs = keras.tree.flatten(traced)
     if isinstance(operation, keras.layers.TimeDistributed):
+        # All steps go through the inner layer as one batch.
         batch, steps, *shape = args[0].shape
         together = None if None in (batch, steps) else batch * steps
         step = keras.KerasTensor((together, *shape), args[0].dtype)
@@ -118,7 +119,7 @@ def _record(operation: Any, path: str, args: Any, kwargs: Any, calls: list[Call]
         for layer in (operation.forward_layer, operation.backward_layer):
             _open(layer, path, args[:1], calls)
     else:
-        calls.append(Call(path, operation, (args, kwargs), tuple(outputs)))
+        calls.append(ShapedCall(path, operation, (args, kwargs), tuple(outputs)))
     return outputs
 
 
@@ -126,7 +127,7 @@ def _is_open(tensors: Sequence[Any]) -> bool:
     return any(None in tensor.shape for tensor in tensors)
 
 
-def _open(inner: Any, path: str, args: tuple[Any, ...], calls: list[Call]) -> None:
+def _open(inner: Any, path: str, args: tuple[Any, ...], calls: list[ShapedCall]) -> None:
     """Lists the calls inside a wrapper, whose inner layer may be a whole model."""
     path = f"{path}/{inner.name}"
     if is_functional(inner):
@@ -146,16 +147,16 @@ def _shapes(inputs: Any) -> Iterator[tuple[int | None, ...]]:
     elif isinstance(inputs, Mapping):
         for key in sorted(inputs):
             yield from _shapes(inputs[key])
-    elif isinstance(inputs, list | tuple) and inputs and all(map(_is_size, inputs)):
-        yield tuple(inputs)
-    elif isinstance(inputs, list | tuple):
-        for item in inputs:
-            yield from _shapes(item)
-    else:
+    elif not isinstance(inputs, list | tuple):
         raise ValueError(
             f"`inputs` must hold arrays or shapes. Received: {inputs!r}. "
             "Pass an array, or a shape such as (1, 128, 128, 2)."
         )
+    elif inputs and all(map(_is_size, inputs)):
+        yield tuple(inputs)
+    else:
+        for item in inputs:
+            yield from _shapes(item)
 
 
 def _is_size(value: Any) -> bool:

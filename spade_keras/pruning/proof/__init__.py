@@ -1,0 +1,1 @@
+"""What `verify_plan` needs: random weights, and the masked original."""
