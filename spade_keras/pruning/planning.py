@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -11,11 +11,12 @@ from typing import Any, Literal
 import numpy as np
 
 from spade_keras.pruning import importance as importances
-from spade_keras.pruning.cost import check_built
+from spade_keras.pruning.blocks import drop_blocks
+from spade_keras.pruning.cost import PlanCost, check_built
 from spade_keras.pruning.groups import Group, find_groups
-from spade_keras.pruning.plan import GroupPlan, PruningPlan
-from spade_keras.pruning.plan_cost import PlanCost
+from spade_keras.pruning.plan import ChannelStep, GroupPlan, PruningPlan
 from spade_keras.pruning.ranking import rank_globally
+from spade_keras.pruning.rebuild import rebuild
 from spade_keras.pruning.selection import (
     allowed_widths,
     is_wildcard,
@@ -40,6 +41,8 @@ def make_plan(  # noqa: PLR0913 - every setting is a keyword of its own
     round_to: int = 1,
     minimum_width: int = 1,
     protect: Iterable[str] = (),
+    blocks: Collection[str] = (),
+    after: PruningPlan | None = None,
     inputs: Any = None,
 ) -> PruningPlan:
     """Decides which channels of a model to remove; the model itself is not changed.
@@ -61,11 +64,14 @@ def make_plan(  # noqa: PLR0913 - every setting is a keyword of its own
         round_to: Narrower widths are multiples of it.
         minimum_width: No group becomes narrower.
         protect: Names of groups or layers that keep their width.
+        blocks: Residual blocks to leave out first; see `drop_blocks`.
+        after: An earlier plan; channels, blocks and costs are then those of what it leaves.
         inputs: Arrays or shapes to count multiply-accumulates for, where the model's own
             input shapes leave sizes open.
 
     Returns:
-        The plan, with every group of the model and why it is fixed if it is.
+        The plan, with every group of the model and why it is fixed if it is; the steps of
+        `after` and `blocks` come first.
 
     Raises:
         ValueError: If an argument is out of range, a name matches nothing, a width or target
@@ -81,6 +87,12 @@ def make_plan(  # noqa: PLR0913 - every setting is a keyword of its own
     _check_count("round_to", round_to)
     _check_count("minimum_width", minimum_width)
     check_built(model)
+    if after is not None:
+        model = rebuild(model, after)
+    if blocks:
+        dropped = drop_blocks(model, blocks, inputs=inputs)
+        model = rebuild(model, dropped)
+        after = dropped if after is None else after.then(dropped)
     limits = _Limits(round_to, minimum_width, (protect,) if isinstance(protect, str) else protect)
     planner = _Planner(model, find_groups(model), importance, limits, inputs)
     if widths is not None:
@@ -96,7 +108,8 @@ def make_plan(  # noqa: PLR0913 - every setting is a keyword of its own
     amounts = {"ratio": ratio, "widths": widths, "target": target}
     selection = {key: _plain(value) for key, value in amounts.items() if value is not None}
     selection |= {"scope": scope, "round_to": round_to, "minimum_width": minimum_width}
-    return planner.plan(chosen, selection | {"protect": list(limits.protect)})
+    plan = planner.plan(chosen, selection | {"protect": list(limits.protect)})
+    return plan if after is None else after.then(plan)
 
 
 @dataclass(frozen=True)
@@ -250,14 +263,9 @@ class _Planner:
             entries.append(
                 GroupPlan(group.name, group.width, kept, group.members, fixed, parameters, macs)
             )
-        return PruningPlan(
-            model=self.model.name,
-            groups=tuple(entries),
-            importance=self._named,
-            selection=selection,
-            parameters=self._cost.parameters,
-            macs=self._cost.macs,
-        )
+        cost = self._cost
+        step = ChannelStep(tuple(entries), self._named, selection, cost.parameters, cost.macs)
+        return PruningPlan(self.model.name, (step,))
 
 
 def _total_width(widths: Mapping[str, int]) -> float:

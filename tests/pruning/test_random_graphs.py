@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from keras import layers, ops
 
 from spade_keras.pruning.groups import find_groups
-from spade_keras.pruning.plan import GroupPlan, PruningPlan
+from spade_keras.pruning.plan import ChannelStep, GroupPlan, PruningPlan
 from spade_keras.pruning.verify import measure_difference, verify_plan
 
 EXAMPLES = 200 if keras.backend.backend() == "tensorflow" else 30
@@ -30,7 +30,7 @@ def random_plan(model, generator):
             parts = [generator.permutation(np.flatnonzero(blocks == b)) for b in np.unique(blocks)]
             kept = np.sort(np.concatenate([part[:count] for part in parts]))
         entries.append(GroupPlan(group.name, group.width, tuple(int(c) for c in kept)))
-    return PruningPlan(model.name, tuple(entries), "random", {})
+    return PruningPlan(model.name, (ChannelStep(tuple(entries), "random"),))
 
 
 def swapped(model, plan):
@@ -44,7 +44,7 @@ def swapped(model, plan):
                 kept = tuple(sorted((set(entry.kept) - {same[-1]}) | {gone}))
                 changed = GroupPlan(entry.name, entry.width, kept)
                 groups = (*plan.groups[:index], changed, *plan.groups[index + 1 :])
-                return PruningPlan(plan.model, groups, "random", {})
+                return PruningPlan(plan.model, (ChannelStep(groups, "random"),))
     return None
 
 

@@ -8,7 +8,7 @@ import pytest
 from keras import layers, ops
 
 from spade_keras.pruning.groups import find_groups
-from spade_keras.pruning.plan import GroupPlan, PruningPlan
+from spade_keras.pruning.plan import ChannelStep, GroupPlan, PruningPlan
 from spade_keras.pruning.planning import make_plan
 from spade_keras.pruning.rebuild import rebuild
 from spade_keras.pruning.verify import measure_difference, verify_plan
@@ -38,7 +38,7 @@ def half_plan(model, seed=0):
             count = len(inside) if group.fixed else max(1, len(inside) // 2)
             kept += generator.permutation(inside)[:count].tolist()
         entries.append(GroupPlan(group.name, group.width, tuple(sorted(kept)), fixed=group.fixed))
-    return PruningPlan(model.name, tuple(entries), "random", {})
+    return PruningPlan(model.name, (ChannelStep(tuple(entries), "random"),))
 
 
 def mutations(model, plan):
@@ -55,7 +55,7 @@ def mutations(model, plan):
                 kept = tuple(sorted((set(entry.kept) - {old}) | {same[0]}))
                 changed = dataclasses.replace(entry, kept=kept)
                 others = (*plan.groups[:index], changed, *plan.groups[index + 1 :])
-                yield entry.name, dataclasses.replace(plan, groups=others)
+                yield entry.name, dataclasses.replace(plan, steps=(ChannelStep(others, "swapped"),))
                 break
 
 

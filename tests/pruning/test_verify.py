@@ -28,7 +28,8 @@ def swap(plan, name):
             missing = sorted(set(range(group.width)) - set(group.kept))
             group = dataclasses.replace(group, kept=tuple(sorted((*group.kept[1:], missing[0]))))
         groups.append(group)
-    return dataclasses.replace(plan, groups=tuple(groups))
+    step = dataclasses.replace(plan.steps[0], groups=tuple(groups))
+    return dataclasses.replace(plan, steps=(step,))
 
 
 def test_report_compares_logits_and_a_tensor_inside():

@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 import keras
 import numpy as np
+from keras import ops
 
-from spade_keras.pruning.basis.importance import BasisImportance, get
-from spade_keras.pruning.basis.merging import cheaper_form, group_of
-from spade_keras.pruning.basis.pairs import Pair, check_pairs
-from spade_keras.pruning.basis.recorder import GradientRecorder
+from spade_keras.pruning.basis.importance import BasisImportance
+from spade_keras.pruning.basis.scaling import BasisScaling, Pair, check_pairs
+from spade_keras.registry import COMPONENT_IMPORTANCES
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class BasisPruning(keras.callbacks.Callback):
         patience: Epochs that may fail before training stops; meanwhile nothing is pruned.
         stop_at: Share of the decomposed layers' parameters, in [0, 1), that is few enough: an epoch
             within the limit that `merge` would leave no more of ends the training.
-        importance: Name in `BASIS_IMPORTANCES`, or a `BasisImportance`.
+        importance: Name in `COMPONENT_IMPORTANCES`, or a `BasisImportance`.
         model: The decomposed model. None: the model being trained; name the inner one if a
             wrapper is trained.
 
@@ -114,7 +114,9 @@ class BasisPruning(keras.callbacks.Callback):
         self.warmup = warmup
         self.patience = patience
         self.stop_at = stop_at
-        self.importance = get(importance) if isinstance(importance, str) else importance
+        if isinstance(importance, str):
+            importance = COMPONENT_IMPORTANCES.make(importance)
+        self.importance: BasisImportance = importance
         self.history: list[PruningRound] = []
         """What happened in each epoch."""
         self._target = model
@@ -151,7 +153,7 @@ class BasisPruning(keras.callbacks.Callback):
         self.history.append(PruningRound(epoch, value, self._alive(), met))
         if met:
             self._failed = 0
-            self._good = [np.array(keras.ops.convert_to_numpy(v)) for v in self._weights()]
+            self._good = [np.array(ops.convert_to_numpy(v)) for v in self._weights()]
             if self.stop_at and self._share_left() <= self.stop_at:
                 self.model.stop_training = True
             elif len(self.history) >= self.warmup:
@@ -181,11 +183,10 @@ class BasisPruning(keras.callbacks.Callback):
         """Parameters of the decomposed layers after a merge, as a share of the whole layers'."""
         whole = left = 0
         for pair in self._pairs:
-            group, rank = group_of(pair), len(pair.scaling.alive)
-            one = group.rows * group.columns
-            split = rank * (group.rows + group.columns)
-            whole += group.groups * one
-            left += group.groups * (split if cheaper_form(group, rank) == "pair" else one)
+            group, kept = pair.group, pair.scaling.alive
+            one = group.groups * group.rows * group.columns
+            whole += one
+            left += one - group.plan(kept, group.cheaper_form(len(kept))).parameters_saved
         return left / whole
 
     def _effects(self) -> list[np.ndarray | None]:
@@ -196,7 +197,7 @@ class BasisPruning(keras.callbacks.Callback):
     def _scores(self, effects: Sequence[np.ndarray | None]) -> dict[str, np.ndarray]:
         scores = {}
         for pair, effect in zip(self._pairs, effects, strict=True):
-            members = np.asarray(self.importance(pair.scaling, effect), np.float64)
+            members = np.asarray(self.importance(pair, effect), np.float64)
             expected = (pair.scaling.groups, pair.scaling.rank)
             if members.shape != expected or not np.isfinite(members).all():
                 raise ValueError(
@@ -262,3 +263,99 @@ def prune_components(
     for pair in pairs:
         pair.scaling.keep(sorted(alive[pair.name]))
     return pruned
+
+
+class GradientRecorder:
+    """Adds up `(s dL/ds)^2` over the training steps of a model.
+
+    The one place where every backend hands all gradients to Python code that runs inside the
+    training step is `optimizer.apply`. While attached, the recorder stands in front of it. Its sums
+    are variables of the optimizer, which JAX carries through the compiled step like any state
+    of the optimizer. Gradients are those of the mini-batch, before clipping, in training mode.
+
+    Args:
+        layers: The scaling layers.
+    """
+
+    def __init__(self, layers: Sequence[BasisScaling]) -> None:
+        self.layers = list(layers)
+        self._optimizer: Any = None
+        self._model: Any = None
+        self._sums: list[Any] = []
+        self._count: Any = None
+
+    def attach(self, model: keras.Model) -> None:
+        """Starts to record; the training step is compiled anew.
+
+        Args:
+            model: The compiled model that is trained.
+
+        Raises:
+            ValueError: A scaling factor is not trained by the model.
+        """
+        trained = {id(variable) for variable in model.trainable_variables}
+        frozen = [layer.name for layer in self.layers if id(layer.scale) not in trained]
+        if frozen:
+            raise ValueError(
+                "The scaling factors must be trainable to be ranked by their gradients. "
+                f"Received: frozen factors in {frozen[:5]}. Set `trainable = True` on these layers "
+                "or rank by 'sigma'."
+            )
+        outer = model.optimizer
+        if not outer.built:
+            outer.build(model.trainable_variables)
+        # Under loss scaling the inner optimizer is the one that gets unscaled gradients.
+        optimizer = getattr(outer, "inner_optimizer", outer)
+        left_behind = getattr(vars(optimizer).get("apply"), "recorder", None)
+        if left_behind is not None:
+            left_behind.detach()
+        self._sums = [
+            optimizer.add_variable(layer.scale.shape, name=f"effects_{index}")
+            for index, layer in enumerate(self.layers)
+        ]
+        self._count = optimizer.add_variable((), name="recorded_steps")
+        self._optimizer, self._model = optimizer, model
+        apply = optimizer.apply
+
+        def record_and_apply(grads: Any, trainable_variables: Any = None) -> Any:
+            grads = list(grads)
+            if trainable_variables is None:
+                variables = optimizer._trainable_variables
+            else:
+                trainable_variables = variables = list(trainable_variables)
+            self._record(grads, variables)
+            return apply(grads, trainable_variables)
+
+        record_and_apply.recorder = self  # type: ignore[attr-defined]
+        optimizer.apply = record_and_apply
+        model.make_train_function(force=True)
+
+    def detach(self) -> None:
+        """Stops to record and leaves the optimizer as it was."""
+        if self._optimizer is None:
+            return
+        vars(self._optimizer).pop("apply", None)
+        mine = {id(variable) for variable in (*self._sums, self._count)}
+        known = self._optimizer._variables
+        for index in reversed(range(len(known))):
+            if id(known[index]) in mine:
+                del known[index]
+        self._model.train_function = None
+        self._optimizer = self._model = None
+
+    def read(self) -> list[np.ndarray]:
+        """Mean of `(s dL/ds)^2` over the steps since the last reading, one array per layer."""
+        count = max(float(ops.convert_to_numpy(self._count)), 1.0)
+        means = [np.asarray(ops.convert_to_numpy(v), np.float64) / count for v in self._sums]
+        for variable in (*self._sums, self._count):
+            variable.assign(ops.zeros(variable.shape))
+        return means
+
+    def _record(self, grads: Sequence[Any], variables: Sequence[Any]) -> None:
+        gradients = {id(v): g for v, g in zip(variables, grads, strict=True)}
+        for layer, total in zip(self.layers, self._sums, strict=True):
+            gradient = gradients.get(id(layer.scale))
+            if gradient is not None:
+                effect = ops.multiply(ops.cast(gradient, total.dtype), layer.scale)
+                total.assign_add(ops.square(effect))
+        self._count.assign_add(ops.ones(()))

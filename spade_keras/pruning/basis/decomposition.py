@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 
 from spade_keras.pruning.analysis import analyze
-from spade_keras.pruning.basis.factors import (
-    Factors,
-    factorize,
-    to_kernel,
-    to_matrix,
-    without_rounding,
-)
-from spade_keras.pruning.basis.pairs import BASIS_SUFFIX, find_pairs
 from spade_keras.pruning.basis.rank_groups import (
     RankGroup,
     choose_groups,
     find_rank_groups,
     leaf_calls,
     output_layers,
+    to_kernel,
+    to_matrix,
 )
-from spade_keras.pruning.basis.scaling import BasisScaling, BasisScalingConv, BasisScalingDense
+from spade_keras.pruning.basis.scaling import (
+    BASIS_SUFFIX,
+    BasisScaling,
+    BasisScalingConv,
+    BasisScalingDense,
+    find_pairs,
+)
 from spade_keras.pruning.chain import Chain
 from spade_keras.pruning.initializers import with_zeros
-from spade_keras.pruning.parts import is_network
-from spade_keras.pruning.rebuild import replay
+from spade_keras.pruning.narrowing import Read
+from spade_keras.pruning.parts import map_parts, own_names, parts_of, prefix_of
+from spade_keras.pruning.replay import replay
 
 TRAINABLE = ("head", "norms")
 _NORMS = (
@@ -38,6 +40,10 @@ _NORMS = (
     keras.layers.UnitNormalization,
     keras.layers.RMSNormalization,
 )
+# Smaller singular values are rounding errors of a kernel stored in single precision.
+_ROUNDING = 1e-7
+# From this size on, the few largest triples are found by Lanczos iteration, not by all of them.
+_LARGE = 512
 _OWN_TO_PAIR = ("name", "filters", "units", "trainable", "activation", "use_bias")
 
 
@@ -106,20 +112,34 @@ def decompose(
             f"whose layers cannot be: {reasons}."
         )
     ranks = _ranks(chosen, max_rank)
-    if not is_network(model):
-        return _decompose(model, ranks, trainable)
-    decomposed = {}
-    for key, prior in model.priors.items():
-        own = {n.removeprefix(f"{key}/"): r for n, r in ranks.items() if n.startswith(f"{key}/")}
-        decomposed[key] = _decompose(prior, own, trainable)
-    return model.with_priors(decomposed)
+    return decompose_layers(model, ranks, trainable)
+
+
+def decompose_layers(
+    model: Any,
+    ranks: Mapping[str, int],
+    trainable: Collection[str] = (),
+    read: Read = keras.ops.convert_to_numpy,
+) -> Any:
+    """Decomposes layers into so many components each; see `decompose`.
+
+    Args:
+        model: The model.
+        ranks: Components per layer, by path.
+        trainable: What trains besides the factors.
+        read: Gives the value of one of the model's variables.
+    """
+    return map_parts(
+        model, lambda key, part: _decompose(part, own_names(ranks, key), trainable, read)
+    )
 
 
 def _heads(model: Any) -> set[str]:
-    if is_network(model):
-        return {f"{key}/{name}" for key, prior in model.priors.items() for name in _heads(prior)}
-    analysis = analyze(model)
-    return {analysis.paths[key] for key in output_layers(analysis.graph)}
+    return {
+        prefix_of(key) + analyze(part).paths[layer]
+        for key, part in parts_of(model).items()
+        for layer in output_layers(analyze(part).graph)
+    }
 
 
 def _ranks(groups: Sequence[RankGroup], max_rank: int | Mapping[str, int] | None) -> dict[str, int]:
@@ -144,8 +164,10 @@ def _ranks(groups: Sequence[RankGroup], max_rank: int | Mapping[str, int] | None
     return ranks
 
 
-def _decompose(model: Any, ranks: Mapping[str, int], trainable: Collection[str]) -> Any:
-    """`decompose` for one model and the ranks of the layers to decompose."""
+def _decompose(
+    model: keras.Model, ranks: Mapping[str, int], trainable: Collection[str], read: Read
+) -> keras.Model:
+    """`decompose_layers` of one part."""
     if find_pairs(model):
         raise ValueError(
             "`model` must not be decomposed already. Received: "
@@ -154,24 +176,24 @@ def _decompose(model: Any, ranks: Mapping[str, int], trainable: Collection[str])
         )
     analysis = analyze(model)
     swaps: dict[int, Chain] = {}
-    factors: list[tuple[Any, Chain, Factors]] = []
+    factors: list[tuple[Any, Chain, _Factors]] = []
     for call in leaf_calls(analysis.graph):
         layer = call.operation
         rank = ranks.get(analysis.paths[id(layer)])
         if rank is None:
             continue
-        found = _factorize(layer, rank, analysis.paths[id(layer)])
+        found = _factorize(layer, rank, analysis.paths[id(layer)], read)
         swaps[id(layer)] = _pair(layer, found.rank)
         factors.append((layer, swaps[id(layer)], found))
-    made = replay(model, analysis, swaps=swaps)
+    made = replay(model, analysis, swaps=swaps, read=read)
     for layer, chain, found in factors:
-        _set_weights(layer, chain, found)
+        _set_weights(layer, chain, found, read)
     _set_trainable(made, trainable)
     return made
 
 
-def _factorize(layer: Any, rank: int, path: str) -> Factors:
-    matrix = to_matrix(layer, keras.ops.convert_to_numpy(layer.kernel).astype(np.float64))
+def _factorize(layer: Any, rank: int, path: str, read: Read) -> _Factors:
+    matrix = to_matrix(layer, np.asarray(read(layer.kernel), np.float64))
     if not np.isfinite(matrix).all():
         raise ValueError(
             "`model` must have finite kernels. Received: NaN or infinite values in the kernel of "
@@ -182,7 +204,49 @@ def _factorize(layer: Any, rank: int, path: str) -> Factors:
             "`model` must not have kernels that are zero, which have no basis. Received: only "
             f"zeros in the kernel of {path!r}. Train it first, or leave it out of `layers`."
         )
-    return without_rounding(factorize(matrix, rank))
+    return _without_rounding(_largest(matrix, rank))
+
+
+@dataclass(frozen=True)
+class _Factors:
+    """`W = U diag(sigma) V^T` per group, the largest singular values first."""
+
+    left: np.ndarray  # U, (groups, rows, rank)
+    values: np.ndarray  # sigma, (groups, rank)
+    right: np.ndarray  # V^T, (groups, rank, columns)
+
+    @property
+    def rank(self) -> int:
+        """Components per group."""
+        return self.values.shape[1]
+
+
+def _largest(matrix: np.ndarray, rank: int) -> _Factors:
+    """The first `rank` singular triples of every group of `(groups, rows, columns)`."""
+    smaller = min(matrix.shape[1:])
+    if smaller >= _LARGE and rank <= smaller // 4:
+        triples = [_largest_triples(block, rank) for block in matrix]
+        left, values, right = (np.stack(parts) for parts in zip(*triples, strict=True))
+    else:
+        left, values, right = np.linalg.svd(matrix, full_matrices=False)
+    return _Factors(left[:, :, :rank], values[:, :rank], right[:, :rank])
+
+
+def _without_rounding(factors: _Factors) -> _Factors:
+    """The factors without components that are zero but for rounding in every group, but one."""
+    largest = factors.values.max(axis=0)
+    rank = max(1, int((largest > _ROUNDING * largest[0]).sum()))
+    return _Factors(factors.left[:, :, :rank], factors.values[:, :rank], factors.right[:, :rank])
+
+
+def _largest_triples(block: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    from scipy.sparse.linalg import svds
+
+    # The start vector is fixed, so that the same kernel always gives the same factors.
+    start = np.random.default_rng(0).normal(size=min(block.shape))
+    left, values, right = svds(block, k=rank, v0=start)
+    order = np.argsort(values)[::-1]
+    return left[:, order], values[order], right[order]
 
 
 def _pair(layer: Any, rank: int) -> Chain:
@@ -217,13 +281,13 @@ def _pair(layer: Any, rank: int) -> Chain:
     return Chain([type(layer).from_config(basis), second])
 
 
-def _set_weights(layer: Any, chain: Chain, factors: Factors) -> None:
+def _set_weights(layer: Any, chain: Chain, factors: _Factors, read: Read) -> None:
     basis, scaling = chain.layers
     basis.kernel.assign(to_kernel(layer, factors.left))
     scaling.singular_values.assign(factors.values.reshape(-1))
     scaling.directions.assign(factors.right.reshape(-1, factors.right.shape[-1]))
     if layer.use_bias:
-        scaling.bias.assign(keras.ops.convert_to_numpy(layer.bias))
+        scaling.bias.assign(read(layer.bias))
 
 
 def _set_trainable(model: Any, trainable: Collection[str]) -> None:

@@ -1,12 +1,21 @@
-"""The second layer of a decomposed pair: scaled singular directions, one factor per component."""
+"""The layers with scaling factors, and the pairs they form with the basis layers before them."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
+
+from spade_keras.errors import NotDecomposedError
+from spade_keras.pruning.analysis import analyze
+from spade_keras.pruning.basis.rank_groups import TRANSPOSED, RankGroup, to_matrix
+from spade_keras.pruning.parts import parts_of, prefix_of
+from spade_keras.pruning.trace import Graph
+
+BASIS_SUFFIX = "_basis"
 
 
 class BasisScaling(keras.layers.Layer):
@@ -223,3 +232,86 @@ class BasisScalingDense(BasisScaling):
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""
         return {**super().get_config(), "units": self.channels}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One decomposed layer.
+
+    Args:
+        name: Path of the layer that was decomposed, now of the scaling layer.
+        basis: The layer with the orthonormal kernel.
+        scaling: The layer with the factors.
+        basis_path: Path of the basis layer.
+    """
+
+    name: str
+    basis: Any
+    scaling: BasisScaling
+    basis_path: str
+
+    @property
+    def group(self) -> RankGroup:
+        """The rank group of the layer that the pair came from."""
+        _, rows, _ = self.basis_matrix().shape
+        groups = self.scaling.groups
+        columns = self.scaling.channels // groups
+        expansion = int(np.prod(self.basis.strides)) if isinstance(self.basis, TRANSPOSED) else 1
+        kind = type(self.basis).__name__
+        return RankGroup(self.name, kind, min(rows, columns), rows, columns, groups, expansion)
+
+    def basis_matrix(self) -> np.ndarray:
+        """Returns `U` of every group, shape `(groups, rows, rank)`."""
+        return to_matrix(self.basis, np.asarray(ops.convert_to_numpy(self.basis.kernel), float))
+
+
+def find_pairs(model: Any) -> tuple[Pair, ...]:
+    """Lists the pairs of a decomposed model in running order, shared ones once; none if it is not.
+
+    Args:
+        model: A model made by `decompose`, or loaded from its file, or one that holds it.
+
+    Raises:
+        ValueError: A scaling layer does not follow its basis layer.
+    """
+    found: list[Pair] = []
+    for key, part in parts_of(model).items():
+        pairs: dict[int, Pair] = {}
+        _collect(analyze(part).graph, prefix_of(key), analyze(part).paths, pairs)
+        found += pairs.values()
+    return tuple(found)
+
+
+def check_pairs(model: Any) -> tuple[Pair, ...]:
+    """`find_pairs` for a model that must have some.
+
+    Raises:
+        NotDecomposedError: It has none.
+    """
+    parts = parts_of(model).values()
+    found = any(isinstance(x, BasisScaling) for part in parts for x in part._flatten_layers())
+    pairs = find_pairs(model) if found else ()
+    if not pairs:
+        raise NotDecomposedError(
+            "`model` must be decomposed. Received: "
+            f"model={getattr(model, 'name', model)!r}, which has no basis scaling layer. Pass "
+            "`decompose(model)`."
+        )
+    return pairs
+
+
+def _collect(graph: Graph, prefix: str, paths: dict[int, str], pairs: dict[int, Pair]) -> None:
+    makers = {id(x): call.operation for call in graph.calls for x in call.outputs}
+    for call in graph.calls:
+        scaling = call.operation
+        nested = graph.nested.get(id(scaling))
+        if nested is not None:
+            _collect(nested, prefix, paths, pairs)
+        elif isinstance(scaling, BasisScaling) and id(scaling) not in pairs:
+            basis, path = makers.get(id(call.inputs[0])), prefix + paths[id(scaling)]
+            if getattr(basis, "kernel", None) is None:
+                raise ValueError(
+                    f"Every scaling layer must follow its basis layer. Received: {path!r}, which "
+                    f"follows {getattr(basis, 'name', 'an input of the model')!r}."
+                )
+            pairs[id(scaling)] = Pair(path, basis, scaling, prefix + paths[id(basis)])
