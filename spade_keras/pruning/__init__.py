@@ -5,8 +5,7 @@ from __future__ import annotations
 from spade_keras.errors import PlanMismatchError, RebuildError, TraceError, VerificationError
 from spade_keras.pruning.basis import (
     BasisPruning,
-    BasisScalingConv,
-    BasisScalingDense,
+    BasisScaling,
     decompose,
     find_rank_groups,
     merge,
@@ -37,8 +36,7 @@ from spade_keras.pruning.verify import VerificationReport, verify_plan
 __all__ = [
     "IMPORTANCES",
     "BasisPruning",
-    "BasisScalingConv",
-    "BasisScalingDense",
+    "BasisScaling",
     "BlockStep",
     "ChannelRule",
     "ChannelStep",

@@ -124,16 +124,7 @@ def drop_blocks(model: Any, names: Collection[str], *, inputs: Any = None) -> Pr
 
 
 def leave_out_blocks(model: Any, step: BlockStep, read: Read) -> Any:
-    """Builds the model without the blocks of a step.
-
-    Args:
-        model: The model the step was made for.
-        step: The step.
-        read: Gives the value of one of the model's variables.
-
-    Raises:
-        PlanMismatchError: The model has no such block.
-    """
+    """Builds the model without the blocks of a step; for `apply_step`."""
     unknown = sorted(set(step.dropped) - set(_known(model)))
     if unknown:
         raise PlanMismatchError(

@@ -101,11 +101,7 @@ def count_macs(model: Any, inputs: Any = None) -> MacReport:
 
 
 def macs_by_layer(model: Any, inputs: Any = None) -> dict[str, int] | None:
-    """Returns the multiply-accumulates per layer path; None where the model leaves sizes open.
-
-    Raises:
-        ValueError: If `inputs` are given and do not fit, or still leave sizes open.
-    """
+    """Returns the multiply-accumulates per layer path; None where sizes are open without inputs."""
     try:
         return count_macs(model, inputs).layers
     except OpenSizesError:
@@ -148,13 +144,10 @@ class PlanCost:
             self._terms.setdefault(id(term.variable), []).append(term)
 
     def savings(self, widths: Mapping[str, int]) -> list[tuple[int, int | None]]:
-        """What each group saves, in the groups' order and each on top of those before it.
+        """Returns what each group saves on top of those before it; the sums are exact.
 
         Args:
             widths: New width per group; groups not named keep theirs.
-
-        Returns:
-            Parameters and multiply-accumulates saved per group; the sums are exact.
         """
         shapes = dict(self._shapes)
         savings: list[tuple[int, int | None]] = []

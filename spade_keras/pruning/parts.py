@@ -44,12 +44,7 @@ def with_parts(model: Any, parts: Mapping[str, keras.Model]) -> Any:
 
 
 def map_parts(model: Any, change: Callable[[str, keras.Model], keras.Model]) -> Any:
-    """Returns a model with every part changed.
-
-    Args:
-        model: A Keras model, or a network with `priors`; it is left as it is.
-        change: Makes the new part from the key and the part.
-    """
+    """Returns a model with every part changed by a function of its key and itself."""
     return with_parts(model, {key: change(key, part) for key, part in parts_of(model).items()})
 
 
@@ -59,25 +54,16 @@ def prefix_of(key: str) -> str:
 
 
 def own_names(names: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """Returns the entries whose names belong to a part, by their names inside it.
-
-    Args:
-        names: Anything by the names of groups, layers or blocks.
-        key: The part.
-    """
+    """Returns the entries whose names belong to a part, by their names inside it."""
     prefix = prefix_of(key)
     return {n.removeprefix(prefix): x for n, x in names.items() if n.startswith(prefix)}
 
 
 def part_inputs(model: Any, inputs: Any = None) -> Iterator[tuple[str, keras.Model, Any]]:
-    """Yields the prefix, the model and the inputs of every call of a part.
-
-    Args:
-        model: A Keras model, or a network with `priors`.
-        inputs: Arrays or shapes in the structure of the model's inputs.
+    """Yields the prefix, the model and the inputs of every part, as often as it is called.
 
     Raises:
-        OpenSizesError: A network's inputs are not given.
+        OpenSizesError: The inputs of a network are not given.
     """
     if not is_network(model):
         yield "", model, inputs

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Discriminator, TypeAdapter, ValidationError
 
 FORMAT_VERSION = 2
-_JSON = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 Form = Literal["pair", "one"]
 FORMS: tuple[Form, ...] = ("pair", "one")
 
 
+class _Strict:
+    """Read from JSON without unknown entries or conversions between types."""
+
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
 @dataclass(frozen=True)
-class GroupPlan:
+class GroupPlan(_Strict):
     """What happens to one group of coupled channels.
 
     Args:
@@ -32,8 +37,6 @@ class GroupPlan:
             narrowed, so that the column adds up to the saving of the whole step.
         macs_saved: The same for multiply-accumulates; None where input sizes are unknown.
     """
-
-    __pydantic_config__: ClassVar[ConfigDict] = _JSON
 
     name: str
     width: int
@@ -48,7 +51,7 @@ class GroupPlan:
 
 
 @dataclass(frozen=True)
-class LayerRank:
+class LayerRank(_Strict):
     """What becomes of one layer that is decomposed into singular components.
 
     Args:
@@ -60,8 +63,6 @@ class LayerRank:
         parameters_saved: Parameters that go.
         macs_saved: Multiply-accumulates that go; None where input sizes are unknown.
     """
-
-    __pydantic_config__: ClassVar[ConfigDict] = _JSON
 
     name: str
     rank: int
@@ -87,7 +88,7 @@ class LayerRank:
 
 
 @dataclass(frozen=True)
-class BlockStep:
+class BlockStep(_Strict):
     """Residual blocks that become the identity.
 
     Args:
@@ -95,8 +96,6 @@ class BlockStep:
         parameters_saved: Parameters that go with them.
         macs_saved: Multiply-accumulates that go; None where they are unknown.
     """
-
-    __pydantic_config__: ClassVar[ConfigDict] = _JSON
 
     dropped: tuple[str, ...]
     parameters_saved: int = 0
@@ -106,16 +105,19 @@ class BlockStep:
     def __post_init__(self) -> None:
         _check_once("dropped", "block", self.dropped)
 
+    @property
+    def entries(self) -> tuple[BlockStep, ...]:
+        """What saves something: the step itself."""
+        return (self,)
+
     def summary(self, model: str) -> str:
         """Lists the blocks and what they save."""
-        return (
-            f"Blocks dropped from {model!r}: {', '.join(self.dropped) or 'none'} "
-            f"(parameters -{self.parameters_saved:,}, MACs {_minus(self.macs_saved)})"
-        )
+        saved = f"parameters {-self.parameters_saved:,}, MACs {_macs(self.macs_saved)}"
+        return f"Blocks dropped from {model!r}: {', '.join(self.dropped) or 'none'} ({saved})"
 
 
 @dataclass(frozen=True)
-class ChannelStep:
+class ChannelStep(_Strict):
     """Channels that are removed.
 
     Args:
@@ -125,8 +127,6 @@ class ChannelStep:
         parameters: Parameters of the model before this step, where known.
         macs: Multiply-accumulates of the model before this step, where known.
     """
-
-    __pydantic_config__: ClassVar[ConfigDict] = _JSON
 
     groups: tuple[GroupPlan, ...]
     importance: str
@@ -139,57 +139,45 @@ class ChannelStep:
         _check_once("groups", "group", [group.name for group in self.groups])
 
     @property
-    def widths(self) -> dict[str, int]:
-        """Width of every group after this step."""
-        return {group.name: len(group.kept) for group in self.groups}
-
-    @property
-    def parameters_saved(self) -> int:
-        """Parameters that go."""
-        return sum(group.parameters_saved for group in self.groups)
-
-    @property
-    def macs_saved(self) -> int | None:
-        """Multiply-accumulates that go; None where input sizes are unknown."""
-        return _sum_known(group.macs_saved for group in self.groups)
+    def entries(self) -> tuple[GroupPlan, ...]:
+        """What saves something: the groups."""
+        return self.groups
 
     def summary(self, model: str) -> str:
         """Lists per group its members, its width before and after, and what that saves."""
         settings = ", ".join(f"{key}={value}" for key, value in self.selection.items())
         narrowed = sum(len(group.kept) < group.width for group in self.groups)
         rows = [("group", "width", "parameters", "MACs", "members, or why fixed")]
-        rows += map(_summary_row, self.groups)
-        saved = f"-{self.parameters_saved:,}", _minus(self.macs_saved)
-        rows.append(("all", "", *saved, self._shares()))
+        rows += map(_group_row, self.groups)
+        parameters, macs = _saved(self.groups)
+        rows.append(("all", "", f"{-parameters:,}", _macs(macs), self._shares(parameters, macs)))
         return "\n".join(
             [
                 f"Pruning plan for {model!r}: {narrowed} of {len(self.groups)} groups narrowed, "
                 f"ranked by {self.importance} ({settings})",
-                *_aligned(rows, "<<>>"),
+                *_aligned(rows),
             ]
         )
 
-    def _shares(self) -> str:
+    def _shares(self, parameters: int, macs: int | None) -> str:
         channels = sum(group.width for group in self.groups)
-        removed = channels - sum(self.widths.values())
+        removed = channels - sum(len(group.kept) for group in self.groups)
         shares = [f"{removed / max(channels, 1):.1%} of the channels"]
         if self.parameters:
-            shares.append(f"{self.parameters_saved / self.parameters:.1%} of the parameters")
-        if self.macs and self.macs_saved is not None:
-            shares.append(f"{self.macs_saved / self.macs:.1%} of the MACs")
+            shares.append(f"{parameters / self.parameters:.1%} of the parameters")
+        if self.macs and macs is not None:
+            shares.append(f"{macs / self.macs:.1%} of the MACs")
         return "removes " + ", ".join(shares)
 
 
 @dataclass(frozen=True)
-class RankStep:
+class RankStep(_Strict):
     """Layers that are replaced by approximations of lower rank; all others stay as they are.
 
     Args:
         layers: One entry per decomposed layer.
         importance: What ranked the components.
     """
-
-    __pydantic_config__: ClassVar[ConfigDict] = _JSON
 
     layers: tuple[LayerRank, ...]
     importance: str = ""
@@ -201,38 +189,28 @@ class RankStep:
         _check_once("layers", "layer", [layer.name for layer in self.layers])
 
     @property
-    def ranks(self) -> dict[str, int]:
-        """Components that stay, by layer."""
-        return {layer.name: len(layer.kept) for layer in self.layers}
-
-    @property
-    def parameters_saved(self) -> int:
-        """Parameters that go."""
-        return sum(layer.parameters_saved for layer in self.layers)
-
-    @property
-    def macs_saved(self) -> int | None:
-        """Multiply-accumulates that go; None where input sizes are unknown."""
-        return _sum_known(layer.macs_saved for layer in self.layers)
+    def entries(self) -> tuple[LayerRank, ...]:
+        """What saves something: the layers."""
+        return self.layers
 
     def summary(self, model: str) -> str:
         """Lists per layer how many components stay, in what form, and what that saves."""
-        kept, total = sum(self.ranks.values()), sum(layer.rank for layer in self.layers)
         forms = {"pair": "two layers", "one": "merged back into one layer"}
         rows = [("layer", "rank", "parameters", "MACs", "becomes")]
         for layer in self.layers:
-            saved = f"{-layer.parameters_saved:,}", _minus(layer.macs_saved)
+            saved = f"{-layer.parameters_saved:,}", _macs(layer.macs_saved)
             change = f"{layer.rank} -> {len(layer.kept)}"
             rows.append((layer.name, change, *saved, forms[layer.form]))
+        kept, total = (sum(len(x.kept) for x in self.layers), sum(x.rank for x in self.layers))
         header = f"Ranks for {model!r}: {kept} of {total} components kept"
-        return "\n".join([header, *_aligned(rows, "<<>>")])
+        return "\n".join([header, *_aligned(rows)])
 
 
 Step = BlockStep | ChannelStep | RankStep
 
 
 @dataclass(frozen=True)
-class PruningPlan:
+class PruningPlan(_Strict):
     """Steps from a model to its slim form, each made for what the one before leaves.
 
     Made by `make_plan`, `drop_blocks`, `plan_ranks` and `rank_plan`; applied by `rebuild`,
@@ -251,8 +229,6 @@ class PruningPlan:
         True
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = _JSON
-
     model: str
     steps: tuple[Annotated[Step, Discriminator("kind")], ...]
 
@@ -266,9 +242,8 @@ class PruningPlan:
     @property
     def groups(self) -> tuple[GroupPlan, ...]:
         """The groups of all channel steps."""
-        return tuple(
-            group for step in self.steps if isinstance(step, ChannelStep) for group in step.groups
-        )
+        steps = (step for step in self.steps if isinstance(step, ChannelStep))
+        return tuple(group for step in steps for group in step.groups)
 
     @property
     def widths(self) -> dict[str, int]:
@@ -278,10 +253,8 @@ class PruningPlan:
     @property
     def ranks(self) -> dict[str, int]:
         """Components that stay, by decomposed layer."""
-        ranks: dict[str, int] = {}
-        for step in self.steps:
-            ranks |= step.ranks if isinstance(step, RankStep) else {}
-        return ranks
+        steps = (step for step in self.steps if isinstance(step, RankStep))
+        return {layer.name: len(layer.kept) for step in steps for layer in step.layers}
 
     @property
     def dropped(self) -> tuple[str, ...]:
@@ -292,12 +265,12 @@ class PruningPlan:
     @property
     def parameters_saved(self) -> int:
         """Parameters the whole plan removes."""
-        return sum(step.parameters_saved for step in self.steps)
+        return _saved(entry for step in self.steps for entry in step.entries)[0]
 
     @property
     def macs_saved(self) -> int | None:
-        """Multiply-accumulates the whole plan removes; None where a step does not know."""
-        return _sum_known(step.macs_saved for step in self.steps)
+        """Multiply-accumulates the whole plan removes; None where an entry does not know."""
+        return _saved(entry for step in self.steps for entry in step.entries)[1]
 
     def then(self, other: PruningPlan) -> PruningPlan:
         """Returns this plan followed by one that was made for what it leaves."""
@@ -310,12 +283,6 @@ class PruningPlan:
     @classmethod
     def from_json(cls, text: str) -> PruningPlan:
         """Reads a plan written by `to_json`.
-
-        Args:
-            text: The JSON text.
-
-        Returns:
-            The plan.
 
         Raises:
             ValueError: If the text is not JSON, is of another version, or has missing,
@@ -373,7 +340,7 @@ def _check_once(argument: str, what: str, names: Sequence[str]) -> None:
         raise ValueError(f"`{argument}` must name every {what} once. Received twice: {twice}.")
 
 
-def _summary_row(group: GroupPlan) -> tuple[str, str, str, str, str]:
+def _group_row(group: GroupPlan) -> tuple[str, str, str, str, str]:
     if len(group.kept) == group.width:
         note = f"fixed: {group.fixed}" if group.fixed else "kept whole"
         return group.name, str(group.width), "", "", note
@@ -381,26 +348,23 @@ def _summary_row(group: GroupPlan) -> tuple[str, str, str, str, str]:
     if len(group.members) > 4:
         members += f" and {len(group.members) - 4} more"
     width = f"{group.width} -> {len(group.kept)}"
-    return group.name, width, f"-{group.parameters_saved:,}", _minus(group.macs_saved), members
+    return group.name, width, f"{-group.parameters_saved:,}", _macs(group.macs_saved), members
 
 
-def _aligned(rows: Sequence[Sequence[str]], sides: str) -> Iterable[str]:
-    """The rows with their first columns padded, each to its side."""
-    sizes = [max(len(row[column]) for row in rows) for column in range(len(sides))]
-    pad: dict[str, Callable[[str, int], str]] = {"<": str.ljust, ">": str.rjust}
-    for row in rows:
-        cells = (pad[side](cell, n) for cell, side, n in zip(row, sides, sizes, strict=False))
-        yield "  ".join([*cells, *row[len(sides) :]]).rstrip()
+def _aligned(rows: Sequence[tuple[str, str, str, str, str]]) -> Iterable[str]:
+    """Lines of a table: two columns of text, two of numbers, a note."""
+    a, b, c, d = (max(len(row[column]) for row in rows) for column in range(4))
+    for name, size, parameters, macs, note in rows:
+        yield f"{name:<{a}}  {size:<{b}}  {parameters:>{c}}  {macs:>{d}}  {note}".rstrip()
 
 
-def _minus(macs: int | None) -> str:
-    return "unknown" if macs is None else f"{-macs:,}"
+def _macs(saved: int | None) -> str:
+    return "unknown" if saved is None else f"{-saved:,}"
 
 
-def _sum_known(amounts: Iterable[int | None]) -> int | None:
-    total = 0
-    for amount in amounts:
-        if amount is None:
-            return None
-        total += amount
-    return total
+def _saved(entries: Iterable[Any]) -> tuple[int, int | None]:
+    """Parameters and multiply-accumulates that go; None where an entry does not know."""
+    entries = list(entries)
+    macs = [entry.macs_saved for entry in entries]
+    whole = None if None in macs else sum(macs)
+    return sum(entry.parameters_saved for entry in entries), whole

@@ -52,13 +52,7 @@ def rebuild(model: Any, plan: PruningPlan) -> Any:
 
 
 def apply_step(model: Any, step: Step, read: Read = keras.ops.convert_to_numpy) -> Any:
-    """Builds what one step of a plan leaves.
-
-    Args:
-        model: The model the step was made for.
-        step: The step.
-        read: Gives the value of one of the model's variables.
-    """
+    """Builds what one step of a plan leaves, the weights' values taken from `read`."""
     if isinstance(step, BlockStep):
         return leave_out_blocks(model, step, read)
     if isinstance(step, ChannelStep):
@@ -68,11 +62,7 @@ def apply_step(model: Any, step: Step, read: Read = keras.ops.convert_to_numpy) 
 
 
 def check_channels(model: Any, step: ChannelStep) -> dict[str, dict[str, tuple[int, ...]]]:
-    """Returns the kept channels by part and group, after comparing the step with the model.
-
-    Raises:
-        PlanMismatchError: Names the first group that differs.
-    """
+    """Returns the kept channels by part and group; raises for a group that the model lacks."""
     planned = {group.name: group for group in step.groups}
     kept: dict[str, dict[str, tuple[int, ...]]] = {}
     known: list[str] = []

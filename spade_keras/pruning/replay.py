@@ -51,7 +51,7 @@ def replay(
     open_layers: bool = False,
     swaps: Mapping[int, Chain] | None = None,
 ) -> Any:
-    """Makes a model again, call by call, from a graph that may lack calls.
+    """Makes a model again, call by call.
 
     Args:
         model: The original model.
@@ -59,8 +59,7 @@ def replay(
         kept: Channels that stay, by group; None: all.
         read: Gives the value of one of the original's variables.
         open_layers: See `copy_model`.
-        swaps: What stands in place of a layer, by the id of the layer. The caller sets the
-            weights and `trainable` of the new layers.
+        swaps: What stands in place of a layer, by its id; the caller sets the weights and flags.
     """
     return _Replay(analysis, kept or {}, read, open_layers, swaps or {}).model(model)
 

@@ -141,14 +141,7 @@ def measure_difference(
     Two plans that differ in one kept channel, block or component must give a large difference:
     this is how the check itself is checked.
 
-    Args:
-        model: The model of both plans.
-        plan: The plan the original is masked by.
-        slim_plan: The plan the slim model is made from.
-        inputs: See `verify_plan`.
-        randomize: See `verify_plan`.
-        tolerance: See `verify_plan`.
-        seed: See `verify_plan`.
+    Args as in `verify_plan`; `plan` masks the original, `slim_plan` makes the slim model.
     """
     whole = VerificationReport(tolerance=tolerance, parameters=_size(model))
     steps = list(zip(plan.steps, slim_plan.steps, strict=True))

@@ -8,15 +8,14 @@ from spade_keras.pruning.basis.decomposition import decompose
 from spade_keras.pruning.basis.importance import BasisImportance
 from spade_keras.pruning.basis.merging import merge, rank_plan
 from spade_keras.pruning.basis.rank_groups import RankGroup, find_rank_groups, plan_ranks
-from spade_keras.pruning.basis.scaling import BasisScalingConv, BasisScalingDense, Pair, find_pairs
+from spade_keras.pruning.basis.scaling import BasisScaling, Pair, find_pairs
 from spade_keras.registry import COMPONENT_IMPORTANCES
 
 __all__ = [
     "COMPONENT_IMPORTANCES",
     "BasisImportance",
     "BasisPruning",
-    "BasisScalingConv",
-    "BasisScalingDense",
+    "BasisScaling",
     "NotDecomposedError",
     "Pair",
     "PruningRound",

@@ -39,31 +39,32 @@ class BasisPruning(keras.callbacks.Callback):
     The first `warmup` epochs set the reference: the best value of the monitored metric. Then
     each epoch that ends within `max_loss` of it is remembered and followed by a round of
     pruning; when `patience` epochs in a row have failed, training stops. In the end the model
-    is the last one that met the limit. Pruned components are masked, so shapes stay as they
-    are; `merge` removes them. Every layer keeps at least one component.
+    is the last one that met the limit. Pruned components are masked; `merge` removes them.
+    Every layer keeps at least one.
 
-    The paper prunes iteratively during training by a first-order Taylor criterion; the rounds
-    per epoch, the ranking over the whole network and the stopping rule are our choice.
+    The paper prunes during training by a first-order Taylor criterion; rounds per epoch, the
+    ranking over the whole network and the stopping rule are our choice.
 
     Args:
         per_epoch: Components to prune per round; below 1, as a share of those at the start.
         monitor: Metric to watch, as Keras names it in the logs.
-        mode: Whether more of it is better, `"max"`, or less, `"min"`; `"auto"` goes by the
-            name: more is better for names with `acc`, `auc`, `psnr` or `ssim`, less for all
-            others.
+        mode: Whether more of it is better, `"max"`, or less, `"min"`; `"auto"`: more for names
+            with `acc`, `auc`, `psnr` or `ssim`, less for all others.
         max_loss: How far the metric may fall below the reference, or rise above it, in its own
             units: 0.01 is one point of accuracy.
         reference: The value to compare with. None: the best of the warm-up.
         warmup: Epochs of training before the first round.
         patience: Epochs that may fail before training stops; meanwhile nothing is pruned.
-        stop_at: Share of the decomposed layers' parameters, in [0, 1), that is few enough: an epoch
-            within the limit that `merge` would leave no more of ends the training.
+        stop_at: Share of the decomposed layers' parameters, in [0, 1), that is few enough: the
+            training ends once `merge` would leave no more of them.
         importance: Name in `COMPONENT_IMPORTANCES`, or a `BasisImportance`.
         model: The decomposed model. None: the model being trained; name the inner one if a
             wrapper is trained.
 
     Raises:
-        ValueError: If an argument is out of range.
+        ValueError: If an argument is out of range or, when training begins, the scaling factors
+            do not train.
+        NotDecomposedError: If the model that is trained was not decomposed.
 
     Example:
         >>> callback = BasisPruning(0.1, monitor="val_accuracy", max_loss=0.01)
@@ -122,21 +123,17 @@ class BasisPruning(keras.callbacks.Callback):
         self._target = model
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Finds the pairs and starts to record gradients.
-
-        Raises:
-            NotDecomposedError: The model was not decomposed.
-            ValueError: The scaling factors do not train.
-        """
+        """Finds the pairs and starts to record gradients."""
         self._decomposed = self.model if self._target is None else self._target
         self._pairs = check_pairs(self._decomposed)
         self._recorder: GradientRecorder | None = None
         self._limit = self.reference
         self._failed = 0
         self._good: list[np.ndarray] | None = None
-        self._per_round = self.per_epoch
-        if self.per_epoch < 1:
-            self._per_round = max(1, round(self.per_epoch * self._alive()))
+        share = self.per_epoch < 1
+        self._per_round = (
+            max(1, round(self.per_epoch * self._alive())) if share else int(self.per_epoch)
+        )
         self.history = []
         if getattr(self.importance, "needs_gradients", False):
             self._recorder = GradientRecorder([pair.scaling for pair in self._pairs])
@@ -145,7 +142,8 @@ class BasisPruning(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Judges the epoch and prunes, or stops."""
         value = self._value(logs or {})
-        effects = self._effects()
+        none = [None] * len(self._pairs)
+        effects = none if self._recorder is None else self._recorder.read()
         warming = len(self.history) < self.warmup
         if warming and self.reference is None:
             self._limit = self._better(self._limit, value)
@@ -157,7 +155,7 @@ class BasisPruning(keras.callbacks.Callback):
             if self.stop_at and self._share_left() <= self.stop_at:
                 self.model.stop_training = True
             elif len(self.history) >= self.warmup:
-                prune_components(self._pairs, int(self._per_round), self._scores(effects))
+                prune_components(self._pairs, self._per_round, self._scores(effects))
         elif not warming:
             self._failed += 1
             if self._failed > self.patience:
@@ -189,12 +187,7 @@ class BasisPruning(keras.callbacks.Callback):
             left += one - group.plan(kept, group.cheaper_form(len(kept))).parameters_saved
         return left / whole
 
-    def _effects(self) -> list[np.ndarray | None]:
-        if self._recorder is None:
-            return [None] * len(self._pairs)
-        return list(self._recorder.read())
-
-    def _scores(self, effects: Sequence[np.ndarray | None]) -> dict[str, np.ndarray]:
+    def _scores(self, effects: Sequence[Any]) -> dict[str, np.ndarray]:
         scores = {}
         for pair, effect in zip(self._pairs, effects, strict=True):
             members = np.asarray(self.importance(pair, effect), np.float64)
@@ -236,10 +229,10 @@ class BasisPruning(keras.callbacks.Callback):
 def prune_components(
     pairs: Sequence[Pair], count: int, scores: Mapping[str, np.ndarray], minimum: int = 1
 ) -> int:
-    """Prunes the lowest scores of the whole network; every layer keeps a minimum.
+    """Masks the components of the lowest scores in the whole network.
 
     Args:
-        pairs: The pairs of a decomposed model, whose masks change.
+        pairs: The pairs of a decomposed model.
         count: Components to prune.
         scores: One score per component, by the name of the pair.
         minimum: Components that every layer keeps.
@@ -266,15 +259,12 @@ def prune_components(
 
 
 class GradientRecorder:
-    """Adds up `(s dL/ds)^2` over the training steps of a model.
+    """Adds up `(s dL/ds)^2` of scaling layers over the training steps of a model.
 
-    The one place where every backend hands all gradients to Python code that runs inside the
-    training step is `optimizer.apply`. While attached, the recorder stands in front of it. Its sums
-    are variables of the optimizer, which JAX carries through the compiled step like any state
-    of the optimizer. Gradients are those of the mini-batch, before clipping, in training mode.
-
-    Args:
-        layers: The scaling layers.
+    `optimizer.apply` is the one place where every backend hands all gradients to Python code
+    that runs inside the training step; while attached, the recorder stands in front of it. Its
+    sums are variables of the optimizer, which JAX carries through the compiled step. Gradients
+    are those of the mini-batch, before clipping, in training mode.
     """
 
     def __init__(self, layers: Sequence[BasisScaling]) -> None:
@@ -285,14 +275,7 @@ class GradientRecorder:
         self._count: Any = None
 
     def attach(self, model: keras.Model) -> None:
-        """Starts to record; the training step is compiled anew.
-
-        Args:
-            model: The compiled model that is trained.
-
-        Raises:
-            ValueError: A scaling factor is not trained by the model.
-        """
+        """Starts recording the training of a compiled model, whose step is compiled again."""
         trained = {id(variable) for variable in model.trainable_variables}
         frozen = [layer.name for layer in self.layers if id(layer.scale) not in trained]
         if frozen:
@@ -331,7 +314,7 @@ class GradientRecorder:
         model.make_train_function(force=True)
 
     def detach(self) -> None:
-        """Stops to record and leaves the optimizer as it was."""
+        """Stops recording and leaves the optimizer as it was."""
         if self._optimizer is None:
             return
         vars(self._optimizer).pop("apply", None)
@@ -344,7 +327,7 @@ class GradientRecorder:
         self._optimizer = self._model = None
 
     def read(self) -> list[np.ndarray]:
-        """Mean of `(s dL/ds)^2` over the steps since the last reading, one array per layer."""
+        """Returns the mean of `(s dL/ds)^2` since the last reading, one array per layer."""
         count = max(float(ops.convert_to_numpy(self._count)), 1.0)
         means = [np.asarray(ops.convert_to_numpy(v), np.float64) / count for v in self._sums]
         for variable in (*self._sums, self._count):

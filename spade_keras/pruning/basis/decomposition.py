@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -22,8 +21,6 @@ from spade_keras.pruning.basis.rank_groups import (
 from spade_keras.pruning.basis.scaling import (
     BASIS_SUFFIX,
     BasisScaling,
-    BasisScalingConv,
-    BasisScalingDense,
     find_pairs,
 )
 from spade_keras.pruning.chain import Chain
@@ -40,6 +37,9 @@ _NORMS = (
     keras.layers.UnitNormalization,
     keras.layers.RMSNormalization,
 )
+# U, sigma and V^T, of shapes (groups, rows, rank), (groups, rank) and (groups, rank, columns).
+_Factors = tuple[np.ndarray, np.ndarray, np.ndarray]
+
 # Smaller singular values are rounding errors of a kernel stored in single precision.
 _ROUNDING = 1e-7
 # From this size on, the few largest triples are found by Lanczos iteration, not by all of them.
@@ -59,12 +59,11 @@ def decompose(
         W = U diag(sigma) V^T,    W x  ->  (diag(s) diag(sigma) V^T) (U x),    s = 1
 
     The first layer of a pair is the stock convolution or dense layer with kernel `U`, without
-    bias, with the original stride, padding and dilation; the second a `BasisScalingConv` or
-    `BasisScalingDense` under the original name, with the original bias and activation. The new
-    model computes what the original computes; of its weights only the scaling factors train.
-    Convolutions with groups are factorized group by group, and component `i` is the `i`-th
-    of every group. A shared layer becomes one shared pair. The regularizers and constraints of
-    kernels and biases are dropped, for these are frozen.
+    bias, with the original stride, padding and dilation; the second a
+    `BasisScaling` under the original name, with the original bias and activation. The new
+    model computes what the original computes; of its weights only the factors train, so
+    regularizers and constraints of kernels and biases are dropped. With `groups`, component `i`
+    is the `i`-th of every group. A shared layer becomes one shared pair.
 
     Args:
         model: A built Keras model, or a network with `priors`; it stays as it is.
@@ -111,8 +110,7 @@ def decompose(
             f"`model` must have a layer that can be decomposed. Received: model={model.name!r}, "
             f"whose layers cannot be: {reasons}."
         )
-    ranks = _ranks(chosen, max_rank)
-    return decompose_layers(model, ranks, trainable)
+    return decompose_layers(model, _ranks(chosen, max_rank), trainable)
 
 
 def decompose_layers(
@@ -121,14 +119,7 @@ def decompose_layers(
     trainable: Collection[str] = (),
     read: Read = keras.ops.convert_to_numpy,
 ) -> Any:
-    """Decomposes layers into so many components each; see `decompose`.
-
-    Args:
-        model: The model.
-        ranks: Components per layer, by path.
-        trainable: What trains besides the factors.
-        read: Gives the value of one of the model's variables.
-    """
+    """`decompose` by the number of components of every layer, the weights' values from `read`."""
     return map_parts(
         model, lambda key, part: _decompose(part, own_names(ranks, key), trainable, read)
     )
@@ -183,7 +174,7 @@ def _decompose(
         if rank is None:
             continue
         found = _factorize(layer, rank, analysis.paths[id(layer)], read)
-        swaps[id(layer)] = _pair(layer, found.rank)
+        swaps[id(layer)] = _pair(layer, found[1].shape[1])
         factors.append((layer, swaps[id(layer)], found))
     made = replay(model, analysis, swaps=swaps, read=read)
     for layer, chain, found in factors:
@@ -193,6 +184,7 @@ def _decompose(
 
 
 def _factorize(layer: Any, rank: int, path: str, read: Read) -> _Factors:
+    """The first `rank` singular triples of every group, but for those that are rounding errors."""
     matrix = to_matrix(layer, np.asarray(read(layer.kernel), np.float64))
     if not np.isfinite(matrix).all():
         raise ValueError(
@@ -204,39 +196,15 @@ def _factorize(layer: Any, rank: int, path: str, read: Read) -> _Factors:
             "`model` must not have kernels that are zero, which have no basis. Received: only "
             f"zeros in the kernel of {path!r}. Train it first, or leave it out of `layers`."
         )
-    return _without_rounding(_largest(matrix, rank))
-
-
-@dataclass(frozen=True)
-class _Factors:
-    """`W = U diag(sigma) V^T` per group, the largest singular values first."""
-
-    left: np.ndarray  # U, (groups, rows, rank)
-    values: np.ndarray  # sigma, (groups, rank)
-    right: np.ndarray  # V^T, (groups, rank, columns)
-
-    @property
-    def rank(self) -> int:
-        """Components per group."""
-        return self.values.shape[1]
-
-
-def _largest(matrix: np.ndarray, rank: int) -> _Factors:
-    """The first `rank` singular triples of every group of `(groups, rows, columns)`."""
     smaller = min(matrix.shape[1:])
     if smaller >= _LARGE and rank <= smaller // 4:
         triples = [_largest_triples(block, rank) for block in matrix]
         left, values, right = (np.stack(parts) for parts in zip(*triples, strict=True))
     else:
         left, values, right = np.linalg.svd(matrix, full_matrices=False)
-    return _Factors(left[:, :, :rank], values[:, :rank], right[:, :rank])
-
-
-def _without_rounding(factors: _Factors) -> _Factors:
-    """The factors without components that are zero but for rounding in every group, but one."""
-    largest = factors.values.max(axis=0)
-    rank = max(1, int((largest > _ROUNDING * largest[0]).sum()))
-    return _Factors(factors.left[:, :, :rank], factors.values[:, :rank], factors.right[:, :rank])
+    largest = values.max(axis=0)
+    rank = min(rank, max(1, int((largest > _ROUNDING * largest[0]).sum())))
+    return left[:, :, :rank], values[:, :rank], right[:, :rank]
 
 
 def _largest_triples(block: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -264,28 +232,25 @@ def _pair(layer: Any, rank: int) -> Chain:
     for key in ("kernel", "bias"):
         basis[f"{key}_regularizer"] = basis[f"{key}_constraint"] = None
     basis["activity_regularizer"] = None
-    common = {
-        "name": layer.name,
-        "dtype": layer.dtype_policy,
-        "activation": layer.activation,
-        "use_bias": layer.use_bias,
-        "activity_regularizer": layer.activity_regularizer,
-    }
-    second: BasisScaling
-    if dense:
-        second = BasisScalingDense(layer.units, **common)
-    else:
-        second = BasisScalingConv(
-            layer.filters, groups=groups, data_format=layer.data_format, **common
-        )
+    second = BasisScaling(
+        layer.units if dense else layer.filters,
+        groups=groups,
+        activation=layer.activation,
+        use_bias=layer.use_bias,
+        data_format=getattr(layer, "data_format", "channels_last"),
+        name=layer.name,
+        dtype=layer.dtype_policy,
+        activity_regularizer=layer.activity_regularizer,
+    )
     return Chain([type(layer).from_config(basis), second])
 
 
 def _set_weights(layer: Any, chain: Chain, factors: _Factors, read: Read) -> None:
     basis, scaling = chain.layers
-    basis.kernel.assign(to_kernel(layer, factors.left))
-    scaling.singular_values.assign(factors.values.reshape(-1))
-    scaling.directions.assign(factors.right.reshape(-1, factors.right.shape[-1]))
+    left, values, right = factors
+    basis.kernel.assign(to_kernel(layer, left))
+    scaling.singular_values.assign(values.reshape(-1))
+    scaling.directions.assign(right.reshape(-1, right.shape[-1]))
     if layer.use_bias:
         scaling.bias.assign(read(layer.bias))
 

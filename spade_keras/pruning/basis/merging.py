@@ -36,15 +36,14 @@ def merge(
     """Folds the scaling factors away and removes pruned components; only stock layers remain.
 
     A pair of rank `r` stays a pair where that is cheaper than the one layer it came from,
-    `r < r* = n co / (n + co)`, and is merged into one layer with kernel
-    `U diag(s) diag(sigma) V^T` elsewhere. The result needs nothing of this package to load.
-    All its layers are trainable.
+    `r < r* = n co / (n + co)`; elsewhere it becomes one layer with kernel
+    `U diag(s) diag(sigma) V^T`. The result loads without this package; all its layers train.
 
     Args:
         model: A decomposed model, or a network with decomposed priors; it stays as it is.
         by: `"macs"` compares multiply-accumulates, `"latency"` times of both forms as measured;
-            `"none"` keeps every pair, so that its components are a channel group of the result,
-            named after the `_basis` layer, which a plan of widths or a search can narrow.
+            `"none"` keeps every pair: its components are then a channel group of the result,
+            named after the `_basis` layer.
         measure: For `"latency"`: gives the time of a small model that holds the one form or the
             other, such as `lambda m: spade_keras.latency.measure(m, example(m)).median_ms`.
         inputs: For `"latency"`: arrays or shapes, where the model leaves input sizes open.
@@ -119,16 +118,7 @@ def rank_plan(
 
 
 def build_ranks(model: Any, step: RankStep, read: Read) -> Any:
-    """Decomposes the layers of a step, keeps its components and merges.
-
-    Args:
-        model: The model the step was made for.
-        step: The step.
-        read: Gives the value of one of the model's variables.
-
-    Raises:
-        PlanMismatchError: The step was made for another model.
-    """
+    """Decomposes the layers of a step, keeps its components and merges; for `apply_step`."""
     check_ranks(model, step)
     low = decompose_layers(
         model, {layer.name: layer.kept[-1] + 1 for layer in step.layers}, read=read
@@ -147,11 +137,8 @@ def build_ranks(model: Any, step: RankStep, read: Read) -> Any:
 
 
 def _merge(model: Any, entries: Mapping[str, LayerRank]) -> Any:
-    """The merged model whose pairs become what the entries say; other parts stay as they are."""
-    return map_parts(
-        model,
-        lambda key, part: _merge_part(part, own) if (own := own_names(entries, key)) else part,
-    )
+    """The merged model whose pairs become what the entries say."""
+    return map_parts(model, lambda key, part: _merge_part(part, own_names(entries, key)))
 
 
 def _merge_part(model: keras.Model, entries: Mapping[str, LayerRank]) -> keras.Model:

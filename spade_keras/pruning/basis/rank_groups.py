@@ -63,11 +63,7 @@ class RankGroup:
         return self.rows * self.columns / cost if cost else 0.0
 
     def allowed(self, multiple: int = 1) -> tuple[int, ...]:
-        """Returns the ranks worth choosing: multiples below `break_even`, and the full rank.
-
-        Args:
-            multiple: Step of the ranks.
-        """
+        """Returns the ranks worth choosing: multiples below `break_even`, and the full rank."""
         if multiple < 1:
             raise ValueError(f"`multiple` must be at least 1. Received: multiple={multiple!r}.")
         below = range(multiple, math.ceil(self.break_even), multiple)
@@ -80,14 +76,7 @@ class RankGroup:
     def plan(
         self, kept: Sequence[int], form: Form, scales: Sequence[float] = (), macs: int | None = None
     ) -> LayerRank:
-        """Returns the plan of this layer, with what it saves.
-
-        Args:
-            kept: Components that stay.
-            form: One layer or two.
-            scales: Their scaling factors; none: all 1.
-            macs: Multiply-accumulates of the whole layer, where known.
-        """
+        """Returns the plan of this layer, with what it saves of its `macs` where known."""
         saved = 0
         share = 0.0
         if form == "pair":
@@ -178,11 +167,7 @@ def plan_ranks(model: Any, ranks: Mapping[str, int], *, inputs: Any = None) -> P
 
 
 def check_ranks(model: Any, step: RankStep) -> None:
-    """Compares a step with the model.
-
-    Raises:
-        PlanMismatchError: Names the first layer that differs.
-    """
+    """Raises `PlanMismatchError` for the first layer of a step that differs from the model's."""
     groups = {group.name: group for group in find_rank_groups(model)}
     for layer in step.layers:
         group = groups.get(layer.name)
@@ -203,16 +188,7 @@ def check_ranks(model: Any, step: RankStep) -> None:
 
 
 def choose_groups(groups: Sequence[RankGroup], layers: Iterable[str] | None) -> list[RankGroup]:
-    """Returns the groups to decompose.
-
-    Args:
-        groups: All of them.
-        layers: Paths, wildcards allowed; a path in full must name a layer that can be
-            decomposed. None: all that can be.
-
-    Raises:
-        ValueError: A name matches nothing, or a layer that cannot be decomposed.
-    """
+    """Returns the groups that `decompose` is asked for; see its `layers`."""
     free = [group for group in groups if group.fixed is None]
     if layers is None:
         return free
@@ -235,14 +211,7 @@ def choose_groups(groups: Sequence[RankGroup], layers: Iterable[str] | None) -> 
 
 
 def to_matrix(layer: Any, kernel: np.ndarray) -> np.ndarray:
-    """Returns a kernel as `(groups, rows, columns)`: columns are output channels.
-
-        rows = kernel size * input channels per group
-
-    Args:
-        layer: A convolution, transposed convolution or dense layer.
-        kernel: An array of the kernel's rank.
-    """
+    """Returns a kernel as `(groups, kernel size * input channels, output channels)`, per group."""
     if isinstance(layer, TRANSPOSED):
         kernel = np.swapaxes(kernel, -1, -2)
     groups = getattr(layer, "groups", 1)
@@ -251,12 +220,7 @@ def to_matrix(layer: Any, kernel: np.ndarray) -> np.ndarray:
 
 
 def to_kernel(layer: Any, matrix: np.ndarray) -> np.ndarray:
-    """Returns the kernel of a matrix, which may have fewer or more columns than the layer.
-
-    Args:
-        layer: The layer that gives the kernel's other sizes.
-        matrix: Shape `(groups, rows, columns)`.
-    """
+    """Returns the kernel of a matrix, which may have fewer or more columns than the layer's."""
     groups, rows, columns = matrix.shape
     flat = matrix.transpose(1, 0, 2).reshape(rows, groups * columns)
     if isinstance(layer, keras.layers.Dense):
@@ -267,12 +231,7 @@ def to_kernel(layer: Any, matrix: np.ndarray) -> np.ndarray:
 
 
 def leaf_calls(graph: Graph, seen: set[int] | None = None) -> Iterator[Call]:
-    """Yields the first call of every layer and operation in a graph, nested graphs opened.
-
-    Args:
-        graph: The graph.
-        seen: Ids of the operations to pass over; filled as they are found.
-    """
+    """Yields the first call of every layer and operation in a graph, nested graphs opened."""
     seen = set() if seen is None else seen
     for call in graph.calls:
         if id(call.operation) in seen:

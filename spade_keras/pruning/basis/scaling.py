@@ -18,25 +18,38 @@ from spade_keras.pruning.trace import Graph
 BASIS_SUFFIX = "_basis"
 
 
+@keras.saving.register_keras_serializable(package="spade_keras")
 class BasisScaling(keras.layers.Layer):
-    """Maps basis coefficients to channels.
+    """The second layer of a pair: maps basis coefficients to channels.
 
         y = activation(z K + b),    K = diag(m) diag(s) diag(sigma) V^T
 
-    where `s` are the trainable scaling factors, initially 1, `m` is 1 for components that are
-    alive and 0 for pruned ones, and `sigma`, `V` are the singular values and right singular
-    vectors of a kernel. Only `s` trains. With `groups`, coefficients and channels stand in as
-    many blocks, each with a `K` of its own.
-
-    Not used itself: see `BasisScalingConv` and `BasisScalingDense`.
+    It follows a convolution or dense layer with the orthonormal kernel `U`; both together compute
+    the layer with kernel `U K`. `s` are the scaling factors, initially 1 and the only weights that
+    train; `m` is 1 for components that are alive and 0 for pruned ones; `sigma` and `V` are
+    the singular values and right singular vectors. With `groups`, coefficients and channels
+    stand in blocks, each with its own `K`.
 
     Args:
-        channels: Number of output channels.
-        groups: Blocks of coefficients and channels.
-        activation: Activation of the layer that was decomposed.
-        use_bias: Whether it had a bias.
-        data_format: Where the channels stand.
+        channels: Filters or units of the layer that was decomposed.
+        groups: Its groups; the rank is the same in each.
+        activation: Its activation.
+        use_bias: Whether it has a bias, which moves here.
+        data_format: Its data format.
         **kwargs: Those of every layer.
+
+    Input shape:
+        `(batch, ..., groups * rank)`; channels first where `data_format` says so.
+
+    Output shape:
+        `(batch, ..., channels)`.
+
+    Example:
+        >>> BasisScaling(8, activation="relu").compute_output_shape((1, 32, 32, 5))
+        (1, 32, 32, 8)
+
+    Reference:
+        Wong, Kashyap, Moradi, arXiv 2108.02893.
     """
 
     def __init__(
@@ -63,7 +76,7 @@ class BasisScaling(keras.layers.Layer):
         self.supports_masking = True
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Makes the weights; their values come from `set_factors`."""
+        """Makes the weights; `decompose` sets their values."""
         size = input_shape[self._axis(len(input_shape))]
         if size is None or size % self.groups:
             raise ValueError(
@@ -115,11 +128,7 @@ class BasisScaling(keras.layers.Layer):
         return np.flatnonzero(mask[0])
 
     def keep(self, components: Any) -> None:
-        """Prunes all components but these, which stay or come back to life.
-
-        Args:
-            components: Indices in `[0, rank)`, at least one.
-        """
+        """Masks all components but these: indices in `[0, rank)`, at least one."""
         components = np.asarray(components, dtype=int)
         if not len(components) or components.min() < 0 or components.max() >= self.rank:
             raise ValueError(
@@ -131,7 +140,7 @@ class BasisScaling(keras.layers.Layer):
         self.mask.assign(np.tile(mask, self.groups))
 
     def effective_directions(self) -> np.ndarray:
-        """`diag(s) diag(sigma) V^T` of every group, shape `(groups, rank, channels per group)`."""
+        """Returns `diag(s) diag(sigma) V^T`, shape `(groups, rank, channels per group)`."""
         scale, sigma, directions = (
             np.asarray(ops.convert_to_numpy(v)).astype(np.float64)
             for v in (self.scale, self.singular_values, self.directions)
@@ -148,90 +157,15 @@ class BasisScaling(keras.layers.Layer):
         """The arguments of the constructor."""
         return {
             **super().get_config(),
+            "channels": self.channels,
+            "groups": self.groups,
             "activation": keras.activations.serialize(self.activation),
             "use_bias": self.use_bias,
+            "data_format": self.data_format,
         }
 
     def _axis(self, rank: int) -> int:
         return 1 if self.data_format == "channels_first" else rank - 1
-
-
-@keras.saving.register_keras_serializable(package="spade_keras")
-class BasisScalingConv(BasisScaling):
-    """A 1x1 convolution with kernel `diag(s) diag(sigma) V^T` whose factors `s` train.
-
-    It follows a convolution (1D, 2D or 3D) whose kernel is the orthonormal basis `U`; both
-    together compute the convolution with kernel `U diag(sigma) V^T` as long as `s` is 1.
-
-    Args:
-        filters: Channels of the convolution that was decomposed.
-        groups: Its groups; the rank is the same in each.
-        activation: Its activation.
-        use_bias: Whether it has a bias, which moves here.
-        data_format: Its data format.
-        **kwargs: Those of every layer.
-
-    Input shape:
-        `(batch, ..., groups * rank)`; channels first where `data_format` says so.
-
-    Output shape:
-        `(batch, ..., filters)`.
-
-    Example:
-        >>> layer = BasisScalingConv(8, activation="relu")
-        >>> layer.compute_output_shape((1, 32, 32, 5))
-        (1, 32, 32, 8)
-
-    Reference:
-        Wong, Kashyap, Moradi, arXiv 2108.02893.
-    """
-
-    def __init__(self, filters: int, **kwargs: Any) -> None:
-        super().__init__(filters, **kwargs)
-
-    @property
-    def filters(self) -> int:
-        """Number of output channels."""
-        return self.channels
-
-    def get_config(self) -> dict[str, Any]:
-        """The arguments of the constructor."""
-        own = {"filters": self.channels, "groups": self.groups, "data_format": self.data_format}
-        return {**super().get_config(), **own}
-
-
-@keras.saving.register_keras_serializable(package="spade_keras")
-class BasisScalingDense(BasisScaling):
-    """A dense layer with kernel `diag(s) diag(sigma) V^T` whose factors `s` train.
-
-    Args:
-        units: Units of the dense layer that was decomposed.
-        activation: Its activation.
-        use_bias: Whether it has a bias, which moves here.
-        **kwargs: Those of every layer.
-
-    Input shape:
-        `(batch, ..., rank)`.
-
-    Output shape:
-        `(batch, ..., units)`.
-
-    Example:
-        >>> BasisScalingDense(10).compute_output_shape((1, 4))
-        (1, 10)
-    """
-
-    def __init__(self, units: int, **kwargs: Any) -> None:
-        super().__init__(units, **kwargs)
-
-    @property
-    def units(self) -> int:
-        """Number of output channels."""
-        return self.channels
-
-    def get_config(self) -> dict[str, Any]:
-        """The arguments of the constructor."""
-        return {**super().get_config(), "units": self.channels}
 
 
 @dataclass(frozen=True)
@@ -283,11 +217,7 @@ def find_pairs(model: Any) -> tuple[Pair, ...]:
 
 
 def check_pairs(model: Any) -> tuple[Pair, ...]:
-    """`find_pairs` for a model that must have some.
-
-    Raises:
-        NotDecomposedError: It has none.
-    """
+    """Lists the pairs of a model; raises `NotDecomposedError` where it has none."""
     parts = parts_of(model).values()
     found = any(isinstance(x, BasisScaling) for part in parts for x in part._flatten_layers())
     pairs = find_pairs(model) if found else ()
