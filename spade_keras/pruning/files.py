@@ -25,7 +25,7 @@ def inspect_model(path: str | Path) -> str:
 
 
 def inspect_text(model: Any) -> str:
-    """Returns a table of the groups of a model or network: what is coupled, what is fixed and why."""
+    """Returns a table of the groups of a model: what is coupled, what is fixed and why."""
     groups = find_groups(model)
     free = sum(group.fixed is None for group in groups)
     lines = [f"{model.name}: {count_parameters(model):,} parameters, {_macs_text(model)}"]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -93,8 +92,9 @@ def make_plan(  # noqa: PLR0913 - every setting is a keyword of its own
         dropped = drop_blocks(model, blocks, inputs=inputs)
         model = rebuild(model, dropped)
         after = dropped if after is None else after.then(dropped)
-    limits = _Limits(round_to, minimum_width, (protect,) if isinstance(protect, str) else protect)
-    planner = _Planner(model, find_groups(model), importance, limits, inputs)
+    protect = [protect] if isinstance(protect, str) else list(protect)
+    planner = _Planner(model, importance, inputs)
+    planner.limit(round_to, minimum_width, protect)
     if widths is not None:
         chosen = planner.given_widths(widths)
     elif target is not None:
@@ -108,30 +108,18 @@ def make_plan(  # noqa: PLR0913 - every setting is a keyword of its own
     amounts = {"ratio": ratio, "widths": widths, "target": target}
     selection = {key: _plain(value) for key, value in amounts.items() if value is not None}
     selection |= {"scope": scope, "round_to": round_to, "minimum_width": minimum_width}
-    plan = planner.plan(chosen, selection | {"protect": list(limits.protect)})
+    plan = planner.plan(chosen, selection | {"protect": protect})
     return plan if after is None else after.then(plan)
-
-
-@dataclass(frozen=True)
-class _Limits:
-    round_to: int
-    minimum_width: int
-    protect: Iterable[str]
 
 
 class _Planner:
     """One planning: the groups of a model with their scores, limits and costs."""
 
     def __init__(
-        self,
-        model: Any,
-        groups: tuple[Group, ...],
-        importance: str | importances.ImportanceFunction,
-        limits: _Limits,
-        inputs: Any,
+        self, model: Any, importance: str | importances.ImportanceFunction, inputs: Any
     ) -> None:
         self.model = model
-        self.groups = groups
+        self.groups = find_groups(model)
         self._named = importance if isinstance(importance, str) else type(importance).__name__
         self._importance = (
             importances.get(importance) if isinstance(importance, str) else importance
@@ -139,12 +127,14 @@ class _Planner:
         self._inputs = inputs
         self._weights = WeightTable(model)
         self._scores: dict[str, np.ndarray | None] = {}
+
+    def limit(self, round_to: int, minimum_width: int, protect: Sequence[str]) -> None:
+        """Finds the widths each group may take, and why it may take one alone."""
         self._allowed = {
-            group.name: allowed_widths(group, limits.round_to, limits.minimum_width)
-            for group in groups
+            group.name: allowed_widths(group, round_to, minimum_width) for group in self.groups
         }
-        protected = match_groups(limits.protect, groups, "protect")
-        self._fixed = {group.name: self._reason(group, protected) for group in groups}
+        protected = match_groups(protect, self.groups, "protect")
+        self._fixed = {group.name: self._reason(group, protected) for group in self.groups}
 
     @cached_property
     def _cost(self) -> PlanCost:

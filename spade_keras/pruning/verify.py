@@ -175,7 +175,8 @@ def _compare(
     if isinstance(step, RankStep):
         check_ranks(model, step)
     kept = check_channels(model, step) if isinstance(step, ChannelStep) else {}
-    checks, values = {}, {}
+    checks: dict[str, _Check] = {}
+    values: Values = {}
     for key, part in parts_of(model).items():
         given = inputs[key] if key and inputs is not None else inputs
         check = checks[key] = _Check(part, step, key, kept.get(key, {}))

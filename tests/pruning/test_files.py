@@ -76,7 +76,7 @@ def test_prune_applies_a_plan_made_before(model, saved, tmp_path):
 
 def test_a_plan_for_another_model_changes_nothing(model, saved, tmp_path):
     data = json.loads(make_plan(model, ratio=0.5).to_json())
-    data["groups"][0]["name"] = "other"
+    data["steps"][0]["groups"][0]["name"] = "other"
     (tmp_path / "plan.json").write_text(json.dumps(data))
     with pytest.raises(ValueError, match="other"):
         files.prune_model(saved, tmp_path / "slim.keras", plan=tmp_path / "plan.json")

@@ -308,7 +308,7 @@ def test_components_go_and_the_plan_says_which():
     assert [len(phase) for phase in pruned.rounds] == [3]
     kept = sum(pruned.plan.ranks.values())
     assert kept == pruned.rounds[0][-1].components < 4 + 8
-    assert pruned.plan.importance == "effect_per_parameter"
+    assert pruned.plan.steps[0].importance == "effect_per_parameter"
     assert pruning.count_parameters(pruned.model) < pruning.count_parameters(model)
     assert {type(layer).__module__.split(".")[0] for layer in pruned.model.layers} == {"keras"}
 

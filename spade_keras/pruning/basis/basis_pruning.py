@@ -115,9 +115,8 @@ class BasisPruning(keras.callbacks.Callback):
         self.warmup = warmup
         self.patience = patience
         self.stop_at = stop_at
-        if isinstance(importance, str):
-            importance = COMPONENT_IMPORTANCES.make(importance)
-        self.importance: BasisImportance = importance
+        named = isinstance(importance, str)
+        self.importance = COMPONENT_IMPORTANCES.make(importance) if named else importance
         self.history: list[PruningRound] = []
         """What happened in each epoch."""
         self._target = model
@@ -130,10 +129,9 @@ class BasisPruning(keras.callbacks.Callback):
         self._limit = self.reference
         self._failed = 0
         self._good: list[np.ndarray] | None = None
-        share = self.per_epoch < 1
-        self._per_round = (
-            max(1, round(self.per_epoch * self._alive())) if share else int(self.per_epoch)
-        )
+        self._per_round = int(self.per_epoch)
+        if self.per_epoch < 1:
+            self._per_round = max(1, round(self.per_epoch * self._alive()))
         self.history = []
         if getattr(self.importance, "needs_gradients", False):
             self._recorder = GradientRecorder([pair.scaling for pair in self._pairs])
@@ -240,7 +238,7 @@ def prune_components(
     Returns:
         How many were pruned, fewer than `count` when the layers are at their minimum.
     """
-    alive = {pair.name: set(map(int, pair.scaling.alive)) for pair in pairs}
+    alive = {pair.name: set(pair.scaling.alive) for pair in pairs}
     order = sorted(
         (float(scores[name][i]), number, i, name)
         for number, name in enumerate(alive)

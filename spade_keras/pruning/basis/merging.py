@@ -109,7 +109,7 @@ def rank_plan(
         elif measure is not None:
             form = _faster_form(pair, kept, shapes[pair.basis_path], measure)
         scale = np.asarray(keras.ops.convert_to_numpy(pair.scaling.scale), np.float64)
-        scales = scale.reshape(pair.scaling.groups, -1)[:, kept].reshape(-1)
+        scales = scale.reshape(pair.scaling.groups, -1)[:, kept].reshape(-1).tolist()
         # The basis layer is the whole layer but for the number of its output channels.
         part = macs.get(pair.basis_path)
         whole = None if part is None else part // pair.scaling.rank * pair.group.columns

@@ -86,9 +86,9 @@ class RankGroup:
         return LayerRank(
             self.name,
             self.rank,
-            tuple(map(int, kept)),
+            tuple(kept),
             form,
-            tuple(map(float, scales)),
+            tuple(scales),
             saved,
             saved_macs,
         )

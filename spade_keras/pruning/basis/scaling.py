@@ -122,10 +122,10 @@ class BasisScaling(keras.layers.Layer):
         return int(self.scale.shape[0]) // self.groups
 
     @property
-    def alive(self) -> np.ndarray:
+    def alive(self) -> list[int]:
         """Indices of the components that are not pruned; a component spans all groups."""
         mask = np.asarray(ops.convert_to_numpy(self.mask)).reshape(self.groups, -1)
-        return np.flatnonzero(mask[0])
+        return list(map(int, np.flatnonzero(mask[0])))
 
     def keep(self, components: Any) -> None:
         """Masks all components but these: indices in `[0, rank)`, at least one."""
