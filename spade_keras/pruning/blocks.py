@@ -123,18 +123,22 @@ def drop_blocks(model: Any, names: Collection[str], *, inputs: Any = None) -> Pr
     return PruningPlan(model.name, (BlockStep(dropped, saved, macs),))
 
 
-def leave_out_blocks(model: Any, step: BlockStep, read: Read) -> Any:
-    """Builds the model without the blocks of a step; for `apply_step`."""
-    unknown = sorted(set(step.dropped) - set(_known(model)))
+def check_blocks(model: Any, names: Sequence[str]) -> None:
+    """Raises `PlanMismatchError` for blocks that the model lacks."""
+    unknown = sorted(set(names) - set(_known(model)))
     if unknown:
         raise PlanMismatchError(
             f"`plan` was made for another model: this one has no residual blocks {unknown}. "
             f"Its blocks: {_known(model)}. Make the plan again with `drop_blocks`."
         )
+
+
+def leave_out_blocks(model: Any, names: Sequence[str], read: Read) -> Any:
+    """Builds the model without some blocks, the weights' values taken from `read`."""
     return map_parts(
         model,
         lambda key, part: replay(
-            part, replace(analyze(part), graph=_left(part, step.dropped, key)), read=read
+            part, replace(analyze(part), graph=_left(part, names, key)), read=read
         ),
     )
 

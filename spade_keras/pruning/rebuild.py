@@ -10,12 +10,13 @@ import numpy as np
 from spade_keras.errors import PlanMismatchError
 from spade_keras.pruning.analysis import analyze
 from spade_keras.pruning.basis.merging import build_ranks
-from spade_keras.pruning.blocks import leave_out_blocks
+from spade_keras.pruning.basis.rank_groups import check_ranks
+from spade_keras.pruning.blocks import check_blocks, leave_out_blocks
 from spade_keras.pruning.groups import Group
 from spade_keras.pruning.narrowing import Read
 from spade_keras.pruning.partition import partition
 from spade_keras.pruning.parts import map_parts, parts_of, prefix_of
-from spade_keras.pruning.plan import BlockStep, ChannelStep, GroupPlan, PruningPlan, Step
+from spade_keras.pruning.plan import BlockStep, ChannelStep, GroupPlan, PruningPlan, RankStep, Step
 from spade_keras.pruning.replay import replay
 
 
@@ -53,17 +54,25 @@ def rebuild(model: Any, plan: PruningPlan) -> Any:
 
 def apply_step(model: Any, step: Step, read: Read = keras.ops.convert_to_numpy) -> Any:
     """Builds what one step of a plan leaves, the weights' values taken from `read`."""
+    kept = check_step(model, step)
     if isinstance(step, BlockStep):
-        return leave_out_blocks(model, step, read)
-    if isinstance(step, ChannelStep):
-        kept = check_channels(model, step)
-        return map_parts(model, lambda key, part: replay(part, analyze(part), kept[key], read=read))
-    return build_ranks(model, step, read)
+        return leave_out_blocks(model, step.dropped, read)
+    if isinstance(step, RankStep):
+        return build_ranks(model, step, read)
+    return map_parts(model, lambda key, part: replay(part, analyze(part), kept[key], read=read))
 
 
-def check_channels(model: Any, step: ChannelStep) -> dict[str, dict[str, tuple[int, ...]]]:
-    """Returns the kept channels by part and group; raises for a group that the model lacks."""
-    planned = {group.name: group for group in step.groups}
+def check_step(model: Any, step: Step) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Raises `PlanMismatchError` where a step was made for another model.
+
+    Returns:
+        The channels that the step keeps, by part and group.
+    """
+    if isinstance(step, BlockStep):
+        check_blocks(model, step.dropped)
+    if isinstance(step, RankStep):
+        check_ranks(model, step)
+    planned = {x.name: x for x in step.groups} if isinstance(step, ChannelStep) else {}
     kept: dict[str, dict[str, tuple[int, ...]]] = {}
     known: list[str] = []
     for key, part in parts_of(model).items():

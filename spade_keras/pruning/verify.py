@@ -18,14 +18,14 @@ import numpy as np
 
 from spade_keras.errors import VerificationError
 from spade_keras.pruning.analysis import Analysis, analyze
-from spade_keras.pruning.basis.rank_groups import check_ranks, leaf_calls, to_kernel, to_matrix
+from spade_keras.pruning.basis.rank_groups import leaf_calls, to_kernel, to_matrix
 from spade_keras.pruning.branches import find_branches
 from spade_keras.pruning.calibration import Calibration, Values, spread
 from spade_keras.pruning.partition import partition
 from spade_keras.pruning.parts import own_names, parts_of, prefix_of
-from spade_keras.pruning.plan import BlockStep, ChannelStep, LayerRank, PruningPlan, RankStep, Step
+from spade_keras.pruning.plan import BlockStep, LayerRank, PruningPlan, RankStep, Step
 from spade_keras.pruning.random_weights import random_inputs, random_values
-from spade_keras.pruning.rebuild import apply_step, check_channels
+from spade_keras.pruning.rebuild import apply_step, check_step
 from spade_keras.pruning.reference import Replay, masked_values
 from spade_keras.pruning.trace import Call, Graph, trace
 
@@ -172,14 +172,12 @@ def _compare(
     model: Any, step: Step, slim_step: Step, inputs: Any, randomize: bool, seed: int
 ) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], Any]:
     """The tensors of the masked original and of the slim model, by name; and the slim model."""
-    if isinstance(step, RankStep):
-        check_ranks(model, step)
-    kept = check_channels(model, step) if isinstance(step, ChannelStep) else {}
+    kept = check_step(model, step)
     checks: dict[str, _Check] = {}
     values: Values = {}
     for key, part in parts_of(model).items():
         given = inputs[key] if key and inputs is not None else inputs
-        check = checks[key] = _Check(part, step, key, kept.get(key, {}))
+        check = checks[key] = _Check(part, step, key, kept[key])
         values |= check.mask(given, randomize, seed)
     slim = apply_step(model, slim_step, lambda v: values[id(v)] if id(v) in values else _numpy(v))
     found = {}

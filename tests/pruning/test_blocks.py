@@ -168,8 +168,9 @@ def test_what_dropping_saves():
 @pytest.mark.once
 def test_a_plan_of_other_blocks_is_refused():
     plan = drop_blocks(residual_network(), ["inner_sum"])
-    with pytest.raises(PlanMismatchError, match=r"no residual blocks \['inner_sum'\]"):
-        rebuild(priors.edsr(filters=[4, 4]), plan)
+    for use in (rebuild, verify_plan):
+        with pytest.raises(PlanMismatchError, match=r"no residual blocks \['inner_sum'\]"):
+            use(priors.edsr(filters=[4, 4]), plan)
 
 
 def not_a_block(kind):

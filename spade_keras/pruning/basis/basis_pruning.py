@@ -115,8 +115,9 @@ class BasisPruning(keras.callbacks.Callback):
         self.warmup = warmup
         self.patience = patience
         self.stop_at = stop_at
-        named = isinstance(importance, str)
-        self.importance = COMPONENT_IMPORTANCES.make(importance) if named else importance
+        self.importance: BasisImportance = (
+            COMPONENT_IMPORTANCES.make(importance) if isinstance(importance, str) else importance
+        )
         self.history: list[PruningRound] = []
         """What happened in each epoch."""
         self._target = model

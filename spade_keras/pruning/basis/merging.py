@@ -11,7 +11,7 @@ import numpy as np
 
 from spade_keras.pruning.analysis import analyze
 from spade_keras.pruning.basis.decomposition import decompose_layers
-from spade_keras.pruning.basis.rank_groups import CONVOLUTIONS, check_ranks, to_kernel
+from spade_keras.pruning.basis.rank_groups import CONVOLUTIONS, to_kernel
 from spade_keras.pruning.basis.scaling import BASIS_SUFFIX, Pair, check_pairs, find_pairs
 from spade_keras.pruning.calls import layer_calls
 from spade_keras.pruning.chain import Chain
@@ -119,7 +119,6 @@ def rank_plan(
 
 def build_ranks(model: Any, step: RankStep, read: Read) -> Any:
     """Decomposes the layers of a step, keeps its components and merges; for `apply_step`."""
-    check_ranks(model, step)
     low = decompose_layers(
         model, {layer.name: layer.kept[-1] + 1 for layer in step.layers}, read=read
     )
