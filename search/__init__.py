@@ -9,7 +9,7 @@ from spade_keras.registry import PRUNERS, SAMPLERS, lazy_attributes
 if TYPE_CHECKING:
     from spade_keras.errors import CandidateError
     from spade_keras.search.budget import LatencyBudget
-    from spade_keras.search.candidate import build, plan_for, rank_choices
+    from spade_keras.search.candidate import build, plan_for, rank_choices, realize
     from spade_keras.search.layer_table import LayerTable
     from spade_keras.search.objectives import (
         OBJECTIVES,
@@ -72,6 +72,7 @@ __all__ = [
     "plan_for",
     "propose",
     "rank_choices",
+    "realize",
     "run",
     "strategy_quality",
     "with_dtype",
@@ -81,7 +82,7 @@ __getattr__ = lazy_attributes(
     __name__,
     {
         "budget": "LatencyBudget",
-        "candidate": "build plan_for rank_choices",
+        "candidate": "build plan_for rank_choices realize",
         "evaluation": "CandidateError",
         "layer_table": "LayerTable",
         "objectives": "OBJECTIVES AsPruned KeptImportance Objective ShortFineTune UserFunction",

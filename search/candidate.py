@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import keras
 import numpy as np
 
 from spade_keras import pruning
-from spade_keras.pruning import basis
+from spade_keras.pruning.parts import iterations_of, parts_of
 from spade_keras.search.precision import with_dtype
 from spade_keras.search.space import Configuration
 
@@ -30,7 +30,7 @@ def rank_choices(network: keras.Model, *, multiple: int = 8) -> dict[str, tuple[
         decomposed, or whose pairs save nothing at a multiple, are left out.
     """
     choices = {}
-    for group in basis.find_rank_groups(network):
+    for group in pruning.find_rank_groups(network):
         *lower, full = (0,) if group.fixed else group.allowed(multiple)
         if lower:
             places = np.linspace(0, len(lower) - 1, min(len(lower), _MOST_RANKS)).round()
@@ -40,49 +40,42 @@ def rank_choices(network: keras.Model, *, multiple: int = 8) -> dict[str, tuple[
 
 def plan_for(
     network: keras.Model, configuration: Configuration, *, importance: str = "group_l1"
-) -> tuple[keras.Model, pruning.PruningPlan]:
-    """Cuts the depth of a network and plans its widths.
+) -> pruning.PruningPlan:
+    """Plans the blocks, widths and ranks of a configuration, for `realize`.
 
     Args:
         network: The full network; it is left as it is.
-        configuration: The choice; widths of groups that went with a dropped block, or with an
-            iteration that had a prior of its own, are passed over.
+        configuration: The choice; blocks, widths and ranks of what went with a dropped block, or
+            with an iteration that had a prior of its own, are passed over.
         importance: Criterion by which channels are kept.
 
     Returns:
-        The network with the iterations and blocks of the configuration at full width, which is
-        `network` itself if they are its own; and the plan for it.
+        The plan, made for the network at the iterations of the configuration.
 
     Raises:
         ValueError: If a name or number does not fit the network.
     """
-    base = network
-    if configuration.dropped:
-        base = pruning.drop_blocks(base, configuration.dropped)
-    if configuration.iterations not in (None, getattr(base, "iterations", None)):
-        base = base.with_iterations(configuration.iterations)
-    return base, _plan(base, configuration, importance)
+    return CandidateBuilder(network, importance=importance).make(configuration)[0]
 
 
 def build(
     network: keras.Model, configuration: Configuration, *, importance: str = "group_l1"
 ) -> keras.Model:
     """Builds the network of a configuration; see `plan_for`."""
-    base, plan = plan_for(network, configuration, importance=importance)
-    return finish(base, plan, configuration)
+    return CandidateBuilder(network, importance=importance)(configuration)
 
 
-def finish(
-    base: keras.Model, plan: pruning.PruningPlan, configuration: Configuration
+def realize(
+    network: keras.Model, configuration: Configuration, plan: pruning.PruningPlan
 ) -> keras.Model:
-    """Builds the network of a configuration from what `plan_for` returned for it.
+    """Builds the network of a configuration by a plan that was made for it.
 
     Args:
-        base: The network at its depth, at full width.
-        plan: Which channels stay.
-        configuration: Its ranks and precision are read.
+        network: The full network.
+        configuration: Its iterations and precision are read.
+        plan: The blocks, widths and ranks.
     """
-    slim = _with_ranks(pruning.rebuild(base, plan), configuration.ranks)
+    slim = pruning.rebuild(_shorten(network, configuration.iterations), plan)
     return slim if configuration.dtype is None else with_dtype(slim, configuration.dtype)
 
 
@@ -97,53 +90,68 @@ class CandidateBuilder:
     def __init__(self, network: keras.Model, *, importance: str = "group_l1") -> None:
         self.network = network
         self.importance = importance
-        self._depth: tuple[tuple[int | None, tuple[str, ...]], keras.Model] | None = None
+        self._depth: tuple[Any, tuple[pruning.PruningPlan | None, keras.Model]] | None = None
 
     def __call__(self, configuration: Configuration) -> keras.Model:
         """Returns the network of a configuration."""
-        base = self._base(configuration)
-        return finish(base, _plan(base, configuration, self.importance), configuration)
+        _, slim = self.make(configuration)
+        return slim if configuration.dtype is None else with_dtype(slim, configuration.dtype)
+
+    def make(self, configuration: Configuration) -> tuple[pruning.PruningPlan, keras.Model]:
+        """Returns the plan of a configuration, and its network in the original's precision."""
+        blocks, base = self._at_depth(configuration)
+        widths = self.canonical(configuration).widths
+        plan = pruning.make_plan(base, widths=widths, importance=self.importance)
+        slim = pruning.rebuild(base, plan)
+        plan = plan if blocks is None else blocks.then(plan)
+        ranks = _cheaper(slim, configuration.ranks)
+        if ranks:
+            lower = pruning.plan_ranks(slim, ranks)
+            plan, slim = plan.then(lower), pruning.rebuild(slim, lower)
+        return plan, slim
 
     def canonical(self, configuration: Configuration) -> Configuration:
         """Leaves out the widths of groups that went with a dropped block or iteration.
 
         Configurations that differ in those alone are one network.
         """
-        shared = len(getattr(self.network, "priors", ())) < 2
+        shared = len(parts_of(self.network)) < 2
         if not configuration.dropped and (shared or configuration.iterations is None):
             return configuration
-        names = {group.name for group in pruning.find_groups(self._base(configuration))}
+        _, base = self._at_depth(configuration)
+        names = {group.name for group in pruning.find_groups(base)}
         widths = {g: width for g, width in configuration.widths.items() if g in names}
         return replace(configuration, widths=widths)
 
-    def _base(self, configuration: Configuration) -> keras.Model:
-        """The network at the depth of a configuration; the last one made is kept."""
+    def _at_depth(
+        self, configuration: Configuration
+    ) -> tuple[pruning.PruningPlan | None, keras.Model]:
+        """The blocks of a configuration, and the network without them; the last one is kept."""
         depth = (configuration.iterations, configuration.dropped)
-        if depth in ((None, ()), (getattr(self.network, "iterations", None), ())):
-            return self.network
+        if depth in ((None, ()), (iterations_of(self.network), ())):
+            return None, self.network
         if self._depth is None or self._depth[0] != depth:
-            base, _ = plan_for(self.network, Configuration({}, *depth), importance=self.importance)
-            self._depth = (depth, base)
+            plan, base = None, _shorten(self.network, configuration.iterations)
+            gone = parts_of(self.network).keys() - parts_of(base).keys()
+            names = [x for x in configuration.dropped if x.partition("/")[0] not in gone]
+            if names:
+                plan = pruning.drop_blocks(base, names)
+                base = pruning.rebuild(base, plan)
+            self._depth = (depth, (plan, base))
         return self._depth[1]
 
 
-def _plan(base: keras.Model, configuration: Configuration, importance: str) -> pruning.PruningPlan:
-    widths = dict(configuration.widths)
-    if configuration.dropped or configuration.iterations is not None:
-        names = {group.name for group in pruning.find_groups(base)}
-        widths = {group: width for group, width in widths.items() if group in names}
-    return pruning.make_plan(base, widths=widths, importance=importance)
+def _shorten(network: keras.Model, iterations: int | None) -> Any:
+    if iterations in (None, iterations_of(network)):
+        return network
+    return network.with_iterations(iterations)
 
 
-def _with_ranks(slim: keras.Model, ranks: Mapping[str, int]) -> keras.Model:
-    """Replaces layers by pairs, those that are there and narrow enough for a pair to be cheaper."""
-    there = {group.name: group for group in basis.find_rank_groups(slim)} if ranks else {}
-    lower = {
+def _cheaper(slim: keras.Model, ranks: Mapping[str, int]) -> dict[str, int]:
+    """The ranks of layers that are there and narrow enough for a pair to be cheaper."""
+    there = {group.name: group for group in pruning.find_rank_groups(slim)} if ranks else {}
+    return {
         name: rank
         for name, rank in ranks.items()
         if name in there and not there[name].fixed and rank < there[name].break_even
     }
-    if not lower:
-        return slim
-    # A path is given as a pattern: its own wildcards are escaped.
-    return basis.RankBuilder(slim, [glob.escape(name) for name in lower])(lower)

@@ -10,7 +10,7 @@ import keras
 from spade_keras.pruning import copy_model
 from spade_keras.pruning.graph.analysis import analyze
 from spade_keras.pruning.graph.trace import Graph
-from spade_keras.pruning.parts import is_network
+from spade_keras.pruning.parts import map_parts
 
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
@@ -43,10 +43,10 @@ def with_dtype(model: Any, dtype: str) -> Any:
     """
     if dtype not in POLICIES:
         raise ValueError(f"`dtype` must be one of {list(POLICIES)}. Received: dtype={dtype!r}")
-    if is_network(model):
-        return model.with_priors(
-            {key: with_dtype(prior, dtype) for key, prior in model.priors.items()}
-        )
+    return map_parts(model, lambda _, part: _with_policy(part, dtype))
+
+
+def _with_policy(model: keras.Model, dtype: str) -> keras.Model:
     _check_not_quantized(model)
     copy = copy_model(model, open_layers=True)
     for layer in _leaves(copy):
@@ -54,7 +54,7 @@ def with_dtype(model: Any, dtype: str) -> Any:
     for layer in _makers(analyze(copy).graph):
         for inner in layer._flatten_layers():
             inner.dtype_policy = POLICIES["float32"]
-    # The graph of the copy was drawn with the dtypes of the original; this draws it anew.
+    # The graph of the copy was drawn with the dtypes of the original; this one has the new ones.
     return copy_model(copy)
 
 

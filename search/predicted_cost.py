@@ -7,8 +7,8 @@ from typing import Any
 import keras
 
 from spade_keras.pruning import find_groups
+from spade_keras.pruning.cost import PlanCost
 from spade_keras.pruning.graph.weights import WeightTable
-from spade_keras.pruning.plan_cost import PlanCost
 from spade_keras.search.knapsack import Cost
 
 

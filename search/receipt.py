@@ -19,7 +19,7 @@ from spade_keras.errors import ReceiptError
 from spade_keras.files import load_model, write_json_atomic
 from spade_keras.search.acceptance import Compare, compare_for, measured, undecided
 from spade_keras.search.budget import LatencyBudget
-from spade_keras.search.candidate import finish, plan_for
+from spade_keras.search.candidate import realize
 from spade_keras.search.model_identity import ModelIdentity
 from spade_keras.search.precision import with_dtype
 from spade_keras.search.space import Configuration
@@ -330,21 +330,6 @@ def find_file(wanted: ModelIdentity, receipt: str | Path) -> Path | None:
     folder = Path(receipt).parent
     found = (place / wanted.name for place in (folder, folder.parent, Path()))
     return next((path for path in found if path.is_file()), None)
-
-
-def realize(
-    network: keras.Model, configuration: Configuration, plan: pruning.PruningPlan
-) -> keras.Model:
-    """Builds the network of a configuration by a plan that was made for it.
-
-    Args:
-        network: The full network.
-        configuration: Its depth, ranks and precision are read; the widths are those of the plan.
-        plan: Which channels stay.
-    """
-    depth = Configuration({}, configuration.iterations, configuration.dropped)
-    base, _ = plan_for(network, depth)
-    return finish(base, plan, configuration)
 
 
 def in_budget_dtype(network: keras.Model, budget: LatencyBudget) -> keras.Model:

@@ -230,6 +230,7 @@ IMPORTANCES = Registry(
 COMPONENT_IMPORTANCES = Registry(
     "component importance",
     {
+        "effect_per_parameter": "pruning.basis.importance:EffectPerParameter",
         "random": "pruning.basis.importance:RandomScore",
         "sigma": "pruning.basis.importance:ScaledSingularValue",
         "taylor": "pruning.basis.importance:TaylorEffect",

@@ -15,7 +15,7 @@ from spade_keras.export import CheckReport
 from spade_keras.pipeline import transfer_closing, transfer_stages, transferring
 from spade_keras.pipeline.run_folder import Stages
 from spade_keras.pipeline.transfer_job import ARMS, TransferJob
-from spade_keras.pruning.basis import BasisPlan, rebuild_basis
+from spade_keras.pruning import BlockStep, PruningPlan, rebuild
 from spade_keras.recipe import load_recipe
 
 RECIPE = "classifier_basis_scaling"
@@ -147,21 +147,21 @@ def test_the_plans_rebuild_the_shipped_networks(finished):
     settings, _ = finished
     this = job(settings)
     plans = {
-        name: BasisPlan.from_json(
+        name: PruningPlan.from_json(
             (settings.run_folder / "export" / f"{name}_plan.json").read_text()
         )
         for name in ("basis", "double")
     }
     original, narrow = this.model("original"), this.model("double", "channels")
     channels, components = plans["double"].steps
-    assert shapes(pruning.rebuild(original, channels)) == shapes(narrow)
-    assert shapes(rebuild_basis(original, plans["double"])) == shapes(this.model("double"))
+    assert shapes(rebuild(original, PruningPlan("", (channels,)))) == shapes(narrow)
+    assert shapes(rebuild(original, plans["double"])) == shapes(this.model("double"))
     test = this.target["test"][0]
     for before, plan, name in (
         (original, plans["basis"], "basis"),
-        (narrow, BasisPlan(narrow.name, (components,)), "double"),
+        (narrow, PruningPlan(narrow.name, (components,)), "double"),
     ):
-        rebuilt, shipped = rebuild_basis(before, plan), this.model(name)
+        rebuilt, shipped = rebuild(before, plan), this.model(name)
         assert shapes(rebuilt) == shapes(shipped)
         assert shapes(shipped) != shapes(before)
         for layer in rebuilt.layers:
@@ -186,7 +186,8 @@ def test_the_original_teaches_whatever_is_pruned(finished, file, tmp_path, monke
 
     def prune(model, tasks, *plan, **options):
         lessons.append(tasks)
-        return transfer.PrunedComponents(model, None, ()) if not plan else model
+        nothing = PruningPlan("", (BlockStep(()),))
+        return transfer.PrunedComponents(model, nothing, ()) if not plan else model
 
     def tune(model, *samples, **options):
         trainings.append((samples, options))
@@ -195,7 +196,6 @@ def test_the_original_teaches_whatever_is_pruned(finished, file, tmp_path, monke
     monkeypatch.setattr(transfer, "prune_channels", prune)
     monkeypatch.setattr(transfer, "fit", tune)
     monkeypatch.setattr(transfer_stages, "_save", lambda *arguments: None)
-    monkeypatch.setattr(transfer_stages, "BasisPlan", lambda *arguments: None)
     for make in (
         transfer_stages.make_basis,
         transfer_stages.make_channel,

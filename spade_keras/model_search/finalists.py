@@ -13,8 +13,8 @@ from rich.console import Console
 from spade_keras import latency, search
 from spade_keras.files import save_model, write_bytes_atomic
 from spade_keras.search.acceptance import Compare, compare_for, measured
-from spade_keras.search.candidate import plan_for
-from spade_keras.search.receipt import Receipt, realize, write_receipt
+from spade_keras.search.candidate import plan_for, realize
+from spade_keras.search.receipt import Receipt, write_receipt
 
 FineTune = Callable[[keras.Model, keras.Model], Any]
 """Called with the slim and the full model; trains the slim one, or returns another to take."""
@@ -107,7 +107,7 @@ class FinalRound:
     def _measure_again(
         self, trial: search.TrialRecord, full: Path, path: Path
     ) -> tuple[Finalist, keras.Model]:
-        _, plan = plan_for(self.full, trial.configuration)
+        plan = plan_for(self.full, trial.configuration)
         slim = realize(self.full, trial.configuration, plan)
         comparison = self._time(full, slim, path, f"trial {trial.number}")
         if self.finetune is not None and self._met(comparison):
@@ -140,7 +140,7 @@ class FinalRound:
     def _keep(
         self, trial: search.TrialRecord, finalist: Finalist, slim: keras.Model, folder: Path
     ) -> None:
-        _, plan = plan_for(self.full, trial.configuration)
+        plan = plan_for(self.full, trial.configuration)
         save_model(slim, folder / "slim.keras")
         write_bytes_atomic(folder / "plan.json", plan.to_json().encode())
         receipt = Receipt.of(

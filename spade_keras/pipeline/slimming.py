@@ -92,7 +92,7 @@ def prune(job: Job, folder: Path) -> None:
             continue
         name = f"finalist_{len(finalists)}"
         slim.save(folder / f"{name}.keras")
-        _, plan = search.plan_for(network, trial.configuration, importance=importance)
+        plan = search.plan_for(network, trial.configuration, importance=importance)
         write_bytes_atomic(folder / f"{name}.json", plan.to_json().encode())
         finalists.append(
             {

@@ -11,8 +11,7 @@ from spade_keras.backend.batches import predict
 from spade_keras.export import check_saved_models, export_model
 from spade_keras.files import write_json_atomic
 from spade_keras.pipeline.transfer_job import TransferJob
-from spade_keras.pruning import PruningPlan
-from spade_keras.pruning.basis import BasisPlan, LayerRank
+from spade_keras.pruning import LayerRank, PruningPlan, RankStep
 from spade_keras.report import write_transfer_report
 from spade_keras.transfer import measure_cost
 
@@ -119,7 +118,7 @@ def _rank_rows(job: TransferJob) -> list[dict[str, Any]]:
 
 
 def _layers(job: TransferJob, stage: str) -> dict[str, LayerRank]:
-    plan = BasisPlan.from_json((job.stages.folder / stage / "plan.json").read_text())
+    plan = PruningPlan.from_json((job.stages.folder / stage / "plan.json").read_text())
     ranks = plan.steps[-1]
-    assert not isinstance(ranks, PruningPlan)  # either network ends with components
+    assert isinstance(ranks, RankStep)  # either network ends with components
     return {layer.name: layer for layer in ranks.layers}

@@ -14,7 +14,7 @@ from spade_keras.errors import SpadeError
 from spade_keras.files import load_model, write_bytes_atomic, write_json_atomic
 from spade_keras.pipeline.progress import ProgressBar
 from spade_keras.pipeline.transfer_job import TransferJob
-from spade_keras.pruning.basis import BasisPlan, find_rank_groups
+from spade_keras.pruning import PruningPlan, find_rank_groups
 from spade_keras.transfer.pictures import scale_pictures
 
 TRANSFER_DATA_LAYOUT = 1
@@ -96,7 +96,7 @@ def make_basis(job: TransferJob, folder: Path) -> None:
     job.seed(3)
     original = job.model("original")
     pruned = _prune_components(job, original)
-    _save(folder, pruned, BasisPlan(original.name, (pruned.plan,)))
+    _save(folder, pruned, pruned.plan)
 
 
 def make_channel(job: TransferJob, folder: Path) -> None:
@@ -121,7 +121,7 @@ def make_double(job: TransferJob, folder: Path) -> None:
     narrow = transfer.prune_channels(original, job.taught, plan, **fitting)
     narrow.save(folder / "channels.keras")
     pruned = _prune_components(job, narrow)
-    _save(folder, pruned, BasisPlan(original.name, (plan, pruned.plan)))
+    _save(folder, pruned, plan.then(pruned.plan))
 
 
 def make_scratch(job: TransferJob, folder: Path) -> None:
@@ -226,7 +226,7 @@ def _prune_components(job: TransferJob, model: keras.Model) -> transfer.PrunedCo
     return pruned
 
 
-def _save(folder: Path, pruned: transfer.PrunedComponents, plan: BasisPlan) -> None:
+def _save(folder: Path, pruned: transfer.PrunedComponents, plan: PruningPlan) -> None:
     pruned.model.save(folder / "network.keras")
     write_bytes_atomic(folder / "plan.json", plan.to_json().encode())
     rounds = [[asdict(entry) for entry in phase] for phase in pruned.rounds]

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
 
+from spade_keras.errors import PlanMismatchError
+from spade_keras.pruning.cost import macs_by_layer
 from spade_keras.pruning.graph.analysis import analyze
 from spade_keras.pruning.graph.branches import (
-    Branch,
     find_branches,
     keeps_weights,
     leave_out,
     parameters,
 )
-from spade_keras.pruning.parts import is_network
-from spade_keras.pruning.rebuild import replay
+from spade_keras.pruning.graph.narrowing import Read
+from spade_keras.pruning.graph.trace import Graph
+from spade_keras.pruning.parts import map_parts, own_names, parts_of, prefix_of
+from spade_keras.pruning.plan import BlockStep, PruningPlan
+from spade_keras.pruning.replay import replay
 
 
 @dataclass(frozen=True)
@@ -38,13 +43,13 @@ class ResidualBlock:
 
 
 def find_residual_blocks(model: Any) -> tuple[ResidualBlock, ...]:
-    """The residual blocks of a model that `drop_blocks` can leave out.
+    """Lists the residual blocks of a model that `drop_blocks` can leave out.
 
     A block is an addition of two tensors of equal shape, `x` and `f(x)`, where `f` has weights,
     starts at `x` alone and is used by the addition alone. Blocks inside blocks are listed too.
-    Left out of the list is a block without which the model would be no network any more: the
-    global skip of a residual denoiser, whose removal leaves an output without weights before
-    it, and the long skip around all the other blocks of a model.
+    Not listed is a block without which the model would be no network any more: the global skip
+    of a residual denoiser, whose removal leaves an output without weights before it, and the
+    long skip around all the other blocks of a model.
 
     Args:
         model: A built Keras model, or a network with `priors`: then the blocks of every prior.
@@ -65,40 +70,29 @@ def find_residual_blocks(model: Any) -> tuple[ResidualBlock, ...]:
         >>> find_residual_blocks(keras.Model(inputs, outputs))
         (ResidualBlock(name='sum', layers=('branch',), parameters=72),)
     """
-    if is_network(model):
-        return tuple(
-            replace(
-                block,
-                name=f"{key}/{block.name}",
-                layers=tuple(f"{key}/{layer}" for layer in block.layers),
-            )
-            for key, prior in model.priors.items()
-            for block in find_residual_blocks(prior)
-        )
-    graph = analyze(model).graph
-    size = parameters(graph)
-    return tuple(
-        ResidualBlock(
-            name,
-            tuple(dict.fromkeys(branch.paths)),
-            size - parameters(leave_out(graph, branch.skips)),
-        )
-        for name, branch in _branches(model).items()
-    )
+    found = []
+    for key, part in parts_of(model).items():
+        graph, prefix = analyze(part).graph, prefix_of(key)
+        for name, branch in find_branches(analyze(part)).items():
+            layers = dict.fromkeys(prefix + path for path in branch.paths)
+            gone = parameters(graph) - parameters(leave_out(graph, branch.skips))
+            found.append(ResidualBlock(prefix + name, tuple(layers), gone))
+    return tuple(found)
 
 
-def drop_blocks(model: Any, names: Sequence[str]) -> Any:
-    """A model in which each named residual block is the identity; the original stays as it is.
+def drop_blocks(model: Any, names: Collection[str], *, inputs: Any = None) -> PruningPlan:
+    """Plans a model in which each named residual block is the identity.
 
         x + f(x)  becomes  x
 
     Args:
-        model: A built Keras model, or a network with `priors`.
-        names: Names that `find_residual_blocks` gives; none gives a copy.
+        model: A built Keras model, or a network with `priors`; it stays as it is.
+        names: Names that `find_residual_blocks` gives; with none, `rebuild` makes a copy.
+        inputs: Arrays or shapes to count multiply-accumulates for, where the model's own
+            input shapes leave sizes open.
 
     Returns:
-        A model of the kind that `rebuild` makes, with copied weights: the layers of the
-        branches are gone. For a network, the network with such priors.
+        The plan; `rebuild` leaves out the layers of the branches.
 
     Raises:
         ValueError: There is no such block, or without all of these together nothing with
@@ -106,54 +100,86 @@ def drop_blocks(model: Any, names: Sequence[str]) -> Any:
 
     Example:
         >>> import keras
-        >>> from spade_keras.pruning import drop_blocks
+        >>> from spade_keras.pruning import drop_blocks, rebuild
         >>> inputs = keras.Input((4,))
         >>> x = keras.layers.Dense(8, name="stem")(inputs)
         >>> y = keras.layers.Dense(8, name="branch")(x)
         >>> outputs = keras.layers.Dense(2, name="head")(keras.layers.Add(name="sum")([x, y]))
-        >>> model = drop_blocks(keras.Model(inputs, outputs), ["sum"])
-        >>> [layer.name for layer in model.layers[1:]]
-        ['stem', 'head']
+        >>> model = keras.Model(inputs, outputs)
+        >>> plan = drop_blocks(model, ["sum"])
+        >>> plan.parameters_saved, [layer.name for layer in rebuild(model, plan).layers[1:]]
+        (72, ['stem', 'head'])
     """
-    chosen = _checked(model, names)
-    if not is_network(model):
-        return _without(model, chosen)
-    return model.with_priors(
-        {
-            key: _without(
-                prior, {n.removeprefix(f"{key}/") for n in chosen if n.startswith(f"{key}/")}
-            )
-            for key, prior in model.priors.items()
-        }
-    )
-
-
-def _checked(model: Any, names: Sequence[str]) -> frozenset[str]:
-    if is_network(model):
-        known = [f"{key}/{x}" for key, prior in model.priors.items() for x in _branches(prior)]
-    else:
-        known = list(_branches(model))
+    known = _known(model)
     if isinstance(names, str) or not set(known).issuperset(names):
         raise ValueError(
             "`names` must be a list of residual blocks that can be left out. "
             f"Known ones: {known}. Received: names={names!r}"
         )
-    return frozenset(names)
+    dropped = tuple(name for name in known if name in set(names))
+    layers = macs_by_layer(model, inputs)
+    saved, macs = 0, None if layers is None else 0
+    for key, part in parts_of(model).items():
+        graph, left = analyze(part).graph, _left(part, dropped, key)
+        saved += parameters(graph) - parameters(left)
+        if layers is not None and macs is not None:
+            macs = _add_macs(macs, graph, left, own_names(layers, key))
+    return PruningPlan(model.name, (BlockStep(dropped, saved, macs),))
 
 
-def _branches(model: keras.Model) -> dict[str, Branch]:
-    return find_branches(analyze(model))
+def check_blocks(model: Any, names: Sequence[str]) -> None:
+    """Raises `PlanMismatchError` for blocks that the model lacks."""
+    unknown = sorted(set(names) - set(_known(model)))
+    if unknown:
+        raise PlanMismatchError(
+            f"`plan` was made for another model: this one has no residual blocks {unknown}. "
+            f"Its blocks: {_known(model)}. Make the plan again with `drop_blocks`."
+        )
 
 
-def _without(model: keras.Model, names: Set[str]) -> keras.Model:
-    analysis = analyze(model)
+def leave_out_blocks(model: Any, names: Sequence[str], read: Read) -> Any:
+    """Builds the model without some blocks, the weights' values taken from `read`."""
+    return map_parts(
+        model,
+        lambda key, part: replay(
+            part, replace(analyze(part), graph=_left(part, names, key)), read=read
+        ),
+    )
+
+
+def _known(model: Any) -> list[str]:
+    """Names of the blocks that can be left out, in running order."""
+    return [
+        prefix_of(key) + name
+        for key, part in parts_of(model).items()
+        for name in find_branches(analyze(part))
+    ]
+
+
+def _left(part: keras.Model, dropped: Sequence[str], key: str) -> Graph:
+    """The graph of a part without those of the blocks that are its own."""
+    analysis = analyze(part)
+    own = own_names(dict.fromkeys(dropped), key)
     branches = find_branches(analysis)
     left = leave_out(
-        analysis.graph, {key: x for name in names for key, x in branches[name].skips.items()}
+        analysis.graph, {k: skip for name in own for k, skip in branches[name].skips.items()}
     )
     if not keeps_weights(analysis.graph, left):
         raise ValueError(
-            f"`names` must leave something with weights before every output of {model.name!r}. "
-            f"Received: names={sorted(names)}. Leave out fewer blocks."
+            f"`names` must leave something with weights before every output of {part.name!r}. "
+            f"Received: names={sorted(own)}. Leave out fewer blocks."
         )
-    return replay(model, replace(analysis, graph=left))
+    return left
+
+
+def _add_macs(macs: int, graph: Graph, left: Graph, layers: Mapping[str, int]) -> int | None:
+    """`macs` and those of the calls that went; None where a layer is called elsewhere too."""
+    before = Counter(_leaf_paths(graph))
+    gone = before - Counter(_leaf_paths(left))
+    if any(count < before[path] and layers.get(path) for path, count in gone.items()):
+        return None
+    return macs + sum(layers.get(path, 0) for path in gone)
+
+
+def _leaf_paths(graph: Graph) -> list[str]:
+    return [path for path, _, inner in graph.open() if inner is None]

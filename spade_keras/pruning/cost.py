@@ -1,10 +1,10 @@
-"""Parameters and multiply-accumulates of a model, per layer and in all."""
+"""Parameters and multiply-accumulates: of a model, and as functions of its groups' widths."""
 
 from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,10 @@ import keras
 
 from spade_keras.errors import OpenSizesError
 from spade_keras.pruning.graph.forward_pass import input_specs, layer_calls
-from spade_keras.pruning.graph.weights import priors_of
+from spade_keras.pruning.graph.weights import WeightTable
+from spade_keras.pruning.groups import Group
 from spade_keras.pruning.mac_rules import Term, call_terms
+from spade_keras.pruning.parts import is_network, part_inputs
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class MacReport:
 
 
 @dataclass(frozen=True)
-class Work:
+class _Work:
     """The terms that a model's multiply-accumulates consist of, and what has no rule."""
 
     terms: tuple[tuple[str, Term], ...]
@@ -43,7 +45,7 @@ class Work:
 
 _ELEMENTWISE = "Norms, activations, pooling and other elementwise work count as zero."
 _NETWORK = "Only the priors are counted: FFTs and other parts of the physics are not."
-_known_work: weakref.WeakKeyDictionary[Any, dict[Any, Work]] = weakref.WeakKeyDictionary()
+_known_work: weakref.WeakKeyDictionary[Any, dict[Any, _Work]] = weakref.WeakKeyDictionary()
 
 
 def count_parameters(model: Any) -> int:
@@ -80,9 +82,6 @@ def count_macs(model: Any, inputs: Any = None) -> MacReport:
             model declares; needed where these leave sizes open, and for networks. A batch of
             unknown size counts as one sample, a given batch as it is.
 
-    Returns:
-        The count in all and per layer.
-
     Raises:
         ValueError: If the model is not built, or (`OpenSizesError`) sizes stay unknown.
         TraceError: If `call` of a subclassed model cannot be traced.
@@ -93,30 +92,96 @@ def count_macs(model: Any, inputs: Any = None) -> MacReport:
         >>> count_macs(model).total
         2592
     """
-    work = work_of(model, inputs)
+    work = _work_of(model, inputs)
     layers: dict[str, int] = {}
     for path, term in work.terms:
-        shape = () if term.variable is None else tuple(term.variable.shape)
-        layers[path] = layers.get(path, 0) + term.macs(shape)
-    note = _ELEMENTWISE if priors_of(model) is None else f"{_ELEMENTWISE} {_NETWORK}"
+        layers[path] = layers.get(path, 0) + term.macs()
+    note = f"{_ELEMENTWISE} {_NETWORK}" if is_network(model) else _ELEMENTWISE
     return MacReport(sum(layers.values()), layers, work.uncounted, note)
 
 
-def work_of(model: Any, inputs: Any = None) -> Work:
-    """The terms of one forward pass, remembered per model and input shapes.
+def macs_by_layer(model: Any, inputs: Any = None) -> dict[str, int] | None:
+    """Returns the multiply-accumulates per layer path; None where sizes are open without inputs."""
+    try:
+        return count_macs(model, inputs).layers
+    except OpenSizesError:
+        if inputs is not None:
+            raise
+        return None
 
-    Raises:
-        ValueError: If the model is not built, or (`OpenSizesError`) sizes stay unknown.
+
+class PlanCost:
+    """Parameters and multiply-accumulates of a model as functions of its groups' widths.
+
+    They follow from the shapes of weights alone; no model is built.
+
+    Args:
+        model: The model, or a network with `priors`.
+        groups: Its groups.
+        weights: Its weights.
+        inputs: Arrays or shapes to count the multiply-accumulates for. None: the shapes the
+            model declares; if they leave sizes open, `macs` is None.
     """
-    check_built(model)
-    parts = list(_parts(model, inputs))
-    terms: list[tuple[str, Term]] = []
-    uncounted: dict[str, None] = {}
-    for prefix, part, shapes in parts:
-        work = _part_work(part, shapes)
-        terms += [(prefix + path, term) for path, term in work.terms]
-        uncounted.update(dict.fromkeys(prefix + path for path in work.uncounted))
-    return Work(tuple(terms), tuple(uncounted))
+
+    def __init__(
+        self, model: Any, groups: Sequence[Group], weights: WeightTable, inputs: Any = None
+    ) -> None:
+        self.parameters = count_parameters(model)
+        self._groups = groups
+        self._shapes: dict[int, tuple[int, ...]] = {}
+        self._cuts: dict[str, dict[tuple[int, int], int]] = {}
+        for group in groups:
+            cuts = self._cuts.setdefault(group.name, {})
+            for slot in group.slots:
+                variable = weights.variable(slot)
+                self._shapes[id(variable)] = tuple(variable.shape)
+                key = (id(variable), slot.axis)
+                cuts[key] = cuts.get(key, 0) + slot.positions.shape[1]
+        layers = macs_by_layer(model, inputs)
+        self.macs = None if layers is None else sum(layers.values())
+        self._terms: dict[int, list[Term]] = {}
+        for _, term in () if layers is None else _work_of(model, inputs).terms:
+            self._terms.setdefault(id(term.variable), []).append(term)
+
+    def savings(self, widths: Mapping[str, int]) -> list[tuple[int, int | None]]:
+        """Returns what each group saves on top of those before it; the sums are exact.
+
+        Args:
+            widths: New width per group; groups not named keep theirs.
+        """
+        shapes = dict(self._shapes)
+        savings: list[tuple[int, int | None]] = []
+        for group in self._groups:
+            removed = group.width - widths.get(group.name, group.width)
+            parameters, macs = self._narrow(group, removed, shapes) if removed else (0, 0)
+            savings.append((parameters, None if self.macs is None else macs))
+        return savings
+
+    def total(self, widths: Mapping[str, int]) -> tuple[int, int | None]:
+        """Parameters and multiply-accumulates that stay with these widths."""
+        savings = self.savings(widths)
+        parameters = self.parameters - sum(saved for saved, _ in savings)
+        if self.macs is None:
+            return parameters, None
+        return parameters, self.macs - sum(saved or 0 for _, saved in savings)
+
+    def _narrow(
+        self, group: Group, removed: int, shapes: dict[int, tuple[int, ...]]
+    ) -> tuple[int, int]:
+        """What a group saves; its weights' entries in `shapes` shrink."""
+        touched = {key for key, _ in self._cuts[group.name]}
+        before = {key: shapes[key] for key in touched}
+        for (key, axis), positions in self._cuts[group.name].items():
+            shape = list(shapes[key])
+            shape[axis] -= removed * positions
+            shapes[key] = tuple(shape)
+        parameters = sum(math.prod(before[key]) - math.prod(shapes[key]) for key in touched)
+        macs = sum(
+            term.macs(before[key]) - term.macs(shapes[key])
+            for key in touched
+            for term in self._terms.get(key, ())
+        )
+        return parameters, macs
 
 
 def check_built(model: Any) -> None:
@@ -136,31 +201,22 @@ def check_built(model: Any) -> None:
         )
 
 
-def _parts(model: Any, inputs: Any) -> Iterator[tuple[str, keras.Model, Any]]:
-    priors = priors_of(model)
-    if priors is None:
-        yield "", model, inputs
-        return
-    if inputs is None:
-        raise OpenSizesError(
-            "`inputs` must be given to count the work of a network, whose priors are called on "
-            f"sizes that depend on it. Received: inputs=None for {model.name!r}."
-        )
-    for key, shapes in model.prior_input_shapes(inputs).items():
-        for shape in shapes:
-            yield f"{key}/", priors[key], tuple(shape)
+def _work_of(model: Any, inputs: Any) -> _Work:
+    """The terms of one forward pass, remembered per part and input shapes."""
+    check_built(model)
+    terms: list[tuple[str, Term]] = []
+    uncounted: dict[str, None] = {}
+    for prefix, part, given in list(part_inputs(model, inputs)):
+        known = _known_work.setdefault(part, {})
+        key = tuple(tuple(x.shape) for x in input_specs(part, given))
+        if key not in known:
+            known[key] = _find_work(part, given)
+        terms += [(prefix + path, term) for path, term in known[key].terms]
+        uncounted.update(dict.fromkeys(prefix + path for path in known[key].uncounted))
+    return _Work(tuple(terms), tuple(uncounted))
 
 
-def _part_work(model: keras.Model, inputs: Any) -> Work:
-    known = _known_work.setdefault(model, {})
-    specs = input_specs(model, inputs)
-    key = tuple(tuple(x.shape) for x in specs)
-    if key not in known:
-        known[key] = _find_work(model, inputs)
-    return known[key]
-
-
-def _find_work(model: keras.Model, inputs: Any) -> Work:
+def _find_work(model: keras.Model, inputs: Any) -> _Work:
     terms: list[tuple[str, Term]] = []
     uncounted: list[str] = []
     for call in layer_calls(model, inputs):
@@ -179,4 +235,4 @@ def _find_work(model: keras.Model, inputs: Any) -> Work:
             uncounted.append(call.path)
         else:
             terms += [(call.path, term) for term in found or [Term(0)]]
-    return Work(tuple(terms), tuple(uncounted))
+    return _Work(tuple(terms), tuple(uncounted))

@@ -16,13 +16,7 @@ from spade_keras.pruning.selection import own_layers, width_step
 
 
 def inspect_model(path: str | Path) -> str:
-    """Tells which channels of a saved model are coupled, and which are fixed and why.
-
-    Args:
-        path: A `.keras` file.
-
-    Returns:
-        A text table, one line per group.
+    """`inspect_text` of a `.keras` file.
 
     Raises:
         ValueError: If the file cannot be loaded.
@@ -31,14 +25,7 @@ def inspect_model(path: str | Path) -> str:
 
 
 def inspect_text(model: Any) -> str:
-    """Tells which channels of a model are coupled, and which are fixed and why.
-
-    Args:
-        model: A Keras model, or a network with `priors`.
-
-    Returns:
-        A text table, one line per group.
-    """
+    """Returns a table of the groups of a model: what is coupled, what is fixed and why."""
     groups = find_groups(model)
     free = sum(group.fixed is None for group in groups)
     lines = [f"{model.name}: {count_parameters(model):,} parameters, {_macs_text(model)}"]
@@ -85,25 +72,27 @@ def prune_model(  # noqa: PLR0913 - one argument per command-line option
     out = Path(out)
     if out.suffix != ".keras" or not out.parent.is_dir():
         raise ValueError(f"`out` must be a .keras file in an existing folder. Received: out={out}.")
-    given = {
+    amounts = {
         "ratio": ratio,
         "plan": plan,
         "target_macs": target_macs,
         "target_parameters": target_parameters,
     }
-    names = [name for name, value in given.items() if value is not None]
-    if len(names) != 1:
-        raise ValueError(f"Exactly one of {list(given)} must be given. Received: {names}.")
+    given = {name: value for name, value in amounts.items() if value is not None}
+    if len(given) != 1:
+        raise ValueError(f"Exactly one of {list(amounts)} must be given. Received: {list(given)}.")
     model = load_model(path)
     if plan is not None:
         chosen = _read_plan(Path(plan))
     else:
-        amount: dict[str, Any] = {"ratio": ratio}
-        if ratio is None:
-            quantity = names[0].removeprefix("target_")
-            amount = {"target": {quantity: given[names[0]]}}
+        target = {name.removeprefix("target_"): value for name, value in given.items()}
         chosen = make_plan(
-            model, **amount, importance=importance, round_to=round_to, inputs=input_shape
+            model,
+            ratio=ratio,
+            target=None if ratio is not None else target,  # type: ignore[arg-type]
+            importance=importance,
+            round_to=round_to,
+            inputs=input_shape,
         )
     slim = rebuild(model, chosen)
     save_model(slim, out)

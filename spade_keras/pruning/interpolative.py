@@ -17,7 +17,7 @@ from spade_keras.pruning.parts import is_network
 from spade_keras.pruning.plan import PruningPlan
 from spade_keras.pruning.planning import make_plan
 from spade_keras.pruning.proof.reference import Replay
-from spade_keras.pruning.rebuild import rebuild_with
+from spade_keras.pruning.rebuild import apply_step
 from spade_keras.pruning.selection import is_wildcard, match_groups
 
 _LINEAR = (
@@ -168,7 +168,7 @@ def prune_interpolative(model: Any, inputs: Any, **settings: Any) -> Interpolati
         known = kernels.get(id(variable))
         return keras.ops.convert_to_numpy(variable) if known is None else known
 
-    return Interpolation(rebuild_with(model, plan, read), plan, errors, refused)
+    return Interpolation(apply_step(model, plan.steps[0], read), plan, errors, refused)
 
 
 def _find_readers(model: Any, analysis: Analysis) -> tuple[dict[str, _Reader], dict[str, str]]:

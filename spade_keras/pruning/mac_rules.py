@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,8 +29,10 @@ class Term:
     variable: Any = None
     axes: tuple[int, ...] | None = None
 
-    def macs(self, shape: tuple[int, ...]) -> int:
-        """Multiply-accumulates with the weight in this shape."""
+    def macs(self, shape: Sequence[int] | None = None) -> int:
+        """Multiply-accumulates with the weight in this shape; None: in its own."""
+        if shape is None:
+            shape = () if self.variable is None else tuple(self.variable.shape)
         sizes = shape if self.axes is None else [shape[axis] for axis in self.axes]
         return self.uses * math.prod(sizes)
 

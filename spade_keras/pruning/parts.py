@@ -5,10 +5,12 @@ This is the only place that asks which of both it is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
+
+from spade_keras.errors import OpenSizesError
 
 
 def is_network(model: Any) -> bool:
@@ -41,9 +43,39 @@ def with_parts(model: Any, parts: Mapping[str, keras.Model]) -> Any:
     return model.with_priors(parts) if is_network(model) else parts[""]
 
 
+def map_parts(model: Any, change: Callable[[str, keras.Model], keras.Model]) -> Any:
+    """Returns a model with every part changed by a function of its key and itself."""
+    return with_parts(model, {key: change(key, part) for key, part in parts_of(model).items()})
+
+
 def prefix_of(key: str) -> str:
     """Returns what precedes the name of a group or layer of a part: "" or "<key>/"."""
     return f"{key}/" if key else ""
+
+
+def own_names(names: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Returns the entries whose names belong to a part, by their names inside it."""
+    prefix = prefix_of(key)
+    return {n.removeprefix(prefix): x for n, x in names.items() if n.startswith(prefix)}
+
+
+def part_inputs(model: Any, inputs: Any = None) -> Iterator[tuple[str, keras.Model, Any]]:
+    """Yields the prefix, the model and the inputs of every part, as often as it is called.
+
+    Raises:
+        OpenSizesError: The inputs of a network are not given.
+    """
+    if not is_network(model):
+        yield "", model, inputs
+        return
+    if inputs is None:
+        raise OpenSizesError(
+            "`inputs` must be given to count the work of a network, whose priors are called on "
+            f"sizes that depend on it. Received: inputs=None for {model.name!r}."
+        )
+    for key, shapes in model.prior_input_shapes(inputs).items():
+        for shape in shapes:
+            yield prefix_of(key), model.priors[key], tuple(shape)
 
 
 def iterations_of(model: Any) -> int | None:

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from typing import Annotated, Any, Literal
 
-FORMAT_VERSION = 1
+from pydantic import ConfigDict, Discriminator, TypeAdapter, ValidationError
+
+FORMAT_VERSION = 2
+
+Form = Literal["pair", "one"]
+FORMS: tuple[Form, ...] = ("pair", "one")
+
+
+class _Strict:
+    """Read from JSON without unknown entries or conversions between types."""
+
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
-class GroupPlan:
+class GroupPlan(_Strict):
     """What happens to one group of coupled channels.
 
     Args:
@@ -21,7 +34,7 @@ class GroupPlan:
         members: Paths of the layers whose weights the group slices.
         fixed: Why the group keeps all its channels, or None when it was free to change.
         parameters_saved: Parameters this group removes once the groups before it have been
-            narrowed, so that the column adds up to the saving of the whole plan.
+            narrowed, so that the column adds up to the saving of the whole step.
         macs_saved: The same for multiply-accumulates; None where input sizes are unknown.
     """
 
@@ -34,32 +47,182 @@ class GroupPlan:
     macs_saved: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.kept or list(self.kept) != sorted(set(self.kept)):
+        _check_kept(self.kept, self.width, f"channel of group {self.name!r}")
+
+
+@dataclass(frozen=True)
+class LayerRank(_Strict):
+    """What becomes of one layer that is decomposed into singular components.
+
+    Args:
+        name: Path of the layer.
+        rank: Components per group the layer has in all, `min(rows, columns)`.
+        kept: Indices of those that stay, ascending; 0 has the largest singular value.
+        form: `"pair"` makes two layers, `"one"` multiplies them back into one layer.
+        scales: Scaling factors of the kept components, group after group; empty: all 1.
+        parameters_saved: Parameters that go.
+        macs_saved: Multiply-accumulates that go; None where input sizes are unknown.
+    """
+
+    name: str
+    rank: int
+    kept: tuple[int, ...]
+    form: Form = "pair"
+    scales: tuple[float, ...] = ()
+    parameters_saved: int = 0
+    macs_saved: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_kept(self.kept, self.rank, f"component of layer {self.name!r}")
+        if self.form not in FORMS:
             raise ValueError(
-                "`kept` must list at least one channel, each once, in ascending order. "
-                f"Received: kept={_shortened(self.kept)} for group {self.name!r}."
+                f"`form` must be one of {list(FORMS)}. Received: form={self.form!r} for layer "
+                f"{self.name!r}."
             )
-        if self.kept[0] < 0 or self.kept[-1] >= self.width:
+        if len(self.scales) % len(self.kept) or not all(map(math.isfinite, self.scales)):
             raise ValueError(
-                f"`kept` must lie in [0, {self.width}), the channels of group {self.name!r}. "
-                f"Received: kept={_shortened(self.kept)}."
+                "`scales` must hold one finite factor per kept component and group, or none. "
+                f"Received: {len(self.scales)} scales for {len(self.kept)} components of "
+                f"{self.name!r}, the first {self.scales[:4]}."
             )
 
 
 @dataclass(frozen=True)
-class PruningPlan:
-    """Which channels of which groups stay; made by `make_plan`, applied by `rebuild`.
+class BlockStep(_Strict):
+    """Residual blocks that become the identity.
 
     Args:
-        model: Name of the model the plan was made for.
+        dropped: Names of the blocks, as in `find_residual_blocks`.
+        parameters_saved: Parameters that go with them.
+        macs_saved: Multiply-accumulates that go; None where they are unknown.
+    """
+
+    dropped: tuple[str, ...]
+    parameters_saved: int = 0
+    macs_saved: int | None = None
+    kind: Literal["blocks"] = field(default="blocks", kw_only=True, repr=False)
+
+    def __post_init__(self) -> None:
+        _check_once("dropped", "block", self.dropped)
+
+    @property
+    def entries(self) -> tuple[BlockStep, ...]:
+        """What saves something: the step itself."""
+        return (self,)
+
+    def summary(self, model: str) -> str:
+        """Lists the blocks and what they save."""
+        saved = f"parameters {-self.parameters_saved:,}, MACs {_macs(self.macs_saved)}"
+        return f"Blocks dropped from {model!r}: {', '.join(self.dropped) or 'none'} ({saved})"
+
+
+@dataclass(frozen=True)
+class ChannelStep(_Strict):
+    """Channels that are removed.
+
+    Args:
         groups: One entry per group of the model, the fixed ones included.
         importance: Name of the importance that ranked the channels.
         selection: The settings that chose the widths, as plain JSON values.
-        parameters: Parameters of the model before pruning, where known.
-        macs: Multiply-accumulates of the model before pruning, where known.
+        parameters: Parameters of the model before this step, where known.
+        macs: Multiply-accumulates of the model before this step, where known.
+    """
+
+    groups: tuple[GroupPlan, ...]
+    importance: str
+    selection: dict[str, Any] = field(default_factory=dict)
+    parameters: int | None = None
+    macs: int | None = None
+    kind: Literal["channels"] = field(default="channels", kw_only=True, repr=False)
+
+    def __post_init__(self) -> None:
+        _check_once("groups", "group", [group.name for group in self.groups])
+
+    @property
+    def entries(self) -> tuple[GroupPlan, ...]:
+        """What saves something: the groups."""
+        return self.groups
+
+    def summary(self, model: str) -> str:
+        """Lists per group its members, its width before and after, and what that saves."""
+        settings = ", ".join(f"{key}={value}" for key, value in self.selection.items())
+        narrowed = sum(len(group.kept) < group.width for group in self.groups)
+        rows = [("group", "width", "parameters", "MACs", "members, or why fixed")]
+        rows += map(_group_row, self.groups)
+        parameters, macs = _saved(self.groups)
+        rows.append(("all", "", f"{-parameters:,}", _macs(macs), self._shares(parameters, macs)))
+        return "\n".join(
+            [
+                f"Pruning plan for {model!r}: {narrowed} of {len(self.groups)} groups narrowed, "
+                f"ranked by {self.importance} ({settings})",
+                *_aligned(rows),
+            ]
+        )
+
+    def _shares(self, parameters: int, macs: int | None) -> str:
+        channels = sum(group.width for group in self.groups)
+        removed = channels - sum(len(group.kept) for group in self.groups)
+        shares = [f"{removed / max(channels, 1):.1%} of the channels"]
+        if self.parameters:
+            shares.append(f"{parameters / self.parameters:.1%} of the parameters")
+        if self.macs and macs is not None:
+            shares.append(f"{macs / self.macs:.1%} of the MACs")
+        return "removes " + ", ".join(shares)
+
+
+@dataclass(frozen=True)
+class RankStep(_Strict):
+    """Layers that are replaced by approximations of lower rank; all others stay as they are.
+
+    Args:
+        layers: One entry per decomposed layer.
+        importance: What ranked the components.
+    """
+
+    layers: tuple[LayerRank, ...]
+    importance: str = ""
+    kind: Literal["ranks"] = field(default="ranks", kw_only=True, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise ValueError("`layers` must name at least one layer. Received: layers=().")
+        _check_once("layers", "layer", [layer.name for layer in self.layers])
+
+    @property
+    def entries(self) -> tuple[LayerRank, ...]:
+        """What saves something: the layers."""
+        return self.layers
+
+    def summary(self, model: str) -> str:
+        """Lists per layer how many components stay, in what form, and what that saves."""
+        forms = {"pair": "two layers", "one": "merged back into one layer"}
+        rows = [("layer", "rank", "parameters", "MACs", "becomes")]
+        for layer in self.layers:
+            saved = f"{-layer.parameters_saved:,}", _macs(layer.macs_saved)
+            change = f"{layer.rank} -> {len(layer.kept)}"
+            rows.append((layer.name, change, *saved, forms[layer.form]))
+        kept, total = (sum(len(x.kept) for x in self.layers), sum(x.rank for x in self.layers))
+        header = f"Ranks for {model!r}: {kept} of {total} components kept"
+        return "\n".join([header, *_aligned(rows)])
+
+
+Step = BlockStep | ChannelStep | RankStep
+
+
+@dataclass(frozen=True)
+class PruningPlan(_Strict):
+    """Steps from a model to its slim form, each made for what the one before leaves.
+
+    Made by `make_plan`, `drop_blocks`, `plan_ranks` and `rank_plan`; applied by `rebuild`,
+    proved by `verify_plan`.
+
+    Args:
+        model: Name of the model the plan was made for.
+        steps: What to do, in order; at least one step.
 
     Example:
-        >>> plan = PruningPlan("net", (GroupPlan("conv", 4, (0, 2)),), "group_l1", {"ratio": 0.5})
+        >>> step = ChannelStep((GroupPlan("conv", 4, (0, 2)),), "group_l1", {"ratio": 0.5})
+        >>> plan = PruningPlan("net", (step,))
         >>> plan.widths
         {'conv': 2}
         >>> PruningPlan.from_json(plan.to_json()) == plan
@@ -67,34 +230,51 @@ class PruningPlan:
     """
 
     model: str
-    groups: tuple[GroupPlan, ...]
-    importance: str
-    selection: dict[str, Any] = field(default_factory=dict)
-    parameters: int | None = None
-    macs: int | None = None
+    steps: tuple[Annotated[Step, Discriminator("kind")], ...]
 
     def __post_init__(self) -> None:
-        names = [group.name for group in self.groups]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"`groups` must name every group once. Received twice: {twice}.")
+        if not self.steps or not all(isinstance(step, Step) for step in self.steps):
+            raise ValueError(
+                "`steps` must hold at least one BlockStep, ChannelStep or RankStep and nothing "
+                f"else. Received: steps={[type(step).__name__ for step in self.steps]}."
+            )
+
+    @property
+    def groups(self) -> tuple[GroupPlan, ...]:
+        """The groups of all channel steps."""
+        steps = (step for step in self.steps if isinstance(step, ChannelStep))
+        return tuple(group for step in steps for group in step.groups)
 
     @property
     def widths(self) -> dict[str, int]:
-        """Width of every group after pruning."""
+        """Width of every group at the end."""
         return {group.name: len(group.kept) for group in self.groups}
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """Components that stay, by decomposed layer."""
+        steps = (step for step in self.steps if isinstance(step, RankStep))
+        return {layer.name: len(layer.kept) for step in steps for layer in step.layers}
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """Names of the blocks that are left out."""
+        steps = (step for step in self.steps if isinstance(step, BlockStep))
+        return tuple(name for step in steps for name in step.dropped)
 
     @property
     def parameters_saved(self) -> int:
         """Parameters the whole plan removes."""
-        return sum(group.parameters_saved for group in self.groups)
+        return _saved(entry for step in self.steps for entry in step.entries)[0]
 
     @property
     def macs_saved(self) -> int | None:
-        """Multiply-accumulates the whole plan removes; None where input sizes are unknown."""
-        if any(group.macs_saved is None for group in self.groups):
-            return None
-        return sum(group.macs_saved or 0 for group in self.groups)
+        """Multiply-accumulates the whole plan removes; None where an entry does not know."""
+        return _saved(entry for step in self.steps for entry in step.entries)[1]
+
+    def then(self, other: PruningPlan) -> PruningPlan:
+        """Returns this plan followed by one that was made for what it leaves."""
+        return PruningPlan(self.model, self.steps + other.steps)
 
     def to_json(self) -> str:
         """Writes the plan as JSON text; `from_json` reads it back equal."""
@@ -104,119 +284,63 @@ class PruningPlan:
     def from_json(cls, text: str) -> PruningPlan:
         """Reads a plan written by `to_json`.
 
-        Args:
-            text: The JSON text.
-
-        Returns:
-            The plan.
-
         Raises:
             ValueError: If the text is not JSON, is of another version, or has missing,
-                unknown or wrongly typed entries.
+                unknown or wrong entries.
         """
         try:
             data = json.loads(text)
         except ValueError as error:
             raise ValueError(f"`text` must be JSON written by `to_json`: {error}.") from error
-        if not isinstance(data, dict) or data.get("format_version") != FORMAT_VERSION:
-            found = data.get("format_version") if isinstance(data, dict) else None
+        found = data.pop("format_version", None) if isinstance(data, dict) else None
+        if found != FORMAT_VERSION:
             raise ValueError(
                 f"`text` must be a pruning plan of format_version {FORMAT_VERSION}. "
-                f"Received: format_version={found!r}. Make the plan again with `make_plan`."
+                f"Received: format_version={found!r}. Make the plan again."
             )
-        data.pop("format_version")
-        entries = data.get("groups")
-        if not isinstance(entries, list):
-            raise ValueError(f"`groups` must be a list. Received: groups={entries!r}.")
-        groups = []
-        for number, entry in enumerate(entries):
-            _check_entries(entry, GroupPlan, _GROUP_TYPES, f"groups[{number}]")
-            lists = {key: tuple(entry[key]) for key in ("kept", "members") if key in entry}
-            groups.append(GroupPlan(**{**entry, **lists}))
-        data["groups"] = groups
-        _check_entries(data, cls, _PLAN_TYPES, "the plan")
-        return cls(**{**data, "groups": tuple(groups)})
+        try:
+            return _reader().validate_json(json.dumps(data))
+        except ValidationError as error:
+            problems = "; ".join(map(_problem, error.errors()[:5]))
+            raise ValueError(f"`text` must be a whole pruning plan: {problems}") from error
 
     def summary(self) -> str:
-        """Tells per group what it holds, its width before and after, and what that saves.
-
-        Returns:
-            A text table, one line per group, with the reason where a group is fixed.
-        """
-        settings = ", ".join(f"{key}={value}" for key, value in self.selection.items())
-        narrowed = sum(len(group.kept) < group.width for group in self.groups)
-        rows = [("group", "width", "parameters", "MACs", "members, or why fixed")]
-        rows += [_summary_row(group) for group in self.groups]
-        rows.append(
-            ("all", "", f"-{self.parameters_saved:,}", _saved(self.macs_saved), self._shares())
-        )
-        sizes = [max(len(row[column]) for row in rows) for column in range(4)]
-        lines = [
-            f"Pruning plan for {self.model!r}: {narrowed} of {len(self.groups)} groups narrowed, "
-            f"ranked by {self.importance} ({settings})"
-        ]
-        for name, width, parameters, macs, note in rows:
-            lines.append(
-                f"{name:<{sizes[0]}}  {width:<{sizes[1]}}  {parameters:>{sizes[2]}}  "
-                f"{macs:>{sizes[3]}}  {note}".rstrip()
-            )
-        return "\n".join(lines)
-
-    def _shares(self) -> str:
-        channels = sum(group.width for group in self.groups)
-        removed = channels - sum(self.widths.values())
-        shares = [f"{removed / max(channels, 1):.1%} of the channels"]
-        if self.parameters:
-            shares.append(f"{self.parameters_saved / self.parameters:.1%} of the parameters")
-        if self.macs and self.macs_saved is not None:
-            shares.append(f"{self.macs_saved / self.macs:.1%} of the MACs")
-        return "removes " + ", ".join(shares)
+        """Lists, step by step, what goes, what stays and why, and what that saves."""
+        return "\n\n".join(step.summary(self.model) for step in self.steps)
 
 
-_GROUP_TYPES: dict[str, tuple[type, ...]] = {
-    "name": (str,),
-    "width": (int,),
-    "kept": (list,),
-    "members": (list,),
-    "fixed": (str, type(None)),
-    "parameters_saved": (int,),
-    "macs_saved": (int, type(None)),
-}
-_PLAN_TYPES: dict[str, tuple[type, ...]] = {
-    "model": (str,),
-    "groups": (list,),
-    "importance": (str,),
-    "selection": (dict,),
-    "parameters": (int, type(None)),
-    "macs": (int, type(None)),
-}
-_REQUIRED = {"name", "width", "kept", "model", "groups", "importance"}
-_ITEM_TYPES = {"kept": int, "members": str}
+@cache
+def _reader() -> TypeAdapter[PruningPlan]:
+    return TypeAdapter(PruningPlan)
 
 
-def _check_entries(
-    entry: Any, cls: type, types: Mapping[str, tuple[type, ...]], where: str
-) -> None:
-    if not isinstance(entry, dict):
-        raise ValueError(f"{where} must be an object. Received: {entry!r}.")
-    known = [item.name for item in fields(cls)]
-    unknown = sorted(set(entry) - set(known))
-    missing = sorted((_REQUIRED & set(known)) - set(entry))
-    if unknown or missing:
+def _problem(problem: Any) -> str:
+    """One mistake as pydantic found it, in the words of the class where it has its own."""
+    cause = problem.get("ctx", {}).get("error")
+    if cause is not None:
+        return str(cause)
+    where = ".".join(map(str, problem["loc"]))
+    return f"`{where}`: {problem['msg']}. Received: {str(problem['input'])[:100]}."
+
+
+def _check_kept(kept: Sequence[int], width: int, what: str) -> None:
+    shown = str(kept if len(kept) <= 8 else (*kept[:8], "..."))
+    if not kept or list(kept) != sorted(set(kept)):
         raise ValueError(
-            f"{where} must have the entries {known}. "
-            f"Received: unknown entries {unknown}, missing entries {missing}."
+            f"`kept` must list at least one {what}, each once, in ascending order. "
+            f"Received: kept={shown}."
         )
-    for key, value in entry.items():
-        right = isinstance(value, types[key]) and not isinstance(value, bool)
-        if right and key in _ITEM_TYPES:
-            right = all(type(item) is _ITEM_TYPES[key] for item in value)
-        if not right:
-            allowed = " or ".join(kind.__name__ for kind in types[key])
-            raise ValueError(f"`{key}` of {where} must be {allowed}. Received: {key}={value!r}.")
+    if kept[0] < 0 or kept[-1] >= width:
+        raise ValueError(f"`kept` must lie in [0, {width}), each a {what}. Received: kept={shown}.")
 
 
-def _summary_row(group: GroupPlan) -> tuple[str, str, str, str, str]:
+def _check_once(argument: str, what: str, names: Sequence[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"`{argument}` must name every {what} once. Received twice: {twice}.")
+
+
+def _group_row(group: GroupPlan) -> tuple[str, str, str, str, str]:
     if len(group.kept) == group.width:
         note = f"fixed: {group.fixed}" if group.fixed else "kept whole"
         return group.name, str(group.width), "", "", note
@@ -224,12 +348,23 @@ def _summary_row(group: GroupPlan) -> tuple[str, str, str, str, str]:
     if len(group.members) > 4:
         members += f" and {len(group.members) - 4} more"
     width = f"{group.width} -> {len(group.kept)}"
-    return group.name, width, f"-{group.parameters_saved:,}", _saved(group.macs_saved), members
+    return group.name, width, f"{-group.parameters_saved:,}", _macs(group.macs_saved), members
 
 
-def _saved(macs: int | None) -> str:
-    return "unknown" if macs is None else f"-{macs:,}"
+def _aligned(rows: Sequence[tuple[str, str, str, str, str]]) -> Iterable[str]:
+    """Lines of a table: two columns of text, two of numbers, a note."""
+    a, b, c, d = (max(len(row[column]) for row in rows) for column in range(4))
+    for name, size, parameters, macs, note in rows:
+        yield f"{name:<{a}}  {size:<{b}}  {parameters:>{c}}  {macs:>{d}}  {note}".rstrip()
 
 
-def _shortened(values: tuple[int, ...]) -> str:
-    return str(values if len(values) <= 8 else (*values[:8], "..."))
+def _macs(saved: int | None) -> str:
+    return "unknown" if saved is None else f"{-saved:,}"
+
+
+def _saved(entries: Iterable[Any]) -> tuple[int, int | None]:
+    """Parameters and multiply-accumulates that go; None where an entry does not know."""
+    entries = list(entries)
+    macs = [entry.macs_saved for entry in entries]
+    whole = None if None in macs else sum(macs)
+    return sum(entry.parameters_saved for entry in entries), whole

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 
 from spade_keras.pruning import importance as importances
-from spade_keras.pruning.cost import check_built
+from spade_keras.pruning.blocks import drop_blocks
+from spade_keras.pruning.cost import PlanCost, check_built
 from spade_keras.pruning.graph.weights import WeightTable
 from spade_keras.pruning.groups import Group, find_groups
-from spade_keras.pruning.plan import GroupPlan, PruningPlan
-from spade_keras.pruning.plan_cost import PlanCost
+from spade_keras.pruning.plan import ChannelStep, GroupPlan, PruningPlan
+from spade_keras.pruning.rebuild import rebuild
 from spade_keras.pruning.selection import (
     allowed_widths,
     is_wildcard,
@@ -40,6 +40,8 @@ def make_plan(  # noqa: PLR0913 - every setting is a keyword of its own
     round_to: int = 1,
     minimum_width: int = 1,
     protect: Iterable[str] = (),
+    blocks: Collection[str] = (),
+    after: PruningPlan | None = None,
     inputs: Any = None,
 ) -> PruningPlan:
     """Decides which channels of a model to remove; the model itself is not changed.
@@ -61,11 +63,14 @@ def make_plan(  # noqa: PLR0913 - every setting is a keyword of its own
         round_to: Narrower widths are multiples of it.
         minimum_width: No group becomes narrower.
         protect: Names of groups or layers that keep their width.
+        blocks: Residual blocks to leave out first; see `drop_blocks`.
+        after: An earlier plan; channels, blocks and costs are then those of what it leaves.
         inputs: Arrays or shapes to count multiply-accumulates for, where the model's own
             input shapes leave sizes open.
 
     Returns:
-        The plan, with every group of the model and why it is fixed if it is.
+        The plan, with every group of the model and why it is fixed if it is; the steps of
+        `after` and `blocks` come first.
 
     Raises:
         ValueError: If an argument is out of range, a name matches nothing, a width or target
@@ -81,8 +86,15 @@ def make_plan(  # noqa: PLR0913 - every setting is a keyword of its own
     _check_count("round_to", round_to)
     _check_count("minimum_width", minimum_width)
     check_built(model)
-    limits = _Limits(round_to, minimum_width, (protect,) if isinstance(protect, str) else protect)
-    planner = _Planner(model, find_groups(model), importance, limits, inputs)
+    if after is not None:
+        model = rebuild(model, after)
+    if blocks:
+        dropped = drop_blocks(model, blocks, inputs=inputs)
+        model = rebuild(model, dropped)
+        after = dropped if after is None else after.then(dropped)
+    protect = [protect] if isinstance(protect, str) else list(protect)
+    planner = _Planner(model, importance, inputs)
+    planner.limit(round_to, minimum_width, protect)
     if widths is not None:
         chosen = planner.given_widths(widths)
     elif target is not None:
@@ -96,29 +108,18 @@ def make_plan(  # noqa: PLR0913 - every setting is a keyword of its own
     amounts = {"ratio": ratio, "widths": widths, "target": target}
     selection = {key: _plain(value) for key, value in amounts.items() if value is not None}
     selection |= {"scope": scope, "round_to": round_to, "minimum_width": minimum_width}
-    return planner.plan(chosen, selection | {"protect": list(limits.protect)})
-
-
-@dataclass(frozen=True)
-class _Limits:
-    round_to: int
-    minimum_width: int
-    protect: Iterable[str]
+    plan = planner.plan(chosen, selection | {"protect": protect})
+    return plan if after is None else after.then(plan)
 
 
 class _Planner:
     """One planning: the groups of a model with their scores, limits and costs."""
 
     def __init__(
-        self,
-        model: Any,
-        groups: tuple[Group, ...],
-        importance: str | importances.ImportanceFunction,
-        limits: _Limits,
-        inputs: Any,
+        self, model: Any, importance: str | importances.ImportanceFunction, inputs: Any
     ) -> None:
         self.model = model
-        self.groups = groups
+        self.groups = find_groups(model)
         self._named = importance if isinstance(importance, str) else type(importance).__name__
         self._importance = (
             importances.IMPORTANCES.make(importance) if isinstance(importance, str) else importance
@@ -126,12 +127,14 @@ class _Planner:
         self._inputs = inputs
         self._weights = WeightTable(model)
         self._scores: dict[str, np.ndarray | None] = {}
+
+    def limit(self, round_to: int, minimum_width: int, protect: Sequence[str]) -> None:
+        """Finds the widths each group may take, and why it may take one alone."""
         self._allowed = {
-            group.name: allowed_widths(group, limits.round_to, limits.minimum_width)
-            for group in groups
+            group.name: allowed_widths(group, round_to, minimum_width) for group in self.groups
         }
-        protected = match_groups(limits.protect, groups, "protect")
-        self._fixed = {group.name: self._reason(group, protected) for group in groups}
+        protected = match_groups(protect, self.groups, "protect")
+        self._fixed = {group.name: self._reason(group, protected) for group in self.groups}
 
     @cached_property
     def _cost(self) -> PlanCost:
@@ -250,14 +253,9 @@ class _Planner:
             entries.append(
                 GroupPlan(group.name, group.width, kept, group.members, fixed, parameters, macs)
             )
-        return PruningPlan(
-            model=self.model.name,
-            groups=tuple(entries),
-            importance=self._named,
-            selection=selection,
-            parameters=self._cost.parameters,
-            macs=self._cost.macs,
-        )
+        cost = self._cost
+        step = ChannelStep(tuple(entries), self._named, selection, cost.parameters, cost.macs)
+        return PruningPlan(self.model.name, (step,))
 
 
 def _total_width(widths: Mapping[str, int]) -> float:

@@ -1,20 +1,29 @@
-"""Proof that a plan's slim model computes what the masked original computes."""
+"""Proof that a plan's slim model computes what the plan says, without the code that builds it.
+
+Every step is compared with the original whose weights or tensors are changed in place:
+
+    channels  zeroed where they are summed over
+    blocks    the branch zeroed where it is added
+    ranks     W = sum over kept i of s_i sigma_i u_i v_i^T, from a full SVD
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import keras
 import numpy as np
 
 from spade_keras.errors import VerificationError
+from spade_keras.pruning.basis.rank_groups import leaf_calls, to_kernel, to_matrix
 from spade_keras.pruning.graph.analysis import Analysis, analyze
-from spade_keras.pruning.graph.narrowing import Read
+from spade_keras.pruning.graph.branches import find_branches
 from spade_keras.pruning.graph.partition import partition
-from spade_keras.pruning.graph.trace import Call, trace
-from spade_keras.pruning.parts import is_network
+from spade_keras.pruning.graph.trace import Call, Graph, trace
+from spade_keras.pruning.parts import own_names, parts_of, prefix_of
+from spade_keras.pruning.plan import BlockStep, LayerRank, PruningPlan, RankStep, Step
 from spade_keras.pruning.proof.randomization import (
     LayerwiseScaling,
     Values,
@@ -23,18 +32,18 @@ from spade_keras.pruning.proof.randomization import (
     spread,
 )
 from spade_keras.pruning.proof.reference import Replay, masked_values
-from spade_keras.pruning.rebuild import check_plan, rebuild_with
+from spade_keras.pruning.rebuild import apply_step, check_step
 
 _SMALLEST_STD = 1e-2
 
 
 @dataclass(frozen=True)
 class VerificationReport:
-    """How far the slim model is from the masked original.
+    """How far the slim model is from the original changed in place.
 
     Args:
         errors: Largest absolute difference over the spread, by tensor: the outputs (logits
-            where a softmax ends the model) and one tensor inside.
+            where a softmax ends the model) and, for channels, one tensor inside.
         stds: Standard deviation of each of these tensors over all its elements.
         spreads: Standard deviation from sample to sample, which is what the input causes.
         tolerance: The largest error that passes.
@@ -80,14 +89,14 @@ class VerificationReport:
 
 def verify_plan(
     model: Any,
-    plan: Any,
+    plan: PruningPlan,
     inputs: Any = None,
     *,
     randomize: bool = True,
     tolerance: float = 1e-3,
     seed: int = 0,
 ) -> VerificationReport:
-    """Compares the slim model of a plan with the original whose removed channels are masked.
+    """Checks every step of a plan on the model that the steps before it leave.
 
     The original is not touched: weights are replaced for the duration of a call.
 
@@ -96,21 +105,21 @@ def verify_plan(
         plan: The plan.
         inputs: Example inputs of the model in the structure it takes; for a network a dict
             with one entry per prior. None draws them.
-        randomize: Draws every weight, bias, scale and statistic anew for the check. With the
+        randomize: Draws every weight, bias, scale and statistic for the check. With the
             trained or initial weights a wrong plan can pass.
         tolerance: Largest difference allowed, relative to the tensor's standard deviation.
         seed: Seed of the draws.
 
     Returns:
-        The errors by tensor.
+        The errors by tensor; in plans of several steps the names begin with the step.
 
     Raises:
         VerificationError: The two differ, or the check is blind.
+        PlanMismatchError: A step was made for another model.
 
     Example:
         >>> import keras
-        >>> from spade_keras.pruning import make_plan
-        >>> from spade_keras.pruning.verify import verify_plan
+        >>> from spade_keras.pruning import make_plan, verify_plan
         >>> layers = [keras.Input((6,)), keras.layers.Dense(8), keras.layers.Dense(3)]
         >>> model = keras.Sequential(layers)
         >>> verify_plan(model, make_plan(model, ratio=0.5)).largest_error < 1e-3
@@ -124,128 +133,123 @@ def verify_plan(
 
 def measure_difference(
     model: Any,
-    plan: Any,
-    slim_plan: Any,
+    plan: PruningPlan,
+    slim_plan: PruningPlan,
     inputs: Any = None,
     *,
     randomize: bool = True,
     tolerance: float = 1e-3,
     seed: int = 0,
 ) -> VerificationReport:
-    """The differences that `verify_plan` judges, with the slim model of another plan.
+    """Measures the differences that `verify_plan` judges, with the slim model of another plan.
 
-    Two plans that differ in one kept channel must give a large difference: this is how the
-    check itself is checked.
+    Two plans that differ in one kept channel, block or component must give a large difference:
+    this is how the check itself is checked.
 
-    Args:
-        model: The model of both plans.
-        plan: The plan the original is masked by.
-        slim_plan: The plan the slim model is made from.
-        inputs: See `verify_plan`.
-        randomize: See `verify_plan`.
-        tolerance: See `verify_plan`.
-        seed: See `verify_plan`.
+    Args as in `verify_plan`; `plan` masks the original, `slim_plan` makes the slim model.
     """
-    if not is_network(model):
-        checked = _Check(model, check_plan(analyze(model), plan), randomize, seed)
-        return checked.report(slim_plan, inputs, tolerance)
-    errors: dict[str, float] = {}
-    stds: dict[str, float] = {}
-    spreads: dict[str, float] = {}
-    counts = [0, 0]
-    for key, prior in model.priors.items():
-        prefix = f"{key}/"
-        kept = check_plan(analyze(prior), plan, prefix)
-        given = None if inputs is None else inputs[key]
-        part = _PriorPlan.of(slim_plan, prefix)
-        report = _Check(prior, kept, randomize, seed).report(part, given, tolerance)
-        errors |= {prefix + name: error for name, error in report.errors.items()}
-        stds |= {prefix + name: std for name, std in report.stds.items()}
-        spreads |= {prefix + name: value for name, value in report.spreads.items()}
-        counts = [counts[0] + report.parameters, counts[1] + report.slim_parameters]
-    return VerificationReport(errors, stds, spreads, tolerance, *counts)
+    whole = VerificationReport(tolerance=tolerance, parameters=_size(model))
+    steps = list(zip(plan.steps, slim_plan.steps, strict=True))
+    for number, (step, slim_step) in enumerate(steps, start=1):
+        found, slim = _compare(model, step, slim_step, inputs, randomize, seed)
+        start = f"step {number}: " if len(steps) > 1 else ""
+        for name, (old, new) in found.items():
+            whole.stds[start + name] = float(old.std())
+            whole.spreads[start + name] = spread(old)
+            whole.errors[start + name] = _relative_error(old, new, spread(old))
+        if number < len(steps):
+            model = apply_step(model, step)
+    return replace(whole, slim_parameters=_size(slim))
 
 
-@dataclass(frozen=True)
-class _PriorPlan:
-    """The groups of one prior in a plan over a network."""
-
-    groups: tuple[Any, ...]
-
-    @classmethod
-    def of(cls, plan: Any, prefix: str) -> _PriorPlan:
-        groups = []
-        for group in plan.groups:
-            if group.name.startswith(prefix):
-                groups.append(_PriorGroup(group.name[len(prefix) :], group.width, group.kept))
-        return cls(tuple(groups))
+def _size(model: Any) -> int:
+    return sum(part.count_params() for part in parts_of(model).values())
 
 
-@dataclass(frozen=True)
-class _PriorGroup:
-    name: str
-    width: int
-    kept: tuple[int, ...]
+def _relative_error(wanted: np.ndarray, found: np.ndarray, scale: float) -> float:
+    if wanted.shape != found.shape:
+        return float("inf")
+    difference = np.abs(wanted - np.asarray(found, dtype=np.float64)).max()
+    return float(difference / max(scale, 1e-30))
+
+
+def _compare(
+    model: Any, step: Step, slim_step: Step, inputs: Any, randomize: bool, seed: int
+) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], Any]:
+    """The tensors of the masked original and of the slim model, by name; and the slim model."""
+    kept = check_step(model, step)
+    checks: dict[str, _Check] = {}
+    values: Values = {}
+    for key, part in parts_of(model).items():
+        given = inputs[key] if key and inputs is not None else inputs
+        check = checks[key] = _Check(part, step, key, kept[key])
+        values |= check.mask(given, randomize, seed)
+    slim = apply_step(model, slim_step, lambda v: values[id(v)] if id(v) in values else _numpy(v))
+    found = {}
+    for key, part in parts_of(slim).items():
+        for name, pair in checks[key].compare(part).items():
+            found[prefix_of(key) + name] = pair
+    return found, slim
 
 
 class _Check:
-    """The masked original of one model, ready to be compared with slim ones."""
+    """One part of a model, changed in place as a step says, to compare slim ones with."""
 
     def __init__(
-        self, model: Any, kept: Mapping[str, tuple[int, ...]], randomize: bool, seed: int
+        self, part: keras.Model, step: Step, key: str, kept: Mapping[str, tuple[int, ...]]
     ) -> None:
-        self.model = model
-        self.analysis: Analysis = analyze(model)
+        self.part = part
+        self.analysis: Analysis = analyze(part)
         self.groups = partition(self.analysis)
         self.kept = kept
         self.alive = self.groups.alive(kept)
-        self.seed = seed
-        self.randomize = randomize
-        drawn = random_values(model.variables, self.analysis, seed) if randomize else {}
-        self.values: Values = {
-            id(v): drawn[id(v)] if id(v) in drawn else keras.ops.convert_to_numpy(v)
-            for v in model.variables
-        }
-        self.read: Read = keras.ops.convert_to_numpy
+        self.ranks: dict[str, LayerRank] = {}
+        self.ends: dict[int, Any] = {}
+        if isinstance(step, RankStep):
+            self.ranks = own_names({layer.name: layer for layer in step.layers}, key)
+        if isinstance(step, BlockStep):
+            branches = find_branches(self.analysis)
+            self.ends = _ends(branches[x] for x in own_names(dict.fromkeys(step.dropped), key))
+        self.wanted: dict[str, np.ndarray] = {}
 
-    def report(self, slim_plan: Any, inputs: Any, tolerance: float) -> VerificationReport:
-        graph = self.analysis.graph
-        arrays = random_inputs(graph, self.seed) if inputs is None else keras.tree.flatten(inputs)
-        tensors = [
+    def mask(self, inputs: Any, randomize: bool, seed: int) -> Values:
+        """Runs the masked original; returns the weights it was made from."""
+        graph, variables = self.analysis.graph, self.part.variables
+        drawn = random_values(variables, self.analysis, seed) if randomize else {}
+        values: Values = {id(v): drawn[id(v)] if id(v) in drawn else _numpy(v) for v in variables}
+        arrays = random_inputs(graph, seed) if inputs is None else keras.tree.flatten(inputs)
+        self.tensors = [
             keras.ops.convert_to_tensor(array, dtype=x.dtype)
             for array, x in zip(arrays, graph.inputs, strict=True)
         ]
-        inside = self._inside()
-        wanted: dict[str, np.ndarray] = {}
-        found: dict[str, np.ndarray] = {}
-        masked = masked_values(self.analysis, self.groups, self.kept, self.values)
-        keeper = _keeper(inside, wanted)
-        values = dict(self.values)
-        scaling = LayerwiseScaling(values) if self.randomize else None
-        replay = Replay(masked, keeper, self.analysis, self.alive, scaling)
-        outputs = replay.run(graph, tensors, self.model.variables)
-        slim = rebuild_with(
-            self.model, slim_plan, lambda v: values[id(v)] if id(v) in values else self.read(v)
+        masked = masked_values(self.analysis, self.groups, self.kept, values)
+        masked |= _approximated(self.analysis, self.ranks, values)
+        self.inside = self._inside()
+        replay = _WithoutBranches(
+            masked,
+            _keeper(self.inside, self.wanted),
+            self.analysis,
+            self.alive,
+            LayerwiseScaling(values) if randomize else None,
         )
-        if inside is not None:
-            labels = self.analysis.labels[id(inside.outputs[0])]
-            wanted = {key: replay._cut(value, labels) for key, value in wanted.items()}
-        slim_outputs = Replay(None, _keeper(inside, found)).run(trace(slim), tensors, [])
-        for x, old, new in zip(graph.outputs, outputs, slim_outputs, strict=True):
+        replay.ends = self.ends
+        outputs = replay.run(graph, self.tensors, variables)
+        if self.inside is not None:
+            labels = self.analysis.labels[id(self.inside.outputs[0])]
+            self.wanted = {key: replay._cut(x, labels) for key, x in self.wanted.items()}
+        self.outputs = [_numpy(x) for x in outputs]
+        return values
+
+    def compare(self, slim: keras.Model) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """The tensors of the masked original and those of a slim one, by name."""
+        found: dict[str, np.ndarray] = {}
+        outputs = Replay(None, _keeper(self.inside, found)).run(trace(slim), self.tensors, [])
+        pairs = {name: (x, found[name]) for name, x in self.wanted.items()}
+        for x, old, new in zip(self.analysis.graph.outputs, self.outputs, outputs, strict=True):
             name = self.analysis.paths.get(id(x._keras_history.operation), x.name)
-            name = name if name not in wanted else f"{name} (output {len(wanted)})"
-            wanted[name] = keras.ops.convert_to_numpy(old)
-            found[name] = keras.ops.convert_to_numpy(new)
-        errors: dict[str, float] = {}
-        stds: dict[str, float] = {}
-        spreads: dict[str, float] = {}
-        for name, value in wanted.items():
-            value = np.asarray(value, dtype=np.float64)
-            stds[name] = float(value.std())
-            spreads[name] = spread(value)
-            errors[name] = _relative_error(value, found[name], spreads[name])
-        counts = self.model.count_params(), slim.count_params()
-        return VerificationReport(errors, stds, spreads, tolerance, *counts)
+            name = name if name not in pairs else f"{name} (output {len(pairs)})"
+            pairs[name] = old, _numpy(new)
+        return {name: (np.asarray(old, np.float64), new) for name, (old, new) in pairs.items()}
 
     def _inside(self) -> Call | None:
         """The call in the middle of those that make channels and lose some of them."""
@@ -262,11 +266,45 @@ class _Check:
         return narrowed[len(narrowed) // 2] if narrowed else None
 
 
-def _relative_error(wanted: np.ndarray, found: np.ndarray, scale: float) -> float:
-    if wanted.shape != found.shape:
-        return float("inf")
-    difference = np.abs(wanted - np.asarray(found, dtype=np.float64)).max()
-    return float(difference / max(scale, 1e-30))
+class _WithoutBranches(Replay):
+    """A replay in which the ends of some branches are zero, by the id of the addition."""
+
+    ends: Mapping[int, Any]
+
+    def _call(self, graph: Graph, call: Call, tensors: dict[int, Any]) -> list[Any]:
+        end = self.ends.get(id(call))
+        if end is not None:
+            tensors = {**tensors, id(end): keras.ops.zeros_like(tensors[id(end)])}
+        return super()._call(graph, call, tensors)
+
+
+def _ends(branches: Any) -> dict[int, Any]:
+    """What each branch adds, by the id of the addition."""
+    return {
+        id(branch.addition): next(x for x in branch.addition.inputs if x is not branch.skip)
+        for branch in branches
+    }
+
+
+def _approximated(analysis: Analysis, entries: Mapping[str, LayerRank], values: Values) -> Values:
+    """The kernels of layers as sums over their kept components."""
+    made: Values = {}
+    for call in leaf_calls(analysis.graph) if entries else ():
+        layer = call.operation
+        entry = entries.get(analysis.paths[id(layer)])
+        if entry is None:
+            continue
+        blocks = to_matrix(layer, np.asarray(values[id(layer.kernel)], np.float64))
+        scales = np.ones((len(blocks), len(entry.kept)))
+        if entry.scales:
+            scales = np.reshape(entry.scales, scales.shape)
+        sums = np.zeros_like(blocks)
+        for block, scale, target in zip(blocks, scales, sums, strict=True):
+            u, sigma, v = np.linalg.svd(block, full_matrices=False)
+            for s, i in zip(scale, entry.kept, strict=True):
+                target += s * sigma[i] * np.outer(u[:, i], v[i])
+        made[id(layer.kernel)] = to_kernel(layer, sums).astype(values[id(layer.kernel)].dtype)
+    return made
 
 
 def _keeper(inside: Call | None, kept: dict[str, np.ndarray]) -> Any:
@@ -276,7 +314,10 @@ def _keeper(inside: Call | None, kept: dict[str, np.ndarray]) -> Any:
         if inside is None or inside.operation.name in kept:
             return
         if call.operation.name == inside.operation.name:
-            value = keras.ops.convert_to_numpy(results[0])
-            kept[inside.operation.name] = np.asarray(value)
+            kept[inside.operation.name] = _numpy(results[0])
 
     return watch
+
+
+def _numpy(value: Any) -> np.ndarray:
+    return np.asarray(keras.ops.convert_to_numpy(value))

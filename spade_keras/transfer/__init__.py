@@ -8,11 +8,10 @@ them in a row.
 
 from __future__ import annotations
 
+from spade_keras.registry import COMPONENT_IMPORTANCES
 from spade_keras.transfer.channels import prune_channels
 from spade_keras.transfer.components import (
-    COMPONENT_IMPORTANCES,
     PHASES,
-    EffectPerParameter,
     PrunedComponents,
     PruningPhase,
     prune_components,
@@ -39,7 +38,6 @@ __all__ = [
     "NETWORKS",
     "PHASES",
     "PICTURE_SOURCES",
-    "EffectPerParameter",
     "PrunedComponents",
     "PruningPhase",
     "Samples",

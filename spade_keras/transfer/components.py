@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import keras
-import numpy as np
 
-from spade_keras.pruning import basis
+from spade_keras.pruning import PruningPlan, basis
 from spade_keras.transfer.fitting import Tasks, accuracy, fit
 
 
@@ -32,43 +31,6 @@ PHASES = (PruningPhase(0.05, 2, 5e-3), PruningPhase(0.06, 5, 5e-3), PruningPhase
 """Fast at first, then in small steps from the last state that was good enough."""
 
 
-class EffectPerParameter(basis.BasisImportance):
-    """The Taylor effect of a component divided by the parameters that it costs.
-
-    A component of a late layer of a network that doubles its width costs a hundred times those of
-    the first layer; what is wanted is few parameters, not few components.
-
-    Args:
-        model: The decomposed model.
-    """
-
-    needs_gradients = True
-
-    def __init__(self, model: keras.Model) -> None:
-        self._effect = basis.get("taylor")
-        self._cost = {}
-        for pair in basis.find_pairs(model):
-            rank = pair.scaling.rank
-            self._cost[pair.scaling.name] = (
-                np.prod(pair.basis.kernel.shape) + np.prod(pair.scaling.directions.shape)
-            ) / rank
-
-    def __call__(self, layer: Any, effects: np.ndarray | None) -> np.ndarray:
-        """Effects of the layer's components per parameter."""
-        return self._effect(layer, effects) / self._cost[layer.name]
-
-
-def _blind_to_size(name: str) -> Callable[[keras.Model], basis.BasisImportance]:
-    return lambda _: basis.get(name)
-
-
-COMPONENT_IMPORTANCES: dict[str, Callable[[keras.Model], basis.BasisImportance]] = {
-    "effect_per_parameter": EffectPerParameter,
-    **{name: _blind_to_size(name) for name in ("taylor", "sigma", "random")},
-}
-"""What ranks the components of a decomposed model, by name; made for that model."""
-
-
 @dataclass(frozen=True)
 class PrunedComponents:
     """What pruning of components made.
@@ -80,7 +42,7 @@ class PrunedComponents:
     """
 
     model: keras.Model
-    plan: basis.RankPlan
+    plan: PruningPlan
     rounds: tuple[tuple[basis.PruningRound, ...], ...]
 
 
@@ -130,11 +92,11 @@ def prune_components(
             reference=reference,
             warmup=0,
             patience=phase.patience,
-            importance=COMPONENT_IMPORTANCES[importance](low),
+            importance=importance,
         )
         options["learning_rate"] = phase.learning_rate
         fit(low, train, validation, epochs=phase_epochs, pruning=pruning, **options)
         rounds.append(tuple(pruning.history))
     fit(low, train, validation, epochs=closing_epochs, **options)
-    plan = basis.make_rank_plan(low, importance=importance)
+    plan = basis.rank_plan(low, importance=importance)
     return PrunedComponents(basis.merge(low), plan, tuple(rounds))

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from spade_keras.pruning.groups import find_groups
-from spade_keras.pruning.plan import GroupPlan, PruningPlan
+from spade_keras.pruning.plan import ChannelStep, GroupPlan, PruningPlan
 
 
 def random_plan(model, generator, count=lambda size: max(1, size // 2)):
@@ -19,7 +19,7 @@ def random_plan(model, generator, count=lambda size: max(1, size // 2)):
             parts = [generator.permutation(np.flatnonzero(blocks == b)) for b in np.unique(blocks)]
             kept = np.sort(np.concatenate([part[:many] for part in parts]))
         entries.append(GroupPlan(group.name, group.width, tuple(kept.tolist()), fixed=group.fixed))
-    return PruningPlan(model.name, tuple(entries), "random", {})
+    return PruningPlan(model.name, (ChannelStep(tuple(entries), "random"),))
 
 
 def swaps(model, plan):
@@ -34,5 +34,6 @@ def swaps(model, plan):
                 kept = tuple(sorted((set(entry.kept) - {old}) | {same[0]}))
                 changed = dataclasses.replace(entry, kept=kept)
                 groups = (*plan.groups[:index], changed, *plan.groups[index + 1 :])
-                yield entry.name, dataclasses.replace(plan, groups=groups)
+                steps = (ChannelStep(groups, "swapped"),)
+                yield entry.name, dataclasses.replace(plan, steps=steps)
                 break

@@ -10,7 +10,18 @@ from keras.src.applications import resnet
 
 from spade_keras.networks import UnrolledPGD, priors
 from spade_keras.operators import CartesianMRI
-from spade_keras.pruning import copy_model, drop_blocks, find_residual_blocks
+from spade_keras.pruning import (
+    PlanMismatchError,
+    PruningPlan,
+    VerificationError,
+    copy_model,
+    count_macs,
+    drop_blocks,
+    find_residual_blocks,
+    rebuild,
+    verify_plan,
+)
+from spade_keras.pruning.verify import measure_difference
 
 
 def randomize(model, seed=0):
@@ -44,9 +55,17 @@ def names(model):
     return [block.name for block in find_residual_blocks(model)]
 
 
+def without(model, blocks):
+    return rebuild(model, drop_blocks(model, blocks))
+
+
 def assert_dropped(model, block, last_layer, x):
     """Leaving the block out equals the original with the end of its branch silenced."""
-    dropped = drop_blocks(model, [block])
+    plan = drop_blocks(model, [block])
+    dropped = rebuild(model, PruningPlan.from_json(plan.to_json()))
+    assert plan.dropped == (block,)
+    assert plan.parameters_saved == model.count_params() - dropped.count_params()
+    assert verify_plan(model, plan).largest_error < 1e-4
     before = answer(model, x)
     silenced = copy_model(model)
     np.testing.assert_array_equal(answer(silenced, x), before)
@@ -99,11 +118,9 @@ def test_a_dropped_block_is_the_identity():
     assert_dropped(model, inner, lambda m: m.get_layer("inner"), x)
     dropped = assert_dropped(model, plus, lambda m: m.get_layer("second"), x)
     assert "second" not in [layer.name for layer in dropped.layers]
-    both = drop_blocks(model, [outer, plus])
+    both = without(model, [outer, plus])
     assert [layer.name for layer in both.layers] == ["image", "stem", "both", "head"]
-    np.testing.assert_array_equal(
-        answer(drop_blocks(model, [plus, inner, outer]), x), answer(both, x)
-    )
+    np.testing.assert_array_equal(answer(without(model, [plus, inner, outer]), x), answer(both, x))
     stem = answer(keras.Model(model.inputs[0], model.get_layer("stem").output), x)
     head = answer(model.get_layer("head"), np.concatenate([stem, stem], axis=-1))
     np.testing.assert_allclose(answer(both, x), head, atol=1e-5)
@@ -111,7 +128,7 @@ def test_a_dropped_block_is_the_identity():
 
 def test_no_names_give_a_copy():
     model, x = residual_network(), pictures()
-    copy = drop_blocks(model, [])
+    copy = without(model, [])
     np.testing.assert_array_equal(answer(copy, x), answer(model, x))
     silence(copy.get_layer("stem"))
     assert np.abs(answer(copy, x) - answer(model, x)).max() > 0.1
@@ -123,6 +140,37 @@ def test_wrong_names():
         drop_blocks(model, ["doubled"])
     with pytest.raises(ValueError, match=r"`names` must be a list.*names='inner_sum'"):
         drop_blocks(model, "inner_sum")
+
+
+@pytest.mark.once
+def test_the_proof_sees_that_another_block_was_dropped():
+    model = residual_network()
+    inner, outer, plus = names(model)
+    for block, other in ((plus, outer), (outer, plus), (inner, plus), (outer, inner)):
+        right, wrong = drop_blocks(model, [block]), drop_blocks(model, [other])
+        report = measure_difference(model, right, wrong)
+        assert report.largest_error > 1e-2
+        with pytest.raises(VerificationError, match="differs from the masked original"):
+            report.check()
+
+
+@pytest.mark.once
+def test_what_dropping_saves():
+    model = residual_network()
+    inputs = (1, 8, 8, 3)
+    plan = drop_blocks(model, names(model)[:1], inputs=inputs)
+    saved = count_macs(model, inputs).total - count_macs(rebuild(model, plan), inputs).total
+    assert plan.macs_saved == saved == 64 * 9 * 36
+    assert drop_blocks(model, names(model)[:1]).macs_saved is None
+    assert "inner_sum" in plan.summary() and "-330" in plan.summary()
+
+
+@pytest.mark.once
+def test_a_plan_of_other_blocks_is_refused():
+    plan = drop_blocks(residual_network(), ["inner_sum"])
+    for use in (rebuild, verify_plan):
+        with pytest.raises(PlanMismatchError, match=r"no residual blocks \['inner_sum'\]"):
+            use(priors.edsr(filters=[4, 4]), plan)
 
 
 def not_a_block(kind):
@@ -195,7 +243,7 @@ def test_a_shared_branch_stays_where_it_is_still_called():
     assert [block.name for block in found] == [f"{total.name}{end}" for end in ("", ":2", ":3")]
     assert [block.parameters for block in found] == [0, 0, 0]
     x = pictures(4)
-    twice = answer(drop_blocks(model, [found[1].name]), x)
+    twice = answer(without(model, [found[1].name]), x)
     h = answer(model.get_layer("stem"), x)
     for _ in range(2):
         h = h + answer(branch, h)
@@ -286,7 +334,7 @@ def test_a_layer_that_loses_one_of_its_blocks_becomes_a_model(inside):
     assert names(model) == [f"{prefix}add", f"{prefix}add:2"]
     second = [block.layers for block in find_residual_blocks(model)][1]
     assert second == (f"{prefix}second",)
-    dropped = drop_blocks(model, [f"{prefix}add:2"])
+    dropped = without(model, [f"{prefix}add:2"])
     h = answer(stem, x) if inside else x
     wanted = np.tanh(h + answer(pair.first, h))
     wanted = answer(head, wanted) if inside else wanted
@@ -317,7 +365,7 @@ def test_the_blocks_of_a_network():
         f"prior/block_1_{x}" for x in ("conv_0", "relu", "conv_1", "scale")
     )
     assert block.parameters == (9 * 6 + 1) * 3 + (9 * 3 + 1) * 6
-    slim = drop_blocks(network, [block.name])
+    slim = without(network, [block.name])
     np.testing.assert_allclose(slim.step_sizes, [0.7, 0.4])
     x = pictures(2)
     wanted = assert_dropped(prior, "block_1", lambda m: m.get_layer("block_1_conv_1"), x)
@@ -339,7 +387,7 @@ def test_every_block_of_a_published_network(tmp_path):
     found = names(model)
     # A convolution stands in the skip of each stage's first block, a pooling in its last one's.
     assert found == ["conv2_block2_out", "conv2_block3_out", "conv3_block2_out"]
-    dropped = drop_blocks(model, found)
+    dropped = without(model, found)
     x = pictures(size=32)
     silenced = copy_model(model)
     for name in found:

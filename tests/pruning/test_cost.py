@@ -343,12 +343,12 @@ def test_networks_sum_over_priors_and_calls_and_say_what_is_left_out():
 def test_networks_are_planned_over_their_priors_with_every_call_counted():
     network = Network()
     arrays = np.zeros((1, 4, 6, 5, 2), "float32")
-    assert make_plan(network, ratio=0.5).macs is None
+    assert make_plan(network, ratio=0.5).steps[0].macs is None
     plan = make_plan(network, widths={"image/wide": 1, "maps/*": 5}, inputs=arrays)
     assert plan.widths == {"image/wide": 1, "image/conv": 2, "maps/wide": 5, "maps/conv": 2}
     slim = rebuild(network, plan)
-    assert plan.macs - plan.macs_saved == count_macs(slim, arrays).total
-    assert plan.parameters - plan.parameters_saved == count_parameters(slim)
+    assert plan.steps[0].macs - plan.macs_saved == count_macs(slim, arrays).total
+    assert plan.steps[0].parameters - plan.parameters_saved == count_parameters(slim)
     # A channel of the image prior takes part in three calls, one of the maps' in four.
     assert plan.groups[0].macs_saved == 3 * 30 * (8 - 1) * 9 * (2 + 2)
     assert plan.groups[2].macs_saved == 4 * 30 * (8 - 5) * 9 * (2 + 2)

@@ -5,7 +5,7 @@ from keras import layers, ops
 
 from spade_keras.errors import TraceError
 from spade_keras.pruning.groups import find_groups
-from spade_keras.pruning.plan import GroupPlan, PruningPlan
+from spade_keras.pruning.plan import ChannelStep, GroupPlan, PruningPlan
 from spade_keras.pruning.rebuild import rebuild
 from spade_keras.pruning.rules import register_channel_rule, rule_for
 from spade_keras.pruning.rules.passing import PassThrough
@@ -18,7 +18,7 @@ def half(model):
     for group in find_groups(model):
         step = 1 if group.fixed or group.width == 1 else 2
         entries.append(GroupPlan(group.name, group.width, tuple(range(0, group.width, step))))
-    return PruningPlan(model.name, tuple(entries), "every other", {})
+    return PruningPlan(model.name, (ChannelStep(tuple(entries), "every other"),))
 
 
 def free(model):
@@ -232,12 +232,8 @@ def test_a_network_gives_the_groups_of_its_priors():
     network = Network({"first": prior(), "second": prior()})
     names = [group.name for group in find_groups(network)]
     assert names == ["first/wide", "first/last", "second/wide", "second/last"]
-    plan = PruningPlan(
-        "network",
-        (GroupPlan("first/wide", 6, (0, 2, 4)), GroupPlan("second/wide", 6, (1,))),
-        "by hand",
-        {},
-    )
+    groups = GroupPlan("first/wide", 6, (0, 2, 4)), GroupPlan("second/wide", 6, (1,))
+    plan = PruningPlan("network", (ChannelStep(groups, "by hand"),))
     report = verify_plan(network, plan)
     assert {"first/last", "second/last"} <= set(report.errors)
     slim = rebuild(network, plan)

@@ -19,9 +19,9 @@ from spade_keras.pruning import (
     make_plan,
     rebuild,
 )
+from spade_keras.pruning.cost import PlanCost
 from spade_keras.pruning.graph.weights import WeightTable
 from spade_keras.pruning.importance import Taylor
-from spade_keras.pruning.plan_cost import PlanCost
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +64,9 @@ def test_savings_are_those_of_the_slim_model(model):
     for settings in ({"ratio": 0.5}, {"widths": {"three": 1}}, {"target": {"macs": 0.3}}):
         plan = make_plan(model, **settings)
         slim = rebuild(model, plan)
-        assert plan.parameters - plan.parameters_saved == count_parameters(slim)
-        assert plan.macs - plan.macs_saved == count_macs(slim).total
-        assert plan.parameters == count_parameters(model)
+        assert plan.steps[0].parameters - plan.parameters_saved == count_parameters(slim)
+        assert plan.steps[0].macs - plan.macs_saved == count_macs(slim).total
+        assert plan.steps[0].parameters == count_parameters(model)
 
 
 def _recurrent():
@@ -97,9 +97,9 @@ def test_savings_are_exact_for_layers_of_many_kinds(make):
     model = make()
     plan = make_plan(model, ratio=0.5)
     slim = rebuild(model, plan)
-    assert plan.parameters - plan.parameters_saved == count_parameters(slim)
-    assert plan.macs - plan.macs_saved == count_macs(slim).total
-    assert plan.parameters_saved > 0.5 * plan.parameters
+    assert plan.steps[0].parameters - plan.parameters_saved == count_parameters(slim)
+    assert plan.steps[0].macs - plan.macs_saved == count_macs(slim).total
+    assert plan.parameters_saved > 0.5 * plan.steps[0].parameters
 
 
 def test_two_slots_of_a_group_in_one_weight_save_both():
@@ -128,7 +128,7 @@ def test_taylor_ranks_by_the_data(model):
     x = generator.normal(size=(2, 12, 12, 3)).astype("float32")
     taylor = Taylor("mse", [(x, np.zeros((2, 10, 10, 2), "float32"))])
     plan = make_plan(model, ratio=0.5, importance=taylor)
-    assert plan.importance == "Taylor" and plan.widths["three"] == 3
+    assert plan.steps[0].importance == "Taylor" and plan.widths["three"] == 3
     # The loss is zero without data: nothing matters, and the first channels stay.
     silent = Taylor("mse", [(0 * x, np.zeros((2, 10, 10, 2), "float32"))])
     assert make_plan(model, ratio=0.5, importance=silent).groups[1].kept == (0, 1, 2)
@@ -147,7 +147,7 @@ def test_savings_per_group_count_what_the_groups_before_left(model):
 def test_targets_are_met_and_missing_one_step_would_not_do(model):
     for quantity in ("parameters", "macs"):
         plan = make_plan(model, target={quantity: 0.5})
-        whole = getattr(plan, quantity)
+        whole = getattr(plan.steps[0], quantity)
         left = whole - getattr(plan, f"{quantity}_saved")
         assert left <= 0.5 * whole
         same = make_plan(model, target={quantity: left})
@@ -213,29 +213,42 @@ def test_json_gives_the_plan_back_and_keeps_a_version(model):
     for settings in ({"ratio": {"o*": 0.5}, "protect": ["last"]}, {"target": {"macs": 0.5}}):
         plan = make_plan(model, **settings)
         assert PruningPlan.from_json(plan.to_json()) == plan
-    assert json.loads(plan.to_json())["format_version"] == 1
+    assert json.loads(plan.to_json())["format_version"] == 2
     with pytest.raises(dataclasses.FrozenInstanceError):
         plan.model = "other"
+
+
+def groups(data):
+    return data["steps"][0]["groups"]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda data: data.update(format_version=2), "format_version 1. Received: .*2"),
+        (lambda data: data.update(format_version=1), "format_version 2. Received: .*1"),
         (lambda data: data.pop("format_version"), "format_version=None"),
-        (lambda data: data.pop("groups"), "`groups` must be a list"),
-        (lambda data: data.update(extra=1), "unknown entries .*extra"),
-        (lambda data: data["groups"][0].pop("kept"), "missing entries .*kept"),
-        (lambda data: data["groups"][0].update(kept=[0, 0]), "each once"),
-        (lambda data: data["groups"][0].update(kept=[1, 0]), "ascending"),
-        (lambda data: data["groups"][0].update(kept=[]), "at least one channel"),
-        (lambda data: data["groups"][0].update(kept=[8]), r"lie in \[0, 8\)"),
-        (lambda data: data["groups"][0].update(kept=[-1, 2]), r"lie in \[0, 8\)"),
-        (lambda data: data["groups"][0].update(kept=[0.5]), "`kept` of groups"),
-        (lambda data: data["groups"][0].update(width="8"), "`width` of groups"),
-        (lambda data: data["groups"].append(data["groups"][0]), "Received twice: .*one"),
-        (lambda data: data["groups"].append(7), "must be an object"),
-        (lambda data: data.update(selection=[]), "`selection` of the plan must be dict"),
+        (lambda data: data["steps"][0].pop("groups"), "channels.groups`: Field required"),
+        (lambda data: data.update(extra=1), "`extra`: Unexpected"),
+        (
+            lambda data: groups(data)[0].pop("kept"),
+            "`steps.0.channels.groups.0.kept`: Field required",
+        ),
+        (lambda data: groups(data)[0].update(kept=[0, 0]), "each once"),
+        (lambda data: groups(data)[0].update(kept=[1, 0]), "ascending"),
+        (lambda data: groups(data)[0].update(kept=[]), "at least one channel"),
+        (lambda data: groups(data)[0].update(kept=[8]), r"lie in \[0, 8\)"),
+        (lambda data: groups(data)[0].update(kept=[-1, 2]), r"lie in \[0, 8\)"),
+        (
+            lambda data: groups(data)[0].update(kept=[0.5]),
+            "kept.0`: .* Received: 0.5",
+        ),
+        (
+            lambda data: groups(data)[0].update(width="8"),
+            "0.width`: .* integer. Received: 8",
+        ),
+        (lambda data: groups(data).append(groups(data)[0]), "Received twice: .*one"),
+        (lambda data: groups(data).append(7), "groups.3`: .* Received: 7"),
+        (lambda data: data["steps"][0].update(selection=[]), "selection`: .* Received: "),
     ],
 )
 def test_json_that_is_no_plan_is_refused(model, change, message):
@@ -305,7 +318,7 @@ def test_a_mac_target_needs_sizes():
         make_plan(model, target={"macs": 0.5})
     assert make_plan(model, ratio=0.5).macs_saved is None
     plan = make_plan(model, target={"macs": 0.5}, inputs=(1, 9, 9, 3))
-    assert plan.macs == 49 * 9 * 3 * 8 + 25 * 9 * 8 * 2
+    assert plan.steps[0].macs == 49 * 9 * 3 * 8 + 25 * 9 * 8 * 2
     assert plan.macs_saved == (8 - plan.widths["one"]) * (49 * 27 + 25 * 18)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from spade_keras.errors import PlanMismatchError, RebuildError
 from spade_keras.pruning import make_plan
-from spade_keras.pruning.plan import GroupPlan, PruningPlan
+from spade_keras.pruning.plan import ChannelStep, GroupPlan, PruningPlan
 from spade_keras.pruning.rebuild import rebuild
 from spade_keras.pruning.verify import verify_plan
 
@@ -151,7 +151,7 @@ def test_the_slim_model_trains():
 
 def test_a_plan_that_touches_a_fixed_group_is_refused():
     model = residual_network()
-    plan = PruningPlan("net", (GroupPlan("head", 2, (0,)),), "by hand", {})
+    plan = PruningPlan("net", (ChannelStep((GroupPlan("head", 2, (0,)),), "by hand"),))
     with pytest.raises(PlanMismatchError, match="fixed: a model output"):
         rebuild(model, plan)
 
@@ -160,7 +160,7 @@ def test_unequal_blocks_are_refused():
     x = keras.Input((4, 4, 3))
     y = keras.layers.GroupNormalization(2)(keras.layers.Conv2D(8, 1, name="a")(x))
     model = keras.Model(x, keras.layers.Conv2D(2, 1)(y))
-    plan = PruningPlan("m", (GroupPlan("a", 8, (0, 1, 2, 4)),), "by hand", {})
+    plan = PruningPlan("m", (ChannelStep((GroupPlan("a", 8, (0, 1, 2, 4)),), "by hand"),))
     with pytest.raises(PlanMismatchError, match="equally many"):
         rebuild(model, plan)
 

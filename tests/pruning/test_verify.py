@@ -7,7 +7,8 @@ from keras import layers
 
 import spade_keras.pruning.graph.narrowing as narrowing
 from spade_keras.errors import VerificationError
-from spade_keras.pruning import make_plan
+from spade_keras.pruning import blocks, drop_blocks, make_plan, plan_ranks
+from spade_keras.pruning.basis.scaling import BasisScaling
 from spade_keras.pruning.verify import measure_difference, verify_plan
 
 
@@ -28,7 +29,8 @@ def swap(plan, name):
             missing = sorted(set(range(group.width)) - set(group.kept))
             group = dataclasses.replace(group, kept=tuple(sorted((*group.kept[1:], missing[0]))))
         groups.append(group)
-    return dataclasses.replace(plan, groups=tuple(groups))
+    step = dataclasses.replace(plan.steps[0], groups=tuple(groups))
+    return dataclasses.replace(plan, steps=(step,))
 
 
 def test_report_compares_logits_and_a_tensor_inside():
@@ -71,6 +73,31 @@ def test_a_mistake_in_the_slicing_is_noticed(monkeypatch):
 
     monkeypatch.setattr(narrowing.Narrowing, "value", reversed_bias)
     with pytest.raises(VerificationError):
+        verify_plan(model, plan)
+
+
+def test_a_mistake_in_the_factors_is_noticed(monkeypatch):
+    """The approximated kernels do not come from the code that decomposes and merges."""
+    model = network()
+    plan = plan_ranks(model, {"a": 3, "b": 5})
+    assert verify_plan(model, plan).largest_error < 1e-4
+    original = BasisScaling.effective_directions
+    monkeypatch.setattr(BasisScaling, "effective_directions", lambda x: original(x)[:, ::-1])
+    with pytest.raises(VerificationError, match="differs"):
+        verify_plan(model, plan)
+
+
+def test_a_block_that_stays_is_noticed(monkeypatch):
+    """The zeroed branch does not come from the code that leaves blocks out."""
+    x = keras.Input((8, 8, 3))
+    y = layers.Conv2D(6, 3, padding="same", name="stem")(x)
+    for name in ("first", "second"):
+        y = layers.Add(name=name)([y, layers.Conv2D(6, 3, padding="same")(y)])
+    model = keras.Model(x, layers.Conv2D(2, 1, name="head")(y))
+    plan = drop_blocks(model, ["first"])
+    assert verify_plan(model, plan).largest_error < 1e-4
+    monkeypatch.setattr(blocks, "leave_out", lambda graph, skips: graph)
+    with pytest.raises(VerificationError, match="differs"):
         verify_plan(model, plan)
 
 

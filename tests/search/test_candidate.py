@@ -7,7 +7,6 @@ import pytest
 from spade_keras import latency, pruning, search
 from spade_keras.networks import UnrolledPGD, VarNet, priors
 from spade_keras.operators import CartesianMRI
-from spade_keras.pruning import basis
 from spade_keras.search.candidate import CandidateBuilder
 from tests.parameter_clock import ParameterClock
 
@@ -44,6 +43,10 @@ def timed(ratio):
     )
 
 
+def without(network, blocks):
+    return pruning.rebuild(network, pruning.drop_blocks(network, blocks))
+
+
 def image(network, seed=0):
     return np.random.default_rng(seed).normal(size=(1, 6, 7, 2)).astype("float32")
 
@@ -67,10 +70,12 @@ def test_all_choices_at_once(network, blocks):
 
 def test_the_plan_is_for_the_network_of_that_depth(network, blocks):
     widths = {g.name: g.width for g in pruning.find_groups(network) if not g.fixed}
-    base, plan = search.plan_for(network, search.Configuration(widths, 2, blocks[:1]))
-    assert base.iterations == 2
-    assert network.iterations == 3
-    slim = pruning.rebuild(base, plan)
+    configuration = search.Configuration(widths, 2, blocks[:1])
+    plan = search.plan_for(network, configuration)
+    assert plan.dropped == blocks[:1]
+    slim = search.realize(network, configuration, plan)
+    assert (slim.iterations, network.iterations) == (2, 3)
+    base = pruning.rebuild(network, pruning.drop_blocks(network, blocks[:1]))
     x = image(network)
     np.testing.assert_allclose(
         keras.ops.convert_to_numpy(slim.prior(x)),
@@ -78,14 +83,25 @@ def test_the_plan_is_for_the_network_of_that_depth(network, blocks):
         rtol=1e-5,
         atol=1e-6,
     )
-    same, _ = search.plan_for(network, search.Configuration(widths))
-    assert same is network
+
+
+def test_a_plan_realizes_the_network_that_was_built(network, blocks):
+    widths = {g.name: 4 for g in pruning.find_groups(network) if not g.fixed}
+    name = "prior/block_1_conv_0"
+    configuration = search.Configuration(widths, 2, blocks[:1], "bfloat16", {name: 2})
+    plan = search.plan_for(network, configuration)
+    assert (plan.dropped, plan.ranks) == (blocks[:1], {name: 2})
+    again = pruning.PruningPlan.from_json(plan.to_json())
+    made = search.realize(network, configuration, again)
+    for one, other in zip(made.weights, search.build(network, configuration).weights, strict=True):
+        assert one.path == other.path
+        np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (one, other)))
 
 
 def test_widths_of_a_block_that_is_left_out_make_no_difference(network, blocks):
     builder = CandidateBuilder(network)
     groups = {g.name: g.width for g in pruning.find_groups(network) if not g.fixed}
-    left = {g.name for g in pruning.find_groups(pruning.drop_blocks(network, blocks[:1]))}
+    left = {g.name for g in pruning.find_groups(without(network, blocks[:1]))}
     gone = [name for name in groups if name not in left]
     assert gone
     first = search.Configuration(groups, None, blocks[:1])
@@ -201,8 +217,8 @@ def test_ranks_of_a_network_with_priors(network):
     slim = search.build(network, configuration)
     assert slim.iterations == 2
     assert pruning.count_parameters(slim) < pruning.count_parameters(network)
-    found = [group.name for group in basis.find_rank_groups(slim)]
-    assert len(found) == len(basis.find_rank_groups(network)) + len(choices)
+    found = [group.name for group in pruning.find_rank_groups(slim)]
+    assert len(found) == len(pruning.find_rank_groups(network)) + len(choices)
     assert np.isfinite(keras.ops.convert_to_numpy(slim.prior(image(network)))).all()
 
 

@@ -192,12 +192,14 @@ def test_a_network_without_a_dense_head_is_refused():
 def test_effects_are_divided_by_the_parameters_of_a_component():
     model = transfer.make_network("vgg", (16, 16, 1), (4, 8))
     low = pruning.decompose(model, trainable=["head", "norms"])
-    importance = transfer.EffectPerParameter(low)
+    importance = transfer.COMPONENT_IMPORTANCES.make("effect_per_parameter")
+    pairs = {pair.name: pair for pair in pruning.basis.find_pairs(low)}
     # A component of a 3x3 convolution: one filter over the inputs, one weight per output.
     for name, cost in {"stem_conv": 9 * 1 + 4, "block0_conv": 9 * 4 + 8}.items():
         layer = low.get_layer(name)
         effects = np.arange(1.0, layer.rank + 1)
-        np.testing.assert_allclose(importance(layer, effects), effects[None] / cost, rtol=1e-12)
+        found = importance(pairs[name], effects)
+        np.testing.assert_allclose(found, effects[None] / cost, rtol=1e-12)
 
 
 @pytest.mark.once
@@ -306,7 +308,7 @@ def test_components_go_and_the_plan_says_which():
     assert [len(phase) for phase in pruned.rounds] == [3]
     kept = sum(pruned.plan.ranks.values())
     assert kept == pruned.rounds[0][-1].components < 4 + 8
-    assert pruned.plan.importance == "effect_per_parameter"
+    assert pruned.plan.steps[0].importance == "effect_per_parameter"
     assert pruning.count_parameters(pruned.model) < pruning.count_parameters(model)
     assert {type(layer).__module__.split(".")[0] for layer in pruned.model.layers} == {"keras"}
 
@@ -315,6 +317,6 @@ def test_components_go_and_the_plan_says_which():
 @pytest.mark.parametrize("name", sorted(transfer.COMPONENT_IMPORTANCES))
 def test_every_importance_of_components_can_be_made(name):
     low = pruning.decompose(transfer.make_network("vgg", (8, 8, 1), (4, 8)), trainable=["head"])
-    importance = transfer.COMPONENT_IMPORTANCES[name](low)
-    layer = low.get_layer("block0_conv")
-    assert importance(layer, np.ones(layer.rank)).shape == (1, layer.rank)
+    importance = transfer.COMPONENT_IMPORTANCES.make(name)
+    pair = {pair.name: pair for pair in pruning.basis.find_pairs(low)}["block0_conv"]
+    assert importance(pair, np.ones(pair.scaling.rank)).shape == (1, pair.scaling.rank)

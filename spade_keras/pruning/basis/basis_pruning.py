@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 import keras
 import numpy as np
+from keras import ops
 
-from spade_keras.pruning.basis.importance import BasisImportance, get
-from spade_keras.pruning.basis.merging import cheaper_form, group_of
-from spade_keras.pruning.basis.pairs import Pair, check_pairs
-from spade_keras.pruning.basis.recorder import GradientRecorder
+from spade_keras.pruning.basis.importance import BasisImportance
+from spade_keras.pruning.basis.scaling import BasisScaling, Pair, check_pairs
+from spade_keras.registry import COMPONENT_IMPORTANCES
 
 
 @dataclass(frozen=True)
@@ -39,31 +39,32 @@ class BasisPruning(keras.callbacks.Callback):
     The first `warmup` epochs set the reference: the best value of the monitored metric. Then
     each epoch that ends within `max_loss` of it is remembered and followed by a round of
     pruning; when `patience` epochs in a row have failed, training stops. In the end the model
-    is the last one that met the limit. Pruned components are masked, so shapes stay as they
-    are; `merge` removes them. Every layer keeps at least one component.
+    is the last one that met the limit. Pruned components are masked; `merge` removes them.
+    Every layer keeps at least one.
 
-    The paper prunes iteratively during training by a first-order Taylor criterion; the rounds
-    per epoch, the ranking over the whole network and the stopping rule are our choice.
+    The paper prunes during training by a first-order Taylor criterion; rounds per epoch, the
+    ranking over the whole network and the stopping rule are our choice.
 
     Args:
         per_epoch: Components to prune per round; below 1, as a share of those at the start.
         monitor: Metric to watch, as Keras names it in the logs.
-        mode: Whether more of it is better, `"max"`, or less, `"min"`; `"auto"` goes by the
-            name: more is better for names with `acc`, `auc`, `psnr` or `ssim`, less for all
-            others.
+        mode: Whether more of it is better, `"max"`, or less, `"min"`; `"auto"`: more for names
+            with `acc`, `auc`, `psnr` or `ssim`, less for all others.
         max_loss: How far the metric may fall below the reference, or rise above it, in its own
             units: 0.01 is one point of accuracy.
         reference: The value to compare with. None: the best of the warm-up.
         warmup: Epochs of training before the first round.
         patience: Epochs that may fail before training stops; meanwhile nothing is pruned.
-        stop_at: Share of the decomposed layers' parameters, in [0, 1), that is few enough: an epoch
-            within the limit that `merge` would leave no more of ends the training.
-        importance: Name in `BASIS_IMPORTANCES`, or a `BasisImportance`.
+        stop_at: Share of the decomposed layers' parameters, in [0, 1), that is few enough: the
+            training ends once `merge` would leave no more of them.
+        importance: Name in `COMPONENT_IMPORTANCES`, or a `BasisImportance`.
         model: The decomposed model. None: the model being trained; name the inner one if a
             wrapper is trained.
 
     Raises:
-        ValueError: If an argument is out of range.
+        ValueError: If an argument is out of range or, when training begins, the scaling factors
+            do not train.
+        NotDecomposedError: If the model that is trained was not decomposed.
 
     Example:
         >>> callback = BasisPruning(0.1, monitor="val_accuracy", max_loss=0.01)
@@ -114,25 +115,22 @@ class BasisPruning(keras.callbacks.Callback):
         self.warmup = warmup
         self.patience = patience
         self.stop_at = stop_at
-        self.importance = get(importance) if isinstance(importance, str) else importance
+        self.importance: BasisImportance = (
+            COMPONENT_IMPORTANCES.make(importance) if isinstance(importance, str) else importance
+        )
         self.history: list[PruningRound] = []
         """What happened in each epoch."""
         self._target = model
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Finds the pairs and starts to record gradients.
-
-        Raises:
-            NotDecomposedError: The model was not decomposed.
-            ValueError: The scaling factors do not train.
-        """
+        """Finds the pairs and starts to record gradients."""
         self._decomposed = self.model if self._target is None else self._target
         self._pairs = check_pairs(self._decomposed)
         self._recorder: GradientRecorder | None = None
         self._limit = self.reference
         self._failed = 0
         self._good: list[np.ndarray] | None = None
-        self._per_round = self.per_epoch
+        self._per_round = int(self.per_epoch)
         if self.per_epoch < 1:
             self._per_round = max(1, round(self.per_epoch * self._alive()))
         self.history = []
@@ -143,7 +141,8 @@ class BasisPruning(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Judges the epoch and prunes, or stops."""
         value = self._value(logs or {})
-        effects = self._effects()
+        none = [None] * len(self._pairs)
+        effects = none if self._recorder is None else self._recorder.read()
         warming = len(self.history) < self.warmup
         if warming and self.reference is None:
             self._limit = self._better(self._limit, value)
@@ -151,11 +150,11 @@ class BasisPruning(keras.callbacks.Callback):
         self.history.append(PruningRound(epoch, value, self._alive(), met))
         if met:
             self._failed = 0
-            self._good = [np.array(keras.ops.convert_to_numpy(v)) for v in self._weights()]
+            self._good = [np.array(ops.convert_to_numpy(v)) for v in self._weights()]
             if self.stop_at and self._share_left() <= self.stop_at:
                 self.model.stop_training = True
             elif len(self.history) >= self.warmup:
-                prune_components(self._pairs, int(self._per_round), self._scores(effects))
+                prune_components(self._pairs, self._per_round, self._scores(effects))
         elif not warming:
             self._failed += 1
             if self._failed > self.patience:
@@ -181,22 +180,16 @@ class BasisPruning(keras.callbacks.Callback):
         """Parameters of the decomposed layers after a merge, as a share of the whole layers'."""
         whole = left = 0
         for pair in self._pairs:
-            group, rank = group_of(pair), len(pair.scaling.alive)
-            one = group.rows * group.columns
-            split = rank * (group.rows + group.columns)
-            whole += group.groups * one
-            left += group.groups * (split if cheaper_form(group, rank) == "pair" else one)
+            group, kept = pair.group, pair.scaling.alive
+            one = group.groups * group.rows * group.columns
+            whole += one
+            left += one - group.plan(kept, group.cheaper_form(len(kept))).parameters_saved
         return left / whole
 
-    def _effects(self) -> list[np.ndarray | None]:
-        if self._recorder is None:
-            return [None] * len(self._pairs)
-        return list(self._recorder.read())
-
-    def _scores(self, effects: Sequence[np.ndarray | None]) -> dict[str, np.ndarray]:
+    def _scores(self, effects: Sequence[Any]) -> dict[str, np.ndarray]:
         scores = {}
         for pair, effect in zip(self._pairs, effects, strict=True):
-            members = np.asarray(self.importance(pair.scaling, effect), np.float64)
+            members = np.asarray(self.importance(pair, effect), np.float64)
             expected = (pair.scaling.groups, pair.scaling.rank)
             if members.shape != expected or not np.isfinite(members).all():
                 raise ValueError(
@@ -235,10 +228,10 @@ class BasisPruning(keras.callbacks.Callback):
 def prune_components(
     pairs: Sequence[Pair], count: int, scores: Mapping[str, np.ndarray], minimum: int = 1
 ) -> int:
-    """Prunes the lowest scores of the whole network; every layer keeps a minimum.
+    """Masks the components of the lowest scores in the whole network.
 
     Args:
-        pairs: The pairs of a decomposed model, whose masks change.
+        pairs: The pairs of a decomposed model.
         count: Components to prune.
         scores: One score per component, by the name of the pair.
         minimum: Components that every layer keeps.
@@ -246,7 +239,7 @@ def prune_components(
     Returns:
         How many were pruned, fewer than `count` when the layers are at their minimum.
     """
-    alive = {pair.name: set(map(int, pair.scaling.alive)) for pair in pairs}
+    alive = {pair.name: set(pair.scaling.alive) for pair in pairs}
     order = sorted(
         (float(scores[name][i]), number, i, name)
         for number, name in enumerate(alive)
@@ -262,3 +255,89 @@ def prune_components(
     for pair in pairs:
         pair.scaling.keep(sorted(alive[pair.name]))
     return pruned
+
+
+class GradientRecorder:
+    """Adds up `(s dL/ds)^2` of scaling layers over the training steps of a model.
+
+    `optimizer.apply` is the one place where every backend hands all gradients to Python code
+    that runs inside the training step; while attached, the recorder stands in front of it. Its
+    sums are variables of the optimizer, which JAX carries through the compiled step. Gradients
+    are those of the mini-batch, before clipping, in training mode.
+    """
+
+    def __init__(self, layers: Sequence[BasisScaling]) -> None:
+        self.layers = list(layers)
+        self._optimizer: Any = None
+        self._model: Any = None
+        self._sums: list[Any] = []
+        self._count: Any = None
+
+    def attach(self, model: keras.Model) -> None:
+        """Starts recording the training of a compiled model, whose step is compiled again."""
+        trained = {id(variable) for variable in model.trainable_variables}
+        frozen = [layer.name for layer in self.layers if id(layer.scale) not in trained]
+        if frozen:
+            raise ValueError(
+                "The scaling factors must be trainable to be ranked by their gradients. "
+                f"Received: frozen factors in {frozen[:5]}. Set `trainable = True` on these layers "
+                "or rank by 'sigma'."
+            )
+        outer = model.optimizer
+        if not outer.built:
+            outer.build(model.trainable_variables)
+        # Under loss scaling the inner optimizer is the one that gets unscaled gradients.
+        optimizer = getattr(outer, "inner_optimizer", outer)
+        left_behind = getattr(vars(optimizer).get("apply"), "recorder", None)
+        if left_behind is not None:
+            left_behind.detach()
+        self._sums = [
+            optimizer.add_variable(layer.scale.shape, name=f"effects_{index}")
+            for index, layer in enumerate(self.layers)
+        ]
+        self._count = optimizer.add_variable((), name="recorded_steps")
+        self._optimizer, self._model = optimizer, model
+        apply = optimizer.apply
+
+        def record_and_apply(grads: Any, trainable_variables: Any = None) -> Any:
+            grads = list(grads)
+            if trainable_variables is None:
+                variables = optimizer._trainable_variables
+            else:
+                trainable_variables = variables = list(trainable_variables)
+            self._record(grads, variables)
+            return apply(grads, trainable_variables)
+
+        record_and_apply.recorder = self  # type: ignore[attr-defined]
+        optimizer.apply = record_and_apply
+        model.make_train_function(force=True)
+
+    def detach(self) -> None:
+        """Stops recording and leaves the optimizer as it was."""
+        if self._optimizer is None:
+            return
+        vars(self._optimizer).pop("apply", None)
+        mine = {id(variable) for variable in (*self._sums, self._count)}
+        known = self._optimizer._variables
+        for index in reversed(range(len(known))):
+            if id(known[index]) in mine:
+                del known[index]
+        self._model.train_function = None
+        self._optimizer = self._model = None
+
+    def read(self) -> list[np.ndarray]:
+        """Returns the mean of `(s dL/ds)^2` since the last reading, one array per layer."""
+        count = max(float(ops.convert_to_numpy(self._count)), 1.0)
+        means = [np.asarray(ops.convert_to_numpy(v), np.float64) / count for v in self._sums]
+        for variable in (*self._sums, self._count):
+            variable.assign(ops.zeros(variable.shape))
+        return means
+
+    def _record(self, grads: Sequence[Any], variables: Sequence[Any]) -> None:
+        gradients = {id(v): g for v, g in zip(variables, grads, strict=True)}
+        for layer, total in zip(self.layers, self._sums, strict=True):
+            gradient = gradients.get(id(layer.scale))
+            if gradient is not None:
+                effect = ops.multiply(ops.cast(gradient, total.dtype), layer.scale)
+                total.assign_add(ops.square(effect))
+        self._count.assign_add(ops.ones(()))

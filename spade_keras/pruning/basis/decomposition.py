@@ -8,26 +8,25 @@ from typing import Any
 import keras
 import numpy as np
 
-from spade_keras.pruning.basis.factors import (
-    Factors,
-    factorize,
-    to_kernel,
-    to_matrix,
-    without_rounding,
-)
-from spade_keras.pruning.basis.pairs import BASIS_SUFFIX, find_pairs
 from spade_keras.pruning.basis.rank_groups import (
     RankGroup,
     choose_groups,
     find_rank_groups,
     leaf_calls,
     output_layers,
+    to_kernel,
+    to_matrix,
 )
-from spade_keras.pruning.basis.scaling import BasisScaling, BasisScalingConv, BasisScalingDense
+from spade_keras.pruning.basis.scaling import (
+    BASIS_SUFFIX,
+    BasisScaling,
+    find_pairs,
+)
 from spade_keras.pruning.graph.analysis import analyze
+from spade_keras.pruning.graph.narrowing import Read
 from spade_keras.pruning.graph.trace import Chain
-from spade_keras.pruning.parts import is_network
-from spade_keras.pruning.rebuild import replay
+from spade_keras.pruning.parts import map_parts, own_names, parts_of, prefix_of
+from spade_keras.pruning.replay import replay
 from spade_keras.pruning.rules.rule import with_zeros
 
 TRAINABLE = ("head", "norms")
@@ -38,6 +37,13 @@ _NORMS = (
     keras.layers.UnitNormalization,
     keras.layers.RMSNormalization,
 )
+# U, sigma and V^T, of shapes (groups, rows, rank), (groups, rank) and (groups, rank, columns).
+_Factors = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+# Smaller singular values are rounding errors of a kernel stored in single precision.
+_ROUNDING = 1e-7
+# From this size on, the few largest triples are found by Lanczos iteration, not by all of them.
+_LARGE = 512
 _OWN_TO_PAIR = ("name", "filters", "units", "trainable", "activation", "use_bias")
 
 
@@ -53,12 +59,11 @@ def decompose(
         W = U diag(sigma) V^T,    W x  ->  (diag(s) diag(sigma) V^T) (U x),    s = 1
 
     The first layer of a pair is the stock convolution or dense layer with kernel `U`, without
-    bias, with the original stride, padding and dilation; the second a `BasisScalingConv` or
-    `BasisScalingDense` under the original name, with the original bias and activation. The new
-    model computes what the original computes; of its weights only the scaling factors train.
-    Convolutions with groups are factorized group by group, and component `i` is the `i`-th
-    of every group. A shared layer becomes one shared pair. The regularizers and constraints of
-    kernels and biases are dropped, for these are frozen.
+    bias, with the original stride, padding and dilation; the second a
+    `BasisScaling` under the original name, with the original bias and activation. The new
+    model computes what the original computes; of its weights only the factors train, so
+    regularizers and constraints of kernels and biases are dropped. With `groups`, component `i`
+    is the `i`-th of every group. A shared layer becomes one shared pair.
 
     Args:
         model: A built Keras model, or a network with `priors`; it stays as it is.
@@ -105,21 +110,27 @@ def decompose(
             f"`model` must have a layer that can be decomposed. Received: model={model.name!r}, "
             f"whose layers cannot be: {reasons}."
         )
-    ranks = _ranks(chosen, max_rank)
-    if not is_network(model):
-        return _decompose(model, ranks, trainable)
-    decomposed = {}
-    for key, prior in model.priors.items():
-        own = {n.removeprefix(f"{key}/"): r for n, r in ranks.items() if n.startswith(f"{key}/")}
-        decomposed[key] = _decompose(prior, own, trainable)
-    return model.with_priors(decomposed)
+    return decompose_layers(model, _ranks(chosen, max_rank), trainable)
+
+
+def decompose_layers(
+    model: Any,
+    ranks: Mapping[str, int],
+    trainable: Collection[str] = (),
+    read: Read = keras.ops.convert_to_numpy,
+) -> Any:
+    """`decompose` by the number of components of every layer, the weights' values from `read`."""
+    return map_parts(
+        model, lambda key, part: _decompose(part, own_names(ranks, key), trainable, read)
+    )
 
 
 def _heads(model: Any) -> set[str]:
-    if is_network(model):
-        return {f"{key}/{name}" for key, prior in model.priors.items() for name in _heads(prior)}
-    analysis = analyze(model)
-    return {analysis.paths[key] for key in output_layers(analysis.graph)}
+    return {
+        prefix_of(key) + analyze(part).paths[layer]
+        for key, part in parts_of(model).items()
+        for layer in output_layers(analyze(part).graph)
+    }
 
 
 def _ranks(groups: Sequence[RankGroup], max_rank: int | Mapping[str, int] | None) -> dict[str, int]:
@@ -144,8 +155,10 @@ def _ranks(groups: Sequence[RankGroup], max_rank: int | Mapping[str, int] | None
     return ranks
 
 
-def _decompose(model: Any, ranks: Mapping[str, int], trainable: Collection[str]) -> Any:
-    """`decompose` for one model and the ranks of the layers to decompose."""
+def _decompose(
+    model: keras.Model, ranks: Mapping[str, int], trainable: Collection[str], read: Read
+) -> keras.Model:
+    """`decompose_layers` of one part."""
     if find_pairs(model):
         raise ValueError(
             "`model` must not be decomposed already. Received: "
@@ -154,24 +167,25 @@ def _decompose(model: Any, ranks: Mapping[str, int], trainable: Collection[str])
         )
     analysis = analyze(model)
     swaps: dict[int, Chain] = {}
-    factors: list[tuple[Any, Chain, Factors]] = []
+    factors: list[tuple[Any, Chain, _Factors]] = []
     for call in leaf_calls(analysis.graph):
         layer = call.operation
         rank = ranks.get(analysis.paths[id(layer)])
         if rank is None:
             continue
-        found = _factorize(layer, rank, analysis.paths[id(layer)])
-        swaps[id(layer)] = _pair(layer, found.rank)
+        found = _factorize(layer, rank, analysis.paths[id(layer)], read)
+        swaps[id(layer)] = _pair(layer, found[1].shape[1])
         factors.append((layer, swaps[id(layer)], found))
-    made = replay(model, analysis, swaps=swaps)
+    made = replay(model, analysis, swaps=swaps, read=read)
     for layer, chain, found in factors:
-        _set_weights(layer, chain, found)
+        _set_weights(layer, chain, found, read)
     _set_trainable(made, trainable)
     return made
 
 
-def _factorize(layer: Any, rank: int, path: str) -> Factors:
-    matrix = to_matrix(layer, keras.ops.convert_to_numpy(layer.kernel).astype(np.float64))
+def _factorize(layer: Any, rank: int, path: str, read: Read) -> _Factors:
+    """The first `rank` singular triples of every group, but for those that are rounding errors."""
+    matrix = to_matrix(layer, np.asarray(read(layer.kernel), np.float64))
     if not np.isfinite(matrix).all():
         raise ValueError(
             "`model` must have finite kernels. Received: NaN or infinite values in the kernel of "
@@ -182,7 +196,25 @@ def _factorize(layer: Any, rank: int, path: str) -> Factors:
             "`model` must not have kernels that are zero, which have no basis. Received: only "
             f"zeros in the kernel of {path!r}. Train it first, or leave it out of `layers`."
         )
-    return without_rounding(factorize(matrix, rank))
+    smaller = min(matrix.shape[1:])
+    if smaller >= _LARGE and rank <= smaller // 4:
+        triples = [_largest_triples(block, rank) for block in matrix]
+        left, values, right = (np.stack(parts) for parts in zip(*triples, strict=True))
+    else:
+        left, values, right = np.linalg.svd(matrix, full_matrices=False)
+    largest = values.max(axis=0)
+    rank = min(rank, max(1, int((largest > _ROUNDING * largest[0]).sum())))
+    return left[:, :, :rank], values[:, :rank], right[:, :rank]
+
+
+def _largest_triples(block: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    from scipy.sparse.linalg import svds
+
+    # The start vector is fixed, so that the same kernel always gives the same factors.
+    start = np.random.default_rng(0).normal(size=min(block.shape))
+    left, values, right = svds(block, k=rank, v0=start)
+    order = np.argsort(values)[::-1]
+    return left[:, order], values[order], right[order]
 
 
 def _pair(layer: Any, rank: int) -> Chain:
@@ -200,30 +232,27 @@ def _pair(layer: Any, rank: int) -> Chain:
     for key in ("kernel", "bias"):
         basis[f"{key}_regularizer"] = basis[f"{key}_constraint"] = None
     basis["activity_regularizer"] = None
-    common = {
-        "name": layer.name,
-        "dtype": layer.dtype_policy,
-        "activation": layer.activation,
-        "use_bias": layer.use_bias,
-        "activity_regularizer": layer.activity_regularizer,
-    }
-    second: BasisScaling
-    if dense:
-        second = BasisScalingDense(layer.units, **common)
-    else:
-        second = BasisScalingConv(
-            layer.filters, groups=groups, data_format=layer.data_format, **common
-        )
+    second = BasisScaling(
+        layer.units if dense else layer.filters,
+        groups=groups,
+        activation=layer.activation,
+        use_bias=layer.use_bias,
+        data_format=getattr(layer, "data_format", "channels_last"),
+        name=layer.name,
+        dtype=layer.dtype_policy,
+        activity_regularizer=layer.activity_regularizer,
+    )
     return Chain([type(layer).from_config(basis), second])
 
 
-def _set_weights(layer: Any, chain: Chain, factors: Factors) -> None:
+def _set_weights(layer: Any, chain: Chain, factors: _Factors, read: Read) -> None:
     basis, scaling = chain.layers
-    basis.kernel.assign(to_kernel(layer, factors.left))
-    scaling.singular_values.assign(factors.values.reshape(-1))
-    scaling.directions.assign(factors.right.reshape(-1, factors.right.shape[-1]))
+    left, values, right = factors
+    basis.kernel.assign(to_kernel(layer, left))
+    scaling.singular_values.assign(values.reshape(-1))
+    scaling.directions.assign(right.reshape(-1, right.shape[-1]))
     if layer.use_bias:
-        scaling.bias.assign(keras.ops.convert_to_numpy(layer.bias))
+        scaling.bias.assign(read(layer.bias))
 
 
 def _set_trainable(model: Any, trainable: Collection[str]) -> None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any
 
-import keras
 import numpy as np
+from keras import ops
 
-from spade_keras.pruning.basis.scaling import BasisScaling
+from spade_keras.pruning.basis.scaling import Pair
 
 
 class BasisImportance(ABC):
@@ -25,11 +22,11 @@ class BasisImportance(ABC):
     """Whether the gradients of the scaling factors must be recorded during training."""
 
     @abstractmethod
-    def __call__(self, layer: BasisScaling, effects: np.ndarray | None) -> np.ndarray:
+    def __call__(self, pair: Pair, effects: np.ndarray | None) -> np.ndarray:
         """Scores the components of a layer.
 
         Args:
-            layer: The scaling layer.
+            pair: The decomposed layer.
             effects: `(s dL/ds)^2` per factor, the mean over mini-batches; None where
                 `needs_gradients` is false.
 
@@ -54,14 +51,27 @@ class TaylorEffect(BasisImportance):
 
     needs_gradients = True
 
-    def __call__(self, layer: BasisScaling, effects: np.ndarray | None) -> np.ndarray:
-        """The recorded effects."""
+    def __call__(self, pair: Pair, effects: np.ndarray | None) -> np.ndarray:
+        """Returns the recorded effects."""
         if effects is None:
             raise ValueError(
-                f"`effects` must be recorded to score {layer.name!r}. Received: effects=None. "
+                f"`effects` must be recorded to score {pair.name!r}. Received: effects=None. "
                 "Use 'sigma' outside of training."
             )
-        return effects.reshape(layer.groups, -1)
+        return effects.reshape(pair.scaling.groups, -1)
+
+
+class EffectPerParameter(TaylorEffect):
+    """The Taylor effect of a component divided by the parameters that it costs.
+
+    A component of a late layer of a network that doubles its width costs a hundred times those of
+    the first layer; what is wanted is few parameters, not few components.
+    """
+
+    def __call__(self, pair: Pair, effects: np.ndarray | None) -> np.ndarray:
+        """Returns the recorded effects per parameter."""
+        sizes = np.prod(pair.basis.kernel.shape) + np.prod(pair.scaling.directions.shape)
+        return super().__call__(pair, effects) * pair.scaling.rank / sizes
 
 
 class ScaledSingularValue(BasisImportance):
@@ -70,13 +80,13 @@ class ScaledSingularValue(BasisImportance):
     The share makes layers comparable; without data or labels.
     """
 
-    def __call__(self, layer: BasisScaling, effects: np.ndarray | None) -> np.ndarray:
-        """Shares of the components in their layer."""
+    def __call__(self, pair: Pair, effects: np.ndarray | None) -> np.ndarray:
+        """Returns the shares of the components in their layer."""
         scale, sigma = (
-            np.asarray(keras.ops.convert_to_numpy(v), np.float64)
-            for v in (layer.scale, layer.singular_values)
+            np.asarray(ops.convert_to_numpy(v), np.float64)
+            for v in (pair.scaling.scale, pair.scaling.singular_values)
         )
-        energy = np.square(scale * sigma).reshape(layer.groups, -1)
+        energy = np.square(scale * sigma).reshape(pair.scaling.groups, -1)
         return energy / max(float(energy.sum()), np.finfo(np.float64).tiny)
 
 
@@ -90,62 +100,7 @@ class RandomScore(BasisImportance):
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
 
-    def __call__(self, layer: BasisScaling, effects: np.ndarray | None) -> np.ndarray:
+    def __call__(self, pair: Pair, effects: np.ndarray | None) -> np.ndarray:
         """Draws one score per component."""
-        generator = np.random.default_rng([self.seed, zlib.crc32(layer.name.encode())])
-        return np.tile(generator.uniform(size=layer.rank), (layer.groups, 1))
-
-
-BASIS_IMPORTANCES: dict[str, Callable[..., BasisImportance]] = {
-    "taylor": TaylorEffect,
-    "sigma": ScaledSingularValue,
-    "random": RandomScore,
-}
-"""The known importances of components by name; `register_basis_importance` adds to it."""
-
-
-def get(name: str, **kwargs: Any) -> BasisImportance:
-    """Makes the importance registered under a name.
-
-    Args:
-        name: One of `BASIS_IMPORTANCES`.
-        **kwargs: Arguments of its constructor.
-
-    Raises:
-        ValueError: If the name is unknown.
-
-    Example:
-        >>> get("random", seed=3).seed
-        3
-    """
-    if name not in BASIS_IMPORTANCES:
-        near = difflib.get_close_matches(str(name), BASIS_IMPORTANCES, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(
-            f"`importance` must be one of {sorted(BASIS_IMPORTANCES)}. "
-            f"Received: importance={name!r}.{hint}"
-        )
-    return BASIS_IMPORTANCES[name](**kwargs)
-
-
-def register_basis_importance(name: str, importance: Callable[..., BasisImportance]) -> None:
-    """Makes an importance of components available by name.
-
-    Args:
-        name: The new name.
-        importance: A class or function that makes a `BasisImportance`.
-
-    Raises:
-        ValueError: If the name is taken or `importance` is not callable.
-    """
-    if name in BASIS_IMPORTANCES:
-        raise ValueError(
-            f"`name` must not be one of the known {sorted(BASIS_IMPORTANCES)}. "
-            f"Received: name={name!r}."
-        )
-    if not callable(importance):
-        raise ValueError(
-            "`importance` must be a class or function that makes a BasisImportance. "
-            f"Received: importance={importance!r}."
-        )
-    BASIS_IMPORTANCES[name] = importance
+        generator = np.random.default_rng([self.seed, zlib.crc32(pair.scaling.name.encode())])
+        return np.tile(generator.uniform(size=pair.scaling.rank), (pair.scaling.groups, 1))

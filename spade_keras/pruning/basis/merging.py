@@ -2,39 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import keras
 import numpy as np
 
-from spade_keras.pruning.basis.factors import CONVOLUTIONS, TRANSPOSED, to_kernel
-from spade_keras.pruning.basis.pairs import BASIS_SUFFIX, Pair, check_pairs, find_pairs
-from spade_keras.pruning.basis.rank_groups import RankGroup
-from spade_keras.pruning.basis.rank_plan import Form, LayerRank, RankPlan
+from spade_keras.pruning.basis.decomposition import decompose_layers
+from spade_keras.pruning.basis.rank_groups import CONVOLUTIONS, to_kernel
+from spade_keras.pruning.basis.scaling import BASIS_SUFFIX, Pair, check_pairs, find_pairs
+from spade_keras.pruning.cost import macs_by_layer
 from spade_keras.pruning.graph.analysis import analyze
 from spade_keras.pruning.graph.forward_pass import layer_calls
+from spade_keras.pruning.graph.narrowing import Read
 from spade_keras.pruning.graph.trace import Chain
-from spade_keras.pruning.parts import is_network
-from spade_keras.pruning.rebuild import replay
+from spade_keras.pruning.parts import map_parts, own_names, part_inputs
+from spade_keras.pruning.plan import FORMS, Form, LayerRank, PruningPlan, RankStep
+from spade_keras.pruning.replay import replay
 from spade_keras.pruning.rules.rule import with_zeros
 
 Measure = Callable[[keras.Model], float]
 By = Literal["macs", "latency", "none"]
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What one pair becomes.
-
-    Args:
-        kept: Components that stay.
-        form: One layer or two.
-    """
-
-    kept: tuple[int, ...]
-    form: Form
 
 
 def merge(
@@ -47,15 +36,14 @@ def merge(
     """Folds the scaling factors away and removes pruned components; only stock layers remain.
 
     A pair of rank `r` stays a pair where that is cheaper than the one layer it came from,
-    `r < r* = n co / (n + co)`, and is merged into one layer with kernel
-    `U diag(s) diag(sigma) V^T` elsewhere. The result needs nothing of this package to load.
-    All its layers are trainable.
+    `r < r* = n co / (n + co)`; elsewhere it becomes one layer with kernel
+    `U diag(s) diag(sigma) V^T`. The result loads without this package; all its layers train.
 
     Args:
         model: A decomposed model, or a network with decomposed priors; it stays as it is.
         by: `"macs"` compares multiply-accumulates, `"latency"` times of both forms as measured;
-            `"none"` keeps every pair, so that its components are a channel group of the result,
-            named after the `_basis` layer, which a plan of widths or a search can narrow.
+            `"none"` keeps every pair: its components are then a channel group of the result,
+            named after the `_basis` layer.
         measure: For `"latency"`: gives the time of a small model that holds the one form or the
             other, such as `lambda m: spade_keras.latency.measure(m, example(m)).median_ms`.
         inputs: For `"latency"`: arrays or shapes, where the model leaves input sizes open.
@@ -78,28 +66,28 @@ def merge(
         >>> [tuple(w.shape) for w in merge(low).weights]
         [(8, 8), (8,)]
     """
-    plan = make_rank_plan(model, by=by, measure=measure, inputs=inputs)
-    return merge_as(model, {layer.name: Choice(layer.kept, layer.form) for layer in plan.layers})
+    (step,) = rank_plan(model, by=by, measure=measure, inputs=inputs).steps
+    assert isinstance(step, RankStep)
+    return _merge(model, {layer.name: layer for layer in step.layers})
 
 
-def make_rank_plan(
+def rank_plan(
     model: Any,
     *,
     by: By = "macs",
     measure: Measure | None = None,
     inputs: Any = None,
     importance: str = "",
-) -> RankPlan:
-    """Writes down what `merge` would make of a decomposed model.
+) -> PruningPlan:
+    """Returns the plan by which `rebuild` makes `merge(model)` from the original.
 
-    The scaling factors are part of the plan, so that `rebuild_ranks` makes the merged model
-    from the original, except for what else was trained.
+    The scaling factors are part of the plan; other weights that were trained are not.
 
     Args:
         model: A decomposed model, or a network with decomposed priors.
         by: See `merge`.
         measure: See `merge`.
-        inputs: See `merge`.
+        inputs: See `merge`; also to count multiply-accumulates for.
         importance: What ranked the components, for the record.
     """
     pairs = check_pairs(model)
@@ -111,39 +99,53 @@ def make_rank_plan(
             f"measure={measure!r}. Pass one that calls `spade_keras.latency.measure`."
         )
     shapes = _shapes(model, inputs) if by == "latency" else {}
-    entries = []
+    macs = macs_by_layer(model, inputs) or {}
+    layers = []
     for pair in pairs:
-        kept = tuple(int(i) for i in pair.scaling.alive)
-        full = group_of(pair)
+        kept = pair.scaling.alive
         form: Form = "pair"
         if by == "macs":
-            form = cheaper_form(full, len(kept))
-        elif by == "latency" and measure is not None:
+            form = pair.group.cheaper_form(len(kept))
+        elif measure is not None:
             form = _faster_form(pair, kept, shapes[pair.basis_path], measure)
         scale = np.asarray(keras.ops.convert_to_numpy(pair.scaling.scale), np.float64)
-        scales = scale.reshape(pair.scaling.groups, -1)[:, list(kept)].reshape(-1)
-        entries.append(LayerRank(pair.name, full.rank, kept, form, tuple(map(float, scales))))
-    return RankPlan(model.name, tuple(entries), importance)
+        scales = scale.reshape(pair.scaling.groups, -1)[:, kept].reshape(-1).tolist()
+        # The basis layer is the whole layer but for the number of its output channels.
+        part = macs.get(pair.basis_path)
+        whole = None if part is None else part // pair.scaling.rank * pair.group.columns
+        layers.append(pair.group.plan(kept, form, scales, whole))
+    return PruningPlan(model.name, (RankStep(tuple(layers), importance),))
 
 
-def merge_as(model: Any, choices: Mapping[str, Choice]) -> Any:
-    """Makes the merged model whose pairs become what the choices say.
+def build_ranks(model: Any, step: RankStep, read: Read) -> Any:
+    """Decomposes the layers of a step, keeps its components and merges; for `apply_step`."""
+    low = decompose_layers(
+        model, {layer.name: layer.kept[-1] + 1 for layer in step.layers}, read=read
+    )
+    entries = {layer.name: layer for layer in step.layers}
+    for pair in find_pairs(low):
+        entry = entries[pair.name]
+        # Components that are zero but for rounding were not made.
+        kept = [i for i in entry.kept if i < pair.scaling.rank]
+        if entry.scales:
+            scale = np.ones((pair.scaling.groups, pair.scaling.rank), "float32")
+            scale[:, kept] = np.reshape(entry.scales, (len(scale), -1))[:, : len(kept)]
+            pair.scaling.scale.assign(scale.reshape(-1))
+        entries[pair.name] = replace(entry, kept=tuple(kept) or (0,), scales=())
+    return _merge(low, entries)
 
-    Args:
-        model: A decomposed model, or a network with decomposed priors.
-        choices: One per pair, by its name.
-    """
-    if is_network(model):
-        merged = {}
-        for key, prior in model.priors.items():
-            own = {n.removeprefix(f"{key}/"): c for n, c in choices.items() if _in(n, key)}
-            merged[key] = merge_as(prior, own) if own else prior
-        return model.with_priors(merged)
+
+def _merge(model: Any, entries: Mapping[str, LayerRank]) -> Any:
+    """The merged model whose pairs become what the entries say."""
+    return map_parts(model, lambda key, part: _merge_part(part, own_names(entries, key)))
+
+
+def _merge_part(model: keras.Model, entries: Mapping[str, LayerRank]) -> keras.Model:
     swaps: dict[int, Chain] = {}
     weights: list[tuple[Any, np.ndarray, np.ndarray | None]] = []
     for pair in find_pairs(model):
-        choice = choices[pair.name]
-        layers, arrays = _stock_layers(pair, choice)
+        entry = entries[pair.name]
+        layers, arrays = _stock_layers(pair, entry.kept, entry.form)
         swaps[id(pair.basis)] = Chain(layers[:-1])
         swaps[id(pair.scaling)] = Chain(layers[-1:])
         biases = [None] * (len(layers) - 1) + [_bias(pair)]
@@ -158,41 +160,14 @@ def merge_as(model: Any, choices: Mapping[str, Choice]) -> Any:
     return made
 
 
-def group_of(pair: Pair) -> RankGroup:
-    """The rank group of the layer that a pair came from.
-
-    Args:
-        pair: The pair.
-    """
-    _, rows, _ = pair.basis_matrix().shape
-    groups = pair.scaling.groups
-    columns = pair.scaling.channels // groups
-    transposed = isinstance(pair.basis, TRANSPOSED)
-    expansion = int(np.prod(pair.basis.strides)) if transposed else 1
-    kind = type(pair.basis).__name__
-    return RankGroup(pair.name, kind, min(rows, columns), rows, columns, groups, expansion)
-
-
-def cheaper_form(group: RankGroup, rank: int) -> Form:
-    """The form with fewer multiply-accumulates.
-
-    Args:
-        group: The layer.
-        rank: Components that stay.
-    """
-    return "pair" if rank < group.break_even else "one"
-
-
-def _in(name: str, key: str) -> bool:
-    return name.startswith(f"{key}/")
-
-
-def _stock_layers(pair: Pair, choice: Choice) -> tuple[list[Any], list[np.ndarray]]:
+def _stock_layers(
+    pair: Pair, kept: Sequence[int], form: Form
+) -> tuple[list[Any], list[np.ndarray]]:
     """The layers that a pair becomes, unbuilt, and their kernels."""
-    kept = list(choice.kept)
+    kept = list(kept)
     left = pair.basis_matrix()[:, :, kept]
     right = pair.scaling.effective_directions()[:, kept]
-    if choice.form == "one":
+    if form == "one":
         layer = _basis_layer(pair, pair.scaling.channels, last=True)
         return [layer], [to_kernel(layer, left @ right)]
     first = _basis_layer(pair, pair.scaling.groups * len(kept), last=False)
@@ -243,37 +218,32 @@ def _bias(pair: Pair) -> np.ndarray | None:
 
 def _shapes(model: Any, inputs: Any) -> dict[str, list[tuple[int, ...]]]:
     """Input shapes of every call of a layer, by its path."""
-    if is_network(model):
-        shapes: dict[str, list[tuple[int, ...]]] = {}
-        for key, given in model.prior_input_shapes(inputs).items():
-            for shape in given:
-                for path, found in _shapes(model.priors[key], tuple(shape)).items():
-                    shapes.setdefault(f"{key}/{path}", []).extend(found)
-        return shapes
-    shapes = {}
-    for call in layer_calls(model, inputs):
-        if call.inputs:
-            shapes.setdefault(call.path, []).append(tuple(call.inputs[0].shape))
+    shapes: dict[str, list[tuple[int, ...]]] = {}
+    for prefix, part, given in part_inputs(model, inputs):
+        for call in layer_calls(part, given):
+            if call.inputs:
+                shapes.setdefault(prefix + call.path, []).append(tuple(call.inputs[0].shape))
     return shapes
 
 
 def _faster_form(
-    pair: Pair, kept: tuple[int, ...], shapes: list[tuple[int, ...]], measure: Measure
+    pair: Pair, kept: Sequence[int], shapes: list[tuple[int, ...]], measure: Measure
 ) -> Form:
     times: dict[Form, float] = {}
-    forms: tuple[Form, ...] = ("one", "pair")
-    for form in forms:
-        times[form] = sum(_time(pair, Choice(kept, form), shape, measure) for shape in shapes)
+    for form in reversed(FORMS):
+        times[form] = sum(_time(pair, kept, form, shape, measure) for shape in shapes)
     return "pair" if times["pair"] < times["one"] else "one"
 
 
-def _time(pair: Pair, choice: Choice, shape: tuple[int, ...], measure: Measure) -> float:
+def _time(
+    pair: Pair, kept: Sequence[int], form: Form, shape: tuple[int, ...], measure: Measure
+) -> float:
     if None in shape:
         raise ValueError(
             "`inputs` must give the sizes that the model leaves open. Received: layer "
             f"{pair.name!r} on inputs of shape {shape}. Pass a shape such as (1, 128, 128, 2)."
         )
-    layers, kernels = _stock_layers(pair, choice)
+    layers, kernels = _stock_layers(pair, kept, form)
     x = inputs = keras.Input(batch_shape=shape, dtype=pair.basis.compute_dtype)
     for layer in layers:
         x = layer(x)

@@ -1,20 +1,31 @@
-"""Which layers of a model can be decomposed, into how many components, and why others cannot."""
+"""Which layers can be decomposed, into how many components, and why others cannot."""
 
 from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 
-from spade_keras.pruning.basis.factors import DECOMPOSABLE, TRANSPOSED
+from spade_keras.errors import PlanMismatchError
+from spade_keras.pruning.cost import macs_by_layer
 from spade_keras.pruning.graph.analysis import Analysis, analyze
 from spade_keras.pruning.graph.trace import Call, Graph
-from spade_keras.pruning.parts import is_network
+from spade_keras.pruning.parts import parts_of, prefix_of
+from spade_keras.pruning.plan import Form, LayerRank, PruningPlan, RankStep
 from spade_keras.pruning.rules import Boundary
+
+CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+TRANSPOSED = (
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+)
+_DECOMPOSABLE = (*CONVOLUTIONS, *TRANSPOSED, keras.layers.Dense)
 
 
 @dataclass(frozen=True)
@@ -52,15 +63,35 @@ class RankGroup:
         return self.rows * self.columns / cost if cost else 0.0
 
     def allowed(self, multiple: int = 1) -> tuple[int, ...]:
-        """Ranks worth choosing: multiples of `multiple` below `break_even`, and the full rank.
-
-        Args:
-            multiple: Step of the ranks.
-        """
+        """Returns the ranks worth choosing: multiples below `break_even`, and the full rank."""
         if multiple < 1:
             raise ValueError(f"`multiple` must be at least 1. Received: multiple={multiple!r}.")
         below = range(multiple, math.ceil(self.break_even), multiple)
         return (*(rank for rank in below if rank < self.rank), self.rank)
+
+    def cheaper_form(self, rank: int) -> Form:
+        """Returns the form that takes fewer multiply-accumulates at a rank."""
+        return "pair" if rank < self.break_even else "one"
+
+    def plan(
+        self, kept: Sequence[int], form: Form, scales: Sequence[float] = (), macs: int | None = None
+    ) -> LayerRank:
+        """Returns the plan of this layer, with what it saves of its `macs` where known."""
+        saved = 0
+        share = 0.0
+        if form == "pair":
+            whole, pair = self.rows * self.columns, len(kept) * (self.rows + self.columns)
+            saved, share = self.groups * (whole - pair), 1 - len(kept) / self.break_even
+        saved_macs = None if macs is None else round(macs * share)
+        return LayerRank(
+            self.name,
+            self.rank,
+            tuple(kept),
+            form,
+            tuple(scales),
+            saved,
+            saved_macs,
+        )
 
 
 def find_rank_groups(model: Any) -> tuple[RankGroup, ...]:
@@ -84,31 +115,80 @@ def find_rank_groups(model: Any) -> tuple[RankGroup, ...]:
         conv 6 4.91 True
         dw 0 0.0 False
     """
-    if is_network(model):
-        return tuple(
-            replace(group, name=f"{key}/{group.name}")
-            for key, prior in model.priors.items()
-            for group in find_rank_groups(prior)
-        )
-    analysis = analyze(model)
     return tuple(
-        _rank_group(call.operation, analysis)
-        for call in leaf_calls(analysis.graph)
+        _rank_group(call.operation, prefix_of(key), analyze(part))
+        for key, part in parts_of(model).items()
+        for call in leaf_calls(analyze(part).graph)
         if _has_kernel(call.operation)
     )
 
 
-def choose_groups(groups: Sequence[RankGroup], layers: Iterable[str] | None) -> list[RankGroup]:
-    """The groups to decompose.
+def plan_ranks(model: Any, ranks: Mapping[str, int], *, inputs: Any = None) -> PruningPlan:
+    """Plans lower ranks of layers: the largest singular values stay.
+
+    Every layer takes the form with fewer multiply-accumulates.
 
     Args:
-        groups: All of them.
-        layers: Paths, wildcards allowed; a path in full must name a layer that can be
-            decomposed. None: all that can be.
+        model: A built Keras model, or a network with `priors`; it stays as it is.
+        ranks: Components per layer, by path; layers not named or at full rank stay as they are.
+        inputs: Arrays or shapes to count multiply-accumulates for, where the model's own
+            input shapes leave sizes open.
 
     Raises:
-        ValueError: A name matches nothing, or a layer that cannot be decomposed.
+        ValueError: A name or rank fits no layer, or no layer loses a component.
+
+    Example:
+        >>> import keras
+        >>> from spade_keras.pruning import rebuild
+        >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(8, name="a")])
+        >>> rebuild(model, plan_ranks(model, {"a": 2})).count_params()
+        40
     """
+    groups = {group.name: group for group in find_rank_groups(model) if group.fixed is None}
+    full = {name: group.rank for name, group in groups.items()}
+    for name, rank in ranks.items():
+        whole = isinstance(rank, int | np.integer) and not isinstance(rank, bool)
+        if name not in full or not whole or not 1 <= rank <= full[name]:
+            raise ValueError(
+                f"`ranks` must give each layer of {full} at least 1 and at most all of its "
+                f"components. Received: {rank!r} for {name!r}."
+            )
+    macs = macs_by_layer(model, inputs) or {}
+    layers = tuple(
+        group.plan(range(ranks[name]), group.cheaper_form(ranks[name]), macs=macs.get(name))
+        for name, group in groups.items()
+        if ranks.get(name, group.rank) < group.rank
+    )
+    if not layers:
+        raise ValueError(
+            f"`ranks` must lower the rank of a layer. Received: ranks={dict(ranks)} of {full}."
+        )
+    return PruningPlan(model.name, (RankStep(layers, "sigma"),))
+
+
+def check_ranks(model: Any, step: RankStep) -> None:
+    """Raises `PlanMismatchError` for the first layer of a step that differs from the model's."""
+    groups = {group.name: group for group in find_rank_groups(model)}
+    for layer in step.layers:
+        group = groups.get(layer.name)
+        if group is None or group.fixed is not None or group.rank != layer.rank:
+            found = "no such layer"
+            if group is not None:
+                found = group.fixed or f"{group.rank} components"
+            raise PlanMismatchError(
+                f"`plan` was made for another model: layer {layer.name!r} should have "
+                f"{layer.rank} components. Received: a model with {found} there. Make the plan "
+                "again with `plan_ranks` or `rank_plan`."
+            )
+        if len(layer.scales) not in (0, group.groups * len(layer.kept)):
+            raise PlanMismatchError(
+                f"`plan` must hold one scale per kept component and group of {layer.name!r}, "
+                f"{group.groups * len(layer.kept)}. Received: {len(layer.scales)} scales."
+            )
+
+
+def choose_groups(groups: Sequence[RankGroup], layers: Iterable[str] | None) -> list[RankGroup]:
+    """Returns the groups that `decompose` is asked for; see its `layers`."""
     free = [group for group in groups if group.fixed is None]
     if layers is None:
         return free
@@ -130,13 +210,28 @@ def choose_groups(groups: Sequence[RankGroup], layers: Iterable[str] | None) -> 
     return [group for group in free if group.name in chosen]
 
 
-def leaf_calls(graph: Graph, seen: set[int] | None = None) -> Iterator[Call]:
-    """The first call of every layer and operation in a graph, nested graphs opened.
+def to_matrix(layer: Any, kernel: np.ndarray) -> np.ndarray:
+    """Returns a kernel as `(groups, kernel size * input channels, output channels)`, per group."""
+    if isinstance(layer, TRANSPOSED):
+        kernel = np.swapaxes(kernel, -1, -2)
+    groups = getattr(layer, "groups", 1)
+    matrix = kernel.reshape(-1, groups, kernel.shape[-1] // groups)
+    return matrix.transpose(1, 0, 2)
 
-    Args:
-        graph: The graph.
-        seen: Ids of the operations to pass over; filled as they are found.
-    """
+
+def to_kernel(layer: Any, matrix: np.ndarray) -> np.ndarray:
+    """Returns the kernel of a matrix, which may have fewer or more columns than the layer's."""
+    groups, rows, columns = matrix.shape
+    flat = matrix.transpose(1, 0, 2).reshape(rows, groups * columns)
+    if isinstance(layer, keras.layers.Dense):
+        return flat
+    size = tuple(layer.kernel_size)
+    kernel = flat.reshape(*size, rows // int(np.prod(size)), groups * columns)
+    return np.swapaxes(kernel, -1, -2) if isinstance(layer, TRANSPOSED) else kernel
+
+
+def leaf_calls(graph: Graph, seen: set[int] | None = None) -> Iterator[Call]:
+    """Yields the first call of every layer and operation in a graph, nested graphs opened."""
     seen = set() if seen is None else seen
     for call in graph.calls:
         if id(call.operation) in seen:
@@ -150,11 +245,7 @@ def leaf_calls(graph: Graph, seen: set[int] | None = None) -> Iterator[Call]:
 
 
 def output_layers(graph: Graph) -> set[int]:
-    """Ids of the layers with a kernel that make the outputs: the head of a model.
-
-    Args:
-        graph: The graph.
-    """
+    """Returns the ids of the layers with a kernel that make the outputs: the head of a model."""
     makers = {id(x): call for call in graph.calls for x in call.outputs}
     found: set[int] = set()
     waiting, seen = list(graph.outputs), set()
@@ -180,13 +271,13 @@ def _has_kernel(operation: Any) -> bool:
     return any(len(weight.shape) > 1 for weight in operation.weights)
 
 
-def _rank_group(layer: Any, analysis: Analysis) -> RankGroup:
-    name, kind = analysis.paths[id(layer)], type(layer).__name__
+def _rank_group(layer: Any, prefix: str, analysis: Analysis) -> RankGroup:
+    name, kind = prefix + analysis.paths[id(layer)], type(layer).__name__
     reason = _reason(layer, analysis)
-    if type(layer) not in DECOMPOSABLE:
+    if type(layer) not in _DECOMPOSABLE:
         return RankGroup(name, kind, 0, 0, 0, fixed=reason)
-    groups = getattr(layer, "groups", 1)
     shape = [int(size) for size in layer.kernel.shape]
+    groups = getattr(layer, "groups", 1)
     outputs = shape[-2] if isinstance(layer, TRANSPOSED) else shape[-1]
     rows, columns = math.prod(shape) // outputs, outputs // groups
     rank = min(rows, columns)
@@ -202,7 +293,7 @@ def _reason(layer: Any, analysis: Analysis) -> str | None:
         return "a depthwise kernel has a single component per channel"
     if isinstance(layer, keras.layers.Wrapper):
         return f"the layer inside a {kind} is called by the wrapper, not by the model"
-    if type(layer) not in DECOMPOSABLE:
+    if type(layer) not in _DECOMPOSABLE:
         return f"a {kind} is neither a convolution nor a dense layer of Keras"
     if isinstance(analysis.rules[id(layer)], Boundary):
         return "it is quantized or carries LoRA weights"

@@ -1,33 +1,55 @@
-"""The second layer of a decomposed pair: scaled singular directions, one factor per component."""
+"""The layers with scaling factors, and the pairs they form with the basis layers before them."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from spade_keras.errors import NotDecomposedError
+from spade_keras.pruning.basis.rank_groups import TRANSPOSED, RankGroup, to_matrix
+from spade_keras.pruning.graph.analysis import analyze
+from spade_keras.pruning.graph.trace import Graph
+from spade_keras.pruning.parts import parts_of, prefix_of
 
+BASIS_SUFFIX = "_basis"
+
+
+@keras.saving.register_keras_serializable(package="spade_keras")
 class BasisScaling(keras.layers.Layer):
-    """Maps basis coefficients to channels.
+    """The second layer of a pair: maps basis coefficients to channels.
 
         y = activation(z K + b),    K = diag(m) diag(s) diag(sigma) V^T
 
-    where `s` are the trainable scaling factors, initially 1, `m` is 1 for components that are
-    alive and 0 for pruned ones, and `sigma`, `V` are the singular values and right singular
-    vectors of a kernel. Only `s` trains. With `groups`, coefficients and channels stand in as
-    many blocks, each with a `K` of its own.
-
-    Not used itself: see `BasisScalingConv` and `BasisScalingDense`.
+    It follows a convolution or dense layer with the orthonormal kernel `U`; both together compute
+    the layer with kernel `U K`. `s` are the scaling factors, initially 1 and the only weights that
+    train; `m` is 1 for components that are alive and 0 for pruned ones; `sigma` and `V` are
+    the singular values and right singular vectors. With `groups`, coefficients and channels
+    stand in blocks, each with its own `K`.
 
     Args:
-        channels: Number of output channels.
-        groups: Blocks of coefficients and channels.
-        activation: Activation of the layer that was decomposed.
-        use_bias: Whether it had a bias.
-        data_format: Where the channels stand.
+        channels: Filters or units of the layer that was decomposed.
+        groups: Its groups; the rank is the same in each.
+        activation: Its activation.
+        use_bias: Whether it has a bias, which moves here.
+        data_format: Its data format.
         **kwargs: Those of every layer.
+
+    Input shape:
+        `(batch, ..., groups * rank)`; channels first where `data_format` says so.
+
+    Output shape:
+        `(batch, ..., channels)`.
+
+    Example:
+        >>> BasisScaling(8, activation="relu").compute_output_shape((1, 32, 32, 5))
+        (1, 32, 32, 8)
+
+    Reference:
+        Wong, Kashyap, Moradi, arXiv 2108.02893.
     """
 
     def __init__(
@@ -54,7 +76,7 @@ class BasisScaling(keras.layers.Layer):
         self.supports_masking = True
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Makes the weights; their values come from `set_factors`."""
+        """Makes the weights; `decompose` sets their values."""
         size = input_shape[self._axis(len(input_shape))]
         if size is None or size % self.groups:
             raise ValueError(
@@ -100,17 +122,13 @@ class BasisScaling(keras.layers.Layer):
         return int(self.scale.shape[0]) // self.groups
 
     @property
-    def alive(self) -> np.ndarray:
+    def alive(self) -> list[int]:
         """Indices of the components that are not pruned; a component spans all groups."""
         mask = np.asarray(ops.convert_to_numpy(self.mask)).reshape(self.groups, -1)
-        return np.flatnonzero(mask[0])
+        return list(map(int, np.flatnonzero(mask[0])))
 
     def keep(self, components: Any) -> None:
-        """Prunes all components but these, which stay or come back to life.
-
-        Args:
-            components: Indices in `[0, rank)`, at least one.
-        """
+        """Masks all components but these: indices in `[0, rank)`, at least one."""
         components = np.asarray(components, dtype=int)
         if not len(components) or components.min() < 0 or components.max() >= self.rank:
             raise ValueError(
@@ -122,7 +140,7 @@ class BasisScaling(keras.layers.Layer):
         self.mask.assign(np.tile(mask, self.groups))
 
     def effective_directions(self) -> np.ndarray:
-        """`diag(s) diag(sigma) V^T` of every group, shape `(groups, rank, channels per group)`."""
+        """Returns `diag(s) diag(sigma) V^T`, shape `(groups, rank, channels per group)`."""
         scale, sigma, directions = (
             np.asarray(ops.convert_to_numpy(v)).astype(np.float64)
             for v in (self.scale, self.singular_values, self.directions)
@@ -139,87 +157,91 @@ class BasisScaling(keras.layers.Layer):
         """The arguments of the constructor."""
         return {
             **super().get_config(),
+            "channels": self.channels,
+            "groups": self.groups,
             "activation": keras.activations.serialize(self.activation),
             "use_bias": self.use_bias,
+            "data_format": self.data_format,
         }
 
     def _axis(self, rank: int) -> int:
         return 1 if self.data_format == "channels_first" else rank - 1
 
 
-@keras.saving.register_keras_serializable(package="spade_keras")
-class BasisScalingConv(BasisScaling):
-    """A 1x1 convolution with kernel `diag(s) diag(sigma) V^T` whose factors `s` train.
-
-    It follows a convolution (1D, 2D or 3D) whose kernel is the orthonormal basis `U`; both
-    together compute the convolution with kernel `U diag(sigma) V^T` as long as `s` is 1.
+@dataclass(frozen=True)
+class Pair:
+    """One decomposed layer.
 
     Args:
-        filters: Channels of the convolution that was decomposed.
-        groups: Its groups; the rank is the same in each.
-        activation: Its activation.
-        use_bias: Whether it has a bias, which moves here.
-        data_format: Its data format.
-        **kwargs: Those of every layer.
-
-    Input shape:
-        `(batch, ..., groups * rank)`; channels first where `data_format` says so.
-
-    Output shape:
-        `(batch, ..., filters)`.
-
-    Example:
-        >>> layer = BasisScalingConv(8, activation="relu")
-        >>> layer.compute_output_shape((1, 32, 32, 5))
-        (1, 32, 32, 8)
-
-    Reference:
-        Wong, Kashyap, Moradi, arXiv 2108.02893.
+        name: Path of the layer that was decomposed, now of the scaling layer.
+        basis: The layer with the orthonormal kernel.
+        scaling: The layer with the factors.
+        basis_path: Path of the basis layer.
     """
 
-    def __init__(self, filters: int, **kwargs: Any) -> None:
-        super().__init__(filters, **kwargs)
+    name: str
+    basis: Any
+    scaling: BasisScaling
+    basis_path: str
 
     @property
-    def filters(self) -> int:
-        """Number of output channels."""
-        return self.channels
+    def group(self) -> RankGroup:
+        """The rank group of the layer that the pair came from."""
+        _, rows, _ = self.basis_matrix().shape
+        groups = self.scaling.groups
+        columns = self.scaling.channels // groups
+        expansion = int(np.prod(self.basis.strides)) if isinstance(self.basis, TRANSPOSED) else 1
+        kind = type(self.basis).__name__
+        return RankGroup(self.name, kind, min(rows, columns), rows, columns, groups, expansion)
 
-    def get_config(self) -> dict[str, Any]:
-        """The arguments of the constructor."""
-        own = {"filters": self.channels, "groups": self.groups, "data_format": self.data_format}
-        return {**super().get_config(), **own}
+    def basis_matrix(self) -> np.ndarray:
+        """Returns `U` of every group, shape `(groups, rows, rank)`."""
+        return to_matrix(self.basis, np.asarray(ops.convert_to_numpy(self.basis.kernel), float))
 
 
-@keras.saving.register_keras_serializable(package="spade_keras")
-class BasisScalingDense(BasisScaling):
-    """A dense layer with kernel `diag(s) diag(sigma) V^T` whose factors `s` train.
+def find_pairs(model: Any) -> tuple[Pair, ...]:
+    """Lists the pairs of a decomposed model in running order, shared ones once; none if it is not.
 
     Args:
-        units: Units of the dense layer that was decomposed.
-        activation: Its activation.
-        use_bias: Whether it has a bias, which moves here.
-        **kwargs: Those of every layer.
+        model: A model made by `decompose`, or loaded from its file, or one that holds it.
 
-    Input shape:
-        `(batch, ..., rank)`.
-
-    Output shape:
-        `(batch, ..., units)`.
-
-    Example:
-        >>> BasisScalingDense(10).compute_output_shape((1, 4))
-        (1, 10)
+    Raises:
+        ValueError: A scaling layer does not follow its basis layer.
     """
+    found: list[Pair] = []
+    for key, part in parts_of(model).items():
+        pairs: dict[int, Pair] = {}
+        _collect(analyze(part).graph, prefix_of(key), analyze(part).paths, pairs)
+        found += pairs.values()
+    return tuple(found)
 
-    def __init__(self, units: int, **kwargs: Any) -> None:
-        super().__init__(units, **kwargs)
 
-    @property
-    def units(self) -> int:
-        """Number of output channels."""
-        return self.channels
+def check_pairs(model: Any) -> tuple[Pair, ...]:
+    """Lists the pairs of a model; raises `NotDecomposedError` where it has none."""
+    parts = parts_of(model).values()
+    found = any(isinstance(x, BasisScaling) for part in parts for x in part._flatten_layers())
+    pairs = find_pairs(model) if found else ()
+    if not pairs:
+        raise NotDecomposedError(
+            "`model` must be decomposed. Received: "
+            f"model={getattr(model, 'name', model)!r}, which has no basis scaling layer. Pass "
+            "`decompose(model)`."
+        )
+    return pairs
 
-    def get_config(self) -> dict[str, Any]:
-        """The arguments of the constructor."""
-        return {**super().get_config(), "units": self.channels}
+
+def _collect(graph: Graph, prefix: str, paths: dict[int, str], pairs: dict[int, Pair]) -> None:
+    makers = {id(x): call.operation for call in graph.calls for x in call.outputs}
+    for call in graph.calls:
+        scaling = call.operation
+        nested = graph.nested.get(id(scaling))
+        if nested is not None:
+            _collect(nested, prefix, paths, pairs)
+        elif isinstance(scaling, BasisScaling) and id(scaling) not in pairs:
+            basis, path = makers.get(id(call.inputs[0])), prefix + paths[id(scaling)]
+            if getattr(basis, "kernel", None) is None:
+                raise ValueError(
+                    f"Every scaling layer must follow its basis layer. Received: {path!r}, which "
+                    f"follows {getattr(basis, 'name', 'an input of the model')!r}."
+                )
+            pairs[id(scaling)] = Pair(path, basis, scaling, prefix + paths[id(basis)])

@@ -21,9 +21,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
+from random_model import example_inputs, logits, randomize_weights
 
 from spade_keras.pruning.basis import decompose, find_pairs, find_rank_groups
-from spade_keras.pruning.basis.verification import example_inputs, logits, randomize_weights
 
 SMALLEST = {"Xception": 71, "InceptionV3": 75, "InceptionResNetV2": 75}
 NAMES = """

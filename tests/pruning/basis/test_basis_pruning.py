@@ -7,19 +7,17 @@ from keras import layers, ops
 
 from spade_keras.backend import loss_gradients
 from spade_keras.pruning.basis import (
-    BASIS_IMPORTANCES,
+    COMPONENT_IMPORTANCES,
     BasisImportance,
     BasisPruning,
     NotDecomposedError,
     decompose,
     find_pairs,
-    get,
     merge,
     prune_components,
-    register_basis_importance,
 )
-from spade_keras.pruning.basis.factors import to_matrix
-from spade_keras.pruning.basis.recorder import GradientRecorder
+from spade_keras.pruning.basis.basis_pruning import GradientRecorder
+from spade_keras.pruning.basis.rank_groups import to_matrix
 
 LOSS = keras.losses.SparseCategoricalCrossentropy()
 
@@ -119,7 +117,7 @@ def test_the_optimizer_is_left_as_it_was():
     "name",
     [
         pytest.param(name, marks=() if name == "taylor" else pytest.mark.once)
-        for name in BASIS_IMPORTANCES
+        for name in COMPONENT_IMPORTANCES
     ],
 )
 def test_every_importance_prunes_the_stated_number_per_epoch(name):
@@ -187,10 +185,10 @@ def test_the_network_is_ranked_as_a_whole():
 @pytest.mark.once
 def test_sigma_times_s_is_the_share_of_the_kernels_energy():
     low = decompose(_model())
-    layer = low.get_layer("grouped")
-    layer.scale.assign(np.arange(1.0, 7.0))
-    scores = get("sigma")(layer, None)
-    energy = np.square(layer.effective_directions()).sum(axis=2)
+    pair = next(pair for pair in find_pairs(low) if pair.name == "grouped")
+    pair.scaling.scale.assign(np.arange(1.0, 7.0))
+    scores = COMPONENT_IMPORTANCES.make("sigma")(pair, None)
+    energy = np.square(pair.scaling.effective_directions()).sum(axis=2)
     np.testing.assert_allclose(scores, energy / energy.sum(), rtol=1e-5)
     assert scores.shape == (2, 3)
 
@@ -344,27 +342,27 @@ def test_bad_settings_are_refused(settings, message):
 @pytest.mark.once
 def test_an_importance_may_be_registered():
     class Zero(BasisImportance):
-        def __call__(self, layer, effects):
-            return np.zeros((layer.groups, layer.rank))
+        def __call__(self, pair, effects):
+            return np.zeros((pair.scaling.groups, pair.scaling.rank))
 
-    register_basis_importance("zero", Zero)
+    COMPONENT_IMPORTANCES.register("zero", Zero)
     try:
         assert isinstance(BasisPruning(importance="zero").importance, Zero)
-        with pytest.raises(ValueError, match="Received: name='zero'"):
-            register_basis_importance("zero", Zero)
-        with pytest.raises(ValueError, match="Received: importance=3"):
-            register_basis_importance("three", 3)
+        with pytest.raises(ValueError, match="'zero' exists already"):
+            COMPONENT_IMPORTANCES.register("zero", Zero)
+        with pytest.raises(ValueError, match="Received: 3"):
+            COMPONENT_IMPORTANCES.register("three", 3)
     finally:
-        del BASIS_IMPORTANCES["zero"]
+        COMPONENT_IMPORTANCES.unregister("zero")
     with pytest.raises(ValueError, match="`effects` must be recorded"):
-        get("taylor")(decompose(_model()).get_layer("conv"), None)
+        COMPONENT_IMPORTANCES.make("taylor")(find_pairs(decompose(_model()))[0], None)
 
 
 @pytest.mark.once
 def test_scores_must_be_finite_and_one_per_component():
     class Wrong(BasisImportance):
-        def __call__(self, layer, effects):
-            return np.full((layer.groups, layer.rank), np.nan)
+        def __call__(self, pair, effects):
+            return np.full((pair.scaling.groups, pair.scaling.rank), np.nan)
 
     low, (x, y) = _compiled(), _data()
     with pytest.raises(ValueError, match=r"finite scores of shape \(1, 8\) for layer 'conv'"):

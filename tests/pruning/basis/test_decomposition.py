@@ -9,7 +9,7 @@ from spade_keras.networks import UnrolledPGD, priors
 from spade_keras.operators import CartesianMRI
 from spade_keras.pruning.basis import decompose, find_pairs, find_rank_groups, merge
 from spade_keras.pruning.basis.scaling import BasisScaling
-from spade_keras.pruning.basis.verification import example_inputs, logits, randomize_weights
+from tests.pruning.basis.random_model import example_inputs, logits, randomize_weights
 
 SAME = 1e-5
 LAST = {"padding": "same", "activation": "relu"}

@@ -15,8 +15,8 @@ from spade_keras.pruning.basis import (
     decompose,
     find_pairs,
     find_rank_groups,
-    make_rank_plan,
     merge,
+    rank_plan,
 )
 
 
@@ -54,8 +54,8 @@ def test_both_forms_compute_what_the_masked_model_computes(measured):
     # The pair has one layer more than the other form, which decides the "time".
     sign = 1 if measured == "one" else -1
     merged = merge(low, by="latency", measure=lambda m: 10 + sign * len(m.layers))
-    forms = {layer.form for layer in make_rank_plan(
-        low, by="latency", measure=lambda m: 10 + sign * len(m.layers)).layers}  # fmt: skip
+    plan = rank_plan(low, by="latency", measure=lambda m: 10 + sign * len(m.layers))
+    forms = {layer.form for layer in plan.steps[0].layers}
     assert forms == {measured}
     np.testing.assert_allclose(_run(merged), _run(low), rtol=1e-5, atol=1e-6)
     names = [layer.name for layer in merged.layers]
@@ -79,7 +79,7 @@ def test_the_form_with_fewer_multiply_accumulates_is_chosen(name):
     macs = {}
     for rank in (below, below + 1):
         low = _pruned({**full, name: rank})
-        form = {layer.name: layer.form for layer in make_rank_plan(low).layers}[name]
+        form = {layer.name: layer.form for layer in rank_plan(low).steps[0].layers}[name]
         assert form == ("pair" if rank == below else "one")
         merged = merge(low)
         np.testing.assert_allclose(_run(merged), _run(low), rtol=1e-5, atol=1e-6)
@@ -102,8 +102,8 @@ def test_what_is_measured_are_the_two_forms_on_the_layers_inputs():
         seen.append((model.inputs[0].shape, model.count_params()))
         return 1.0
 
-    plan = make_rank_plan(low, by="latency", measure=measure, inputs=(3, 12, 12, 6))
-    assert {layer.form for layer in plan.layers} == {"one"}
+    plan = rank_plan(low, by="latency", measure=measure, inputs=(3, 12, 12, 6))
+    assert {layer.form for layer in plan.steps[0].layers} == {"one"}
     conv = 54 * 16 + 16, 54 * 5 + 5 * 16 + 16
     assert seen[:2] == [((3, 12, 12, 6), conv[0]), ((3, 12, 12, 6), conv[1])]
     assert seen[2][0] == (3, 12, 12, 16) and len(seen) == 8
