@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -60,6 +60,24 @@ class Configuration:
         if self.ranks:
             parts.append(", ".join(f"{layer} of rank {rank}" for layer, rank in self.ranks.items()))
         return "; ".join(part for part in parts if part)
+
+
+Curve = Callable[[float], Configuration]
+"""A family of configurations, from the full network at 0 to the narrowest at 1.
+
+The cost falls as the amount rises.
+"""
+
+
+def checked_amount(amount: float) -> float:
+    """Returns the argument of a curve.
+
+    Raises:
+        ValueError: If it is not from 0 to 1.
+    """
+    if not 0 <= amount <= 1:
+        raise ValueError(f"`amount` must be from 0 to 1. Received: amount={amount}")
+    return amount
 
 
 @dataclass(frozen=True)
