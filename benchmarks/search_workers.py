@@ -4,9 +4,9 @@
     python benchmarks/search_workers.py --storage ... --proxy    # the same through a gRPC proxy
 
 Writes benchmarks/results/search_workers.json. Every worker is a process with the storage layer
-alone: no Keras, and trials that write what those of a search write, but take no time. A tenth of
-the workers is killed by SIGKILL. The server must allow up to three connections per worker
-(`max_connections`); a proxy takes ten in all.
+alone, without Keras. Its trials write what those of a search write, but take no time; every tenth
+takes a second, and in the middle of such trials a tenth of the workers is killed by SIGKILL. The
+server must allow up to three connections per worker (`max_connections`); a proxy takes ten in all.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ LIMIT_S = 300
 
 
 def objective(trial: Trial) -> float:
+    if trial.number % 10 == 9:
+        time.sleep(1)  # for a victim to be killed in it
     trial.set_user_attr("origin", "random")
     widths = [trial.suggest_int(f"group {i}", 0, 9) for i in range(4)]
     trial.set_user_attr("configuration", widths)
@@ -77,13 +79,17 @@ def run(storage: str, url: str, workers: int, trials: int) -> dict[str, Any]:
     study = optuna.create_study(study_name=name, storage=open_storage(storage))
     started = time.monotonic()
     alive = {fork(url, name, trials) for _ in range(workers)}
-    victims = random.sample(sorted(alive), workers // 10)
+    kills = workers // 10
     codes: Counter[str] = Counter()
     while alive and time.monotonic() - started < LIMIT_S:
-        done = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
+        found = study.get_trials(deepcopy=False)
+        ended = [trial for trial in found if trial.state.is_finished()]
+        names = [t.user_attrs.get("worker", "-0-") for t in found[-50:] if t not in ended]
+        victims = [pid for name in names if (pid := int(name.split("-")[-2])) in alive]
         # One victim after the other, over the first three quarters of the trials.
-        if victims and done >= 0.75 * trials * (1 - len(victims) / (workers // 10)):
-            os.kill(victims.pop(), signal.SIGKILL)
+        if kills and victims and len(ended) >= 0.75 * trials * (1 - kills / (workers // 10)):
+            os.kill(random.choice(victims), signal.SIGKILL)
+            kills -= 1
         pid, status = os.waitpid(-1, os.WNOHANG)
         while pid:
             alive.discard(pid)
@@ -97,11 +103,11 @@ def run(storage: str, url: str, workers: int, trials: int) -> dict[str, Any]:
 
 
 def count(found: list[FrozenTrial], trials: int) -> dict[str, Any]:
-    """Counts what must be 0, and the trials per second of the first 90 %."""
+    """Counts what must be 0, and the trials per second while all workers are at work."""
     failed = [trial for trial in found if trial.state == TrialState.FAIL]
     retries = Counter(t.user_attrs["retry_of"] for t in found if "retry_of" in t.user_attrs)
     completed = sorted(t.datetime_complete for t in found if t.state == TrialState.COMPLETE)
-    steady = completed[len(completed) // 20 : int(0.9 * len(completed))]
+    steady = completed[len(completed) // 2 : int(0.9 * len(completed))]
     seconds = (steady[-1] - steady[0]).total_seconds()
     return {
         "trials": trials,
@@ -128,7 +134,7 @@ def main() -> None:
     parser.add_argument("--storage", required=True, help="postgresql://user:password@host/database")
     parser.add_argument("--proxy", action="store_true", help="connect the workers through a proxy")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 10, 50, 200])
-    parser.add_argument("--trials", type=int, default=400)
+    parser.add_argument("--trials", type=int, default=6, help="per worker, at least 200 in all")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     way, proxy, url = "postgresql", None, options.storage
@@ -137,7 +143,7 @@ def main() -> None:
         proxy, url = start_proxy(options.storage)
     stored = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     try:
-        rows = [run(options.storage, url, n, options.trials) for n in options.workers]
+        rows = [run(options.storage, url, n, max(200, options.trials * n)) for n in options.workers]
     finally:
         if proxy is not None:
             proxy.kill()

@@ -211,20 +211,18 @@ class SearchSpace:
                 own.
         """
         parameters: dict[str, Any] = {
-            v.group: int(np.argmin(np.abs(np.array(v.edges) - configuration.widths[v.group])))
-            for v in self.variables
+            v.group: _nearest(v.edges, configuration.widths[v.group]) for v in self.variables
         }
         if self.iterations:
             wanted = configuration.iterations or self.iterations[-1]
-            parameters[_ITERATIONS] = int(np.argmin(np.abs(np.array(self.iterations) - wanted)))
+            parameters[_ITERATIONS] = _nearest(self.iterations, wanted)
         parameters |= {_DROP + block: int(block in configuration.dropped) for block in self.blocks}
         if self.dtypes:
             known = configuration.dtype in self.dtypes
             parameters[_DTYPE] = configuration.dtype if known else self.dtypes[0]
         for rank in self.ranks:
             wanted = configuration.ranks.get(rank.layer, rank.edges[-1])
-            nearest = int(np.argmin(np.abs(np.array(rank.edges) - wanted)))
-            parameters[_RANK + rank.layer] = nearest
+            parameters[_RANK + rank.layer] = _nearest(rank.edges, wanted)
         return parameters
 
     def snap(self, widths: Mapping[str, float], **joint: Any) -> Configuration:
@@ -235,10 +233,7 @@ class SearchSpace:
             **joint: Other fields of `Configuration`.
         """
         own = dict(zip(("iterations", "dropped", "dtype"), self._own(), strict=True))
-        nearest = {
-            v.group: v.edges[int(np.argmin(np.abs(np.array(v.edges) - widths[v.group])))]
-            for v in self.variables
-        }
+        nearest = {v.group: v.edges[_nearest(v.edges, widths[v.group])] for v in self.variables}
         return Configuration(nearest, **{**own, **joint})
 
     def uniform(self, ratio: float) -> Configuration:
@@ -252,7 +247,7 @@ class SearchSpace:
             "iterations": list(self.iterations),
             "blocks": list(self.blocks),
             "dtypes": list(self.dtypes),
-            # Left out where there are none: studies of before knew no ranks, and may go on.
+            # Omitted when empty, so studies created before ranks can resume.
             **({"ranks": {v.layer: list(v.edges) for v in self.ranks}} if self.ranks else {}),
         }
 
@@ -264,3 +259,8 @@ class SearchSpace:
     def _own(self) -> tuple[int | None, tuple[str, ...], str | None]:
         iterations = self.iterations[-1] if self.iterations else None
         return iterations, (), self.dtypes[0] if self.dtypes else None
+
+
+def _nearest(allowed: Sequence[int], wanted: float) -> int:
+    """The index of the value allowed that is nearest; of two, the lower."""
+    return int(np.argmin(np.abs(np.array(allowed) - wanted)))
