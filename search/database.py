@@ -40,15 +40,18 @@ _PARAM, _USER, _SYSTEM, _BEAT = (
     (models.TrialHeartbeatModel, "trial_id"),
 )
 
+_FULL = (
+    "A worker takes up to three connections: raise `max_connections`, or let the workers connect "
+    "through `spade-keras search proxy`."
+)
+_REFUSED = "Check the user and the password in the URL."
 _REMEDIES = {
-    "authentication failed": "Check the user and the password in the URL.",
-    "no password supplied": "Check the user and the password in the URL.",
+    "authentication failed": _REFUSED,
+    "no password supplied": _REFUSED,
     "does not exist": "Create it with PostgreSQL's `createdb` or `createuser`, or fix the URL.",
     "permission denied": "The user must be allowed to create and write tables in this database.",
-    "too many clients": "Raise `max_connections` (a worker takes up to 3), or let the workers "
-    "connect through `spade-keras search proxy`.",
-    "remaining connection slots": "Raise `max_connections` (a worker takes up to 3), or let the "
-    "workers connect through `spade-keras search proxy`.",
+    "too many clients": _FULL,
+    "remaining connection slots": _FULL,
     "": "Check that the server runs and that its host and port can be reached from here.",
 }
 
@@ -93,7 +96,7 @@ class Database(RDBStorage):
 
     def record_heartbeat(self, trial_id: int) -> None:  # noqa: D102
         read = getattr(self._thread, "read", None)
-        if read is not None and read._trial_id == trial_id:  # just asked for
+        if read is not None and read._trial_id == trial_id:  # this thread has just started it
             self._own[trial_id] = copy.deepcopy(read)
             self._thread.read = None
         self._note(trial_id, _BEAT, "", {"heartbeat": _NOW})
@@ -158,8 +161,9 @@ class Database(RDBStorage):
                 return
             trials = models.TrialModel.__table__
             with self.engine.begin() as connection:
-                # A power cut at the server may lose notes of running trials, which are then
-                # stale and tried again; every start and end waits for the disk, these before it.
+                # A power cut at the server may lose the last notes of running trials, which are
+                # then stale and retried. A start or an end waits for the disk, and a killed
+                # worker or client loses nothing.
                 connection.execute(sqlalchemy.text("SET LOCAL synchronous_commit TO off"))
                 query = sqlalchemy.select(trials.c.state).where(trials.c.trial_id == trial_id)
                 state = connection.scalar(query)

@@ -287,12 +287,12 @@ class Sweep:
 
     def calls(self) -> list[LayerCall]:
         """Every call there is; those that differ in the width of one group follow each other."""
-        by_place: dict[Place, list[LayerCall]] = {p: [call] for p, call in self.full.items()}
-        for widths in self.changed.values():
-            for calls in widths.values():
-                for place, call in calls.items():
-                    by_place[place].append(call)
-        return [call for calls in by_place.values() for call in calls]
+        changes = [calls for widths in self.changed.values() for calls in widths.values()]
+        return [
+            call
+            for place, full in self.full.items()
+            for call in (full, *(calls[place] for calls in changes if place in calls))
+        ]
 
 
 def sweep_widths(network: keras.Model, inputs: Any, widths: Mapping[str, Sequence[int]]) -> Sweep:

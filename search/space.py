@@ -22,7 +22,7 @@ class Configuration:
 
     Attributes:
         widths: Width of every group that may change.
-        iterations: Iterations of the network; None: as many as it has.
+        iterations: Iterations of the network; None: its own count.
         dropped: Residual blocks left out, by their names in `pruning.find_residual_blocks`.
         dtype: What the priors compute in; None: as they do.
         ranks: Components of every layer that keeps fewer than all of its kernel's; where its

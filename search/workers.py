@@ -202,11 +202,11 @@ class Worker(abc.ABC):
         *,
         catch: tuple[type[Exception], ...] = (),
     ) -> FrozenTrial:
-        """Runs a claimed trial to its end, whatever that is.
+        """Runs a claimed trial to its end.
 
-        Complete, or pruned by `optuna.TrialPruned`; failed if the value is not finite or the
-        objective raises, with the user attribute `reason`. A trial that another worker has ended
-        in the meantime, because this one gave no sign of life, stays as that worker left it.
+        It is complete, or pruned by `optuna.TrialPruned`, or failed with the user attribute
+        `reason` if the value is not finite or the objective raises. A trial that another worker
+        has ended meanwhile, because this one gave no sign of life, stays as that worker left it.
 
         Args:
             study: The study.
@@ -259,7 +259,7 @@ class Worker(abc.ABC):
 
 
 class JournalWorker(Worker):
-    """A worker on a journal: alive as long as it holds a lock file, which a kill lets go of."""
+    """A worker on a journal: alive as long as it holds a lock file, which the system releases."""
 
     def __init__(self, storage: Journal) -> None:
         super().__init__(storage)
@@ -356,7 +356,7 @@ def _lost(trials: Sequence[FrozenTrial]) -> Iterator[dict[str, Any]]:
 def repeated(
     beat: Callable[[int], None], interval_s: float | None, storage: BaseStorage
 ) -> Iterator[None]:
-    """Calls `beat` in a thread every so often while it is open, whatever is lost on the way."""
+    """Calls `beat` in a thread at that interval while it is open; a lost storage is no error."""
     done = threading.Event()
 
     def repeat() -> None:
