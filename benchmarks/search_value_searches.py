@@ -29,8 +29,8 @@ from spade_keras import data, search
 from spade_keras.files import write_json_atomic
 from spade_keras.finetuning import Supervised
 from spade_keras.latency import LatencyCache
+from spade_keras.search.layer_insights import measured_space
 from spade_keras.search.layer_table import LayerTable
-from spade_keras.search.measured_space import measured_space
 
 # The short fine-tunings go at the library's default rate, and once at the rate of the long ones.
 OBJECTIVES = ("as_pruned", "kept_importance", "half_epoch", "one_epoch", "one_epoch_at_tuning_rate")

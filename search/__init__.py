@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from spade_keras.registry import PRUNERS, SAMPLERS, lazy_attributes
+from spade_keras.registry import PRUNERS, SAMPLERS, SEEDS, lazy_attributes
 
 if TYPE_CHECKING:
     from spade_keras.errors import CandidateError
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         strategy_quality,
     )
     from spade_keras.search.result import SearchResult, Timing, TrialRecord
-    from spade_keras.search.seeds import SEEDS, propose
+    from spade_keras.search.seeds import propose
     from spade_keras.search.space import Configuration, RankVariable, SearchSpace, WidthVariable
     from spade_keras.search.storage import open_storage
     from spade_keras.search.study import Search, run
@@ -90,7 +90,7 @@ __getattr__ = lazy_attributes(
         "quality": "Accuracy LogitAgreement Quality SelfSupervisedScore TeacherAgreement "
         "ValidationPSNR strategy_quality",
         "result": "SearchResult Timing TrialRecord",
-        "seeds": "SEEDS propose",
+        "seeds": "propose",
         "space": "Configuration RankVariable SearchSpace WidthVariable",
         "storage": "open_storage",
         "study": "Search run",

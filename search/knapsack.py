@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
+import keras
 import numpy as np
 
-from spade_keras.search.space import Configuration, SearchSpace
+from spade_keras.pruning import find_groups
+from spade_keras.pruning.cost import PlanCost
+from spade_keras.pruning.graph.weights import WeightTable
+from spade_keras.search.kept_importance import KeptShare
+from spade_keras.search.space import Configuration, Curve, SearchSpace, checked_amount
 
 Cost = Callable[[Configuration], float]
 """Predicts what a configuration costs, in any unit."""
@@ -214,3 +221,70 @@ class _PairwiseCost:
         shift = self.shares[group, target] - shares[group]
         saved = self.savings[group, target] - self.savings[group, chosen[group]]
         return shift * (self.joint @ shares)[group] - saved
+
+
+def knapsack_curve(space: SearchSpace, importances: Mapping[str, KeptShare], cost: Cost) -> Curve:
+    """The widths that keep most importance within a predicted cost; see `Knapsack`.
+
+    It maximizes sum_g k_g log(share of its importance that group g keeps), with k_g the number of
+    kernels that the group's channels pass through. The logarithm keeps the solution from strangling
+    one group to spare the others, as a plain sum would. The amount is the least share of the
+    removable cost to remove: the cost follows it to within a step of the widths.
+
+    Args:
+        space: The widths allowed.
+        importances: Of `kept_importance.kept_shares`.
+        cost: Predicts the cost of a configuration, such as `LayerTable.predict_ms`.
+
+    Raises:
+        ValueError: If a group of the space has no importance.
+    """
+    knapsack = Knapsack(space, knapsack_values(space, importances), cost)
+
+    @functools.cache
+    def curve(amount: float) -> Configuration:
+        if checked_amount(amount) == 0:
+            return space.full
+        removable = knapsack.full_cost - knapsack.narrowest_cost
+        return knapsack.solve(knapsack.full_cost - amount * removable)
+
+    return curve
+
+
+def knapsack_values(
+    space: SearchSpace, importances: Mapping[str, KeptShare]
+) -> dict[str, list[float]]:
+    """Returns group -> value of each of its edges, 0 at the full width."""
+    missing = [v.group for v in space.variables if v.group not in importances]
+    if missing:
+        raise ValueError(
+            f"`importances` must have every group of the space. Received: none for {missing}"
+        )
+
+    def value(kept: KeptShare, width: int) -> float:
+        return kept.weight * float(np.log(max(kept.shares[width], 1e-12)))
+
+    return {
+        v.group: [value(importances[v.group], edge) for edge in v.edges] for v in space.variables
+    }
+
+
+def predicted_cost(
+    network: keras.Model, *, table: Any = None, inputs: Any = None
+) -> tuple[str, Cost]:
+    """Returns the best prediction at hand and what it is made of.
+
+    Args:
+        network: The full network.
+        table: A `LayerTable`, or anything with `predict_ms(configuration)`; None: widths are
+            priced by multiply-accumulates, and by parameters where input sizes are open.
+        inputs: What to count multiply-accumulates for; see `pruning.count_macs`.
+
+    Returns:
+        "layer times", "MACs" or "parameters"; and the function of a configuration.
+    """
+    if table is not None:
+        return "layer times", table.predict_ms
+    counted = PlanCost(network, find_groups(network), WeightTable(network), inputs)
+    which = 0 if counted.macs is None else 1
+    return ("parameters", "MACs")[which], lambda c: float(counted.total(c.widths)[which] or 0)

@@ -4,27 +4,97 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import keras
+import numpy as np
+from pydantic import TypeAdapter
 
 from spade_keras import latency
 from spade_keras.pruning import find_groups, find_residual_blocks
-from spade_keras.pruning.graph.weights import priors_of
-from spade_keras.search.calibration import (
-    Calibration,
-    Measured,
-    PredictionError,
-    measured_times,
+from spade_keras.pruning.parts import iterations_of, parts_of
+from spade_keras.search.layer_timing import (
+    LayerCall,
+    LayerTimer,
+    Place,
+    Sweep,
+    make_floor,
+    sweep_widths,
 )
-from spade_keras.search.layer_sweep import Place, Sweep, sweep_widths
-from spade_keras.search.layer_timing import LayerCall, LayerTimer, make_floor
 from spade_keras.search.space import Configuration
 
-# Of a layer's time, at least this share is its own and not that of starting it.
+# At least this share of a layer's time is its own and not that of starting it.
 _LEAST_SHARE = 0.05
+
+
+Measured = Sequence[tuple[Configuration, float]]
+"""Configurations and the milliseconds that the whole network took."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What whole networks take, as a function of their layers' times.
+
+        ms = constant + per_iteration * iterations + factor * sum
+
+    Attributes:
+        constant: Milliseconds spent once, for any configuration.
+        per_iteration: Milliseconds of every iteration outside of the layers, such as FFTs.
+        factor: Time of a layer inside the network / its time alone.
+    """
+
+    constant: float = 0.0
+    per_iteration: float = 0.0
+    factor: float = 1.0
+
+    @classmethod
+    def fit(
+        cls, sums: Sequence[float], iterations: Sequence[int], times: np.ndarray
+    ) -> Calibration:
+        """Minimizes the squares of the relative errors, no term being negative.
+
+        A single network gives the factor alone; networks of equal depth leave the constant at 0.
+
+        Args:
+            sums: Sum of the layers' times of each network.
+            iterations: Iterations of each; 1 if it has none.
+            times: Measured milliseconds of each.
+        """
+        # scipy.optimize takes a moment to import, which only those who fit shall wait for.
+        from scipy.optimize import nnls
+
+        columns = {"factor": np.asarray(sums, float)}
+        if np.ptp(columns["factor"]) > 0:
+            columns["per_iteration"] = np.asarray(iterations, float)
+        if np.ptp(iterations) > 0:
+            columns["constant"] = np.ones(len(times))
+        # Divided by the times, the residuals are relative errors.
+        matrix = np.stack(list(columns.values()), axis=1) / times[:, None]
+        solution, _ = nnls(matrix, np.ones(len(times)))
+        return cls(**dict(zip(columns, map(float, solution), strict=True)))
+
+
+@dataclass(frozen=True)
+class PredictionError:
+    """How far predictions are from measurements, relative to these.
+
+    Args:
+        median: Median of the absolute errors.
+        maximum: The largest.
+        configurations: Configurations compared.
+    """
+
+    median: float
+    maximum: float
+    configurations: int
+
+    def __str__(self) -> str:
+        return (
+            f"median error {self.median:.1%}, at most {self.maximum:.1%} "
+            f"over {self.configurations} configurations"
+        )
 
 
 @dataclass(frozen=True)
@@ -98,9 +168,6 @@ class LayerTable:
             **options: Of the default timer: `cache`, `repeats`, `mode`, `on_layer`; see
                 `LayerTimer`.
 
-        Returns:
-            The table, not calibrated.
-
         Raises:
             ValueError: If a group is unknown, or cannot have a width.
             SpadeError: If a layer cannot be timed alone.
@@ -117,9 +184,9 @@ class LayerTable:
         return cls(
             layers=tuple(_layer_time(sweep, place, ascending, own) for place in sweep.full),
             widths=ascending,
-            iterations=getattr(network, "iterations", None),
+            iterations=iterations_of(network),
             blocks={block.name: block.layers for block in find_residual_blocks(network)},
-            dtype=_dtype(network),
+            dtype=str(next(iter(parts_of(network).values())).compute_dtype),
             fingerprint=latency.fingerprint(inputs, mode=mode),
         )
 
@@ -135,27 +202,21 @@ class LayerTable:
         Raises:
             ValueError: If it names a group, width, block or dtype that was not measured.
         """
-        iterations = self._iterations(configuration)
-        return self.calibration.ms(self._sum(configuration), iterations)
+        fit, iterations = self.calibration, self._iterations(configuration)
+        outside = fit.constant + fit.per_iteration * iterations
+        return outside + fit.factor * self._sum(configuration)
 
     def calibrated(self, measured: Measured) -> LayerTable:
-        """Fits the prediction to whole networks' times; see `Calibration`.
-
-        The relative errors' squares are minimized, no term being negative. What is outside of
-        the layers counts as done in every iteration, unless iterations differ among `measured`;
-        a single measurement gives the factor alone.
+        """Returns a table with the same layers, fitted to whole networks' times.
 
         Args:
             measured: Configurations with their milliseconds; better a dozen than two, and among
                 them the full and the narrowest one.
 
-        Returns:
-            A table with the same layers.
-
         Raises:
             ValueError: If `measured` is empty or a time is not above 0.
         """
-        times = measured_times(measured)
+        times = _times(measured)
         sums = [self._sum(configuration) for configuration, _ in measured]
         iterations = [self._iterations(configuration) for configuration, _ in measured]
         return replace(self, calibration=Calibration.fit(sums, iterations, times))
@@ -169,9 +230,10 @@ class LayerTable:
         Raises:
             ValueError: If `measured` is empty or a time is not above 0.
         """
-        times = measured_times(measured)
-        predicted = [self.predict_ms(configuration) for configuration, _ in measured]
-        return PredictionError.of(predicted, times)
+        times = _times(measured)
+        predicted = np.array([self.predict_ms(configuration) for configuration, _ in measured])
+        errors = np.abs(predicted / times - 1)
+        return PredictionError(float(np.median(errors)), float(errors.max()), len(times))
 
     def group_ms(self, group: str, width: int | None = None) -> float:
         """Returns the milliseconds, in one forward pass, of the layers that a group changes.
@@ -180,10 +242,11 @@ class LayerTable:
             group: Name of the group.
             width: Its width, all others being full; None: the full one.
         """
-        position = None if width is None else self._position(group, width)
+        position = self._position(group, self.widths[group][-1] if width is None else width)
         return sum(
-            layer.calls * (layer.ms if position is None else _at(layer.by_group[group], position))
-            for layer in self._changed_by(group)
+            layer.calls * _at(layer.by_group[group], position)
+            for layer in self.layers
+            if group in layer.by_group
         )
 
     def staircase(self, group: str, *, resolution: float = latency.RESOLUTION) -> latency.Staircase:
@@ -200,32 +263,13 @@ class LayerTable:
 
     def as_dict(self) -> dict[str, Any]:
         """Returns plain JSON values, which `from_dict` reads, and the staircases beside them."""
-        return {
-            **asdict(self),
-            "layers": [
-                {**asdict(x), "by_group": {g: list(ms) for g, ms in x.by_group.items()}}
-                for x in self.layers
-            ],
-            "widths": {group: list(widths) for group, widths in self.widths.items()},
-            "blocks": {block: list(paths) for block, paths in self.blocks.items()},
-            "staircases": {group: self.staircase(group).as_dict() for group in self.widths},
-        }
+        plain = TypeAdapter(LayerTable).dump_python(self, mode="json")
+        return plain | {"staircases": {g: self.staircase(g).as_dict() for g in self.widths}}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> LayerTable:
         """Reads what `as_dict` returned."""
-        fields = {name: value for name, value in content.items() if name != "staircases"}
-        layers = []
-        for layer in content["layers"]:
-            by_group = {group: tuple(ms) for group, ms in layer["by_group"].items()}
-            layers.append(LayerTime(**{**layer, "by_group": by_group}))
-        fields |= {
-            "layers": tuple(layers),
-            "widths": {group: tuple(widths) for group, widths in content["widths"].items()},
-            "blocks": {block: tuple(paths) for block, paths in content["blocks"].items()},
-            "calibration": Calibration(**content["calibration"]),
-        }
-        return cls(**fields)
+        return TypeAdapter(cls).validate_python(dict(content))
 
     def _sum(self, configuration: Configuration) -> float:
         """The sum of the layers' times."""
@@ -264,8 +308,6 @@ class LayerTable:
         return wanted
 
     def _left_out(self, configuration: Configuration) -> frozenset[str]:
-        if not configuration.dropped:
-            return frozenset()
         unknown = [block for block in configuration.dropped if block not in self.blocks]
         if unknown:
             raise ValueError(
@@ -285,10 +327,6 @@ class LayerTable:
             )
             for block, paths in self.blocks.items()
         }
-
-    def _changed_by(self, group: str) -> list[LayerTime]:
-        self._check_group(group)
-        return [layer for layer in self.layers if group in layer.by_group]
 
     def _position(self, group: str, width: int) -> tuple[int, float]:
         """The index of the width measured above, and the share of the way down from it."""
@@ -340,10 +378,7 @@ def _with_full(
 
 
 def _layer_time(
-    sweep: Sweep,
-    place: Place,
-    widths: Mapping[str, Sequence[int]],
-    own: Mapping[str, float],
+    sweep: Sweep, place: Place, widths: Mapping[str, Sequence[int]], own: Mapping[str, float]
 ) -> LayerTime:
     full = sweep.full[place]
     by_group = {}
@@ -354,7 +389,11 @@ def _layer_time(
     return LayerTime(full.path, sweep.counts[place], own[full.signature], by_group)
 
 
-def _dtype(network: keras.Model) -> str:
-    parts = priors_of(network)
-    model = network if parts is None else next(iter(parts.values()))
-    return str(model.compute_dtype)
+def _times(measured: Measured) -> np.ndarray:
+    times = np.array([ms for _, ms in measured], float)
+    if not (times.size and np.isfinite(times).all() and times.min() > 0):
+        raise ValueError(
+            "`measured` must hold at least one configuration, with a finite time above 0. "
+            f"Received: times={times.tolist()}"
+        )
+    return times

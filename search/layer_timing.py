@@ -1,11 +1,12 @@
-"""The time of single layers, each built and run on its own."""
+"""The calls of a network that change with its widths, and the time of each run alone."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import median
 from typing import Any
@@ -16,11 +17,13 @@ import numpy as np
 from spade_keras import backend, latency
 from spade_keras.errors import SpadeError
 from spade_keras.latency.windows import time_interleaved, warm_up
-from spade_keras.pruning.graph.forward_pass import ShapedCall
+from spade_keras.pruning import make_plan, rebuild
+from spade_keras.pruning.graph.forward_pass import ShapedCall, layer_calls
 from spade_keras.pruning.graph.trace import copy_operation
+from spade_keras.pruning.parts import is_network, parts_of, prefix_of
 
-# Layers timed in turn, so that a drift of the machine falls on all of them alike.
-_IN_TURN = 8
+# Layers timed interleaved, so that a drift of the machine falls on all of them alike.
+_TOGETHER = 8
 _MOST_WARM_UP = 6
 # A time is settled when so many windows exceed the fastest by no more than this.
 _AGREEING = 3
@@ -118,14 +121,14 @@ def make_floor() -> LayerCall:
 
 
 class LayerTimer:
-    """Times layers that no one has timed under these circumstances before.
+    """Times layers that were not timed under these circumstances before.
 
     Args:
-        cache: Where times are looked up and kept; None: in the user's cache folder. Times that
-            were taken on a busy machine are found out, and forgotten.
-        repeats: Windows per layer, and again as many, at most twice, while three of them do not
-            agree on the fastest. The time is that of the fastest: what disturbs a layer that runs
-            alone only ever adds.
+        cache: Where times are looked up and kept; None: in the user's cache folder. Times taken
+            on a busy machine are detected and dropped.
+        repeats: Windows per layer, and the same number again, at most twice, while three of them
+            do not agree on the fastest. The fastest is the layer's time: other work only ever
+            adds to it.
         mode: How the backend runs the layers, one of `backend.modes()`.
         on_layer: Called with the number of layers done and of those to be timed in all.
     """
@@ -149,8 +152,8 @@ class LayerTimer:
         """Returns milliseconds by signature; calls of one signature are timed once.
 
         Args:
-            calls: What to time. Neighbors are timed in turn, so that their order of speed is the
-                most reliable.
+            calls: What to time. Neighbors are timed interleaved, which makes their order of speed
+                the most reliable.
         """
         circumstances = latency.fingerprint(mode=self.mode)
         distinct = {call.signature: call for call in calls}
@@ -160,7 +163,7 @@ class LayerTimer:
             times = {}
         missing = [call for signature, call in distinct.items() if signature not in times]
         done = 0
-        for some in _chunks(missing, _IN_TURN):
+        for some in _chunks(missing, _TOGETHER):
             measured = self._time(some)
             # Where other work disturbed all windows, a later run shall measure again.
             settled = {signature: min(ms) for signature, ms in measured.items() if _agree(ms)}
@@ -258,3 +261,125 @@ def _essence(config: Any) -> Any:
 def _chunks(calls: Sequence[LayerCall], size: int) -> Iterator[Sequence[LayerCall]]:
     for start in range(0, len(calls), size):
         yield calls[start : start + size]
+
+
+# The path of a layer, which of the input shapes of its model, and which of its calls.
+Place = tuple[str, int, int]
+
+
+@dataclass
+class Sweep:
+    """The calls of a network at full width, and those that differ at other widths.
+
+    Args:
+        full: The calls at full width.
+        counts: How often each of them is made in one forward pass.
+        changed: Group -> width -> the calls that differ when this group alone has this width.
+    """
+
+    full: dict[Place, LayerCall]
+    counts: dict[Place, int]
+    changed: dict[str, dict[int, dict[Place, LayerCall]]] = field(default_factory=dict)
+
+    def places(self, group: str) -> set[Place]:
+        """Where the width of a group matters."""
+        return {place for calls in self.changed[group].values() for place in calls}
+
+    def calls(self) -> list[LayerCall]:
+        """Every call there is; those that differ in the width of one group follow each other."""
+        changes = [calls for widths in self.changed.values() for calls in widths.values()]
+        return [
+            call
+            for place, full in self.full.items()
+            for call in (full, *(calls[place] for calls in changes if place in calls))
+        ]
+
+
+def sweep_widths(network: keras.Model, inputs: Any, widths: Mapping[str, Sequence[int]]) -> Sweep:
+    """Narrows one group at a time to each of its widths and lists the calls that change.
+
+    Groups that share no layer are narrowed together, which saves most of the rebuilding.
+
+    Args:
+        network: A Keras model, or a network with `priors`; it is left as it is.
+        inputs: Arrays or shapes of one forward pass.
+        widths: Group -> widths below the full one, ascending.
+
+    Returns:
+        The calls.
+
+    Raises:
+        ValueError: If a group is unknown or cannot have a width.
+    """
+    full, counts = _list_calls(network, inputs)
+    sweep = Sweep(full, counts, {group: {} for group in widths})
+    for group, sizes in widths.items():
+        if sizes:
+            # The narrowest differs wherever the group matters.
+            differing = _differing(network, inputs, {group: sizes[0]}, full)
+            sweep.changed[group][sizes[0]] = differing
+    reach = {group: sweep.places(group) for group in widths}
+    for together in _independent(reach):
+        for step in range(1, max(len(widths[group]) for group in together)):
+            chosen = {g: widths[g][step] for g in together if step < len(widths[g])}
+            differing = _differing(network, inputs, chosen, full)
+            for group, width in chosen.items():
+                sweep.changed[group][width] = {
+                    place: call for place, call in differing.items() if place in reach[group]
+                }
+    return sweep
+
+
+def _differing(
+    network: keras.Model, inputs: Any, widths: dict[str, int], full: Mapping[Place, LayerCall]
+) -> dict[Place, LayerCall]:
+    slim = rebuild(network, make_plan(network, widths=widths, importance="group_l1"))
+    calls, _ = _list_calls(slim, inputs)
+    if calls.keys() != full.keys():
+        raise SpadeError(
+            f"The layers of {network.name!r} at the widths {widths} cannot be matched with those "
+            f"at full width: {sorted(p for p, *_ in calls.keys() ^ full.keys())[:5]}. Give every "
+            "layer a name of its own, or search without a layer table."
+        )
+    return {p: call for p, call in calls.items() if call.signature != full[p].signature}
+
+
+def _list_calls(
+    network: keras.Model, inputs: Any
+) -> tuple[dict[Place, LayerCall], dict[Place, int]]:
+    calls: dict[Place, LayerCall] = {}
+    counts: dict[Place, int] = {}
+    parts: Iterable[tuple[str, keras.Model, Any, int, int]]
+    if is_network(network):
+        models = parts_of(network)
+        parts = [
+            (prefix_of(key), models[key], shape, number, count)
+            for key, shapes in network.prior_input_shapes(inputs).items()
+            for number, (shape, count) in enumerate(Counter(map(tuple, shapes)).items())
+        ]
+    else:
+        parts = [("", network, inputs, 0, 1)]
+    for prefix, part, shapes, number, count in parts:
+        seen: Counter[str] = Counter()
+        for call in layer_calls(part, shapes):
+            if call.inputs:
+                path = prefix + call.path
+                place = (path, number, seen[path])
+                seen[path] += 1
+                calls[place] = LayerCall.of(call, prefix)
+                counts[place] = count
+    return calls, counts
+
+
+def _independent(reach: Mapping[str, Set[Place]]) -> list[list[str]]:
+    """Splits groups into few classes inside which no two reach the same call."""
+    classes: list[tuple[list[str], set[Place]]] = []
+    for group, places in sorted(reach.items(), key=lambda item: -len(item[1])):
+        for members, taken in classes:
+            if not taken & places:
+                members.append(group)
+                taken |= places
+                break
+        else:
+            classes.append(([group], set(places)))
+    return [members for members, _ in classes]

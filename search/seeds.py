@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import keras
 import numpy as np
 
-from spade_keras.search.curves import (
-    Curve,
-    iterations_curve,
-    knapsack_curve,
-    ranks_curve,
-    sensitivity_curve,
-    uniform_curve,
-)
+from spade_keras.registry import SEEDS
 from spade_keras.search.kept_importance import kept_shares
-from spade_keras.search.knapsack import Cost
-from spade_keras.search.predicted_cost import predicted_cost
-from spade_keras.search.space import Configuration, SearchSpace
+from spade_keras.search.knapsack import Cost, knapsack_curve, predicted_cost
+from spade_keras.search.space import Configuration, Curve, SearchSpace, checked_amount
 
 Excess = Callable[[Configuration], float]
 """Measures by how much a configuration misses the budget: met at 0 and below."""
 
 _RUNGS = 256
 _CLOSE = 0.02
+_LEAST_SENSITIVITY = 1e-3
 
 
 @dataclass
 class Proposer:
-    """What families of seeds are made from.
+    """What a family of seeds is made from; `SEEDS` has functions of it that return a `Curve`.
 
     Attributes:
         network: The full network.
@@ -41,6 +34,12 @@ class Proposer:
         importance: Criterion by which channels are kept.
         cost: Predicts the cost of a configuration.
         priced_by: What the prediction is made of.
+
+    Example:
+        >>> @SEEDS.register("half")
+        ... def half(proposer):
+        ...     return lambda amount: proposer.space.uniform(amount / 2)
+        >>> SEEDS.unregister("half")
     """
 
     network: keras.Model
@@ -50,35 +49,30 @@ class Proposer:
     cost: Cost
     priced_by: str
 
-    def uniform(self) -> Curve:
-        """Every group by one ratio."""
-        return uniform_curve(self.space)
 
-    def sensitivity(self) -> Curve:
-        """Every group until each loses equally much quality.
-
-        Raises:
-            ValueError: If there is no quality.
-        """
-        if self.quality is None:
-            raise ValueError(
-                "`quality` must be given for the seeds 'sensitivity', which prune one group at a "
-                "time and look at the loss. Received: quality=None. Leave them out of `seeds`."
-            )
-        return sensitivity_curve(self.space, sensitivities(self.space, self.quality))
-
-    def knapsack(self) -> Curve:
-        """Most importance kept within the predicted cost."""
-        shares = kept_shares(self.network, self.importance)
-        return knapsack_curve(self.space, shares, self.cost)
+def uniform(proposer: Proposer) -> Curve:
+    """Every group by one ratio."""
+    return uniform_curve(proposer.space)
 
 
-SEEDS: dict[str, Callable[[Proposer], Curve]] = {
-    "uniform": Proposer.uniform,
-    "sensitivity": Proposer.sensitivity,
-    "knapsack": Proposer.knapsack,
-}
-"""Families of seeds by name."""
+def sensitivity(proposer: Proposer) -> Curve:
+    """Every group until each loses the same quality.
+
+    Raises:
+        ValueError: If there is no quality.
+    """
+    if proposer.quality is None:
+        raise ValueError(
+            "`quality` must be given for the seeds 'sensitivity', which prune one group at a "
+            "time and look at the loss. Received: quality=None. Leave them out of `seeds`."
+        )
+    return sensitivity_curve(proposer.space, sensitivities(proposer.space, proposer.quality))
+
+
+def knapsack(proposer: Proposer) -> Curve:
+    """Most importance kept within the predicted cost."""
+    shares = kept_shares(proposer.network, proposer.importance)
+    return knapsack_curve(proposer.space, shares, proposer.cost)
 
 
 def propose(
@@ -114,27 +108,27 @@ def propose(
     Raises:
         ValueError: If a name is unknown, or "sensitivity" is asked for without a quality.
     """
-    unknown = [name for name in names if name not in SEEDS]
-    if unknown:
-        raise ValueError(f"`seeds` must be among {sorted(SEEDS)}. Received: seeds={list(names)}")
-    found: list[tuple[str, Configuration]] = []
+    families = [SEEDS[name] for name in names]
+    curves: list[tuple[str, Curve, Cost | None]] = []
     if space.variables and names:
         priced_by, cost = predicted_cost(network, table=table, inputs=inputs)
         proposer = Proposer(network, space, quality, importance, cost, priced_by)
-        for name in names:
-            met = to_budget(SEEDS[name](proposer), excess, predicted=cost)
-            origin = f"{name} (by {priced_by})" if name == "knapsack" else name
-            found += [] if met is None else [(origin, met)]
+        for name, family in zip(names, families, strict=True):
+            origin = f"{name} (by {priced_by})" if family is knapsack else name
+            curves.append((origin, family(proposer), cost))
     if space.iterations and names:
-        met = to_budget(iterations_curve(space), excess)
-        found += [] if met is None else [("fewer iterations", met)]
+        curves.append(("fewer iterations", iterations_curve(space), None))
     if space.ranks and names:
-        met = to_budget(ranks_curve(space), excess)
-        found += [] if met is None else [("lower ranks", met)]
-    found.append(("narrowest", _fastest(space)))
-    last = found[-1][1].key()
-    kept = {c.key(): (origin, c) for origin, c in reversed(found[:-1]) if c.key() != last}
-    return [*reversed(kept.values()), found[-1]]
+        curves.append(("lower ranks", ranks_curve(space), None))
+    fewest = space.iterations[0] if space.iterations else None
+    narrowest = replace(space.narrowest, iterations=fewest, dropped=space.blocks)
+    found = {narrowest.key(): ("narrowest", narrowest)}
+    for origin, curve, predicted in curves:
+        met = to_budget(curve, excess, predicted=predicted)
+        if met is not None:
+            found.setdefault(met.key(), (origin, met))
+    first, *others = found.values()
+    return [*others, first]
 
 
 def to_budget(
@@ -147,7 +141,7 @@ def to_budget(
     halves the bracket where that function fails to shrink it.
 
     Args:
-        curve: The family; see `curves`.
+        curve: The family; see `Curve`.
         excess: Measures a configuration. The full one is always asked, for the scale.
         steps: How many others may be asked; fewer are if one is met within 2 %.
         predicted: Predicts the cost of a configuration in any unit; None: the amount itself is
@@ -274,7 +268,80 @@ def sensitivities(
     return found
 
 
-def _fastest(space: SearchSpace) -> Configuration:
-    """The narrowest widths, the fewest iterations and none of the blocks that may go."""
-    fewest = space.iterations[0] if space.iterations else None
-    return replace(space.narrowest, iterations=fewest, dropped=space.blocks)
+def uniform_curve(space: SearchSpace) -> Curve:
+    """All groups pruned by one ratio, each to the nearest allowed width."""
+    most = max((1 - v.edges[0] / v.edges[-1] for v in space.variables), default=0.0)
+
+    def curve(amount: float) -> Configuration:
+        return space.uniform(checked_amount(amount) * most)
+
+    return curve
+
+
+def sensitivity_curve(space: SearchSpace, sensitivities: Mapping[str, float]) -> Curve:
+    """Every group pruned until each loses the same quality, were it pruned alone.
+
+    The loss s_g at a ratio of one half, as `seeds.sensitivities` measures it, is taken to grow with
+    the square of the ratio: a loss of L allows group g the ratio (1/2) sqrt(L / s_g), up to its
+    narrowest width. The amount is the share of all removable width that is removed.
+
+    Args:
+        space: The widths allowed.
+        sensitivities: Group -> s_g. Losses below a thousandth of the largest, gains included, count
+            as that; an infinite one keeps its group as long as another can be narrowed.
+
+    Raises:
+        ValueError: If a group has no sensitivity.
+    """
+    missing = [v.group for v in space.variables if v.group not in sensitivities]
+    if missing:
+        raise ValueError(
+            f"`sensitivities` must have every group of the space. Received: none for {missing}"
+        )
+    losses = np.array([float(sensitivities[v.group]) for v in space.variables])
+    losses[np.isnan(losses)] = np.inf
+    finite = losses[np.isfinite(losses)]
+    largest = float(finite.max(initial=0.0)) or 1.0
+    losses = np.clip(losses, _LEAST_SENSITIVITY * largest, largest / _LEAST_SENSITIVITY)
+    rates = 1 / np.sqrt(losses)
+    caps = np.array([1 - v.edges[0] / v.edges[-1] for v in space.variables])
+    widths = np.array([v.edges[-1] for v in space.variables], float)
+    # What is removed rises piecewise linearly with the level of loss, and bends where a group
+    # has reached its narrowest width.
+    levels = np.unique(np.concatenate([[0.0], caps / rates]))
+    removed = np.array([(np.minimum(caps, level * rates) * widths).sum() for level in levels])
+
+    def curve(amount: float) -> Configuration:
+        level = np.interp(checked_amount(amount) * removed[-1], removed, levels)
+        kept = widths * (1 - np.minimum(caps, level * rates))
+        groups = [v.group for v in space.variables]
+        return space.snap(dict(zip(groups, kept.tolist(), strict=True)))
+
+    return curve
+
+
+def ranks_curve(space: SearchSpace) -> Curve:
+    """All layers that may become pairs by one ratio of their ranks, at full widths."""
+
+    def curve(amount: float) -> Configuration:
+        checked_amount(amount)
+        ranks = {}
+        for variable in space.ranks:
+            wanted = np.interp(amount, [0, 1], [variable.edges[-1], variable.edges[0]])
+            rank = min(variable.edges, key=lambda edge: abs(edge - wanted))
+            if rank < variable.edges[-1]:
+                ranks[variable.layer] = rank
+        return replace(space.full, ranks=ranks)
+
+    return curve
+
+
+def iterations_curve(space: SearchSpace) -> Curve:
+    """Fewer iterations at full widths."""
+    counts = space.iterations[::-1]
+
+    def curve(amount: float) -> Configuration:
+        place = round(checked_amount(amount) * (len(counts) - 1))
+        return replace(space.full, iterations=counts[place])
+
+    return curve

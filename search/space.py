@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -22,7 +22,7 @@ class Configuration:
 
     Attributes:
         widths: Width of every group that may change.
-        iterations: Iterations of the network; None: as many as it has.
+        iterations: Iterations of the network; None: its own count.
         dropped: Residual blocks left out, by their names in `pruning.find_residual_blocks`.
         dtype: What the priors compute in; None: as they do.
         ranks: Components of every layer that keeps fewer than all of its kernel's; where its
@@ -60,6 +60,24 @@ class Configuration:
         if self.ranks:
             parts.append(", ".join(f"{layer} of rank {rank}" for layer, rank in self.ranks.items()))
         return "; ".join(part for part in parts if part)
+
+
+Curve = Callable[[float], Configuration]
+"""A family of configurations, from the full network at 0 to the narrowest at 1.
+
+The cost falls as the amount rises.
+"""
+
+
+def checked_amount(amount: float) -> float:
+    """Returns the argument of a curve.
+
+    Raises:
+        ValueError: If it is not from 0 to 1.
+    """
+    if not 0 <= amount <= 1:
+        raise ValueError(f"`amount` must be from 0 to 1. Received: amount={amount}")
+    return amount
 
 
 @dataclass(frozen=True)
@@ -193,20 +211,18 @@ class SearchSpace:
                 own.
         """
         parameters: dict[str, Any] = {
-            v.group: int(np.argmin(np.abs(np.array(v.edges) - configuration.widths[v.group])))
-            for v in self.variables
+            v.group: _nearest(v.edges, configuration.widths[v.group]) for v in self.variables
         }
         if self.iterations:
             wanted = configuration.iterations or self.iterations[-1]
-            parameters[_ITERATIONS] = int(np.argmin(np.abs(np.array(self.iterations) - wanted)))
+            parameters[_ITERATIONS] = _nearest(self.iterations, wanted)
         parameters |= {_DROP + block: int(block in configuration.dropped) for block in self.blocks}
         if self.dtypes:
             known = configuration.dtype in self.dtypes
             parameters[_DTYPE] = configuration.dtype if known else self.dtypes[0]
         for rank in self.ranks:
             wanted = configuration.ranks.get(rank.layer, rank.edges[-1])
-            nearest = int(np.argmin(np.abs(np.array(rank.edges) - wanted)))
-            parameters[_RANK + rank.layer] = nearest
+            parameters[_RANK + rank.layer] = _nearest(rank.edges, wanted)
         return parameters
 
     def snap(self, widths: Mapping[str, float], **joint: Any) -> Configuration:
@@ -217,10 +233,7 @@ class SearchSpace:
             **joint: Other fields of `Configuration`.
         """
         own = dict(zip(("iterations", "dropped", "dtype"), self._own(), strict=True))
-        nearest = {
-            v.group: v.edges[int(np.argmin(np.abs(np.array(v.edges) - widths[v.group])))]
-            for v in self.variables
-        }
+        nearest = {v.group: v.edges[_nearest(v.edges, widths[v.group])] for v in self.variables}
         return Configuration(nearest, **{**own, **joint})
 
     def uniform(self, ratio: float) -> Configuration:
@@ -234,7 +247,7 @@ class SearchSpace:
             "iterations": list(self.iterations),
             "blocks": list(self.blocks),
             "dtypes": list(self.dtypes),
-            # Left out where there are none: studies of before knew no ranks, and may go on.
+            # Omitted when empty, so studies created before ranks can resume.
             **({"ranks": {v.layer: list(v.edges) for v in self.ranks}} if self.ranks else {}),
         }
 
@@ -246,3 +259,8 @@ class SearchSpace:
     def _own(self) -> tuple[int | None, tuple[str, ...], str | None]:
         iterations = self.iterations[-1] if self.iterations else None
         return iterations, (), self.dtypes[0] if self.dtypes else None
+
+
+def _nearest(allowed: Sequence[int], wanted: float) -> int:
+    """The index of the value allowed that is nearest; of two, the lower."""
+    return int(np.argmin(np.abs(np.array(allowed) - wanted)))

@@ -1,49 +1,58 @@
-"""Where a search keeps its trials: memory, one journal file, or a PostgreSQL server."""
+"""Where a search keeps its trials: memory, a journal file, PostgreSQL, or a proxy before it."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import threading
-import weakref
+import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import filelock
 import optuna
-from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
+from optuna.storages import (
+    BaseStorage,
+    GrpcStorageProxy,
+    InMemoryStorage,
+    JournalStorage,
+    RDBStorage,
+)
+from optuna.storages.journal import JournalFileBackend
 
-from spade_keras.search.journal_file import Journal, SystemLock
-
-_THREAD_LOCKS: weakref.WeakKeyDictionary[BaseStorage, threading.RLock] = weakref.WeakKeyDictionary()
+from spade_keras.errors import StorageError
 
 
 def open_storage(
     storage: str | Path | BaseStorage | None, *, heartbeat_s: int = 30, grace_s: int = 120
 ) -> BaseStorage:
-    """Opens, or starts, the storage of a study.
+    """Opens or creates the storage of a study.
 
     Args:
         storage: None: memory. A path: a journal file, for the processes of one machine. A URL
-            `postgresql://user:password@host:port/database`: for workers on many machines. An
-            Optuna storage is returned as it is.
-        heartbeat_s: PostgreSQL: seconds between the signs of life of a worker inside a trial.
-        grace_s: PostgreSQL: seconds without one after which its trial is tried again elsewhere.
-
-    Returns:
-        An Optuna storage.
+            `postgresql://user:password@host:port/database`: for workers on many machines; or
+            `grpc://host:port` of a proxy before the database, for very many. An Optuna storage is
+            returned as it is.
+        heartbeat_s: URLs: seconds between two heartbeats of a worker inside a trial.
+        grace_s: URLs: seconds without one after which its trial is retried elsewhere.
 
     Raises:
         StorageError: If it cannot be opened for writing, or holds something else.
-        MissingExtraError: If a URL is passed and psycopg is not installed.
+        MissingExtraError: If the URL needs a package that is not installed.
     """
     if storage is None:
         return InMemoryStorage()
     if isinstance(storage, BaseStorage):
         return storage
-    if "://" in str(storage):
+    url = str(storage)
+    if url.startswith("grpc://"):
+        from spade_keras.search.proxy import Proxy
+
+        return Proxy(url, heartbeat_s=heartbeat_s, grace_s=grace_s)
+    if "://" in url:
         from spade_keras.search.database import open_database
 
-        return open_database(str(storage), heartbeat_s=heartbeat_s, grace_s=grace_s)
+        return open_database(url, heartbeat_s=heartbeat_s, grace_s=grace_s)
     return Journal(Path(storage))
 
 
@@ -55,12 +64,14 @@ def describe_storage(storage: BaseStorage) -> str:
         from spade_keras.search.database import hide_password
 
         return hide_password(storage.url)
-    return "memory" if isinstance(storage, InMemoryStorage) else type(storage).__name__
+    if isinstance(storage, InMemoryStorage):
+        return "memory"
+    return str(getattr(storage, "url", type(storage).__name__))
 
 
 @contextlib.contextmanager
 def quiet_optuna() -> Iterator[None]:
-    """Keeps Optuna from logging what is reported here: new studies, and why a candidate failed."""
+    """Keeps Optuna from logging what is reported here: new studies and failed candidates."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
@@ -69,47 +80,153 @@ def quiet_optuna() -> Iterator[None]:
         optuna.logging.set_verbosity(before)
 
 
-def is_postgresql(storage: BaseStorage) -> bool:
-    """Tells whether `storage` is a database that locks for many machines."""
-    return isinstance(storage, RDBStorage) and storage.engine.dialect.name == "postgresql"
-
-
-@contextlib.contextmanager
-def guard(storage: BaseStorage, name: str) -> Iterator[None]:
-    """Holds one matter of a storage alone, among all that use it; a kill lets go of it.
-
-    A journal is guarded among the processes of its machine, PostgreSQL among all machines, any
-    other storage among the threads of this process. It is not to be taken twice.
-
-    Args:
-        storage: Any Optuna storage.
-        name: The matter.
-    """
-    if is_postgresql(storage):
-        from spade_keras.search.database import advisory_lock
-
-        with advisory_lock(storage.engine, name):
-            yield
-    elif isinstance(storage, Journal):
-        digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-        lock = SystemLock(storage.path.with_name(f"{storage.path.name}.{digest}.lock"))
-        lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
-    else:
-        with _THREAD_LOCKS.setdefault(storage, threading.RLock()):
-            yield
-
-
 @contextlib.contextmanager
 def storage_errors(storage: BaseStorage) -> Iterator[None]:
-    """Turns the errors of a database that is lost on the way into a `StorageError`."""
+    """Turns the errors of a server that is lost during a search into a `StorageError`."""
     if isinstance(storage, RDBStorage):
         from spade_keras.search.database import database_errors
 
         with database_errors(storage.url):
             yield
+    elif isinstance(storage, GrpcStorageProxy):
+        from spade_keras.search.proxy import proxy_errors
+
+        with proxy_errors(describe_storage(storage)):
+            yield
     else:
         yield
+
+
+class Journal(JournalStorage):
+    """Trials in one file, for any number of processes of one machine.
+
+    Optuna's journal has no heartbeat and breaks on the half line that a killed process leaves;
+    its lock files outlive their process by 30 s. Here whole lines are appended or nothing, and
+    the operating system releases the locks.
+
+    Args:
+        path: The file; it is created if it is missing.
+
+    Attributes:
+        path: The file.
+
+    Raises:
+        StorageError: If the file cannot be used, or is not a journal.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if path.is_dir():
+            raise StorageError(
+                f"`storage` must be a file, and {path} is a folder. "
+                f"For example: storage={str(path / 'study.journal')!r}"
+            )
+        if not path.parent.is_dir():
+            raise StorageError(f"The folder {path.parent} of the journal {path.name} is missing.")
+        try:
+            _check_is_journal(path)
+            super().__init__(_Backend(path))
+        except OSError as error:
+            raise StorageError(
+                f"The journal {path} cannot be opened for writing ({error.strerror or error}). "
+                "Keep the study in a folder that you may write to."
+            ) from error
+        except (ValueError, KeyError, AssertionError) as error:
+            raise StorageError(
+                f"The journal {path} is damaged or of another version of Optuna ({error!r}). "
+                "Move it away to start a new study, or restore a copy."
+            ) from error
+
+
+class SystemLock:
+    """A lock of the operating system, released when its process dies, unlike Optuna's.
+
+    Args:
+        path: The file to lock; it stays, empty.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._lock = filelock.FileLock(path, poll_interval=0.01)
+
+    def acquire(self) -> bool:
+        """Waits for the lock."""
+        self._lock.acquire()
+        return True
+
+    def release(self) -> None:
+        """Gives the lock back."""
+        self._lock.release()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *failure: object) -> None:
+        self.release()
+
+
+class _Backend(JournalFileBackend):
+    """Appends whole lines or nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        # Not `.lock`: Optuna's own lock, which optuna-dashboard takes to write, would remove it.
+        self._system_lock = SystemLock(path.with_name(f"{path.name}.write.lock"))
+        super().__init__(str(path), lock_obj=self._system_lock)
+        with path.open("ab"):  # may be read-only
+            pass
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        # A start or an end must survive a power cut; what a running trial notes waits for its
+        # end, because every wait for the disk takes milliseconds.
+        lasting = any("trial_id" not in log or "state" in log for log in logs)
+        try:
+            with self._system_lock:
+                _append(self._path, text.encode(), lasting=lasting)
+        except OSError as error:
+            raise StorageError(
+                f"The journal {self._path} cannot be written to ({error.strerror or error}). What "
+                "it holds is intact: make room or fix the disk, then run again to resume."
+            ) from error
+
+
+def _append(path: Path, data: bytes, *, lasting: bool) -> None:
+    with path.open("a+b", buffering=0) as file:
+        length = file.seek(0, os.SEEK_END)
+        end = _end_of_whole_lines(file, length)
+        if end < length:
+            file.truncate(end)
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[file.write(rest) :]
+            if lasting:
+                os.fsync(file.fileno())
+        except OSError:
+            file.truncate(end)
+            raise
+
+
+def _end_of_whole_lines(file: Any, end: int, chunk: int = 4096) -> int:
+    """Returns where the last whole line ends: a killed process may have left half of one."""
+    while end:
+        start = max(0, end - chunk)
+        file.seek(start)
+        newline = file.read(end - start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0
+
+
+def _check_is_journal(path: Path) -> None:
+    """Refuses other files: their last line would be cut off as half-written."""
+    if not path.exists() or not path.stat().st_size:
+        return
+    with path.open("rb") as file:
+        first = file.readline(1 << 20)
+    if not first.startswith(b'{"op_code":'):
+        raise StorageError(
+            f"{path} is not the journal of a study. Pass another file, or a new name. "
+            f"Received: a file that begins with {first[:20]!r}"
+        )

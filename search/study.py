@@ -15,19 +15,18 @@ import optuna
 
 from spade_keras import latency
 from spade_keras.errors import CandidateError, SpadeError
-from spade_keras.registry import PRUNERS, SAMPLERS
+from spade_keras.registry import PRUNERS, SAMPLERS, SEEDS
 from spade_keras.search.budget import LatencyBudget
 from spade_keras.search.candidate import CandidateBuilder
-from spade_keras.search.diagnosis import bottleneck, prediction_error
 from spade_keras.search.evaluation import Evaluation, Timer
 from spade_keras.search.identity import check_same, network_digest
+from spade_keras.search.layer_insights import bottleneck, measured_space, prediction_error
 from spade_keras.search.layer_table import LayerTable
-from spade_keras.search.measured_space import measured_space
 from spade_keras.search.objectives import AsPruned, Objective
 from spade_keras.search.precision import with_dtype
 from spade_keras.search.quality import TeacherAgreement, ValidationPSNR
 from spade_keras.search.result import FAILED, FEASIBLE, SearchResult, TrialRecord
-from spade_keras.search.seeds import SEEDS, propose
+from spade_keras.search.seeds import propose
 from spade_keras.search.space import Configuration, SearchSpace
 from spade_keras.search.storage import (
     describe_storage,

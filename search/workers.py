@@ -1,10 +1,11 @@
-"""Several workers on one study: who runs which trial, and what becomes of a killed one's."""
+"""Several workers on one study: who runs which trial, and what happens to a killed one's."""
 
 from __future__ import annotations
 
 import abc
 import contextlib
 import glob
+import hashlib
 import math
 import os
 import platform
@@ -13,26 +14,26 @@ import threading
 import time
 import uuid
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import filelock
 import numpy as np
 import optuna
-from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
-from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
+from optuna.exceptions import OptunaError, UpdateFinishedTrialError
+from optuna.storages import BaseStorage, GrpcStorageProxy, InMemoryStorage, RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from spade_keras.errors import SpadeError, StorageError
-from spade_keras.search.journal_file import Journal
-from spade_keras.search.storage import guard, is_postgresql, storage_errors
+from spade_keras.search.storage import Journal, SystemLock, storage_errors
 
 Objective = Callable[[Trial], float | Sequence[float]]
 
 MAX_RETRIES = 2
-"""How often a trial is tried again whose worker was killed: the trial may be what kills."""
+"""How often a trial is retried whose worker was killed: the trial may be what kills."""
 
 _COUNTED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 
@@ -58,22 +59,34 @@ def join(storage: BaseStorage) -> Worker:
     """
     if isinstance(storage, Journal):
         return JournalWorker(storage)
-    if is_postgresql(storage):
+    if isinstance(storage, RDBStorage) and storage.engine.dialect.name == "postgresql":
+        from spade_keras.search.database import DatabaseWorker
+
         return DatabaseWorker(storage)
+    if isinstance(storage, GrpcStorageProxy):
+        from spade_keras.search.proxy import ProxyWorker
+
+        return ProxyWorker(storage)
     return LocalWorker(storage)
 
 
 class Worker(abc.ABC):
     """A process, or a thread, that takes trials of studies in one storage.
 
-    All that several workers could disturb each other in is done under a guard of the storage: a
-    trial is named after its worker before anybody else looks, so that one that runs without a
-    name was left behind by a kill, as is one whose worker is gone.
+    Trials start, and are recovered, under a guard of the storage: a trial bears its worker's name
+    before anybody else looks, so that a running one without a name was left behind by a killed
+    worker, as is one whose worker is gone.
+
+    Optuna's `RetryHeartbeatStaleTrialCallback` is not enough: it copies the constraints, which
+    the new trial could not set, and never retries a trial whose worker, or whose recovery, was
+    killed before the first heartbeat, or between its end and its new start.
 
     Attributes:
         name: Host, process and a random part.
         storage: Where the studies are.
     """
+
+    way: ClassVar[str] = "directly"
 
     def __init__(self, storage: BaseStorage) -> None:
         host = re.sub(r"[^A-Za-z0-9-]+", "-", platform.node()) or "host"
@@ -83,13 +96,18 @@ class Worker(abc.ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *failure: object) -> None:
         return None
+
+    @abc.abstractmethod
+    def guard(self, name: str) -> AbstractContextManager[None]:
+        """Holds one matter of the storage alone, among all workers; a killed one lets go.
+
+        It must not be taken twice.
+
+        Args:
+            name: The matter.
+        """
 
     @abc.abstractmethod
     def _orphans(self, study: optuna.Study, running: list[FrozenTrial]) -> list[FrozenTrial]:
@@ -97,12 +115,11 @@ class Worker(abc.ABC):
 
     def _take(self, trial: Trial) -> None:
         """Shows the other workers that `trial` is taken; called under the guard."""
-        return None
+        trial.set_user_attr("worker", self.name)
 
-    @contextlib.contextmanager
-    def _signs_of_life(self, trial: Trial) -> Iterator[None]:
+    def _signs_of_life(self, trial: Trial) -> AbstractContextManager[None]:
         """Shows the other workers, as long as it is open, that `trial` is being worked on."""
-        yield
+        return contextlib.nullcontext()
 
     def seed_once(self, study: optuna.Study, enqueue: Callable[[], None]) -> None:
         """Calls `enqueue` unless a worker has done so before; the others wait for it.
@@ -113,9 +130,15 @@ class Worker(abc.ABC):
                 a worker was killed in it.
         """
         with self._alone(study, "seeds"):
-            if not study.user_attrs.get("ready"):
+            way = study.user_attrs.get("ready")
+            if way is None:
                 enqueue()
-                study.set_user_attr("ready", True)
+                study.set_user_attr("ready", self.way)
+            elif way != self.way:  # their guards do not exclude each other
+                raise StorageError(
+                    f"The workers of the study {study.study_name!r} connect to its database {way}, "
+                    "and all of them must do so."
+                )
 
     def recover(self, study: optuna.Study) -> list[FrozenTrial]:
         """Ends the trials of killed workers and enqueues them again; living workers go on.
@@ -131,7 +154,7 @@ class Worker(abc.ABC):
             The trials that were ended, as they stood.
         """
         with self._alone(study, "claim"):
-            return self._recover(study)
+            return self._recover(study)[1]
 
     def claim(
         self,
@@ -160,8 +183,7 @@ class Worker(abc.ABC):
         """
         while not stop():
             with self._alone(study, "claim"):
-                self._recover(study)
-                known = study.get_trials(deepcopy=False)
+                known, _ = self._recover(study)
                 counted = [trial for trial in known if trial.state in _COUNTED]
                 if len(counted) < trials:
                     if sampler is not None:
@@ -180,11 +202,11 @@ class Worker(abc.ABC):
         *,
         catch: tuple[type[Exception], ...] = (),
     ) -> FrozenTrial:
-        """Runs a claimed trial to its end, whatever that is.
+        """Runs a claimed trial to its end.
 
-        Complete, or pruned by `optuna.TrialPruned`; failed if the value is not finite or the
-        objective raises, with the user attribute `reason`. A trial that another worker has ended
-        in the meantime, because this one gave no sign of life, stays as that worker left it.
+        It is complete, or pruned by `optuna.TrialPruned`, or failed with the user attribute
+        `reason` if the value is not finite or the objective raises. A trial that another worker
+        has ended meanwhile, because this one gave no sign of life, stays as that worker left it.
 
         Args:
             study: The study.
@@ -195,39 +217,49 @@ class Worker(abc.ABC):
         Returns:
             The finished trial.
         """
-        with storage_errors(self.storage), contextlib.suppress(UpdateFinishedTrialError):
-            with self._signs_of_life(trial):
-                state, values, error = _run(trial, objective)
-                study.tell(trial, values, state=state, skip_if_finished=True)
-            if error is not None and not isinstance(error, catch):
-                raise error
+        done = None
         with storage_errors(self.storage):
-            return study.get_trials(deepcopy=False)[trial.number]
+            with contextlib.suppress(UpdateFinishedTrialError):
+                with self._signs_of_life(trial):
+                    state, values, error = _run(trial, objective)
+                    done = study.tell(trial, values, state=state, skip_if_finished=True)
+                if error is not None and not isinstance(error, catch):
+                    raise error
+            return done or study.get_trials(deepcopy=False)[trial.number]
 
     @contextlib.contextmanager
     def _alone(self, study: optuna.Study, matter: str) -> Iterator[None]:
-        with storage_errors(self.storage), guard(self.storage, f"{matter} of {study.study_name}"):
+        with storage_errors(self.storage), self.guard(f"{matter} of {study.study_name}"):
             yield
 
     def _ask(self, study: optuna.Study) -> Trial:
+        """Starts a trial; called under the guard, right after all trials were read."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Heartbeat of storage")
             trial = study.ask()
         self._take(trial)
-        trial.set_user_attr("worker", self.name)
         return trial
 
-    def _recover(self, study: optuna.Study) -> list[FrozenTrial]:
-        running = _running(study)
+    def _recover(self, study: optuna.Study) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
+        """Returns all trials, and those that were ended."""
+        known = study.get_trials(deepcopy=False)
+        running = [trial for trial in known if trial.state == TrialState.RUNNING]
         orphans = self._orphans(study, running) if running else []
         for orphan in orphans:
             study.tell(orphan.number, state=TrialState.FAIL, skip_if_finished=True)
-        _enqueue_lost(study)
-        return orphans
+        if orphans:
+            known = study.get_trials(deepcopy=False)
+        # What a recovery that was killed has left is enqueued by the next one.
+        lost = list(_lost(known))
+        for trial in lost:
+            study.enqueue_trial(**trial)
+        if lost:
+            known = study.get_trials(deepcopy=False)
+        return known, orphans
 
 
 class JournalWorker(Worker):
-    """A worker on a journal: alive as long as it holds a lock file, which a kill lets go of."""
+    """A worker on a journal: alive as long as it holds a lock file, which the system releases."""
 
     def __init__(self, storage: Journal) -> None:
         super().__init__(storage)
@@ -244,62 +276,27 @@ class JournalWorker(Worker):
         self._lock.release()
         self._lock_path(self.name).unlink(missing_ok=True)
 
-    def _orphans(self, study: optuna.Study, running: list[FrozenTrial]) -> list[FrozenTrial]:
-        return [trial for trial in running if not self._is_alive(_worker_of(trial))]
+    def guard(self, name: str) -> SystemLock:  # noqa: D102
+        digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+        return SystemLock(self._journal.with_name(f"{self._journal.name}.{digest}.lock"))
 
-    def _is_alive(self, name: str | None) -> bool:
-        return name is not None and not _remove_if_free(self._lock_path(name))
+    def _orphans(self, study: optuna.Study, running: list[FrozenTrial]) -> list[FrozenTrial]:
+        names = [worker_of(trial) for trial in running]
+        gone = [name is None or _remove_if_free(self._lock_path(name)) for name in names]
+        return [trial for trial, is_gone in zip(running, gone, strict=True) if is_gone]
 
     def _lock_path(self, name: str) -> Path:
         return self._journal.with_name(f"{self._journal.name}.{name}.worker")
 
 
-class DatabaseWorker(Worker):
-    """A worker on PostgreSQL: alive as long as its heartbeats arrive."""
-
-    storage: RDBStorage
-
-    def _orphans(self, study: optuna.Study, running: list[FrozenTrial]) -> list[FrozenTrial]:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            optuna.storages.fail_stale_trials(study)
-        left = {trial.number for trial in _running(study)}
-        return [t for t in running if _worker_of(t) is None or t.number not in left]
-
-    def _take(self, trial: Trial) -> None:
-        # Without a first heartbeat, a trial would never be stale.
-        self.storage.record_heartbeat(trial._trial_id)
-
-    @contextlib.contextmanager
-    def _signs_of_life(self, trial: Trial) -> Iterator[None]:
-        """Optuna gives heartbeats in `optimize` alone, and none after a first lost connection."""
-        done = threading.Event()
-        interval_s = self.storage.get_heartbeat_interval()
-
-        def beat() -> None:
-            while not done.wait(interval_s):
-                with contextlib.suppress(StorageError), storage_errors(self.storage):
-                    self.storage.record_heartbeat(trial._trial_id)
-            self.storage.remove_session()
-
-        thread = threading.Thread(target=beat, daemon=True, name=f"heartbeat-{trial.number}")
-        if interval_s is not None:
-            thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            if interval_s is not None:
-                thread.join()
-
-
 class LocalWorker(Worker):
-    """A worker on memory, alive in this process; or on a storage of the caller's own.
+    """A worker on memory, alive in this process; or on a storage of the caller.
 
-    Of such a storage it ends no trial: it cannot tell whose worker is gone.
+    It ends no trial of the latter, because it cannot tell whose worker is gone.
     """
 
     _alive: ClassVar[set[str]] = set()
+    _locks: ClassVar[weakref.WeakKeyDictionary[BaseStorage, Any]] = weakref.WeakKeyDictionary()
 
     def __enter__(self) -> Self:
         self._alive.add(self.name)
@@ -308,10 +305,13 @@ class LocalWorker(Worker):
     def __exit__(self, *failure: object) -> None:
         self._alive.discard(self.name)
 
+    def guard(self, name: str) -> AbstractContextManager[None]:  # noqa: D102
+        return self._locks.setdefault(self.storage, threading.RLock())
+
     def _orphans(self, study: optuna.Study, running: list[FrozenTrial]) -> list[FrozenTrial]:
         if not isinstance(self.storage, InMemoryStorage):
             return []
-        return [trial for trial in running if _worker_of(trial) not in self._alive]
+        return [trial for trial in running if worker_of(trial) not in self._alive]
 
 
 def _run(
@@ -322,7 +322,7 @@ def _run(
         values = [float(value) for value in np.atleast_1d(returned)]
     except optuna.TrialPruned:
         return TrialState.PRUNED, None, None
-    except (optuna.exceptions.OptunaError, StorageError):
+    except (OptunaError, StorageError):
         raise
     except Exception as error:
         name = "" if isinstance(error, SpadeError) else f"{type(error).__name__}: "
@@ -337,32 +337,48 @@ def _run(
     return TrialState.COMPLETE, values, None
 
 
-def _enqueue_lost(study: optuna.Study) -> None:
-    """Enqueues every trial that ended without a reason, unless that was done before.
-
-    What a kill of the one who recovers would interrupt, the next one finishes.
-    """
-    trials = study.get_trials(deepcopy=False)
+def _lost(trials: Sequence[FrozenTrial]) -> Iterator[dict[str, Any]]:
+    """Yields what to enqueue for trials that ended without a reason, once for each."""
     retried = {trial.user_attrs.get("retry_of") for trial in trials}
     for trial in trials:
         attributes = trial.user_attrs
         if trial.state != TrialState.FAIL or "reason" in attributes or trial.number in retried:
             continue
-        parameters = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+        params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
         retries = attributes.get("retries", 0) + (not attributes.get("interrupted", False))
-        if not parameters or retries > MAX_RETRIES:
-            continue
-        kept = {"origin": attributes["origin"]} if "origin" in attributes else {}
-        study.enqueue_trial(
-            parameters, user_attrs={**kept, "retry_of": trial.number, "retries": retries}
-        )
+        if params and retries <= MAX_RETRIES:
+            kept = {"origin": attributes["origin"]} if "origin" in attributes else {}
+            marks = {"retry_of": trial.number, "retries": retries}
+            yield {"params": params, "user_attrs": {**kept, **marks}}
 
 
-def _running(study: optuna.Study) -> list[FrozenTrial]:
-    return study.get_trials(states=(TrialState.RUNNING,))
+@contextlib.contextmanager
+def repeated(
+    beat: Callable[[int], None], interval_s: float | None, storage: BaseStorage
+) -> Iterator[None]:
+    """Calls `beat` in a thread at that interval while it is open; a lost storage is no error."""
+    done = threading.Event()
+
+    def repeat() -> None:
+        number = 0
+        while not done.wait(interval_s):
+            number += 1
+            with contextlib.suppress(StorageError, OptunaError, KeyError), storage_errors(storage):
+                beat(number)
+
+    thread = threading.Thread(target=repeat, daemon=True, name="heartbeat")
+    if interval_s is not None:
+        thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        if interval_s is not None:
+            thread.join()
 
 
-def _worker_of(trial: FrozenTrial) -> str | None:
+def worker_of(trial: FrozenTrial) -> str | None:
+    """Returns the name of the worker that runs, or ran, a trial."""
     return trial.user_attrs.get("worker")
 
 

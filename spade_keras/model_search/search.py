@@ -27,8 +27,8 @@ from spade_keras.pipeline.progress import ProgressBar
 from spade_keras.search.acceptance import Compare
 from spade_keras.search.evaluation import Timer
 from spade_keras.search.kept_importance import kept_shares
+from spade_keras.search.layer_insights import measured_space
 from spade_keras.search.layer_table import LayerTable
-from spade_keras.search.measured_space import measured_space
 from spade_keras.search.receipt import in_budget_dtype
 from spade_keras.search.storage import open_storage
 

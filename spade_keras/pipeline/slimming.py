@@ -20,8 +20,8 @@ from spade_keras.pipeline.training import fit_by_strategy, strategy_batches, str
 from spade_keras.pruning import PruningPlan
 from spade_keras.recipe.sections import objective_of
 from spade_keras.search.acceptance import compare_for, measured, undecided
+from spade_keras.search.layer_insights import measured_space
 from spade_keras.search.layer_table import LayerTable
-from spade_keras.search.measured_space import measured_space
 from spade_keras.search.receipt import Receipt, write_receipt
 
 _ATTEMPTS = 3

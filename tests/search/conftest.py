@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -27,6 +28,27 @@ def postgresql():
     pytest.importorskip("psycopg", reason="pip install 'spade-keras[postgres]'")
     with server(binaries) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def proxy(postgresql):
+    """The URL of a proxy before that database."""
+    with run_proxy(postgresql) as (url, _):
+        yield url
+
+
+@contextlib.contextmanager
+def run_proxy(database):
+    pytest.importorskip("grpc", reason="pip install 'spade-keras[proxy]'")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    program = f"from spade_keras.search.proxy import serve; serve({database!r}, port={port})"
+    process = subprocess.Popen([sys.executable, "-c", program])
+    try:
+        yield f"grpc://localhost:{port}", process
+    finally:
+        process.kill()
+        process.wait()
 
 
 def find_binaries():

@@ -9,7 +9,7 @@ import pytest
 from spade_keras.networks import UnrolledPGD, priors
 from spade_keras.operators import CartesianMRI
 from spade_keras.pruning.graph.forward_pass import layer_calls
-from spade_keras.search import layer_sweep
+from spade_keras.search import layer_timing
 from spade_keras.search.candidate import build
 from spade_keras.search.layer_table import LayerTable
 from spade_keras.search.layer_timing import LayerCall
@@ -130,13 +130,13 @@ def test_each_distinct_layer_is_timed_once():
 def test_groups_narrowed_together_are_timed_as_if_each_were_alone(network, widths, monkeypatch):
     network = network()
     together = LayerTable.measure(network, IMAGE, widths, timer=FakeTimer())
-    monkeypatch.setattr(layer_sweep, "_independent", lambda reach: [[group] for group in reach])
+    monkeypatch.setattr(layer_timing, "_independent", lambda reach: [[group] for group in reach])
     assert LayerTable.measure(network, IMAGE, widths, timer=FakeTimer()) == together
 
 
 def test_groups_of_one_class_share_no_call():
     reach = {"a": {1, 2}, "b": {2, 3}, "c": {3, 4}, "d": {5}}
-    classes = layer_sweep._independent(reach)
+    classes = layer_timing._independent(reach)
     assert sorted(itertools.chain(*classes)) == ["a", "b", "c", "d"]
     assert len(classes) == 2
     for members in classes:

@@ -7,16 +7,18 @@ import pytest
 from spade_keras import pruning
 from spade_keras.networks import UnrolledPGD, priors
 from spade_keras.operators import CartesianMRI
-from spade_keras.search.curves import (
+from spade_keras.search.kept_importance import KeptShare, kept_shares
+from spade_keras.search.knapsack import knapsack_curve, predicted_cost
+from spade_keras.search.seeds import (
+    SEEDS,
     iterations_curve,
-    knapsack_curve,
+    propose,
     ranks_curve,
+    sensitivities,
     sensitivity_curve,
+    to_budget,
     uniform_curve,
 )
-from spade_keras.search.kept_importance import KeptShare, kept_shares
-from spade_keras.search.predicted_cost import predicted_cost
-from spade_keras.search.seeds import SEEDS, propose, sensitivities, to_budget
 from spade_keras.search.space import SearchSpace
 
 pytestmark = pytest.mark.once
@@ -312,11 +314,38 @@ def test_fewer_iterations_are_proposed_where_they_are_searched(network):
 
 def test_wrong_names_and_missing_quality(network):
     searched = network_space(network)
-    with pytest.raises(ValueError, match=r"\['knapsack', 'sensitivity', 'uniform'\].*\['greedy'\]"):
+    with pytest.raises(ValueError, match=r"Known ones: knapsack, sensitivity, uniform.*'greedy'"):
         propose(["greedy"], network, searched, excess=lambda c: 0.0)
     with pytest.raises(ValueError, match="quality=None"):
         propose(["sensitivity"], network, searched, excess=lambda c: 0.0)
     assert propose([], network, searched, excess=None) == [("narrowest", searched.narrowest)]
+
+
+def test_a_registered_family_is_proposed_by_its_name(network):
+    @SEEDS.register("first group")
+    def first_group(proposer):
+        first, *_ = proposer.space.variables
+
+        def curve(amount):
+            width = round(first.edges[-1] + amount * (first.edges[0] - first.edges[-1]))
+            return proposer.space.snap({**proposer.space.full.widths, first.group: width})
+
+        return curve
+
+    searched = network_space(network)
+    first, *others = searched.full.widths
+    try:
+        ((origin, found), _) = propose(
+            ["first group"],
+            network,
+            searched,
+            excess=lambda c: c.widths[first] / searched.full.widths[first] - 0.7,
+        )
+    finally:
+        SEEDS.unregister("first group")
+    assert origin == "first group"
+    assert found.widths[first] < searched.full.widths[first]
+    assert all(found.widths[group] == searched.full.widths[group] for group in others)
 
 
 def test_sensitivities_prune_one_group_at_a_time():

@@ -18,8 +18,11 @@ import sqlalchemy
 
 from spade_keras.errors import MissingExtraError, StorageError
 from spade_keras.search.database import hide_password
-from spade_keras.search.storage import describe_storage, guard, open_storage
+from spade_keras.search.proxy import serve
+from spade_keras.search.storage import describe_storage, open_storage
 from spade_keras.search.workers import join
+
+from .conftest import run_proxy
 
 pytestmark = pytest.mark.once
 
@@ -114,11 +117,15 @@ def test_full_disk(tmp_path):
     ("url", "shown"),
     [
         ("postgresql://me:secret@host/db", "postgresql://me:***@host/db"),
-        ("postgresql://me:s@c:r/et@host/db", "postgresql://me:***@host/db"),
+        ("postgresql://me:se:cret@host/db", "postgresql://me:***@host/db"),
         (
             "postgresql://host/db?user=me&password=secret",
-            "postgresql://host/db?user=me&password=***",
+            "postgresql://host/db?user=me",
         ),
+        # Unquoted letters: what of them is the host cannot be known.
+        ("postgresql://me:s@c:r/et@host/db", "postgresql://***"),
+        ("postgresql://me:s@cret@host/db", "postgresql://***"),
+        ("postgresql://me:s@cr/et@host/db", "postgresql://***"),
         ("postgresql://host/db", "postgresql://host/db"),
     ],
 )
@@ -188,7 +195,47 @@ def test_a_database_that_goes_away_and_comes_back(postgresql):
         assert [t.state.name for t in study.get_trials()] == ["COMPLETE", "RUNNING"]
 
 
-@pytest.mark.parametrize("kind", ["journal", "postgresql"])
+def test_a_name_that_a_database_cannot_hold(postgresql):
+    storage = open_storage(postgresql)
+    study = optuna.create_study(storage=storage, study_name="long names")
+    with join(storage) as worker, pytest.raises(StorageError, match="512 characters"):
+        worker.work(study, worker.claim(study, 1), lambda t: t.suggest_float("x" * 513, 0, 1))
+
+
+@pytest.mark.parametrize("url", ["grpc://host", "grpc://host:one", "grpc://:13000"])
+def test_urls_of_proxies(url):
+    with pytest.raises(StorageError, match=r"must be grpc://host:port. Received: storage='grpc"):
+        open_storage(url)
+
+
+def test_no_proxy_answers(monkeypatch):
+    monkeypatch.setattr("spade_keras.search.proxy._PATIENCE_S", 0.2)
+    with pytest.raises(StorageError, match=r"No proxy answers at grpc://localhost:1\. Start one"):
+        open_storage("grpc://localhost:1")
+
+
+def test_a_proxy_without_grpc(monkeypatch):
+    monkeypatch.setitem(sys.modules, "grpc", None)
+    with pytest.raises(MissingExtraError, match=r"spade-keras\[proxy\]"):
+        serve("postgresql://me:secret@127.0.0.1:1/db")
+
+
+def test_a_proxy_that_is_lost(postgresql):
+    with run_proxy(postgresql) as (url, process):
+        storage = open_storage(url)
+        study = optuna.create_study(storage=storage, study_name="lost proxy")
+
+        def lost(trial):
+            process.kill()
+            process.wait()
+            return trial.suggest_float("x", 0, 1)
+
+        assert describe_storage(storage) == url
+        with join(storage) as worker, pytest.raises(StorageError, match=rf"{url} was lost"):
+            worker.work(study, worker.claim(study, 1), lost)
+
+
+@pytest.mark.parametrize("kind", ["journal", "postgresql", "proxy"])
 def test_two_do_not_hold_one_guard(kind, request, tmp_path):
     """Each through a storage of its own, as two processes have."""
     where = tmp_path / "a.journal" if kind == "journal" else request.getfixturevalue(kind)
@@ -196,13 +243,13 @@ def test_two_do_not_hold_one_guard(kind, request, tmp_path):
     order = []
 
     def second():
-        with guard(other, "matter"):
+        with join(other).guard("matter"):
             order.append("second")
 
     thread = threading.Thread(target=second)
-    with guard(one, "matter"):
+    with join(one).guard("matter"):
         thread.start()
-        with guard(other, "another matter"):
+        with join(other).guard("another matter"):
             order.append("another")
         time.sleep(0.1)
         order.append("first")

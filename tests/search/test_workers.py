@@ -16,6 +16,7 @@ import sqlalchemy
 from optuna.trial import TrialState
 
 from spade_keras import latency
+from spade_keras.errors import StorageError
 from spade_keras.search import workers
 from spade_keras.search.storage import open_storage
 from spade_keras.search.workers import join
@@ -36,13 +37,14 @@ def quiet_optuna():
     optuna.logging.set_verbosity(before)
 
 
-@pytest.fixture(params=["memory", "journal", "postgresql"])
+@pytest.fixture(params=["memory", "journal", "postgresql", "proxy"])
 def storage(request, tmp_path):
     return open_storage(
         {
             "memory": lambda: None,
             "journal": lambda: tmp_path / "study.journal",
             "postgresql": lambda: request.getfixturevalue("postgresql"),
+            "proxy": lambda: request.getfixturevalue("proxy"),
         }[request.param](),
         heartbeat_s=1,
         grace_s=2,
@@ -257,6 +259,93 @@ def test_heartbeats_tell_the_living_from_the_dead(postgresql):
     assert study.get_trials()[-1].user_attrs["retry_of"] == dead.number
 
 
+def test_heartbeats_through_a_proxy(proxy):
+    storage = open_storage(proxy, heartbeat_s=0.1, grace_s=0.5)
+    study = optuna.create_study(storage=storage, study_name="heartbeats through a proxy")
+
+    def long(trial):
+        draw(trial)
+        for _ in range(5):
+            time.sleep(0.2)
+            assert other.recover(study) == []
+        return 1.0
+
+    with join(storage) as one, join(storage) as other:
+        assert one.work(study, one.claim(study, 9), long).state == TrialState.COMPLETE
+        dead = one.claim(study, 9)
+        draw(dead)
+        assert other.recover(study) == []
+        time.sleep(0.6)
+        assert [trial.number for trial in other.recover(study)] == [dead.number]
+        assert one.work(study, dead, lambda trial: 1.0).state == TrialState.FAIL
+    assert study.get_trials()[-1].user_attrs["retry_of"] == dead.number
+
+
+def test_a_guard_whose_holder_was_killed_is_broken_after_the_grace_period(proxy):
+    storage = open_storage(proxy, heartbeat_s=0.1, grace_s=0.5)
+    with join(storage) as one, join(storage) as other:
+        storage.create_new_study(one_direction := [optuna.study.StudyDirection.MINIMIZE], "@lock a")
+        started = time.monotonic()
+        with other.guard("a"):
+            assert time.monotonic() - started > 0.5
+            with pytest.raises(optuna.exceptions.DuplicatedStudyError):
+                storage.create_new_study(one_direction, "@lock a")
+        order = []
+
+        def second():
+            with one.guard("a"):
+                order.append("second")
+
+        with other.guard("a"):  # held for longer than the grace period, but alive
+            thread = threading.Thread(target=second)
+            thread.start()
+            time.sleep(1)
+            order.append("first")
+        thread.join()
+    assert order == ["first", "second"]
+
+
+def test_workers_of_one_study_connect_alike(postgresql, proxy):
+    direct, proxied = open_storage(postgresql), open_storage(proxy)
+    study = optuna.create_study(storage=direct, study_name="alike")
+    with join(direct) as worker:
+        worker.seed_once(study, lambda: None)
+    study = optuna.load_study(storage=proxied, study_name="alike")
+    with join(proxied) as worker, pytest.raises(StorageError, match=r"'alike' connect .* directly"):
+        worker.seed_once(study, lambda: None)
+
+
+def test_transactions_of_a_trial(postgresql):
+    """Optuna's own storage makes 26 for the same trial."""
+    storage = open_storage(postgresql)
+    study = optuna.create_study(storage=storage, study_name="transactions")
+    begun = []
+    sqlalchemy.event.listen(storage.engine, "begin", begun.append)
+
+    def objective(trial):
+        for key in ("origin", "configuration"):
+            x = [trial.suggest_int(f"x{i}", 0, 9) for i in range(4)]
+            trial.set_user_attr(key, x)
+        stored = optuna.load_study(study_name="transactions", storage=open_storage(postgresql))
+        assert stored.get_trials()[-1].params == trial.params  # before the costly part of a trial
+        trial.set_user_attr("timing", {})
+        trial.set_constraint("latency", -1)
+        trial.report(0.5, 1)
+        assert not trial.should_prune()
+        trial.set_user_attr("seconds", {})
+        return sum(x)
+
+    with join(storage) as worker:
+        for _ in range(3):
+            begun.clear()
+            done = worker.work(study, worker.claim(study, 9), objective)
+    assert len(begun) <= 11
+    assert done.user_attrs.keys() == {"worker", "origin", "configuration", "timing", "seconds"}
+    assert (done.constraints, done.intermediate_values) == ({"latency": -1}, {1: 0.5})
+    fresh = optuna.load_study(study_name="transactions", storage=open_storage(postgresql))
+    assert fresh.get_trials()[-1] == done
+
+
 @pytest.fixture(scope="module", autouse=True)
 def crew(tmp_path_factory):
     """Starts workers that run `search.run` in processes of their own.
@@ -295,16 +384,16 @@ def is_running(pid):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("kind", ["journal", "postgresql"])
+@pytest.mark.parametrize("kind", ["journal", "postgresql", "proxy"])
 def test_kill_one_of_three_in_the_middle_of_a_trial(kind, crew, request, tmp_path, monkeypatch):
     start, cache = crew
     url = str(tmp_path / "s.journal") if kind == "journal" else request.getfixturevalue(kind)
     marker = tmp_path / "inside"
-    job = {"storage": url, "name": "crew", "trials": TRIALS}
+    job = {"storage": url, "name": f"crew {kind}", "trials": TRIALS}
     victim = start(**job, hangs_at=str(marker))
     wait_until(marker.exists, "the victim is inside a quality")
     others = [start(**job, hangs_at=None) for _ in range(2)]
-    study = optuna.load_study(study_name="crew", storage=open_storage(url))
+    study = optuna.load_study(study_name=job["name"], storage=open_storage(url))
     try:
         # The others are at their timing, for which the victim holds the device.
         wait_until(lambda: Counter(states(study))["RUNNING"] == 3, "three trials at once")

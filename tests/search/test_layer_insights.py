@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from spade_keras.search.inspection import latency_by_group
+from spade_keras.search.layer_insights import latency_by_group
 
 pytestmark = pytest.mark.once
 
