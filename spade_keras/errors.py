@@ -42,7 +42,7 @@ class BadFileError(SpadeError):
         key: str,
         expected: str,
         received: str,
-        remedy: str = "Repair or remove the file, or pass skip_bad=True to leave it out.",
+        remedy: str,
     ) -> None:
         self.file = str(file)
         self.key = key

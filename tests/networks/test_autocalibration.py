@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from spade_keras.data import equispaced_mask
+from spade_keras.data.masks import equispaced
 from spade_keras.networks.autocalibration import autocalibration_window
 
 
@@ -37,17 +37,18 @@ def test_equals_the_rule_written_out(width):
 
 
 def test_lines_that_happen_to_touch_the_block_are_left_out():
-    mask = equispaced_mask(32, 4, 6)
+    mask = equispaced((1, 32), acceleration=4, acs_lines=6, offset=0)[0]
     assert mask[11:20].tolist() == [0, 1, 1, 1, 1, 1, 1, 1, 0]
     columns = np.flatnonzero(window(mask[None, None])[0, 0])
     np.testing.assert_array_equal(columns, np.arange(13, 19))
 
 
 def test_a_given_number_of_lines_is_taken():
-    masks = np.stack([equispaced_mask(17, 4, lines) for lines in (3, 4, 5)])[:, None]
+    options = {"shape": (1, 17), "offset": 0, "acceleration": 4}
+    masks = np.stack([equispaced(**options, acs_lines=lines) for lines in (3, 4, 5)])
     found = window(masks, np.array([3, 4, 5]))
     for row, lines in zip(found[:, 0], (3, 4, 5), strict=True):
-        only = equispaced_mask(17, 17, lines, offset=16)
+        only = equispaced((1, 17), acceleration=17, acs_lines=lines, offset=16)[0]
         only[16] = 0
         np.testing.assert_array_equal(row, only)
     np.testing.assert_array_equal(window(masks, np.array([[3], [4], [5]])), found)

@@ -35,7 +35,7 @@ def scan(slices=None):
     y, x = np.mgrid[-1:1:24j, -1:1:20j]
     discs = np.stack([x**2 + y**2 < 0.8] * (slices or 1)).astype("float32")
     simulated = data.simulate_multicoil(discs, acceleration=1, acs_lines=0)
-    kspace = simulated.measurements[..., 0] + 1j * simulated.measurements[..., 1]
+    kspace = simulated.inputs["measurements"][..., 0] + 1j * simulated.inputs["measurements"][..., 1]
     mask = np.random.default_rng(0).random((24, 20)) < 0.4
     mask[6:18, 4:16] = True
     kspace = (kspace * mask).astype("complex64")
