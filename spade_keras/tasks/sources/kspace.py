@@ -165,8 +165,8 @@ class KSpace(Source):
         else:
             split = "Training, validation and test are slabs of slices with gaps between them"
         return (
-            f"{origin}. {split}. Outside the center {settings.held_out:.0%} of the samples are held "
-            f"out for validation and {settings.held_out:.0%} for test, and given to no network."
+            f"{origin}. {split}. Outside the center, {settings.held_out:.0%} of the samples are "
+            f"held out for validation, {settings.held_out:.0%} for test, and given to no network."
         )
 
 

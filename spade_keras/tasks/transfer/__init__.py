@@ -1,15 +1,15 @@
-"""Transfer of a network to a small task, and what prunes it there: components, channels, both.
+"""Transfer of a classifier to a small task, where components, channels or both are pruned.
 
     pictures -> source and target task -> source network -> transferred network -> slim networks
 
-Every function takes plain values and calls `model.fit`; `recipes/basis_scaling_transfer.py` shows
-them in a row.
+Every function takes plain values and calls `model.fit`; `pipeline.transfer_run` calls them in
+order.
 """
 
 from __future__ import annotations
 
-from spade_keras.transfer.channels import prune_channels
-from spade_keras.transfer.components import (
+from spade_keras.registry import PICTURE_SOURCES, TRANSFER_NETWORKS
+from spade_keras.tasks.transfer.components import (
     COMPONENT_IMPORTANCES,
     PHASES,
     EffectPerParameter,
@@ -17,45 +17,56 @@ from spade_keras.transfer.components import (
     PruningPhase,
     prune_components,
 )
-from spade_keras.transfer.cost import measure_cost
-from spade_keras.transfer.fitting import LEARNING_RATES, Samples, Tasks, accuracy, fit, soft_labels
-from spade_keras.transfer.heads import replace_head, transfer_network
-from spade_keras.transfer.networks import (
+from spade_keras.tasks.transfer.fitting import (
+    LEARNING_RATES,
+    accuracy,
+    fit,
+    measure_cost,
+    soft_labels,
+)
+from spade_keras.tasks.transfer.networks import (
     FILTERS,
     IMAGENET_NETWORKS,
-    NETWORKS,
     imagenet_network,
+    load_network,
     make_network,
     make_network_of_size,
+    replace_head,
 )
-from spade_keras.transfer.pictures import PICTURE_SOURCES, load_pictures, prepare_for_imagenet
-from spade_keras.transfer.splitting import split_tasks
+from spade_keras.tasks.transfer.samples import (
+    LabeledSamples,
+    Tasks,
+    load_pictures,
+    prepare_for_imagenet,
+    scale_pictures,
+    split_tasks,
+)
 
 __all__ = [
     "COMPONENT_IMPORTANCES",
     "FILTERS",
     "IMAGENET_NETWORKS",
     "LEARNING_RATES",
-    "NETWORKS",
     "PHASES",
     "PICTURE_SOURCES",
+    "TRANSFER_NETWORKS",
     "EffectPerParameter",
+    "LabeledSamples",
     "PrunedComponents",
     "PruningPhase",
-    "Samples",
     "Tasks",
     "accuracy",
     "fit",
     "imagenet_network",
+    "load_network",
     "load_pictures",
     "make_network",
     "make_network_of_size",
     "measure_cost",
     "prepare_for_imagenet",
-    "prune_channels",
     "prune_components",
     "replace_head",
+    "scale_pictures",
     "soft_labels",
     "split_tasks",
-    "transfer_network",
 ]
