@@ -218,9 +218,7 @@ def test_the_original_teaches_every_pruned_network(finished, file, tmp_path, mon
 @pytest.mark.parametrize(("weights", "rate"), [("source", 2e-3), ("imagenet", 1e-4)])
 def test_the_learning_rate_is_that_of_the_weights(tmp_path, monkeypatch, weights, rate):
     rates = []
-    monkeypatch.setattr(
-        transfer, "fit", lambda *_, learning_rate, **__: rates.append(learning_rate)
-    )
+    monkeypatch.setattr(transfer, "fit", lambda *_, **options: rates.append(options))
     settings = load_recipe(RECIPE, [f'run.folder="{tmp_path}"', f"network.weights={weights}"])
     job(settings).fit(None, {"train": ()}, 1)
     assert [options["learning_rate"] for options in rates] == [rate]
