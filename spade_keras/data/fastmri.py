@@ -141,7 +141,7 @@ class FastMRIData:
         parts = group_split(patients, validation=validation, test=test, seed=seed)
         train, selection, report = (
             FastMRIData([self.volumes[i] for i in part], self._settings, self.skipped)
-            for part in (parts.train, parts.validation, parts.test)
+            for part in parts
         )
         return train, selection, report
 
@@ -167,8 +167,7 @@ class FastMRIData:
         return to_channels(self._maps(i))
 
     def _maps(self, i: int) -> np.ndarray:
-        if self._settings.coil_maps is None:
-            raise ValueError("Coil maps need `coil_maps`. Received: coil_maps=None")
+        assert self._settings.coil_maps is not None  # `open_fastmri` checks it
         return self._settings.coil_maps(self._masked(i), self._slice_mask(i))
 
     def _target(self, i: int) -> np.ndarray:
@@ -177,13 +176,13 @@ class FastMRIData:
             key, index = str(volume.target_key), int(self._slice_index[i])
             image = self._reader.read(volume.file, key, index)
             return (image[..., None] / self._scale(i)).astype("float32")
-        images = ifft2c(self._kspace(i))
-        if self._settings.target == "complex":
-            if volume.coils is not None:
-                images = np.sum(np.conj(self._maps(i)) * images, axis=0)
-            return to_channels(images / self._scale(i))
-        magnitudes = np.abs(images) if volume.coils is None else root_sum_of_squares(images)
-        return (magnitudes[..., None] / self._scale(i)).astype("float32")
+        kspace = self._kspace(i)
+        if self._settings.target == "magnitude":
+            return (_magnitude(volume, kspace)[..., None] / self._scale(i)).astype("float32")
+        images = ifft2c(kspace)
+        if volume.coils is not None:
+            images = np.sum(np.conj(self._maps(i)) * images, axis=0)
+        return to_channels(images / self._scale(i))
 
     def _mask(self, v: int) -> np.ndarray:
         """The mask of a volume; the same on every reading, since its seed is the file's name."""
@@ -207,12 +206,11 @@ class FastMRIData:
         if v not in self._factors:
             volume = self.volumes[v]
             middle = int(np.flatnonzero(self.volume_index == v)[volume.slices // 2])
-            images = ifft2c(self._masked(middle))
-            magnitudes = np.abs(images) if volume.coils is None else root_sum_of_squares(images)
-            if not magnitudes.max() > 0:
+            peak = float(_magnitude(volume, self._masked(middle)).max())
+            if not peak > 0:
                 file = DataFile(volume.file, REMEDY)
                 raise file.error("kspace", "more than zeros in its middle slice", "zeros")
-            self._factors[v] = float(magnitudes.max())
+            self._factors[v] = peak
         return np.float32(self._factors[v])
 
 
@@ -307,6 +305,11 @@ def _cropped(volume: FastMRIVolume, crop: str) -> tuple[int, int]:
     if crop == "none":
         return height, width
     return volume.recon_shape[0], width if crop == "readout" else volume.recon_shape[1]
+
+
+def _magnitude(volume: FastMRIVolume, kspace: np.ndarray) -> np.ndarray:
+    images = ifft2c(kspace)
+    return np.abs(images) if volume.coils is None else root_sum_of_squares(images)
 
 
 def _crop_kspace(kspace: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -168,16 +168,9 @@ def poisson_disc(
     throwing); r_0 is found by bisection so that just enough samples fit, and the excess is removed
     at random.
 
-    Args:
-        shape: `(height, width)`.
-        acceleration: Points over samples, the central square included.
-        acs_lines: Side of the central (autocalibration) square.
-        seed: Of the draw.
-        slope: Growth of the distance toward the edge; 0 samples evenly.
-
-    Returns:
-        float32 array `(height, width)` of zeros and ones; `round(height width / acceleration)` are
-        ones.
+    Arguments are those of `random`, in points instead of columns: `acs_lines` is the side of the
+    square. `slope` is the growth of the distance toward the edge; 0 samples evenly. Returns
+    `(height, width)`, of which exactly `round(height width / acceleration)` are ones.
 
     Raises:
         ValueError: If an argument is out of its range.

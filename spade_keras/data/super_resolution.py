@@ -20,7 +20,7 @@ def gaussian_kernel(
 ) -> np.ndarray:
     """A Gaussian, sampled at the pixels and scaled to sum 1.
 
-    k(p) = c exp(-p^T R diag(std^2)^-1 R^T p / 2), with p from the central pixel at size // 2.
+    k(p) = c exp(-p^T R diag(std^2)^-1 R^T p / 2), p counted from the pixel at size // 2.
 
     Args:
         std: Standard deviation in pixels, or those along both principal axes.
