@@ -10,7 +10,7 @@ from spade_keras.data.fastmri import CoilMapFunction
 from spade_keras.data.multicoil import ifft2c, root_sum_of_squares, to_channels
 from spade_keras.data.reading import DataFile
 from spade_keras.data.slices import MeasuredSlices
-from spade_keras.errors import MissingExtraError, SpadeError
+from spade_keras.errors import SpadeError, importing
 from spade_keras.files import read_npz
 
 AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
@@ -78,10 +78,8 @@ def load_nifti(path: str | Path, *, slices: str = "axial", peak: float | None = 
     """
     if slices not in AXES:
         raise ValueError(f"`slices` must be one of {sorted(AXES)}. Received: slices={slices!r}")
-    try:
+    with importing("nibabel", "recipes"):
         import nibabel
-    except ImportError as error:
-        raise MissingExtraError("nibabel", "recipes") from error
 
     file = DataFile(Path(path).expanduser(), _REMEDY)
     with file.reading("content", "a whole NIfTI volume"):
@@ -152,7 +150,7 @@ def load_labeled_arrays(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         arrays = read_npz(path, required=("x", "y"))
     except ValueError as error:
-        raise SpadeError(f"{error} x: samples; y: their classes.") from error
+        raise SpadeError(f"Labeled samples are arrays x, with classes y. {error}") from error
     x, y = arrays["x"], np.squeeze(arrays["y"])
     if x.ndim < 2 or y.ndim != 1 or len(x) != len(y):
         raise SpadeError(

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from spade_keras.data.images import open_images
 from spade_keras.data.multicoil import center_crop
-from spade_keras.errors import MissingExtraError
+from spade_keras.errors import importing
 
 PHOTOGRAPHS: dict[str, str] = {
     "astronaut": "astronaut.png",
@@ -47,10 +47,8 @@ def load_brain_template(height: int = 96, width: int = 96) -> np.ndarray:
     Reference:
         Fonov et al., "Unbiased average age-appropriate atlases for pediatric studies", 2011.
     """
-    try:
+    with importing("nilearn", "recipes"):
         from nilearn.datasets import load_mni152_template
-    except ImportError as error:
-        raise MissingExtraError("nilearn", "recipes") from error
 
     volume = np.asarray(load_mni152_template(resolution=1).dataobj, dtype="float32")
     even = tuple(slice(size // 2 * 2) for size in volume.shape[:2])
@@ -81,10 +79,8 @@ def load_photographs(
         >>> load_photographs(["cat"])["cat"].shape
         (300, 451, 3)
     """
-    try:
+    with importing("scikit-image", "recipes"):
         import skimage.data
-    except ImportError as error:
-        raise MissingExtraError("scikit-image", "recipes") from error
 
     chosen = list(PHOTOGRAPHS if names is None else names)
     unknown = sorted(set(chosen) - set(PHOTOGRAPHS))
@@ -110,10 +106,8 @@ def load_digits(size: int = 32) -> tuple[np.ndarray, np.ndarray]:
     Reference:
         Alpaydin and Kaynak, "Optical recognition of handwritten digits", UCI, 1998.
     """
-    try:
+    with importing("scikit-learn", "recipes"):
         from sklearn import datasets
-    except ImportError as error:
-        raise MissingExtraError("scikit-learn", "recipes") from error
 
     digits = datasets.load_digits()
     images = digits.images.astype("float32") / 16

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spade_keras.errors import MissingExtraError, SpadeError
+from spade_keras.errors import SpadeError, importing
 from spade_keras.files import write_atomic
 
 _METHOD = "sigpy, 1"
@@ -88,10 +88,8 @@ def calibration_side(sampled: np.ndarray) -> int:
 def _calibrate(
     kspace: np.ndarray, side: int, kernel_width: int, threshold: float, crop: float
 ) -> np.ndarray:
-    try:
+    with importing("sigpy", "recipes"):
         from sigpy.mri.app import EspiritCalib
-    except ImportError as error:
-        raise MissingExtraError("sigpy", "recipes") from error
 
     with np.errstate(divide="ignore", invalid="ignore"):  # the phase of pixels without signal
         maps = EspiritCalib(

@@ -52,11 +52,8 @@ class FastMRIHeader:
 
 
 def parse_header(xml: str | bytes) -> FastMRIHeader:
-    """Reads the sizes from `ismrmrd_header`; raises `ValueError` if one is missing."""
-    try:
-        root = ET.fromstring(xml)
-    except (ET.ParseError, UnicodeError) as error:
-        raise ValueError(f"no XML: {error}") from error
+    """Reads the sizes from `ismrmrd_header`; raises an exception if one is missing."""
+    root = ET.fromstring(xml)
 
     def number(path: str) -> int:
         tags = ["encoding", *path.split("/")]
@@ -182,7 +179,10 @@ def _inspect(file: DataFile, opened: h5py.File, with_target: bool) -> FastMRIVol
             "complex64 of shape (slices, coils, height, width) or (slices, height, width)",
             f"{kspace.dtype} of shape {kspace.shape}",
         )
-    header = _header(file, opened)
+    content = _dataset(file, opened, "ismrmrd_header")[()]
+    expected = "ISMRMRD's XML with encodedSpace, reconSpace and encodingLimits"
+    with file.reading("ismrmrd_header", expected):
+        header = parse_header(content)
     height, width = kspace.shape[-2:]
     target_key = TARGETS[kspace.ndim] if TARGETS[kspace.ndim] in opened else None
     if with_target or target_key is not None:
@@ -209,15 +209,6 @@ def _dataset(file: DataFile, opened: h5py.File, key: str) -> h5py.Dataset:
     if not isinstance(found, h5py.Dataset):
         raise file.error(key, "a data set of the file", f"the keys {sorted(opened)}")
     return found
-
-
-def _header(file: DataFile, opened: h5py.File) -> FastMRIHeader:
-    content = _dataset(file, opened, "ismrmrd_header")[()]
-    try:
-        return parse_header(content)
-    except (ValueError, TypeError) as error:
-        expected = "ISMRMRD's XML with encodedSpace, reconSpace and encodingLimits"
-        raise file.error("ismrmrd_header", expected, str(error)) from error
 
 
 def _target_shape(file: DataFile, opened: h5py.File, kspace: h5py.Dataset) -> tuple[int, int]:

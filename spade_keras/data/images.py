@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from spade_keras.data.reading import DataFile, LazyArray, list_files, read_all
-from spade_keras.errors import MissingExtraError
+from spade_keras.errors import importing
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 _EXPECTED = "a whole image in one of the formats png, jpg, bmp and tif"
@@ -192,8 +192,6 @@ def _read_one(files: Sequence[Path], channels: int, index: int) -> np.ndarray:
 
 
 def _pillow() -> tuple[Any, Any]:
-    try:
+    with importing("pillow", "recipes"):
         from PIL import Image, ImageOps
-    except ImportError as error:
-        raise MissingExtraError("pillow", "recipes") from error
     return Image, ImageOps

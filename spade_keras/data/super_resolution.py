@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 from scipy import io, ndimage
 
+from spade_keras.backend.batches import batches
 from spade_keras.data.reading import DataFile
 from spade_keras.data.slices import MeasuredSlices
 from spade_keras.operators.downsampling import Downsampling
@@ -98,6 +99,7 @@ def motion_kernel(seed: int = 0, *, length: float = 20.0, size: int = 25) -> np.
     kernel = np.zeros((size, size))
     rows, columns = path.imag + size // 2, path.real + size // 2
     top, left = np.floor(rows).astype(int), np.floor(columns).astype(int)
+    # Bilinear weights spread each point of the path over its four pixels.
     for dy, dx in ((0, 0), (0, 1), (1, 0), (1, 1)):
         weight = (1 - np.abs(rows - top - dy)) * (1 - np.abs(columns - left - dx))
         np.add.at(kernel, (top + dy, left + dx), weight)
@@ -204,7 +206,7 @@ def simulate_super_resolution(
     clean = np.concatenate(
         [
             ops.convert_to_numpy(operator.forward(x, kernel=k))
-            for x, k in zip(_batches(targets), _batches(kernel), strict=True)
+            for x, k in batches((targets, kernel), _BATCH)
         ]
     )
     measurements = clean + level * rng.standard_normal(clean.shape)
@@ -235,7 +237,3 @@ def _read_kernels(file: DataFile, key: str) -> np.ndarray:
         names = sorted(name for name in arrays if not name.startswith("__"))
         raise file.error(key, "an array of the file", f"the arrays {names}")
     return arrays[key]
-
-
-def _batches(array: np.ndarray) -> list[np.ndarray]:
-    return [array[start : start + _BATCH] for start in range(0, len(array), _BATCH)]

@@ -45,19 +45,15 @@ def test_true_acceleration_counts():
 
 def test_gaussian_columns_follow_the_density():
     width, std = 200, 0.15
-    counts = sum(
-        masks.gaussian((1, width), acceleration=20, acs_lines=0, std=std, seed=seed)[0]
-        for seed in range(400)
-    )
+    options = {"shape": (1, width), "acceleration": 20, "acs_lines": 0}
+    counts = sum(masks.gaussian(**options, std=std, seed=seed)[0] for seed in range(400))
     k = (np.arange(width) - width // 2) / width
     expected = np.exp(-0.5 * (k / std) ** 2)
     correlation = np.corrcoef(counts, expected)[0, 1]
     assert correlation > 0.97
     spread = np.sqrt((counts * k**2).sum() / counts.sum())
     assert 0.15 < spread < 0.18  # drawing without replacement widens it a little
-    even = sum(
-        masks.random((1, width), acceleration=20, acs_lines=0, seed=seed)[0] for seed in range(400)
-    )
+    even = sum(masks.random(**options, seed=seed)[0] for seed in range(400))
     assert np.sqrt((even * k**2).sum() / even.sum()) == pytest.approx(1 / np.sqrt(12), rel=0.05)
 
 
@@ -89,25 +85,28 @@ def test_seeds_depend_on_names():
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("name", "acceleration", "acs_lines", "own", "message"),
     [
-        (
-            lambda: data.get_mask("spiral", acceleration=2, acs_lines=2),
-            "Unknown mask",
-        ),
-        (lambda: data.get_mask("random", acceleration=2), "needs acceleration and acs_lines"),
-        (lambda: data.get_mask("random", acceleration=2, acs_lines=2, std=1), "takes"),
-        (lambda: masks.random((1, 16), acceleration=4, acs_lines=8), "at most the 4 samples"),
-        (lambda: masks.random((1, 16), acceleration=0.5, acs_lines=0), "acceleration=0.5"),
-        (lambda: masks.gaussian((1, 16), acceleration=4, acs_lines=2, std=0), "std=0"),
-        (lambda: masks.poisson_disc((8, 8), acceleration=4, acs_lines=9), "acs_lines=9"),
-        (lambda: masks.poisson_disc((8, 8), acceleration=4, acs_lines=2, slope=-1), "slope=-1"),
-        (lambda: data.get_mask("equispaced", acceleration=0, acs_lines=2)((8, 8)), "acceleration"),
+        ("spiral", 2, 2, {}, "Unknown mask"),
+        ("random", 2, 2, {"std": 1}, "takes"),
+        ("random", 4, 8, {}, "at most the 4 samples"),
+        ("random", 0.5, 0, {}, "acceleration=0.5"),
+        ("gaussian", 4, 2, {"std": 0}, "std=0"),
+        ("poisson_disc", 4, 17, {}, "acs_lines=17"),
+        ("poisson_disc", 4, 2, {"slope": -1}, "slope=-1"),
+        ("equispaced", 0, 2, {}, "`acceleration` must be from"),
+        ("equispaced", 4, 17, {}, "`acs_lines` must be from"),
+        ("equispaced", 4, 2, {"offset": 4}, "`offset`"),
     ],
 )
-def test_wrong_masks(make, message):
+def test_wrong_masks(name, acceleration, acs_lines, own, message):
     with pytest.raises(ValueError, match=message):
-        make()
+        data.get_mask(name, acceleration=acceleration, acs_lines=acs_lines, **own)((16, 16))
+
+
+def test_settings_are_checked_at_once():
+    with pytest.raises(ValueError, match="needs acceleration and acs_lines"):
+        data.get_mask("random", acceleration=2)
 
 
 def test_mask_has_the_spacing_and_the_center():
@@ -122,13 +121,3 @@ def test_mask_has_the_spacing_and_the_center():
 def test_mask_center_holds_the_zero_frequency_of_odd_widths():
     mask = masks.equispaced((1, 9), acceleration=9, acs_lines=1, offset=0)
     assert mask.tolist() == [[1, 0, 0, 0, 1, 0, 0, 0, 0]]
-
-
-@pytest.mark.parametrize(
-    ("acceleration", "acs_lines", "name"), [(0, 2, "acceleration"), (4, 9, "acs_lines")]
-)
-def test_wrong_mask(acceleration, acs_lines, name):
-    with pytest.raises(ValueError, match=f"`{name}` must be from"):
-        masks.equispaced((8, 8), acceleration=acceleration, acs_lines=acs_lines)
-    with pytest.raises(ValueError, match="`offset`"):
-        masks.equispaced((8, 8), acceleration=4, acs_lines=2, offset=4)

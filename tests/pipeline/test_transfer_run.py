@@ -259,7 +259,7 @@ def test_a_finished_run_is_kept(finished):
 
 @pytest.mark.once
 @pytest.mark.parametrize(
-    ("override", "anew"),
+    ("override", "remade"),
     [
         ("evaluation.pairs=6", {"evaluate", "export"}),
         ("export.pairs=6", {"export"}),
@@ -268,7 +268,7 @@ def test_a_finished_run_is_kept(finished):
         ("network.name=resnet", {"source", "original", *ARMS}),
     ],
 )
-def test_a_change_makes_those_stages_anew_that_depend_on_it(finished, file, override, anew):
+def test_a_change_remakes_the_stages_that_depend_on_it(finished, file, override, remade):
     """At least these: what is made from them follows by itself."""
     settings, _ = finished
     changed = recipe(settings.run.folder, file, override)
@@ -278,7 +278,7 @@ def test_a_change_makes_those_stages_anew_that_depend_on_it(finished, file, over
         for stage in transfer_run.transfer_order(changed)
         if not stages.is_done(stage.name, stage.sections, after=stage.after)
     }
-    assert lost == anew
+    assert lost == remade
 
 
 @pytest.mark.once

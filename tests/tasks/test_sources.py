@@ -178,7 +178,7 @@ def test_fastmri_files_are_split_by_patient_and_bad_ones_listed(tmp_path):
     assert perfect["ssim"] == pytest.approx(1) and perfect["convention"] == "fastmri"
 
 
-def test_too_few_patients_are_told_from_too_few_volumes(tmp_path):
+def test_too_few_patients_in_enough_volumes_are_an_error(tmp_path):
     for index in range(4):
         data.write_fastmri_like(
             tmp_path / f"{index}.h5", np.ones((1, 16, 16)), patient_id=f"patient_{index % 2}"

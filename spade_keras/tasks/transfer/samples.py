@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -88,16 +89,6 @@ def prepare_for_imagenet(x: np.ndarray) -> np.ndarray:
 def digits(size: int | None) -> LabeledSamples:
     """The bundled digits, enlarged to 16 x 16 pixels unless a size is given."""
     return load_digits(size or 16)
-
-
-def mnist(size: int | None) -> LabeledSamples:
-    """MNIST, from `keras.datasets`."""
-    return _of_keras("mnist", size)
-
-
-def cifar10(size: int | None) -> LabeledSamples:
-    """CIFAR-10, from `keras.datasets`."""
-    return _of_keras("cifar10", size)
 
 
 def split_tasks(
@@ -191,3 +182,7 @@ def _of_keras(name: str, size: int | None) -> LabeledSamples:
     x = np.concatenate([part[0] for part in parts]).astype("float32") / 255
     y = np.concatenate([part[1].reshape(-1) for part in parts]).astype("int32")
     return scale_pictures(x[..., None] if x.ndim == 3 else x, size), y
+
+
+mnist = functools.partial(_of_keras, "mnist")
+cifar10 = functools.partial(_of_keras, "cifar10")
