@@ -2,7 +2,7 @@
 
     KERAS_BACKEND=tensorflow python benchmarks/basis_scaling.py [--network vgg resnet] [--seeds 5]
 
-Repeats recipes/basis_scaling_transfer.py over seeds, each with its own split and weights: the
+Repeats recipes/classifier_basis_scaling.toml over seeds, each with its own split and weights: the
 original, basis scaling, channel pruning to the same size, both, and a network as large that is
 trained from scratch. In every seed, without any training after it:
 
@@ -25,15 +25,19 @@ import json
 import os
 import statistics
 import sys
+import tempfile
 import time
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import keras
+from rich.console import Console
 
 from spade_keras import latency, pruning
-from spade_keras.recipes import basis_scaling_transfer as recipe
+from spade_keras.pipeline.run_folder import Stages
+from spade_keras.pipeline.transfer_run import ARMS, TransferJob, transfer_order
+from spade_keras.recipe import load_recipe
+from spade_keras.tasks import transfer
 
 RESULT = Path(__file__).resolve().parent / "results" / "basis_scaling.json"
 RANKINGS = ("taylor", "sigma", "random")
@@ -42,22 +46,40 @@ KEYS = ("accuracy", "parameters", "macs", "time_ratio")
 GOAL = {"loss": 0.01, "removed": 0.9}
 
 
-def other_arms(
-    tasks: recipe.Tasks, models: dict[str, keras.Model], settings: recipe.Settings
-) -> dict[str, keras.Model]:
+def make_job(network: str, train: int, seed: int, folder: str) -> TransferJob:
+    """The job of one seed, whose stages lie in a folder."""
+    changes = [f'run.folder="{folder}"', f"run.seed={seed}", f"network.name={network}"]
+    recipe = load_recipe("classifier_basis_scaling", [*changes, f"data.train_per_class={train}"])
+    return TransferJob(recipe, Stages(recipe.run_folder), Console(quiet=True))
+
+
+def run_stages(job: TransferJob) -> dict[str, keras.Model]:
+    """Runs the stages that make networks, and returns these."""
+    for stage in transfer_order(job.recipe):
+        if stage.name not in ("evaluate", "export"):
+            folder = job.stages.folder / stage.name
+            folder.mkdir(parents=True)
+            stage.make(job, folder)
+    return {"from scratch" if name == "scratch" else name: job.model(name) for name in ARMS}
+
+
+def other_arms(job: TransferJob, models: dict[str, keras.Model]) -> dict[str, keras.Model]:
     """The arms that the recipe does not have."""
-    original = models["original"]
-    taught = recipe.teach(original, tasks, settings)
-    made = {name: recipe.prune_components(original, taught, settings, name) for name in RANKINGS}
-    alone = replace(settings, tuning_epochs=0)
-    made["labels and factors alone"] = recipe.prune_components(original, tasks, alone)
-    made["components, then channels"] = recipe.prune_channels(
-        models["basis"], taught, settings, ratio=recipe.CHANNELS
-    )
+    settings, options = job.recipe.pruning, job.component_options
+    original, made = models["original"], {}
+    for name in RANKINGS:
+        ranked = {**options, "importance": name}
+        made[name] = transfer.prune_components(original, job.taught, **ranked).model
+        job.fit(made[name], job.taught, settings.tuning_epochs)
+    alone = transfer.prune_components(original, job.target, **options)
+    made["labels and factors alone"] = alone.model
+    plan = pruning.make_plan(models["basis"], ratio=settings.channel_ratio)
+    narrow = pruning.rebuild(models["basis"], plan)
+    made["components, then channels"] = job.fit(narrow, job.taught, job.recipe.training.epochs)
     return made
 
 
-def untrained(tasks: recipe.Tasks, original: keras.Model) -> dict[str, keras.Model]:
+def untrained(tasks: transfer.Tasks, original: keras.Model) -> dict[str, keras.Model]:
     """Channels removed by either criterion, and nothing trained after it."""
     made = {}
     for ratio in UNTRAINED_RATIOS:
@@ -69,19 +91,23 @@ def untrained(tasks: recipe.Tasks, original: keras.Model) -> dict[str, keras.Mod
     return made
 
 
-def run_seed(settings: recipe.Settings, pairs: int, others: bool) -> dict[str, Any]:
+def run_seed(job: TransferJob, pairs: int, others: bool) -> dict[str, Any]:
     """All arms for one seed."""
     start, load = time.time(), os.getloadavg()[0]
-    tasks, models = recipe.run(settings)
+    models = run_stages(job)
     original = models["original"]
     if others:
-        models |= other_arms(tasks, models, settings)
-    rows = {n: recipe.make_row(m, original, tasks, pairs) for n, m in models.items()}
-    slim = untrained(tasks, original)
-    rows |= {n: recipe.make_row(m, original, tasks, 0) for n, m in slim.items()}
+        models |= other_arms(job, models)
+    options = {"batch_size": job.recipe.evaluation.batch_size}
+
+    def row(model: keras.Model, pairs: int) -> dict[str, Any]:
+        return transfer.measure_cost(model, original, job.target, pairs=pairs, **options)
+
+    rows = {name: row(model, pairs) for name, model in models.items()}
+    rows |= {name: row(model, 0) for name, model in untrained(job.target, original).items()}
     return {
-        "seed": settings.seed,
-        "samples": {name: len(part[0]) for name, part in tasks.items()},
+        "seed": job.recipe.run.seed,
+        "samples": job.json("data", "facts")["samples"],
         "seconds": round(time.time() - start),
         "load_average": [load, os.getloadavg()[0]],
         "rows": rows,
@@ -142,23 +168,25 @@ def main() -> int:
         "--network", nargs="+", choices=("vgg", "resnet"), default=("vgg", "resnet")
     )
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--train", type=int, default=recipe.Settings.train, help="per class")
+    parser.add_argument("--train", type=int, default=60, help="per class")
     parser.add_argument("--pairs", type=int, default=10, help="timed windows of each network")
     parser.add_argument("--other-seeds", type=int, default=5, help="seeds with all arms")
     given = parser.parse_args()
     for network in given.network:
         runs: list[dict[str, Any]] = []
         for seed in range(given.seeds):
-            settings = recipe.Settings(network=network, seed=seed, train=given.train)
-            runs.append(run_seed(settings, given.pairs, seed < given.other_seeds))
+            with tempfile.TemporaryDirectory() as folder:
+                job = make_job(network, given.train, seed, folder)
+                runs.append(run_seed(job, given.pairs, seed < given.other_seeds))
             summary = summarize(runs)
             title = f"{network}, {given.train} per class"
             show(title, summary)
-            inputs = recipe.load_tasks(settings)["test"][0][: recipe.BATCH]
+            sample = job.target["test"][0][: job.recipe.evaluation.batch_size]
+            recipe = job.recipe.model_dump(mode="json", exclude={"run"})
             content = {
                 "date": datetime.date.today().isoformat(),
-                "fingerprint": latency.fingerprint(inputs),
-                "settings": {**asdict(settings), "seed": None, "filters": recipe.FILTERS},
+                "fingerprint": latency.fingerprint(sample),
+                "settings": {**recipe, "filters": transfer.FILTERS},
                 "summary": summary,
                 "runs": runs,
             }

@@ -18,7 +18,6 @@ _PUBLIC = {
     "operators": "",
     "pruning": "",
     "search": "",
-    "transfer": "",
 }
 """Sub-packages, and modules with the names they make public here; imported on first use."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 
@@ -42,7 +43,7 @@ class BadFileError(SpadeError):
         key: str,
         expected: str,
         received: str,
-        remedy: str = "Repair or remove the file, or pass skip_bad=True to leave it out.",
+        remedy: str,
     ) -> None:
         self.file = str(file)
         self.key = key
@@ -72,6 +73,24 @@ class MissingExtraError(SpadeError, ImportError):
         super().__init__(
             f"`{package}` is not installed. Install it with: pip install 'spade-keras[{extra}]'"
         )
+
+
+@contextlib.contextmanager
+def importing(package: str, extra: str) -> Iterator[None]:
+    """Turns a failed import of an optional package into a `MissingExtraError`.
+
+    Args:
+        package: The package.
+        extra: The optional dependency group of spade-keras that brings it.
+
+    Example:
+        >>> with importing("json", "recipes"):
+        ...     import json
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise MissingExtraError(package, extra) from error
 
 
 # Pruning

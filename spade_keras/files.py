@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,25 +111,34 @@ def load_model(path: str | Path) -> keras.Model:
         ) from error
 
 
-def read_npz(path: str | Path) -> dict[str, np.ndarray]:
+def read_npz(path: str | Path, *, required: Sequence[str] = ()) -> dict[str, np.ndarray]:
     """Reads the arrays of an `.npz` file by name.
 
     Args:
         path: The file.
+        required: Arrays that it must hold; only these are read. Empty: all are read.
 
     Raises:
-        ValueError: If it cannot be read as such.
+        ValueError: If it cannot be read as such, or lacks an array.
     """
     import numpy as np
 
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, AttributeError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            names = file.files
+            arrays = {name: file[name] for name in names if not required or name in required}
+    # Damaged archives raise exceptions of all kinds.
+    except Exception as error:
         raise ValueError(
             f"`{path}` cannot be read as an .npz file of arrays: {error}. Write one with "
             "numpy.savez(path, name=array, ...)."
         ) from error
+    if not set(required) <= set(arrays):
+        raise ValueError(
+            f"`{path}` must hold the arrays {', '.join(required)}. Write one with "
+            f"numpy.savez(path, name=array, ...). Received: {sorted(names)}"
+        )
+    return arrays
 
 
 @contextlib.contextmanager

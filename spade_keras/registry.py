@@ -193,10 +193,10 @@ PRIORS = Registry(
 MASKS = Registry(
     "mask",
     {
-        "equispaced": "data.mask_registry:equispaced",
-        "gaussian": "data.mask_registry:gaussian",
-        "poisson_disc": "data.mask_registry:poisson_disc",
-        "random": "data.mask_registry:random",
+        "equispaced": "data.masks:equispaced",
+        "gaussian": "data.masks:gaussian",
+        "poisson_disc": "data.masks:poisson_disc",
+        "random": "data.masks:random",
     },
 )
 """Sampling masks: `mask(shape, *, acceleration, acs_lines, seed)`."""
@@ -303,6 +303,25 @@ SOURCES = Registry(
     },
 )
 """Where a reconstruction's measurements come from."""
+
+LABELED_SOURCES = Registry("source of labeled samples", {"digits": "data.bundled:load_digits"})
+"""Bundled samples with a class each; called with the side of their images."""
+
+PICTURE_SOURCES = Registry(
+    "source of pictures",
+    {
+        "digits": "tasks.transfer.samples:digits",
+        "mnist": "tasks.transfer.samples:mnist",
+        "cifar10": "tasks.transfer.samples:cifar10",
+    },
+)
+"""Pictures with a class each, for a transfer; called with the side to scale them to, or None."""
+
+TRANSFER_NETWORKS = Registry(
+    "network to transfer",
+    {"vgg": "tasks.transfer.networks:pooled", "resnet": "tasks.transfer.networks:residual"},
+)
+"""The stage that a small network repeats; called with tensor, width and name."""
 
 CLASSIFIERS = Registry("classifier", {"convolutional": "tasks.classifiers:convolutional"})
 """Classifiers that a recipe can name."""

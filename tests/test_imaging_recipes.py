@@ -223,8 +223,8 @@ def test_training_without_truth_never_reads_it(tmp_path):
         folder.mkdir(parents=True)
         pipeline.make_data(this, folder)
         for path in folder.glob("*.npz") if poisoned else ():
-            slices = data.MulticoilSlices.load(str(path))
-            slices.truth[:] = np.nan
+            slices = data.MeasuredSlices.load(str(path))
+            slices.targets[:] = np.nan
             slices.save(str(path))
         pipeline.train(this, tmp_path)
         weights.append(keras.saving.load_model(tmp_path / "network.keras").get_weights())

@@ -212,8 +212,8 @@ def rerun_stages(settings, source, target, poison):
     if poison:
         for split in ("train", "validation", "test"):
             path = str(target / "data" / f"{split}.npz")
-            slices = data.MulticoilSlices.load(path)
-            slices.truth[:] = np.nan
+            slices = data.MeasuredSlices.load(path)
+            slices.targets[:] = np.nan
             slices.save(path)
     this = Job(settings, Stages(target), Console(quiet=True))
     for name, stage in (

@@ -38,7 +38,7 @@ def test_the_shipped_recipe_spells_out_the_defaults():
 
 
 def test_the_defaults_are_those_of_the_package():
-    from spade_keras import transfer
+    from spade_keras.tasks import transfer
 
     pruning = validate_recipe(MINIMAL).pruning
     phases = zip(pruning.shares, pruning.patience, pruning.learning_rates, strict=True)
@@ -47,10 +47,10 @@ def test_the_defaults_are_those_of_the_package():
 
 def test_the_names_and_numbers_are_those_of_the_package():
     pytest.importorskip("sklearn")
-    from spade_keras import transfer
+    from spade_keras.tasks import transfer
 
     assert sorted(recipe_transfer.PICTURE_SOURCES) == sorted(transfer.PICTURE_SOURCES)
-    assert sorted(recipe_transfer.TRANSFER_NETWORKS) == sorted(transfer.NETWORKS)
+    assert sorted(recipe_transfer.TRANSFER_NETWORKS) == sorted(transfer.TRANSFER_NETWORKS)
     assert sorted(recipe_transfer.COMPONENT_IMPORTANCES) == sorted(transfer.COMPONENT_IMPORTANCES)
     assert {len(filters) for filters in transfer.FILTERS.values()} == {recipe_transfer.WIDTHS}
     x, y = transfer.load_pictures("digits")

@@ -1,4 +1,4 @@
-"""Stacks of images from `.npy`, `.npz` and NIfTI files."""
+"""Arrays from files: stacks of images, volumes, measured k-space, and samples with classes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,18 @@ from pathlib import Path
 
 import numpy as np
 
-from spade_keras.data.bad_files import check_finite, reading
-from spade_keras.data.multicoil_simulation import to_channels
-from spade_keras.errors import BadFileError, MissingExtraError
+from spade_keras.data.fastmri import CoilMapFunction
+from spade_keras.data.multicoil import ifft2c, root_sum_of_squares, to_channels
+from spade_keras.data.reading import DataFile
+from spade_keras.data.slices import MeasuredSlices
+from spade_keras.errors import SpadeError, importing
+from spade_keras.files import read_npz
 
 AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
 """The axis across the slices: to the right, to the front, to the top of the patient."""
+
+_REMEDY = "Repair or replace the file."
+_KSPACE_REMEDY = "Write one with numpy.save(path, kspace)."
 
 
 def load_stack(
@@ -32,28 +38,25 @@ def load_stack(
     Raises:
         BadFileError: If the file does not hold such an array.
     """
-    path = Path(path).expanduser()
-    name, array = _read_array(path, key)
+    file = DataFile(Path(path).expanduser(), _REMEDY)
+    name, array = file.read_array(key)
+    received = f"{array.dtype} of shape {array.shape}"
     if array.dtype.kind not in "biufc" or array.ndim not in (3, 4) or 0 in array.shape:
-        received = f"{array.dtype} of shape {array.shape}"
-        raise BadFileError(
-            path, name, "numbers of shape (images, height, width[, channels])", received
-        )
+        raise file.error(name, "numbers of shape (images, height, width[, channels])", received)
     if array.dtype.kind == "c" and array.ndim == 4:
-        received = f"{array.dtype} of shape {array.shape}"
-        raise BadFileError(path, name, "of shape (images, height, width) where complex", received)
-    check_finite(path, name, array)
+        raise file.error(name, "of shape (images, height, width) where complex", received)
+    file.check_finite(name, array)
     if array.dtype.kind in "iu" and peak is None:
         array = array.astype("float32") / np.iinfo(array.dtype).max
     if array.dtype.kind == "c":
         stack = to_channels(array)
     else:
         stack = (array if array.ndim == 4 else array[..., None]).astype("float32")
-    return stack if peak is None else _scale(path, name, stack, peak)
+    return stack if peak is None else _scale(file, name, stack, peak)
 
 
 def load_nifti(path: str | Path, *, slices: str = "axial", peak: float | None = 1.0) -> np.ndarray:
-    """Reads the slices of a NIfTI volume in one orientation, whatever that of the file.
+    """Reads the slices of a NIfTI volume in one orientation, independent of the file's.
 
     The volume is turned to the nearest of the orientations right-anterior-superior: axis 0 goes to
     the patient's right, axis 1 to the front, axis 2 to the top. Slices go along the named axis;
@@ -75,43 +78,100 @@ def load_nifti(path: str | Path, *, slices: str = "axial", peak: float | None = 
     """
     if slices not in AXES:
         raise ValueError(f"`slices` must be one of {sorted(AXES)}. Received: slices={slices!r}")
-    try:
+    with importing("nibabel", "recipes"):
         import nibabel
-    except ImportError as error:
-        raise MissingExtraError("nibabel", "recipes") from error
 
-    path = Path(path).expanduser()
-    with reading(path, "content", "a whole NIfTI volume"):
-        image = nibabel.as_closest_canonical(nibabel.load(path))
+    file = DataFile(Path(path).expanduser(), _REMEDY)
+    with file.reading("content", "a whole NIfTI volume"):
+        image = nibabel.as_closest_canonical(nibabel.load(file.path))
         volume = np.asarray(image.dataobj, "float32")
     while volume.ndim > 3 and volume.shape[-1] == 1:
         volume = volume[..., 0]
     if volume.ndim != 3 or 0 in volume.shape:
-        received = f"shape {volume.shape}"
-        raise BadFileError(path, "content", "a volume of three axes", received)
-    check_finite(path, "content", volume)
+        raise file.error("content", "a volume of three axes", f"shape {volume.shape}")
+    file.check_finite("content", volume)
     stack = np.ascontiguousarray(np.moveaxis(volume, AXES[slices], 0))
-    return stack if peak is None else _scale(path, "content", stack, peak)
+    return stack if peak is None else _scale(file, "content", stack, peak)
 
 
-def _read_array(path: Path, key: str | None) -> tuple[str, np.ndarray]:
-    with reading(path, key or "content", "an .npy or .npz file of arrays"):
-        found = np.load(path, allow_pickle=False)
-        if isinstance(found, np.ndarray):
-            return "content", found
-        with found:
-            names = list(found.files)
-            name = names[0] if key is None and len(names) == 1 else key
-            if name in names:
-                return str(name), found[name]
-    remedy = "Pass the name of one of its arrays as `key`."
-    raise BadFileError(path, key or "key", "an array of the file", f"the arrays {names}", remedy)
+def load_kspace(path: str | Path, *, coil_maps: CoilMapFunction | None = None) -> MeasuredSlices:
+    """Reads measured k-space, without true images; what is 0 in all coils was not sampled.
+
+    k-space is centered, as `operators.CartesianMRI` has it, and divided by the maximum of the
+    zero-filled magnitude image over all slices, so that images are about [0, 1].
+
+    Args:
+        path: An `.npy` file, or an `.npz` file of one array: complex, of shape
+            `(coils, height, width)` or `(slices, coils, height, width)`.
+        coil_maps: Estimates coil maps from k-space and mask, such as `espirit_maps`; adds the
+            input `sensitivities`.
+
+    Returns:
+        `MeasuredSlices`: inputs `measurements` and `sensitivities`
+        `(slices, coils, height, width, 2)` and `mask` `(slices, 1 or height, width)`, of one row if
+        all its rows are the same; no targets.
+
+    Raises:
+        BadFileError: If the file does not hold such an array.
+    """
+    file = DataFile(Path(path).expanduser(), _KSPACE_REMEDY)
+    name, kspace = file.read_array()
+    if kspace.dtype.kind != "c" or kspace.ndim not in (3, 4) or 0 in kspace.shape:
+        expected = "complex, of shape (coils, height, width) or (slices, coils, height, width)"
+        raise file.error(name, expected, f"{kspace.dtype} of shape {kspace.shape}")
+    file.check_finite(name, kspace)
+    kspace = kspace.reshape(-1, *kspace.shape[-3:]).astype("complex64")
+    sampled = np.any(kspace != 0, axis=1)
+    if not sampled.any(axis=(1, 2)).all():
+        raise file.error(name, "sampled in every slice", "a slice of zeros")
+    mask = sampled.astype("float32")
+    if (mask == mask[:, :1]).all():
+        mask = mask[:, :1]
+    scale = float(root_sum_of_squares(ifft2c(kspace)).max())
+    inputs = {"measurements": to_channels(kspace / scale), "mask": mask}
+    if coil_maps is not None:
+        maps = [coil_maps(k, m) for k, m in zip(kspace, mask, strict=True)]
+        inputs["sensitivities"] = to_channels(np.stack(maps))
+    return MeasuredSlices(inputs, scale=scale)
 
 
-def _scale(path: Path, name: str, stack: np.ndarray, peak: float) -> np.ndarray:
+def load_labeled_arrays(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
+    """Reads samples with a class each: the arrays `x` and `y` of an `.npz` file.
+
+    Args:
+        path: The file. `x` holds the samples on its first axis, `y` their classes 0, 1, 2, ...
+
+    Returns:
+        float32 samples and int32 classes.
+
+    Raises:
+        SpadeError: If the file cannot be read or its arrays do not fit together.
+    """
+    try:
+        arrays = read_npz(path, required=("x", "y"))
+    except ValueError as error:
+        raise SpadeError(f"Labeled samples are arrays x, with classes y. {error}") from error
+    x, y = arrays["x"], np.squeeze(arrays["y"])
+    if x.ndim < 2 or y.ndim != 1 or len(x) != len(y):
+        raise SpadeError(
+            f"`x` must hold samples on its first axis, and `y` one class for each, in `{path}`. "
+            f"Received: x of shape {x.shape}, y of shape {arrays['y'].shape}"
+        )
+    if not np.issubdtype(y.dtype, np.integer) or y.min() < 0:
+        raise SpadeError(
+            f"`y` must hold the classes 0, 1, 2, ... as integers, in `{path}`. "
+            f"Received: {y.dtype} from {y.min()} to {y.max()}"
+        )
+    x = x.astype("float32")
+    if not np.isfinite(x).all():
+        raise SpadeError(f"`x` must be finite, in `{path}`. Received: NaN or infinity")
+    return x, y.astype("int32")
+
+
+def _scale(file: DataFile, name: str, stack: np.ndarray, peak: float) -> np.ndarray:
     largest = float(np.abs(stack).max())
     if stack.shape[-1] == 2 and stack.ndim == 4:
         largest = float(np.linalg.norm(stack, axis=-1).max())
     if not largest > 0:
-        raise BadFileError(path, name, "more than zeros, to be scaled", "zeros")
+        raise file.error(name, "more than zeros, to be scaled", "zeros")
     return (stack * (peak / largest)).astype("float32")

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 import warnings
 from pathlib import Path
 
 import numpy as np
 
-from spade_keras.errors import MissingExtraError, SpadeError
+from spade_keras.errors import SpadeError, importing
+from spade_keras.files import write_atomic
 
 _METHOD = "sigpy, 1"
-"""To be changed when the same data and parameters give other maps."""
+"""Part of the cache's key; change it when the same data and parameters give other maps."""
 
 
 def espirit_maps(
@@ -26,7 +25,7 @@ def espirit_maps(
     crop: float = 0.95,
     cache_folder: str | Path | None = None,
 ) -> np.ndarray:
-    """Estimates coil maps from nothing but the fully sampled center of the measurements.
+    """Estimates coil maps from the fully sampled center of the measurements alone.
 
     Args:
         kspace: Masked k-space `(coils, height, width)`, complex.
@@ -37,7 +36,7 @@ def espirit_maps(
             count as noise.
         crop: Maps are 0 where the eigenvalue is not above it: outside of the object.
         cache_folder: Where maps are kept, by a hash of the data and of these parameters; None
-            keeps none. They take seconds a slice to compute.
+            keeps none. Computing them takes seconds per slice.
 
     Returns:
         complex64 array `(coils, height, width)`; the sum of squares over coils is 1 in the
@@ -75,11 +74,7 @@ def espirit_maps(
 
 
 def calibration_side(sampled: np.ndarray) -> int:
-    """Returns the side of the largest fully sampled square around the zero frequency.
-
-    Args:
-        sampled: bool `(height, width)`.
-    """
+    """Returns the side of the largest fully sampled square around the zero frequency."""
     height, width = sampled.shape
     side = 0
     while side < min(height, width):
@@ -93,10 +88,8 @@ def calibration_side(sampled: np.ndarray) -> int:
 def _calibrate(
     kspace: np.ndarray, side: int, kernel_width: int, threshold: float, crop: float
 ) -> np.ndarray:
-    try:
+    with importing("sigpy", "recipes"):
         from sigpy.mri.app import EspiritCalib
-    except ImportError as error:
-        raise MissingExtraError("sigpy", "recipes") from error
 
     with np.errstate(divide="ignore", invalid="ignore"):  # the phase of pixels without signal
         maps = EspiritCalib(
@@ -115,30 +108,24 @@ def _read(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
         return None
     try:
         maps = np.load(path, allow_pickle=False)
-    except Exception as error:  # whatever NumPy raises on a damaged file
+    except Exception as error:  # NumPy raises exceptions of all kinds on a damaged file
         problem = str(error)
     else:
         if maps.shape == shape and maps.dtype == np.complex64 and np.isfinite(maps).all():
             return maps
         problem = f"{maps.dtype} of shape {maps.shape}"
     warnings.warn(
-        f"Kept coil maps could not be read and are estimated again. Received: {path}: {problem}",
+        f"Cached coil maps could not be read and are estimated again. Received: {path}: {problem}",
         stacklevel=4,
     )
     return None
 
 
 def _keep(path: Path, maps: np.ndarray) -> None:
-    """Writes a file of its own first: readers at the same time see a whole one or none."""
-    partial = path.with_name(f"{path.stem}.{os.getpid()}-{os.urandom(4).hex()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            np.save(file, maps)
-        partial.replace(path)
+        write_atomic(path, lambda written: np.save(written, maps))
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
         warnings.warn(
             f"Coil maps could not be kept in {path.parent} and will be estimated again: {error}. "
             "Make the folder writable, or pass another `cache_folder`.",

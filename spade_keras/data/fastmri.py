@@ -10,16 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from spade_keras.data.bad_files import list_files, read_all
-from spade_keras.data.brain_template import center_crop
-from spade_keras.data.centered_fourier import fft2c, ifft2c, root_sum_of_squares
-from spade_keras.data.fastmri_file import FastMRIReader, FastMRIVolume, inspect_volume
-from spade_keras.data.lazy_array import LazyArray
-from spade_keras.data.mask_registry import MaskFunction
-from spade_keras.data.masks import seed_from_name
-from spade_keras.data.multicoil_simulation import to_channels
-from spade_keras.data.splits import group_split
-from spade_keras.errors import BadFileError
+from spade_keras.data.fastmri_file import REMEDY, FastMRIReader, FastMRIVolume, inspect_volume
+from spade_keras.data.masks import MaskFunction, seed_from_name
+from spade_keras.data.multicoil import center_crop, fft2c, ifft2c, root_sum_of_squares, to_channels
+from spade_keras.data.reading import DataFile, LazyArray, list_files, read_all
+from spade_keras.data.slices import group_split
 
 CROPS = ("recon", "readout", "none")
 TARGETS = ("stored", "magnitude", "complex", None)
@@ -54,7 +49,7 @@ class FastMRIData:
         skipped: File -> why it was left out.
         volume_index: For every slice the position of its volume in `volumes`, for metrics that
             are taken per volume.
-        scales: Lazily, for every slice what its measurements and truth were divided by.
+        scales: Lazily, for every slice what its measurements and targets were divided by.
     """
 
     def __init__(
@@ -88,7 +83,7 @@ class FastMRIData:
         crop = self._settings.crop
         grids = [(*v.shape[1:-2], *_cropped(v, crop)) for v in self.volumes]
         kspace = (*_common(grids), 2)
-        # Rows of the first mask tell those of all: drawing every mask here could take minutes.
+        # All masks have the rows of the first: drawing every mask here could take minutes.
         by_columns = self._mask(0).shape[0] == 1
         masks = _common(
             [
@@ -105,7 +100,7 @@ class FastMRIData:
         return inputs
 
     @property
-    def truth(self) -> LazyArray | None:
+    def targets(self) -> LazyArray | None:
         """True images as a lazy array `(slices, height, width, 1 or 2)`; None without a target."""
         target = self._settings.target
         if target is None:
@@ -113,7 +108,7 @@ class FastMRIData:
         stored = [v.recon_shape for v in self.volumes]
         full = [_cropped(v, self._settings.crop) for v in self.volumes]
         shape = _common(stored if target == "stored" else full)
-        return LazyArray(self._truth, len(self), (*shape, 2 if target == "complex" else 1))
+        return LazyArray(self._target, len(self), (*shape, 2 if target == "complex" else 1))
 
     @property
     def true_acceleration(self) -> float:
@@ -146,7 +141,7 @@ class FastMRIData:
         parts = group_split(patients, validation=validation, test=test, seed=seed)
         train, selection, report = (
             FastMRIData([self.volumes[i] for i in part], self._settings, self.skipped)
-            for part in (parts.train, parts.validation, parts.test)
+            for part in parts
         )
         return train, selection, report
 
@@ -172,23 +167,22 @@ class FastMRIData:
         return to_channels(self._maps(i))
 
     def _maps(self, i: int) -> np.ndarray:
-        if self._settings.coil_maps is None:
-            raise ValueError("Coil maps need `coil_maps`. Received: coil_maps=None")
+        assert self._settings.coil_maps is not None  # `open_fastmri` checks it
         return self._settings.coil_maps(self._masked(i), self._slice_mask(i))
 
-    def _truth(self, i: int) -> np.ndarray:
+    def _target(self, i: int) -> np.ndarray:
         volume = self.volumes[self.volume_index[i]]
         if self._settings.target == "stored":
             key, index = str(volume.target_key), int(self._slice_index[i])
             image = self._reader.read(volume.file, key, index)
             return (image[..., None] / self._scale(i)).astype("float32")
-        images = ifft2c(self._kspace(i))
-        if self._settings.target == "complex":
-            if volume.coils is not None:
-                images = np.sum(np.conj(self._maps(i)) * images, axis=0)
-            return to_channels(images / self._scale(i))
-        magnitudes = np.abs(images) if volume.coils is None else root_sum_of_squares(images)
-        return (magnitudes[..., None] / self._scale(i)).astype("float32")
+        kspace = self._kspace(i)
+        if self._settings.target == "magnitude":
+            return (_magnitude(volume, kspace)[..., None] / self._scale(i)).astype("float32")
+        images = ifft2c(kspace)
+        if volume.coils is not None:
+            images = np.sum(np.conj(self._maps(i)) * images, axis=0)
+        return to_channels(images / self._scale(i))
 
     def _mask(self, v: int) -> np.ndarray:
         """The mask of a volume; the same on every reading, since its seed is the file's name."""
@@ -212,13 +206,11 @@ class FastMRIData:
         if v not in self._factors:
             volume = self.volumes[v]
             middle = int(np.flatnonzero(self.volume_index == v)[volume.slices // 2])
-            images = ifft2c(self._masked(middle))
-            magnitudes = np.abs(images) if volume.coils is None else root_sum_of_squares(images)
-            if not magnitudes.max() > 0:
-                raise BadFileError(
-                    volume.file, "kspace", "more than zeros in its middle slice", "zeros"
-                )
-            self._factors[v] = float(magnitudes.max())
+            peak = float(_magnitude(volume, self._masked(middle)).max())
+            if not peak > 0:
+                file = DataFile(volume.file, REMEDY)
+                raise file.error("kspace", "more than zeros in its middle slice", "zeros")
+            self._factors[v] = peak
         return np.float32(self._factors[v])
 
 
@@ -235,9 +227,9 @@ def open_fastmri(
 ) -> FastMRIData:
     """Opens fastMRI volumes, multi-coil or single-coil, without reading their k-space.
 
-    The convention is that of the files: |center crop of ifft2c(kspace)|, with the centered unitary
+    The convention is the files': |center crop of ifft2c(kspace)|, with the centered unitary
     transform and the root sum of squares over coils, equals the stored images. Columns of padding,
-    which the header tells, count as not sampled.
+    as the header states them, count as not sampled.
 
     Args:
         path: A file, a folder (with its subfolders), or a list of files; `*.h5`.
@@ -245,15 +237,15 @@ def open_fastmri(
             `get_mask`. None: all acquired columns. A file with a `mask` of its own keeps that.
         target: `"stored"`: the images in the file, magnitudes of the size of the reconstruction;
             `"magnitude"`: those of the fully sampled k-space, of the size of the measurements;
-            `"complex"`: the same as complex images, combined with the coil maps; None: no truth.
+            `"complex"`: the same as complex images, combined with the coil maps; None: no targets.
         crop: `"recon"`: k-space of the field of view of the reconstruction, in both directions,
             before it is undersampled: every volume has one size, and the stored images fit. It
             simulates a scanner of that field of view. `"readout"`: only the fully sampled rows'
             direction is cropped, which is exact: what is undersampled is what was acquired, as in
             fastMRI's leaderboard. `"none"`: as stored.
-        scaling: `"volume"`: measurements and truth are divided by the maximum of the zero-filled
+        scaling: `"volume"`: measurements and targets are divided by the maximum of the zero-filled
             magnitude image of the volume's middle slice, so that images are about [0, 1]; no
-            truth goes into it. `"none"`: as stored, about 1e-4.
+            true image goes into it. `"none"`: as stored, about 1e-4.
         coil_maps: Estimates coil maps from the masked k-space, such as `espirit_maps`; adds the
             input `sensitivities`. Multi-coil files alone have them.
         seed: Gives other masks.
@@ -261,7 +253,7 @@ def open_fastmri(
             read once to find NaN, which otherwise shows when its slice is read.
 
     Returns:
-        A `FastMRIData`; its `inputs` and `truth` can be given to `SliceDataset`.
+        A `FastMRIData`; its `inputs` and `targets` can be given to `SliceDataset`.
 
     Raises:
         BadFileError: If a file is damaged, lacks something or holds something unexpected.
@@ -274,13 +266,9 @@ def open_fastmri(
     for name, (value, allowed) in choices.items():
         if value not in allowed:
             raise ValueError(f"`{name}` must be one of {allowed}. Received: {name}={value!r}")
-    if isinstance(path, str | Path):
-        files = list_files(path, (".h5", ".hdf5"))
-    else:
-        files = [Path(file).expanduser() for file in path]
     settings = FastMRISettings(mask, target, crop, scaling, coil_maps, seed)
     inspect = partial(_inspect_for, settings=settings, check_values=skip_bad)
-    volumes, skipped = read_all(files, inspect, skip_bad=skip_bad)
+    volumes, skipped = read_all(list_files(path, (".h5", ".hdf5")), inspect, skip_bad=skip_bad)
     if len({volume.coils is None for volume in volumes}) > 1:
         raise ValueError(
             "`path` must hold multi-coil or single-coil files, not both. Open them one after the "
@@ -302,22 +290,13 @@ def _inspect_for(file: Path, *, settings: FastMRISettings, check_values: bool) -
     )
     if volume.mask is None:
         return volume
+    received = "an undersampled file"
     if settings.target in ("magnitude", "complex"):
-        raise BadFileError(
-            file,
-            "mask",
-            "absent, since the truth is to be computed from all samples",
-            "an undersampled file",
-            "Pass target=None.",
-        )
+        expected = "absent, since true images are computed from all samples"
+        raise DataFile(file, "Pass target=None.").error("mask", expected, received)
     if settings.crop == "recon" and volume.recon_shape[1] != volume.shape[-1]:
-        raise BadFileError(
-            file,
-            "mask",
-            "absent, since undersampled k-space cannot be cropped along its columns",
-            "an undersampled file",
-            "Pass crop='readout'.",
-        )
+        expected = "absent, since undersampled k-space cannot be cropped along its columns"
+        raise DataFile(file, "Pass crop='readout'.").error("mask", expected, received)
     return volume
 
 
@@ -326,6 +305,11 @@ def _cropped(volume: FastMRIVolume, crop: str) -> tuple[int, int]:
     if crop == "none":
         return height, width
     return volume.recon_shape[0], width if crop == "readout" else volume.recon_shape[1]
+
+
+def _magnitude(volume: FastMRIVolume, kspace: np.ndarray) -> np.ndarray:
+    images = ifft2c(kspace)
+    return np.abs(images) if volume.coils is None else root_sum_of_squares(images)
 
 
 def _crop_kspace(kspace: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -349,7 +333,7 @@ def _common(shapes: Sequence[tuple[int, ...]]) -> tuple[int | None, ...]:
     """The common shape, with None where sizes differ."""
     if len({len(shape) for shape in shapes}) > 1:
         raise ValueError(
-            "`mask` must give masks of as many axes for every volume. "
+            "`mask` must give masks of equally many axes for every volume. "
             f"Received: shapes {sorted(set(shapes))}"
         )
     return tuple(sizes[0] if len(set(sizes)) == 1 else None for sizes in zip(*shapes, strict=True))

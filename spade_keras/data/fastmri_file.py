@@ -1,9 +1,10 @@
-"""One fastMRI file: what it holds, whether it is sound, and reading slices from it."""
+"""One fastMRI file: its header, whether it is sound, and slices read from it."""
 
 from __future__ import annotations
 
 import os
 import threading
+import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,71 @@ from typing import Any
 import h5py
 import numpy as np
 
-from spade_keras.data.bad_files import check_finite, reading
-from spade_keras.data.fastmri_header import FastMRIHeader, parse_header
-from spade_keras.errors import BadFileError
+from spade_keras.data.reading import DataFile
 
 TARGETS = {4: "reconstruction_rss", 3: "reconstruction_esc"}
 """Key of the stored images, by the number of axes of `kspace`: multi-coil, single-coil."""
+
+
+REMEDY = "Repair or remove the file; `open_fastmri` with skip_bad=True leaves it out."
+
+NAMESPACE = "http://www.ismrm.org/ISMRMRD"
+
+
+@dataclass(frozen=True)
+class FastMRIHeader:
+    """Sizes in samples; x is the readout (rows of k-space), y the phase encoding (columns).
+
+    Attributes:
+        encoded: Size `(x, y)` of the encoded field of view.
+        recon: Size `(x, y)` of the reconstructed image.
+        first: First phase-encoding step that was acquired.
+        last: Last one.
+        center: The one through the center of k-space.
+    """
+
+    encoded: tuple[int, int]
+    recon: tuple[int, int]
+    first: int
+    last: int
+    center: int
+
+    def acquired(self, width: int) -> tuple[int, int]:
+        """Returns the first acquired of `width` stored columns, and the one after the last.
+
+        The columns before and after (`padding_left` and `padding_right` in fastMRI's own code)
+        hold zeros that pad k-space to its full width.
+        """
+        shift = width // 2 - self.center
+        return max(self.first + shift, 0), min(self.last + shift + 1, width)
+
+
+def parse_header(xml: str | bytes) -> FastMRIHeader:
+    """Reads the sizes from `ismrmrd_header`; raises an exception if one is missing."""
+    root = ET.fromstring(xml)
+
+    def number(path: str) -> int:
+        tags = ["encoding", *path.split("/")]
+        text = root.findtext("/".join(f"{{{NAMESPACE}}}{tag}" for tag in tags))
+        if text is None:
+            raise ValueError(f"no {'/'.join(tags)}")
+        value = int(text)
+        if not 0 <= value < 2**20:
+            raise ValueError(f"{'/'.join(tags)} = {value}")
+        return value
+
+    def sizes(space: str) -> tuple[int, int]:
+        x, y = (number(f"{space}/matrixSize/{axis}") for axis in "xy")
+        return x, y
+
+    limits = "encodingLimits/kspace_encoding_step_1"
+    return FastMRIHeader(
+        encoded=sizes("encodedSpace"),
+        recon=sizes("reconSpace"),
+        first=number(f"{limits}/minimum"),
+        last=number(f"{limits}/maximum"),
+        center=number(f"{limits}/center"),
+    )
 
 
 @dataclass(frozen=True)
@@ -24,7 +84,7 @@ class FastMRIVolume:
     """One file.
 
     Attributes:
-        file: Where it lies.
+        file: Its path.
         shape: Of `kspace`: `(slices, coils, height, width)` or `(slices, height, width)`.
         recon_shape: `(height, width)` of the stored images; without any, of the header.
         acquired: First acquired column, and the one after the last; the others hold zeros.
@@ -58,23 +118,17 @@ class FastMRIVolume:
 
 
 def inspect_volume(file: Path, *, with_target: bool, check_values: bool) -> FastMRIVolume:
-    """Checks the layout of a file, and every number if that is wanted.
-
-    Args:
-        file: The HDF5 file.
-        with_target: Whether it must hold the stored images.
-        check_values: Whether to read all slices and look for NaN; else only the layout is read.
-
-    Returns:
-        A `FastMRIVolume`.
+    """Checks the layout of a file, and with `check_values` every number for NaN.
 
     Raises:
-        BadFileError: If something is missing or wrong.
+        BadFileError: If something is missing or wrong; stored images, with `with_target` alone.
     """
-    with reading(file, "content", "a whole HDF5 file"), h5py.File(file, "r") as opened:
-        volume = _inspect(file, opened, with_target)
-        if check_values:
-            _check_values(volume, opened)
+    source = DataFile(file, REMEDY)
+    with source.reading("content", "a whole HDF5 file"), h5py.File(file, "r") as opened:
+        volume = _inspect(source, opened, with_target)
+        for key in filter(None, ("kspace", volume.target_key)) if check_values else ():
+            for index in range(volume.slices):
+                source.check_finite(key, opened[key][index])
     return volume
 
 
@@ -95,50 +149,40 @@ class FastMRIReader:
         self.__init__()  # type: ignore[misc]
 
     def read(self, file: Path, key: str, index: int) -> np.ndarray:
-        """Reads one slice.
-
-        Args:
-            file: The HDF5 file.
-            key: Data set.
-            index: Slice.
-
-        Raises:
-            BadFileError: If it cannot be read, or holds NaN.
-        """
-        with reading(file, key, f"readable at slice {index}"):
+        """Reads a slice of a data set; raises `BadFileError` if that fails or it holds NaN."""
+        source = DataFile(file, REMEDY)
+        with source.reading(key, f"readable at slice {index}"):
             values = self._file(file)[key][index]
-        check_finite(file, key, values)
+        source.check_finite(key, values)
         return values
 
     def close(self) -> None:
         """Closes the file that this thread has open."""
-        opened = getattr(self._open, "file", None)
-        if opened is not None and self._open.process == os.getpid():
-            opened.close()
-        self._open = threading.local()
+        process, _ = getattr(self._open, "state", (None, None))
+        if process == os.getpid():
+            self._open.file.close()
+        vars(self._open).clear()
 
     def _file(self, file: Path) -> h5py.File:
-        key = (os.getpid(), file)
-        if getattr(self._open, "key", None) != key:
-            previous = getattr(self._open, "file", None)
-            if previous is not None and self._open.process == os.getpid():
-                previous.close()
-            self._open.key = self._open.file = None
-            self._open.file = h5py.File(file, "r")
-            self._open.key, self._open.process = key, os.getpid()
+        state = (os.getpid(), file)
+        if getattr(self._open, "state", None) != state:
+            self.close()
+            self._open.file, self._open.state = h5py.File(file, "r"), state
         return self._open.file
 
 
-def _inspect(file: Path, opened: h5py.File, with_target: bool) -> FastMRIVolume:
+def _inspect(file: DataFile, opened: h5py.File, with_target: bool) -> FastMRIVolume:
     kspace = _dataset(file, opened, "kspace")
     if kspace.ndim not in TARGETS or 0 in kspace.shape or kspace.dtype != np.complex64:
-        raise BadFileError(
-            file,
+        raise file.error(
             "kspace",
             "complex64 of shape (slices, coils, height, width) or (slices, height, width)",
             f"{kspace.dtype} of shape {kspace.shape}",
         )
-    header = _header(file, opened)
+    content = _dataset(file, opened, "ismrmrd_header")[()]
+    expected = "ISMRMRD's XML with encodedSpace, reconSpace and encodingLimits"
+    with file.reading("ismrmrd_header", expected):
+        header = parse_header(content)
     height, width = kspace.shape[-2:]
     target_key = TARGETS[kspace.ndim] if TARGETS[kspace.ndim] in opened else None
     if with_target or target_key is not None:
@@ -147,61 +191,36 @@ def _inspect(file: Path, opened: h5py.File, with_target: bool) -> FastMRIVolume:
         recon_shape = min(header.recon[0], height), min(header.recon[1], width)
     acquired = header.acquired(width)
     if acquired[0] >= acquired[1]:
-        raise BadFileError(
-            file, "ismrmrd_header", "of limits within the width of kspace", f"columns {acquired}"
-        )
+        expected = "of limits within the width of kspace"
+        raise file.error("ismrmrd_header", expected, f"columns {acquired}")
     names = ("max", "norm", "acquisition", "patient_id")
     attributes = {name: opened.attrs[name] for name in names if name in opened.attrs}
     for name in ("max", "norm"):
         if name in attributes and not np.isfinite(np.asarray(attributes[name], float)).all():
-            raise BadFileError(file, name, "a finite attribute", str(attributes[name]))
+            raise file.error(name, "a finite attribute", str(attributes[name]))
+    mask = _mask(file, opened, width)
     return FastMRIVolume(
-        file,
-        kspace.shape,
-        recon_shape,
-        acquired,
-        target_key,
-        _mask(file, opened, width),
-        attributes,
+        file.path, kspace.shape, recon_shape, acquired, target_key, mask, attributes
     )
 
 
-def _dataset(file: Path, opened: h5py.File, key: str) -> h5py.Dataset:
+def _dataset(file: DataFile, opened: h5py.File, key: str) -> h5py.Dataset:
     found = opened.get(key)
     if not isinstance(found, h5py.Dataset):
-        raise BadFileError(file, key, "a data set of the file", f"the keys {sorted(opened)}")
+        raise file.error(key, "a data set of the file", f"the keys {sorted(opened)}")
     return found
 
 
-def _header(file: Path, opened: h5py.File) -> FastMRIHeader:
-    content = _dataset(file, opened, "ismrmrd_header")[()]
-    try:
-        return parse_header(content)
-    except (ValueError, TypeError) as error:
-        raise BadFileError(
-            file,
-            "ismrmrd_header",
-            "ISMRMRD's XML with encodedSpace, reconSpace and encodingLimits",
-            str(error),
-        ) from error
-
-
-def _target_shape(file: Path, opened: h5py.File, kspace: h5py.Dataset) -> tuple[int, int]:
+def _target_shape(file: DataFile, opened: h5py.File, kspace: h5py.Dataset) -> tuple[int, int]:
     key = TARGETS[kspace.ndim]
     slices, (height, width) = kspace.shape[0], kspace.shape[-2:]
     if key not in opened:
-        raise BadFileError(
-            file,
-            key,
-            "stored, as the true images",
-            f"the keys {sorted(opened)}",
-            "For data without truth pass target=None.",
-        )
+        remedy = "For data without true images pass target=None."
+        raise file.error(key, "stored, as the true images", f"the keys {sorted(opened)}", remedy)
     target = _dataset(file, opened, key)
     fits = target.ndim == 3 and target.shape[0] == slices and 0 not in target.shape
     if not fits or target.dtype.kind != "f" or target.shape[1] > height or target.shape[2] > width:
-        raise BadFileError(
-            file,
+        raise file.error(
             key,
             f"real, of shape ({slices}, height, width) with at most {height} x {width} pixels",
             f"{target.dtype} of shape {target.shape}",
@@ -209,18 +228,11 @@ def _target_shape(file: Path, opened: h5py.File, kspace: h5py.Dataset) -> tuple[
     return target.shape[1], target.shape[2]
 
 
-def _mask(file: Path, opened: h5py.File, width: int) -> np.ndarray | None:
+def _mask(file: DataFile, opened: h5py.File, width: int) -> np.ndarray | None:
     if "mask" not in opened:
         return None
     mask = np.asarray(_dataset(file, opened, "mask")[()])
     if mask.shape != (width,) or mask.dtype.kind not in "biuf" or not mask.any():
-        raise BadFileError(
-            file, "mask", f"the {width} columns, not all 0", f"{mask.dtype} of shape {mask.shape}"
-        )
+        received = f"{mask.dtype} of shape {mask.shape}"
+        raise file.error("mask", f"the {width} columns, not all 0", received)
     return (mask != 0).astype("float32")
-
-
-def _check_values(volume: FastMRIVolume, opened: h5py.File) -> None:
-    for key in filter(None, ("kspace", volume.target_key)):
-        for index in range(volume.slices):
-            check_finite(volume.file, key, opened[key][index])

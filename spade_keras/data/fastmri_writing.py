@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from spade_keras.data.brain_template import center_crop
-from spade_keras.data.centered_fourier import fft2c, ifft2c, root_sum_of_squares
-from spade_keras.data.fastmri_file import TARGETS
-from spade_keras.data.fastmri_header import FastMRIHeader, write_header
-from spade_keras.data.multicoil_simulation import coil_sensitivities, smooth_phase
+from spade_keras.data.fastmri_file import NAMESPACE, TARGETS, FastMRIHeader
+from spade_keras.data.multicoil import (
+    center_crop,
+    coil_sensitivities,
+    fft2c,
+    ifft2c,
+    root_sum_of_squares,
+    smooth_phase,
+)
+from spade_keras.files import write_atomic
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ def write_fastmri_like(
     """Writes a file exactly as fastMRI's are laid out, from magnitude images.
 
     Rows are oversampled twofold, as scanners do along the readout. The stored images are the
-    center crop of |ifft2c(kspace)|, so they hold the noise and what the padding lost.
+    center crop of |ifft2c(kspace)|, with the noise and without what the padding lost.
 
     Args:
         path: The file, `*.h5`; it appears whole or not at all.
@@ -98,8 +102,8 @@ def write_fastmri_like(
     header = FastMRIHeader(
         (2 * height, full), (height, width), 0, full - right - left - 1, full // 2 - left
     )
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    try:
+
+    def write(partial: Path) -> None:
         with h5py.File(partial, "w") as file:
             file["ismrmrd_header"] = write_header(header)
             if mask is None:
@@ -113,9 +117,25 @@ def write_fastmri_like(
                 file["mask"] = (np.asarray(mask) != 0).astype("float32")
             file.attrs["acquisition"] = acquisition
             file.attrs["patient_id"] = patient_id or path.stem
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+
+    write_atomic(path, write)
+
+
+def write_header(header: FastMRIHeader) -> str:
+    """Returns the XML that `parse_header` reads."""
+    spaces = "".join(
+        f"<{name}><matrixSize><x>{x}</x><y>{y}</y><z>1</z></matrixSize></{name}>"
+        for name, (x, y) in (("encodedSpace", header.encoded), ("reconSpace", header.recon))
+    )
+    limits = (
+        f"<minimum>{header.first}</minimum><maximum>{header.last}</maximum>"
+        f"<center>{header.center}</center>"
+    )
+    return (
+        f'<ismrmrdHeader xmlns="{NAMESPACE}"><encoding>{spaces}<encodingLimits>'
+        f"<kspace_encoding_step_1>{limits}</kspace_encoding_step_1></encodingLimits>"
+        "<trajectory>cartesian</trajectory></encoding></ismrmrdHeader>"
+    )
 
 
 def _acquire(images: np.ndarray, layout: FastMRILayout, seed: int) -> np.ndarray:

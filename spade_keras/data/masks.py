@@ -1,36 +1,81 @@
-"""Sampling masks for Cartesian MRI, by column."""
+"""Sampling masks for Cartesian MRI, all with one signature: `MASKS` names them."""
 
 from __future__ import annotations
 
 import hashlib
+import inspect
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from spade_keras.registry import MASKS
 
-def equispaced_mask(
-    width: int, acceleration: int, acs_lines: int, *, offset: int = 0
+MaskFunction = Callable[..., np.ndarray]
+"""Called as `mask(shape, seed=...)` with a shape `(height, width)`; returns `(1 or height, width)`.
+
+A mask of one row samples whole columns.
+"""
+
+_BISECTIONS = 14
+
+
+def get_mask(name: str, **settings: Any) -> MaskFunction:
+    """Returns a mask function with its settings, to be called with a shape and a seed.
+
+    Args:
+        name: A name in `MASKS`.
+        **settings: `acceleration`, `acs_lines` and the mask's own arguments.
+
+    Raises:
+        ValueError: If there is no such mask, or its arguments are others.
+
+    Example:
+        >>> mask = get_mask("equispaced", acceleration=4, acs_lines=4)
+        >>> mask((24, 16), seed=7).shape
+        (1, 16)
+    """
+    function = MASKS[name]
+    known = [p for p in inspect.signature(function).parameters if p not in ("shape", "seed")]
+    if not {"acceleration", "acs_lines"} <= set(settings) <= set(known):
+        raise ValueError(
+            f"The mask {name!r} takes {known} and needs acceleration and acs_lines. "
+            f"Received: {settings}"
+        )
+    return partial(function, **settings)
+
+
+def equispaced(
+    shape: tuple[int, int],
+    *,
+    acceleration: int,
+    acs_lines: int,
+    seed: int = 0,
+    offset: int | None = None,
 ) -> np.ndarray:
     """Every `acceleration`-th column plus a fully sampled block in the center.
 
     The true acceleration, `mask.size / mask.sum()`, is lower than `acceleration`.
 
     Args:
-        width: Number of columns.
+        shape: `(height, width)`.
         acceleration: Spacing of the sampled columns outside the center.
         acs_lines: Columns of the central (autocalibration) block.
-        offset: First sampled column, from 0 to `acceleration - 1`.
+        seed: Draws the offset.
+        offset: First sampled column, from 0 to `acceleration - 1`, instead of a drawn one.
 
     Returns:
-        float32 array `(width,)` of zeros and ones.
+        float32 array `(1, width)` of zeros and ones.
 
     Raises:
         ValueError: If an argument is out of its range.
 
     Example:
-        >>> equispaced_mask(12, 4, 2).astype(int)
-        array([1, 0, 0, 0, 1, 1, 1, 0, 1, 0, 0, 0])
+        >>> equispaced((8, 12), acceleration=4, acs_lines=2, offset=0).astype(int)
+        array([[1, 0, 0, 0, 1, 1, 1, 0, 1, 0, 0, 0]])
     """
+    width = shape[1]
     if not 1 <= acceleration <= width:
         raise ValueError(
             f"`acceleration` must be from 1 to the width {width}. "
@@ -40,78 +85,145 @@ def equispaced_mask(
         raise ValueError(
             f"`acs_lines` must be from 0 to the width {width}. Received: acs_lines={acs_lines}"
         )
-    if not 0 <= offset < acceleration:
+    first = np.random.default_rng(seed).integers(acceleration) if offset is None else offset
+    if not 0 <= first < acceleration:
         raise ValueError(f"`offset` must be in [0, {acceleration}). Received: offset={offset}")
-    mask = np.zeros(width, "float32")
-    mask[offset::acceleration] = 1
-    mask[central_block(width, acs_lines)] = 1
+    mask = np.zeros((1, width), "float32")
+    mask[:, first::acceleration] = 1
+    mask[:, central_block(width, acs_lines)] = 1
     return mask
 
 
-def random_mask(width: int, acceleration: float, acs_lines: int, *, seed: int = 0) -> np.ndarray:
-    """A central block plus columns drawn evenly at random, as many as the acceleration allows.
+def random(
+    shape: tuple[int, int], *, acceleration: float, acs_lines: int, seed: int = 0
+) -> np.ndarray:
+    """A central block plus columns drawn uniformly at random.
 
     Args:
-        width: Number of columns.
+        shape: `(height, width)`.
         acceleration: Columns over sampled columns, the central block included.
         acs_lines: Columns of the central (autocalibration) block.
         seed: Of the draw.
 
     Returns:
-        float32 array `(width,)` of zeros and ones; `round(width / acceleration)` are ones.
+        float32 array `(1, width)`; `round(width / acceleration)` are ones.
 
     Raises:
         ValueError: If the central block alone has more columns than that.
 
     Example:
-        >>> mask = random_mask(64, 4, 8)
-        >>> float(mask.sum()), true_acceleration(mask)
-        (16.0, 4.0)
+        >>> true_acceleration(random((64, 64), acceleration=4, acs_lines=8))
+        4.0
     """
-    return _draw_columns(np.ones(width), acceleration, acs_lines, seed)
+    return _draw_columns(np.ones(shape[1]), acceleration, acs_lines, seed)
 
 
-def gaussian_mask(
-    width: int, acceleration: float, acs_lines: int, *, std: float = 0.2, seed: int = 0
+def gaussian(
+    shape: tuple[int, int],
+    *,
+    acceleration: float,
+    acs_lines: int,
+    seed: int = 0,
+    std: float = 0.2,
 ) -> np.ndarray:
     """A central block plus columns drawn at random, densest near the center.
 
     The weight of the column at k is exp(-(k - center)^2 / (2 (std width)^2)); columns are drawn
     without replacement.
 
-    Args:
-        width: Number of columns.
-        acceleration: Columns over sampled columns, the central block included.
-        acs_lines: Columns of the central (autocalibration) block.
-        std: Standard deviation of the density, as a fraction of the width.
-        seed: Of the draw.
-
-    Returns:
-        float32 array `(width,)` of zeros and ones; `round(width / acceleration)` are ones.
+    Arguments are those of `random`, and `std`, the standard deviation of the density as a fraction
+    of the width.
 
     Raises:
         ValueError: If an argument is out of its range.
 
     Example:
-        >>> mask = gaussian_mask(64, 4, 4)
-        >>> bool(mask[16:48].sum() > mask.sum() / 2), true_acceleration(mask)
+        >>> mask = gaussian((64, 64), acceleration=4, acs_lines=4)
+        >>> bool(mask[:, 16:48].sum() > mask.sum() / 2), true_acceleration(mask)
         (True, 4.0)
     """
     if not std > 0:
         raise ValueError(f"`std` must be positive. Received: std={std}")
+    width = shape[1]
     # Far columns of a narrow density would underflow, and could then never be drawn.
     exponent = -0.5 * ((np.arange(width) - width // 2) / (std * width)) ** 2
     return _draw_columns(np.exp(np.maximum(exponent, -600)), acceleration, acs_lines, seed)
 
 
+def poisson_disc(
+    shape: tuple[int, int],
+    *,
+    acceleration: float,
+    acs_lines: int,
+    seed: int = 0,
+    slope: float = 2.0,
+) -> np.ndarray:
+    """Points that keep a distance from each other which grows outward, and a central square.
+
+    The disc around a sample at k, with c the center and h, w the sizes, has the radius
+
+        r(k) = r_0 (1 + slope d(k)),   d(k)^2 = ((k_y - c_y) / h)^2 + ((k_x - c_x) / w)^2
+
+    and no later sample lies inside. Points are tried in random order until none fits (dart
+    throwing); r_0 is found by bisection so that just enough samples fit, and the excess is removed
+    at random.
+
+    Arguments are those of `random`, in points instead of columns: `acs_lines` is the side of the
+    square. `slope` is the growth of the distance toward the edge; 0 samples evenly. Returns
+    `(height, width)`, of which exactly `round(height width / acceleration)` are ones.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Example:
+        >>> mask = poisson_disc((32, 32), acceleration=4, acs_lines=8)
+        >>> mask.shape, float(mask.sum())
+        ((32, 32), 256.0)
+
+    Reference:
+        Bridson, "Fast Poisson disk sampling in arbitrary dimensions", 2007, for the distribution.
+    """
+    height, width = shape
+    if not 0 <= acs_lines <= min(shape):
+        raise ValueError(
+            f"`acs_lines` must be from 0 to {min(shape)}. Received: acs_lines={acs_lines}"
+        )
+    if slope < 0:
+        raise ValueError(f"`slope` must be at least 0. Received: slope={slope}")
+    count = _sample_count(height * width, acceleration, acs_lines**2) - acs_lines**2
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(height * width)
+    y, x = np.divmod(np.arange(height * width), width)
+    growth = 1 + slope * np.hypot((y - height // 2) / height, (x - width // 2) / width)
+    central = np.zeros(shape, bool)
+    central[central_block(height, acs_lines), central_block(width, acs_lines)] = True
+
+    # A radius of 1 leaves every point, so the lower end always gives enough samples.
+    low, high = 0.5 / growth.max(), 2.0 * np.sqrt(acceleration)
+    samples = _throw_darts(order, low * growth, central)
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        tried = _throw_darts(order, middle * growth, central)
+        if len(tried) < count:
+            high = middle
+        else:
+            low, samples = middle, tried
+        if len(samples) == count:
+            break
+    mask = central.astype("float32")
+    mask.flat[rng.permutation(samples)[:count]] = 1
+    return mask
+
+
 def true_acceleration(mask: Any) -> float:
-    """Returns samples over taken samples: what a mask really saves.
+    """Returns all samples over taken samples.
 
     Args:
         mask: Array of any shape, not 0 where sampled.
 
     Example:
-        >>> round(true_acceleration(equispaced_mask(320, 6, 20)), 2)
+        >>> mask = equispaced((1, 320), acceleration=6, acs_lines=20, offset=0)
+        >>> round(true_acceleration(mask), 2)
         4.57
     """
     mask = np.asarray(mask)
@@ -128,26 +240,12 @@ def central_block(size: int, length: int) -> slice:
 
 
 def seed_from_name(name: str, seed: int = 0) -> int:
-    """Returns a seed that is the same for the same name, on every machine.
-
-    Args:
-        name: Such as the name of a volume's file.
-        seed: Gives other seeds for the same names.
-    """
+    """Returns a seed that is the same for the same name on every machine; `seed` varies it."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big")
 
 
-def sample_count(size: int, acceleration: float, central: int) -> int:
-    """Returns how many samples there are to take, the central ones included.
-
-    Args:
-        size: Samples of the full grid.
-        acceleration: Samples over taken samples.
-        central: Samples of the central block.
-
-    Raises:
-        ValueError: If there are fewer than the central ones, or an argument is out of its range.
-    """
+def _sample_count(size: int, acceleration: float, central: int) -> int:
+    """How many of `size` samples to take, the central ones included."""
     if not 1 <= acceleration <= size:
         raise ValueError(
             f"`acceleration` must be from 1 to the number of samples, {size}. "
@@ -167,11 +265,30 @@ def _draw_columns(
     weights: np.ndarray, acceleration: float, acs_lines: int, seed: int
 ) -> np.ndarray:
     width = len(weights)
-    count = sample_count(width, acceleration, acs_lines)
+    count = _sample_count(width, acceleration, acs_lines)
     mask = np.zeros(width, "float32")
     mask[central_block(width, acs_lines)] = 1
     outside = np.flatnonzero(mask == 0)
     density = weights[outside] / weights[outside].sum() if len(outside) else None
     rng = np.random.default_rng(seed)
     mask[rng.choice(outside, count - acs_lines, replace=False, p=density)] = 1
-    return mask
+    return mask[None]
+
+
+def _throw_darts(order: np.ndarray, radius: np.ndarray, central: np.ndarray) -> np.ndarray:
+    """Points, in the given order, that lie in no earlier disc and not in the central square."""
+    height, width = central.shape
+    reach = int(np.ceil(radius.max()))
+    offsets = np.arange(-reach, reach + 1)
+    squared = offsets[:, None] ** 2 + offsets**2
+    # With this margin no disc has to be tested for leaving the grid.
+    blocked = np.zeros((height + 2 * reach, width + 2 * reach), bool)
+    blocked[reach : reach + height, reach : reach + width] = central
+    samples = []
+    for point, r in zip(order.tolist(), radius[order].tolist(), strict=True):
+        y, x = divmod(point, width)
+        if blocked[y + reach, x + reach]:
+            continue
+        samples.append(point)
+        blocked[y : y + 2 * reach + 1, x : x + 2 * reach + 1] |= squared < r * r
+    return np.asarray(samples, int)

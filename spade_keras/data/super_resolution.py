@@ -1,44 +1,143 @@
-"""Simulated low-resolution images: blur, decimation, noise."""
+"""Simulated low-resolution images: blur kernels, decimation, noise."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from keras import ops
+from scipy import io, ndimage
 
+from spade_keras.backend.batches import batches
+from spade_keras.data.reading import DataFile
+from spade_keras.data.slices import MeasuredSlices
 from spade_keras.operators.downsampling import Downsampling
 
 _BATCH = 16
 
 
-@dataclass(frozen=True)
-class LowResolutionImages:
-    """Images with their measurements; float32 arrays, the first axis being the image.
+def gaussian_kernel(
+    std: float | tuple[float, float], angle_degrees: float = 0.0, *, size: int = 25
+) -> np.ndarray:
+    """A Gaussian, sampled at the pixels and scaled to sum 1.
 
-    Attributes:
-        truth: `(images, height, width, channels)`.
-        measurements: `(images, height / scale, width / scale, channels)`.
-        kernel: `(images, kernel height, kernel width)`.
-        noise_level: Standard deviation of the noise, `(images, 1, 1, 1)`.
+    k(p) = c exp(-p^T R diag(std^2)^-1 R^T p / 2), p counted from the pixel at size // 2.
+
+    Args:
+        std: Standard deviation in pixels, or those along both principal axes.
+        angle_degrees: Between the columns' direction and the first principal axis.
+        size: Side of the kernel.
+
+    Returns:
+        float32 array `(size, size)`.
+
+    Raises:
+        ValueError: If `std` or `size` is not positive.
+
+    Example:
+        >>> kernel = gaussian_kernel((4.0, 1.0), 30, size=15)
+        >>> kernel.shape, round(float(kernel.sum()), 5)
+        ((15, 15), 1.0)
     """
+    first, second = (std, std) if isinstance(std, int | float) else std
+    if min(first, second) <= 0 or size < 1:
+        raise ValueError(
+            f"`std` must be positive and `size` at least 1. Received: std={std}, size={size}"
+        )
+    y, x = np.mgrid[:size, :size] - size // 2
+    angle = np.deg2rad(angle_degrees)
+    along = x * np.cos(angle) + y * np.sin(angle)
+    across = y * np.cos(angle) - x * np.sin(angle)
+    kernel = np.exp(-0.5 * ((along / first) ** 2 + (across / second) ** 2))
+    return (kernel / kernel.sum()).astype("float32")
 
-    truth: np.ndarray
-    measurements: np.ndarray
-    kernel: np.ndarray
-    noise_level: np.ndarray
 
-    def __len__(self) -> int:
-        return len(self.truth)
+def motion_kernel(seed: int = 0, *, length: float = 20.0, size: int = 25) -> np.ndarray:
+    """The path of a shaken camera, drawn at random, scaled to sum 1.
 
-    @property
-    def inputs(self) -> dict[str, np.ndarray]:
-        """What a network may see: everything but the truth."""
-        return {
-            "measurements": self.measurements,
-            "kernel": self.kernel,
-            "noise_level": self.noise_level,
-        }
+    The velocity is a random walk with friction; the path is centered, shrunk if it would not fit,
+    and smoothed by half a pixel.
+
+    Args:
+        seed: Of the path.
+        length: Length of the path in pixels.
+        size: Side of the kernel.
+
+    Returns:
+        float32 array `(size, size)`.
+
+    Raises:
+        ValueError: If `length` is negative or `size` below 5.
+
+    Example:
+        >>> kernel = motion_kernel(3)
+        >>> kernel.shape, round(float(kernel.sum()), 5)
+        ((25, 25), 1.0)
+
+    Reference:
+        After Boracchi and Foi, "Modeling the performance of image restoration from motion blur",
+        2012, in a simpler form.
+    """
+    if length < 0 or size < 5:
+        raise ValueError(
+            "`length` must be at least 0 and `size` at least 5. "
+            f"Received: length={length}, size={size}"
+        )
+    rng = np.random.default_rng(seed)
+    steps = 512
+    direction = np.exp(2j * np.pi * rng.uniform())
+    velocity = np.empty(steps, complex)
+    for step in range(steps):
+        shake = 0.1 * (rng.standard_normal() + 1j * rng.standard_normal())
+        direction = 0.98 * direction + shake
+        velocity[step] = direction
+    path = np.cumsum(velocity) * (length / np.abs(velocity).sum())
+    path -= (path.real.max() + path.real.min() + 1j * (path.imag.max() + path.imag.min())) / 2
+    # Two pixels of margin hold the smoothing.
+    reach = max(np.abs(path.real).max(), np.abs(path.imag).max(), 1e-9)
+    path *= min(1.0, ((size - 1) // 2 - 2) / reach)
+    kernel = np.zeros((size, size))
+    rows, columns = path.imag + size // 2, path.real + size // 2
+    top, left = np.floor(rows).astype(int), np.floor(columns).astype(int)
+    # Bilinear weights spread each point of the path over its four pixels.
+    for dy, dx in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        weight = (1 - np.abs(rows - top - dy)) * (1 - np.abs(columns - left - dx))
+        np.add.at(kernel, (top + dy, left + dx), weight)
+    kernel = ndimage.gaussian_filter(kernel, 0.5, mode="constant")
+    return (kernel / kernel.sum()).astype("float32")
+
+
+def load_kernels(path: str | Path, *, key: str = "kernels") -> np.ndarray:
+    """Reads blur kernels, such as the twelve that USRNet is evaluated with.
+
+    Args:
+        path: A `.mat` file with a cell array `(1, n)` of kernels, as KAIR and USRNet ship it, or
+            an `.npy` or `.npz` file with an array `(n, height, width)`.
+        key: The array of a `.mat` or `.npz` file.
+
+    Returns:
+        float32 array `(n, height, width)`. Kernels are taken as they are: not moved to their
+        center of mass, and not rescaled.
+
+    Raises:
+        BadFileError: If the file holds no kernels of one size, finite, at least 0, and of sum 1.
+    """
+    file = DataFile(Path(path).expanduser(), "Repair or replace the file.")
+    with file.reading(key, "an array of kernels of one size"):
+        found = _read_kernels(file, key)
+        if found.dtype == object:
+            found = np.stack([np.asarray(kernel, "float32") for kernel in found.ravel()])
+        kernels = np.asarray(found, "float32")
+    if kernels.ndim == 2:
+        kernels = kernels[None]
+    if kernels.ndim != 3 or 0 in kernels.shape:
+        raise file.error(key, "of shape (n, height, width)", f"shape {kernels.shape}")
+    file.check_finite(key, kernels)
+    sums = kernels.sum(axis=(1, 2))
+    if kernels.min() < 0 or np.abs(sums - 1).max() > 1e-3:
+        received = f"minimum {kernels.min():g}, sums from {sums.min():g} to {sums.max():g}"
+        raise file.error(key, "at least 0 and of sum 1 in every kernel", received)
+    return kernels
 
 
 def simulate_super_resolution(
@@ -49,7 +148,7 @@ def simulate_super_resolution(
     noise_std: float | tuple[float, float] = 0.0,
     every_kernel: bool = False,
     seed: int = 0,
-) -> LowResolutionImages:
+) -> MeasuredSlices:
     """Simulates y = (x * k) decimated by the scale, plus noise, for every image.
 
     The blur is circular and the upper-left pixel of each `scale x scale` block is kept, as
@@ -66,7 +165,10 @@ def simulate_super_resolution(
         seed: Of everything random.
 
     Returns:
-        `LowResolutionImages`.
+        `MeasuredSlices`: inputs `measurements`
+        `(images, height / scale, width / scale, channels)`, `kernel`
+        `(images, kernel height, kernel width)` and `noise_level` `(images, 1, 1, 1)`, the standard
+        deviation of the noise; targets are the images.
 
     Raises:
         ValueError: If a shape or an argument is out of its range.
@@ -86,31 +188,30 @@ def simulate_super_resolution(
             "`scale` must be at least 1 and `noise_std` at least 0, or a range. "
             f"Received: scale={scale}, noise_std={noise_std}"
         )
-    truth = modcrop(np.asarray(images, "float32"), scale)
-    if 0 in truth.shape or min(truth.shape[1:3]) < max(kernels.shape[1:]):
+    targets = modcrop(np.asarray(images, "float32"), scale)
+    if 0 in targets.shape or min(targets.shape[1:3]) < max(kernels.shape[1:]):
         raise ValueError(
             f"`images` must be at least as large as the kernels, {kernels.shape[1:]}. "
-            f"Received: images of {truth.shape[1:3]} after cropping to multiples of {scale}"
+            f"Received: images of {targets.shape[1:3]} after cropping to multiples of {scale}"
         )
     rng = np.random.default_rng(seed)
     if every_kernel:
-        chosen = np.tile(np.arange(len(kernels)), len(truth))
-        truth = np.repeat(truth, len(kernels), axis=0)
+        chosen = np.tile(np.arange(len(kernels)), len(targets))
+        targets = np.repeat(targets, len(kernels), axis=0)
     else:
-        chosen = rng.integers(len(kernels), size=len(truth))
+        chosen = rng.integers(len(kernels), size=len(targets))
     kernel = np.asarray(kernels, "float32")[chosen]
-    level = rng.uniform(lowest, highest, (len(truth), 1, 1, 1))
+    level = rng.uniform(lowest, highest, (len(targets), 1, 1, 1))
     operator = Downsampling(scale)
     clean = np.concatenate(
         [
             ops.convert_to_numpy(operator.forward(x, kernel=k))
-            for x, k in zip(_batches(truth), _batches(kernel), strict=True)
+            for x, k in batches((targets, kernel), _BATCH)
         ]
     )
     measurements = clean + level * rng.standard_normal(clean.shape)
-    return LowResolutionImages(
-        truth, measurements.astype("float32"), kernel, level.astype("float32")
-    )
+    inputs = {"measurements": measurements, "kernel": kernel, "noise_level": level}
+    return MeasuredSlices({name: a.astype("float32") for name, a in inputs.items()}, targets)
 
 
 def modcrop(images: np.ndarray, multiple: int) -> np.ndarray:
@@ -128,5 +229,11 @@ def modcrop(images: np.ndarray, multiple: int) -> np.ndarray:
     return images[..., :height, :width, :]
 
 
-def _batches(array: np.ndarray) -> list[np.ndarray]:
-    return [array[start : start + _BATCH] for start in range(0, len(array), _BATCH)]
+def _read_kernels(file: DataFile, key: str) -> np.ndarray:
+    if file.path.suffix.lower() != ".mat":
+        return file.read_array(key)[1]
+    arrays = io.loadmat(file.path)
+    if key not in arrays:
+        names = sorted(name for name in arrays if not name.startswith("__"))
+        raise file.error(key, "an array of the file", f"the arrays {names}")
+    return arrays[key]

@@ -1,7 +1,7 @@
 """The whole run of a recipe, by its task.
 
 * searching: data -> train -> search -> prune -> fine-tune -> evaluate -> export
-* transferring: data -> source -> original -> basis, channel, double, scratch -> evaluate -> export
+* transfer_run: data -> source -> original -> basis, channel, double, scratch -> evaluate -> export
 
 Every stage is a function of the job that fills one folder; the next stages read it from there. So
 a run that was stopped goes on where it was, and a stage can be looked at, or replaced, by itself.

@@ -13,7 +13,7 @@ from spade_keras.files import write_json_atomic
 from spade_keras.pipeline.job import Job
 from spade_keras.pipeline.training import fit_by_strategy, fit_full
 
-DATA_LAYOUT = 2
+DATA_LAYOUT = 3
 """Changes when the data stage writes other files of the same recipe."""
 
 

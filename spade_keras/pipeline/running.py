@@ -14,7 +14,7 @@ from spade_keras.pipeline.progress import stage_line
 from spade_keras.pipeline.run_folder import Stages
 from spade_keras.pipeline.searching import SEARCHING
 from spade_keras.pipeline.stage import Pipeline, Stage
-from spade_keras.pipeline.transferring import TRANSFERRING
+from spade_keras.pipeline.transfer_run import TRANSFERRING
 from spade_keras.recipe import Recipe
 
 PIPELINES: dict[str, Pipeline] = {

@@ -26,13 +26,16 @@ WIDTHS = 4  # of the bundled networks, unless the recipe gives others
 IMAGENET_SIDE = 32
 
 PictureSource = Annotated[
-    str, AfterValidator(OneOf(PICTURE_SOURCES, "spade_keras.transfer:PICTURE_SOURCES"))
+    str, AfterValidator(OneOf(PICTURE_SOURCES, "spade_keras.tasks.transfer:PICTURE_SOURCES"))
 ]
 TransferNetworkName = Annotated[
-    str, AfterValidator(OneOf(TRANSFER_NETWORKS, "spade_keras.transfer:NETWORKS"))
+    str, AfterValidator(OneOf(TRANSFER_NETWORKS, "spade_keras.tasks.transfer:TRANSFER_NETWORKS"))
 ]
 ComponentImportance = Annotated[
-    str, AfterValidator(OneOf(COMPONENT_IMPORTANCES, "spade_keras.transfer:COMPONENT_IMPORTANCES"))
+    str,
+    AfterValidator(
+        OneOf(COMPONENT_IMPORTANCES, "spade_keras.tasks.transfer:COMPONENT_IMPORTANCES")
+    ),
 ]
 Class = Annotated[int, Field(ge=0, lt=2**31)]
 Share = Annotated[float, Field(gt=0, lt=1)]

@@ -1,4 +1,4 @@
-"""Coil maps from undersampled data, kept on disk; and scans that come without a true image."""
+"""Coil maps from undersampled data, kept on disk."""
 
 import warnings
 
@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from spade_keras import data
-from spade_keras.data import espirit
-from spade_keras.data.centered_fourier import fft2c
+from spade_keras.data import espirit, masks
 from spade_keras.data.espirit import calibration_side
-from spade_keras.data.multicoil_simulation import coil_sensitivities
+from spade_keras.data.multicoil import coil_sensitivities, fft2c
 from spade_keras.errors import SpadeError
 
 pytestmark = pytest.mark.once
@@ -20,7 +19,7 @@ def scan(coils=4, height=40, width=36, acs_lines=12, seed=0):
     maps = coil_sensitivities(coils, height, width, np.random.default_rng(seed))
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     disc = (x**2 + y**2 < 0.6) * (1 + 0.3 * x) * np.exp(1j * y)
-    mask = data.equispaced_mask(width, 3, acs_lines)[None]
+    mask = masks.equispaced((height, width), acceleration=3, acs_lines=acs_lines, offset=0)
     return maps, disc, mask, (fft2c(maps * disc) * mask).astype("complex64")
 
 
@@ -125,57 +124,3 @@ def test_calibration_side(shape):
     assert calibration_side(sampled) == 4
     sampled[y - 2, x] = False
     assert calibration_side(sampled) == 3
-
-
-def individual(tmp_path, slices=None):
-    disc = data.poisson_disc_mask((40, 36), 3, 12)
-    kspace = (scan(acs_lines=36)[3] * 40 * disc).astype("complex64")
-    stack = kspace if slices is None else np.stack([kspace] * slices)
-    np.save(tmp_path / "scan.npy", stack)
-    return tmp_path / "scan.npy", kspace, disc
-
-
-@pytest.mark.parametrize("slices", [None, 2])
-def test_scan_of_an_individual(tmp_path, slices):
-    pytest.importorskip("sigpy")
-    file, kspace, disc = individual(tmp_path, slices)
-    read = data.load_kspace(file, coil_maps=data.espirit_maps)
-    assert len(read) == (slices or 1)
-    assert read.truth is None
-    np.testing.assert_array_equal(read.inputs["mask"], np.stack([disc] * len(read)))
-    assert read.true_acceleration == pytest.approx(3, rel=0.01)
-    measured = read.inputs["measurements"]
-    assert measured.dtype == np.float32
-    complex_values = measured[..., 0] + 1j * measured[..., 1]
-    np.testing.assert_allclose(complex_values[0] * read.scale, kspace, atol=1e-4)
-    images = np.fft.ifft2(np.fft.ifftshift(complex_values, axes=(-2, -1)), norm="ortho")
-    assert np.sqrt((np.abs(images) ** 2).sum(1)).max() == pytest.approx(1, rel=1e-5)
-    maps = read.inputs["sensitivities"]
-    assert maps.shape == measured.shape
-    assert (maps**2).sum((1, -1)).max() == pytest.approx(1, rel=1e-4)
-
-
-def test_columns_make_a_mask_of_one_row(tmp_path):
-    _, _, mask, kspace = scan()
-    np.save(tmp_path / "scan.npy", kspace.astype("complex128"))
-    read = data.load_kspace(tmp_path / "scan.npy")
-    np.testing.assert_array_equal(read.inputs["mask"], mask[None])
-    assert sorted(read.inputs) == ["mask", "measurements"]
-
-
-@pytest.mark.parametrize(
-    ("array", "message"),
-    [
-        (np.zeros((2, 4, 4)), "must be complex.*float64"),
-        (np.ones((4, 4), complex), r"coils, height, width.*shape \(4, 4\)"),
-        (np.full((2, 4, 4), np.nan + 0j), "finite.*32 of 32"),
-        (np.zeros((2, 4, 4), complex), "sampled in every slice"),
-        (np.zeros((0, 4, 4), complex), r"shape \(0, 4, 4\)"),
-        (np.array([None]), "an .npy file"),
-    ],
-)
-def test_faulty_scans_are_named(tmp_path, array, message):
-    np.save(tmp_path / "scan.npy", array)
-    with pytest.raises(data.BadFileError, match=message) as caught:
-        data.load_kspace(tmp_path / "scan.npy")
-    assert str(caught.value).startswith(f"`{tmp_path / 'scan.npy'}`: `content` must be ")

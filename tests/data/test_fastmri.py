@@ -13,7 +13,8 @@ import pytest
 
 from spade_keras import data
 from spade_keras.data import fastmri
-from spade_keras.data.fastmri_header import FastMRIHeader, parse_header, write_header
+from spade_keras.data.fastmri_file import FastMRIHeader, parse_header
+from spade_keras.data.fastmri_writing import write_header
 from spade_keras.operators import CartesianMRI
 
 pytestmark = pytest.mark.once
@@ -83,7 +84,7 @@ def test_unmasked_measurements_give_the_stored_images(tmp_path, crop, coils):
     assert kspace.shape[-2:] == {"recon": (20, 24), "readout": (20, 29), "none": (40, 29)}[crop]
     images = np.abs(plain_fft(kspace, inverse=True))
     images = images if coils is None else np.sqrt((images**2).sum(1))
-    truth = np.asarray(opened.truth)
+    truth = np.asarray(opened.targets)
     assert truth.shape == (3, 20, 24, 1)
     assert truth.dtype == np.float32
     height, width = images.shape[1:]
@@ -94,7 +95,7 @@ def test_unmasked_measurements_give_the_stored_images(tmp_path, crop, coils):
     assert images[1].max() == pytest.approx(1, rel=1e-5)
     assert len(set(opened.scales[:].tolist())) == 1
     raw = data.open_fastmri(opened.volumes[0].file, crop=crop, scaling="none")
-    np.testing.assert_allclose(truth * opened.scales[0], raw.truth[:], rtol=1e-5)
+    np.testing.assert_allclose(truth * opened.scales[0], raw.targets[:], rtol=1e-5)
 
 
 @pytest.mark.parametrize("target", ["stored", "magnitude", "complex"])
@@ -102,7 +103,7 @@ def test_targets(tmp_path, target):
     file = write(tmp_path)
     maps = partial(constant_maps, coils=3)
     opened = data.open_fastmri(file, target=target, crop="readout", coil_maps=maps)
-    truth = opened.truth[1]
+    truth = opened.targets[1]
     assert truth.shape == {"stored": (20, 24, 1), "magnitude": (20, 30, 1)}.get(target, (20, 30, 2))
     images = plain_fft(complex_of(opened.inputs["measurements"][1]), inverse=True)
     root = np.sqrt((np.abs(images) ** 2).sum(0))
@@ -164,7 +165,7 @@ def test_undersampled_files_keep_their_mask(tmp_path):
     drawn = data.get_mask("random", acceleration=2, acs_lines=2)
     read = data.open_fastmri(file, mask=drawn, target=None, crop="readout")
     np.testing.assert_array_equal(read.inputs["mask"][0][0], mask)
-    assert read.truth is None
+    assert read.targets is None
     with pytest.raises(data.BadFileError, match=r"`reconstruction_rss`.*target=None"):
         data.open_fastmri(file, crop="readout")
     with pytest.raises(data.BadFileError, match=r"`mask`.*crop='readout'"):
@@ -187,7 +188,7 @@ def test_inputs_are_those_of_the_operator(tmp_path):
     opened = data.open_fastmri(
         write(tmp_path), mask=mask, coil_maps=maps, crop="readout", target="complex"
     )
-    batches = data.SliceDataset(opened.inputs, opened.truth, batch_size=2)
+    batches = data.SliceDataset(opened.inputs, opened.targets, batch_size=2)
     inputs, truth = batches[0]
     assert {k: v.shape for k, v in inputs.items()} == {
         "measurements": (2, 3, 20, 30, 2),
@@ -213,7 +214,7 @@ def test_opening_reads_no_kspace(tmp_path, monkeypatch):
 
     monkeypatch.setattr(h5py.Dataset, "__getitem__", counted)
     opened = data.open_fastmri(tmp_path, scaling="none")
-    inputs, truth = opened.inputs, opened.truth
+    inputs, truth = opened.inputs, opened.targets
     assert inputs["measurements"].shape == (3, 3, 20, 24, 2)
     assert {name for name, _ in reads} == {"/ismrmrd_header"}
     reads.clear()
@@ -269,13 +270,13 @@ def test_one_handle_per_thread_and_none_leaked(tmp_path):
         write(tmp_path, f"{i}.h5", slices=1)
     opened = data.open_fastmri(tmp_path)
     assert open_files(tmp_path) == 0
-    np.asarray(opened.truth)
+    np.asarray(opened.targets)
     np.asarray(opened.inputs["measurements"])
     assert open_files(tmp_path) == 1
     counts = []
 
     def work():
-        opened.truth[[3, 0, 2]]
+        opened.targets[[3, 0, 2]]
         counts.append(open_files(tmp_path))
 
     for _ in range(5):
@@ -287,13 +288,13 @@ def test_one_handle_per_thread_and_none_leaked(tmp_path):
     assert open_files(tmp_path) == 1
     opened.close()
     assert open_files(tmp_path) == 0
-    assert opened.truth[0].max() > 0.5  # it opens its file again
+    assert opened.targets[0].max() > 0.5  # it opens its file again
 
 
 @needs_descriptors
 def test_handle_is_closed_with_its_data(tmp_path):
     opened = data.open_fastmri(write(tmp_path))
-    truth = opened.truth
+    truth = opened.targets
     assert truth[0].max() > 0.5
     del opened
     gc.collect()
@@ -312,7 +313,7 @@ def read_in_a_fork(opened, folder, queue):
         return original(file, mode)
 
     h5py.File = counted  # in this process alone
-    truth = opened.truth[2:]  # of the volume that the parent has open
+    truth = opened.targets[2:]  # of the volume that the parent has open
     queue.put((truth.sum(), open_files(folder), opens))
 
 
@@ -321,7 +322,7 @@ def test_forked_workers_open_their_own(tmp_path):
     for i in range(2):
         write(tmp_path, f"{i}.h5", slices=2, seed=i)
     opened = data.open_fastmri(tmp_path)
-    expected = np.asarray(opened.truth)[2:].sum()
+    expected = np.asarray(opened.targets)[2:].sum()
     assert open_files(tmp_path) == 1
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
@@ -336,7 +337,7 @@ def test_forked_workers_open_their_own(tmp_path):
     assert [total for total, _, _ in results] == pytest.approx([expected, expected])
     assert [count for _, count, _ in results] == [1, 1]
     assert [opens for _, _, opens in results] == [["1.h5"], ["1.h5"]]
-    assert opened.truth[2:].sum() == pytest.approx(expected)
+    assert opened.targets[2:].sum() == pytest.approx(expected)
 
 
 def test_pickles_without_its_handle(tmp_path):
@@ -345,8 +346,8 @@ def test_pickles_without_its_handle(tmp_path):
     first = opened.inputs["measurements"][:]
     again = pickle.loads(pickle.dumps(opened))
     np.testing.assert_array_equal(again.inputs["measurements"][:], first)
-    truth = pickle.loads(pickle.dumps(opened.truth))
-    np.testing.assert_array_equal(truth[:], opened.truth[:])
+    truth = pickle.loads(pickle.dumps(opened.targets))
+    np.testing.assert_array_equal(truth[:], opened.targets[:])
 
 
 def test_header_round_trips():

@@ -1,11 +1,10 @@
-"""Photographs, stacks and volumes from files."""
+"""Images from files, and patches of them."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from spade_keras import data
-from spade_keras.data.array_files import AXES
 
 pytestmark = pytest.mark.once
 
@@ -97,103 +96,6 @@ def test_bad_images(tmp_path):
     assert len(opened.skipped) == 3
     with pytest.raises(ValueError, match="channels=2"):
         data.open_images(tmp_path, channels=2)
-
-
-@pytest.mark.parametrize(
-    ("array", "shape", "peak"),
-    [
-        (np.arange(24, dtype="float64").reshape(2, 3, 4), (2, 3, 4, 1), 23),
-        (np.full((2, 3, 4, 3), 255, "uint8"), (2, 3, 4, 3), 1),
-        (np.full((2, 3, 4), 3 + 4j, "complex64"), (2, 3, 4, 2), 4),
-    ],
-)
-def test_stacks(tmp_path, array, shape, peak):
-    np.save(tmp_path / "a.npy", array)
-    np.savez(tmp_path / "a.npz", images=array)
-    np.savez(tmp_path / "b.npz", images=array, others=array[:1])
-    stack = data.load_stack(tmp_path / "a.npy")
-    assert (stack.shape, stack.dtype) == (shape, np.float32)
-    assert stack.max() == peak
-    np.testing.assert_array_equal(data.load_stack(tmp_path / "a.npz"), stack)
-    np.testing.assert_array_equal(data.load_stack(tmp_path / "b.npz", key="images"), stack)
-    scaled = data.load_stack(tmp_path / "a.npy", peak=2.0)
-    largest = np.linalg.norm(scaled, axis=-1).max() if shape[-1] == 2 else scaled.max()
-    assert largest == pytest.approx(2)
-    with pytest.raises(data.BadFileError, match=r"`key`.*\['images', 'others'\]"):
-        data.load_stack(tmp_path / "b.npz")
-    with pytest.raises(data.BadFileError, match=r"`x` must be an array of the file"):
-        data.load_stack(tmp_path / "b.npz", key="x")
-
-
-@pytest.mark.parametrize(
-    ("array", "message"),
-    [
-        (np.zeros((3, 4)), r"shape \(3, 4\)"),
-        (np.array([[["a"]]]), "numbers"),
-        (np.full((1, 2, 2), np.inf), "finite"),
-        (np.zeros((1, 2, 2, 2), complex), "where complex"),
-        (np.zeros((0, 2, 2)), "numbers"),
-    ],
-)
-def test_wrong_stacks(tmp_path, array, message):
-    np.save(tmp_path / "a.npy", array)
-    with pytest.raises(data.BadFileError, match=rf"a\.npy`: `content` must be .*{message}"):
-        data.load_stack(tmp_path / "a.npy")
-
-
-def test_zeros_cannot_be_scaled(tmp_path):
-    np.save(tmp_path / "a.npy", np.zeros((1, 2, 2)))
-    with pytest.raises(data.BadFileError, match="more than zeros"):
-        data.load_stack(tmp_path / "a.npy", peak=1.0)
-
-
-@pytest.mark.parametrize("slices", sorted(AXES))
-@pytest.mark.parametrize("turned", [False, True])
-def test_nifti_is_turned_to_the_patient(tmp_path, slices, turned):
-    nibabel = pytest.importorskip("nibabel")
-    # Brightness grows to the right, the front and the top, at different rates.
-    right, front, top = np.mgrid[:4, :5, :6]
-    volume = (1.0 * right + 10 * front + 100 * top).astype("float32")
-    stored, affine = volume, np.eye(4)
-    if turned:  # stored as top, left, front
-        stored = np.moveaxis(volume[::-1], 2, 0)
-        affine = np.array([[0, -1, 0, 3], [0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1.0]])
-    nibabel.save(nibabel.Nifti1Image(stored, affine), tmp_path / "volume.nii.gz")
-    stack = data.load_nifti(tmp_path / "volume.nii.gz", slices=slices, peak=None)
-    expected = {"sagittal": volume, "coronal": volume.swapaxes(0, 1)}
-    np.testing.assert_array_equal(stack, expected.get(slices, np.moveaxis(volume, 2, 0)))
-    assert stack.dtype == np.float32
-    assert data.load_nifti(tmp_path / "volume.nii.gz").max() == pytest.approx(1)
-
-
-def test_wrong_nifti(tmp_path):
-    nibabel = pytest.importorskip("nibabel")
-    file = tmp_path / "a.nii"
-    for array, message in (
-        (np.zeros((3, 4, 5, 2), "float32"), "three axes"),
-        (np.full((2, 2, 2), np.nan, "float32"), "finite"),
-        (np.zeros((2, 2, 2), "float32"), "more than zeros"),
-    ):
-        nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), file)
-        with pytest.raises(data.BadFileError, match=rf"a\.nii`: `content` must be .*{message}"):
-            data.load_nifti(file)
-    nibabel.save(nibabel.Nifti1Image(np.ones((2, 3, 4, 1), "float32"), np.eye(4)), file)
-    assert data.load_nifti(file).shape == (4, 2, 3)
-    with pytest.raises(ValueError, match="slices='oblique'"):
-        data.load_nifti(file, slices="oblique")
-
-
-def test_photographs_are_bundled():
-    pytest.importorskip("skimage")
-    photographs = data.load_photographs()
-    assert list(photographs) == list(data.PHOTOGRAPHS)
-    for image in photographs.values():
-        assert image.shape[-1] == 3
-        assert 0 <= image.min() < 0.1
-        assert 0.8 < image.max() <= 1
-    assert data.load_photographs(["cat"], channels=1)["cat"].shape == (300, 451, 1)
-    with pytest.raises(ValueError, match=r"some of \['astronaut'"):
-        data.load_photographs(["dog"])
 
 
 def test_patches_are_cut_from_the_images():

@@ -59,8 +59,8 @@ def test_all_strategies_are_tested():
 def test_supervised_loss(slices):
     tuner = tuners()["supervised"]
     prediction = tuner(slices.inputs, training=False)
-    loss = tuner.strategy_loss(slices.inputs, slices.truth, prediction, training=False)
-    assert float(loss) == pytest.approx(mse(prediction, slices.truth), rel=1e-5)
+    loss = tuner.strategy_loss(slices.inputs, slices.targets, prediction, training=False)
+    assert float(loss) == pytest.approx(mse(prediction, slices.targets), rel=1e-5)
     with pytest.raises(ValueError, match="needs targets"):
         tuner.strategy_loss(slices.inputs, None, prediction, training=False)
 
@@ -88,7 +88,7 @@ def test_self_supervised_loss(slices):
     parameters = operator.parameters(slices.inputs)
     x1 = network(slices.inputs, training=False)
     loss = tuner.strategy_loss(slices.inputs, None, x1, training=False)
-    consistency = mse(operator.forward(x1, **parameters), slices.measurements)
+    consistency = mse(operator.forward(x1, **parameters), slices.inputs["measurements"])
     turned = np.rot90(ops.convert_to_numpy(x1), axes=(1, 2)).copy()
     virtual = {**slices.inputs, "measurements": operator.forward(turned, **parameters)}
     equivariance = mse(network(virtual, training=False), turned)
@@ -98,11 +98,11 @@ def test_self_supervised_loss(slices):
 
 def test_self_supervised_training_turns_by_all_quarters(slices):
     tuner = tuners()["self_supervised"]
-    image = ops.convert_to_tensor(slices.truth[:1])
+    image = ops.convert_to_tensor(slices.targets[:1])
     turns = {
         ops.convert_to_numpy(tuner._transform(image, training=True)).tobytes() for _ in range(40)
     }
-    expected = {np.rot90(slices.truth[:1], k, axes=(1, 2)).tobytes() for k in (1, 2, 3)}
+    expected = {np.rot90(slices.targets[:1], k, axes=(1, 2)).tobytes() for k in (1, 2, 3)}
     assert turns == expected
 
 
@@ -110,7 +110,7 @@ def test_self_supervised_training_turns_by_all_quarters(slices):
 def test_fit_changes_every_weight_of_the_network_and_lowers_the_loss(slices, strategy):
     tuner = tuners()[strategy]
     before = [np.array(w) for w in tuner.network.get_weights()]
-    truth = slices.truth if strategy == "supervised" else None
+    truth = slices.targets if strategy == "supervised" else None
     history, after = fit(tuner, batches(slices, truth), epochs=4)
     assert history["val_loss"][-1] < history["val_loss"][0]
     assert all(np.abs(a - b).max() > 0 for a, b in zip(after, before, strict=True))
@@ -119,7 +119,7 @@ def test_fit_changes_every_weight_of_the_network_and_lowers_the_loss(slices, str
 @pytest.mark.parametrize("strategy", ["school", "self_supervised"])
 def test_truth_is_never_touched(slices, strategy):
     without = fit(tuners()[strategy], batches(slices))
-    poisoned = fit(tuners()[strategy], batches(slices, np.full_like(slices.truth, np.nan)))
+    poisoned = fit(tuners()[strategy], batches(slices, np.full_like(slices.targets, np.nan)))
     assert poisoned[0] == without[0]
     for a, b in zip(poisoned[1], without[1], strict=True):
         np.testing.assert_array_equal(a, b)
@@ -127,7 +127,7 @@ def test_truth_is_never_touched(slices, strategy):
 
 def test_supervised_does_touch_the_truth(slices):
     poisoned = fit(
-        tuners()["supervised"], batches(slices, np.full_like(slices.truth, np.nan)), epochs=1
+        tuners()["supervised"], batches(slices, np.full_like(slices.targets, np.nan)), epochs=1
     )
     assert np.isnan(poisoned[0]["loss"][0])
 
@@ -137,7 +137,7 @@ def test_metrics_only_where_there_is_a_target(slices):
     tuner.compile(optimizer="adam", metrics=[PSNR()], jit_compile=JIT)
     unlabelled = tuner.fit(batches(slices), validation_data=batches(slices), verbose=0).history
     assert set(unlabelled) == {"loss", "val_loss"}
-    labelled = tuner.fit(batches(slices, slices.truth), verbose=0).history
+    labelled = tuner.fit(batches(slices, slices.targets), verbose=0).history
     assert set(labelled) == {"loss", "psnr_db"}
     assert 0 < labelled["psnr_db"][0] < 60
 

@@ -51,7 +51,7 @@ def training_gradients(network, slices):
         keras.optimizers.SGD(rate), "mse", jit_compile="auto" if backend_name() == "jax" else False
     )
     before = [ops.convert_to_numpy(w) for w in network.trainable_variables]
-    network.train_on_batch(slices.inputs, slices.truth)
+    network.train_on_batch(slices.inputs, slices.targets)
     after = [ops.convert_to_numpy(w) for w in network.trainable_variables]
     return np.concatenate([np.ravel(b - a) / rate for a, b in zip(after, before, strict=True)])
 
@@ -96,7 +96,7 @@ def test_truncated_gradients_approach_it_step_by_step(slices, unrolled):
 
 def test_outside_training_the_implicit_gradient_is_there_too(slices, unrolled):
     found = backend.loss_gradients(
-        make("implicit"), keras.losses.mean_squared_error, slices.inputs, slices.truth
+        make("implicit"), keras.losses.mean_squared_error, slices.inputs, slices.targets
     )
     assert distance(np.concatenate([np.ravel(g) for g in found]), unrolled) < 1e-4
 
@@ -105,7 +105,7 @@ def test_outside_training_the_implicit_gradient_is_there_too(slices, unrolled):
 def test_fit_reduces_the_loss(slices, gradient):
     network = make(gradient, max_iterations=4 if gradient == "unroll" else 50, gradient_steps=2)
     network.compile(keras.optimizers.Adam(5e-3), "mse")
-    history = network.fit(slices.inputs, slices.truth, epochs=8, batch_size=2, verbose=0)
+    history = network.fit(slices.inputs, slices.targets, epochs=8, batch_size=2, verbose=0)
     losses = history.history["loss"]
     assert np.isfinite(losses).all() and losses[-1] < 0.7 * losses[0]
 
@@ -114,7 +114,7 @@ def test_every_weight_learns(slices):
     network = make("implicit")
     before = [ops.convert_to_numpy(w) for w in network.trainable_variables]
     network.compile("adam", "mse", jit_compile="auto" if backend_name() == "jax" else False)
-    network.fit(slices.inputs, slices.truth, verbose=0)
+    network.fit(slices.inputs, slices.targets, verbose=0)
     for old, weight in zip(before, network.trainable_variables, strict=True):
         assert np.abs(ops.convert_to_numpy(weight) - old).max() > 0, weight.path
 
@@ -129,7 +129,7 @@ def test_mixed_precision_solves_in_float32(slices):
         assert keras.backend.standardize_dtype(output.dtype) == "float32"
         assert keras.backend.standardize_dtype(network.step_size.dtype) == "float32"
         network.compile("adam", "mse", jit_compile="auto" if backend_name() == "jax" else False)
-        losses = network.fit(slices.inputs, slices.truth, verbose=0).history["loss"]
+        losses = network.fit(slices.inputs, slices.targets, verbose=0).history["loss"]
     finally:
         keras.config.set_dtype_policy("float32")
     assert distance(ops.convert_to_numpy(output), plain) < 0.03

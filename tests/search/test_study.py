@@ -165,7 +165,7 @@ def test_real_clock(network, slices):
     result = search.run(
         network,
         budget=search.LatencyBudget(0.99),
-        data=(slices.inputs, slices.truth),
+        data=(slices.inputs, slices.targets),
         trials=2,
         space=search.SearchSpace.from_groups(find_groups(network), multiple=4, minimum=4),
     )
@@ -179,7 +179,7 @@ def test_real_clock(network, slices):
 def test_quality_prefers_what_its_strategy_is_after(network, slices, strategy):
     other = make_network(seed=4)
     quality = search.strategy_quality(
-        strategy, slices.inputs, targets=slices.truth, teacher=network
+        strategy, slices.inputs, targets=slices.targets, teacher=network
     )
     if strategy == "school":
         assert quality(network) > 100 > quality(other)
@@ -196,10 +196,10 @@ def test_quality_prefers_what_its_strategy_is_after(network, slices, strategy):
 
 
 def test_only_the_supervised_quality_sees_the_truth(network, slices):
-    poison = np.full_like(slices.truth, np.nan)
+    poison = np.full_like(slices.targets, np.nan)
     scores = {}
     for strategy in ("school", "self_supervised", "supervised"):
-        for truth in (slices.truth, poison):
+        for truth in (slices.targets, poison):
             quality = search.strategy_quality(
                 strategy, slices.inputs, targets=truth, teacher=make_network(seed=4)
             )

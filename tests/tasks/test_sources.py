@@ -1,5 +1,7 @@
 """Sources of a reconstruction: what is split how, what is left out, and who judges."""
 
+from types import SimpleNamespace
+
 import h5py
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from spade_keras import data, tasks
 from spade_keras.errors import SpadeError
 from spade_keras.finetuning import split_kspace
 from spade_keras.recipe import load_recipe
-from spade_keras.tasks.sources import SOURCES
+from spade_keras.tasks.sources import SOURCES, Source
 
 pytestmark = pytest.mark.once
 KSPACE = [
@@ -21,7 +23,7 @@ KSPACE = [
 
 
 def made(recipe, folder, *overrides):
-    """The task of a recipe whose data are in a folder, and what is told of them."""
+    """The task of a recipe whose data are in a folder, and their facts."""
     task = tasks.get(load_recipe(recipe, overrides))
     folder.mkdir(exist_ok=True)
     lines = []
@@ -35,7 +37,9 @@ def scan(slices=None):
     y, x = np.mgrid[-1:1:24j, -1:1:20j]
     discs = np.stack([x**2 + y**2 < 0.8] * (slices or 1)).astype("float32")
     simulated = data.simulate_multicoil(discs, acceleration=1, acs_lines=0)
-    kspace = simulated.measurements[..., 0] + 1j * simulated.measurements[..., 1]
+    kspace = (
+        simulated.inputs["measurements"][..., 0] + 1j * simulated.inputs["measurements"][..., 1]
+    )
     mask = np.random.default_rng(0).random((24, 20)) < 0.4
     mask[6:18, 4:16] = True
     kspace = (kspace * mask).astype("complex64")
@@ -104,7 +108,7 @@ def test_no_file_of_the_data_holds_a_simulated_scans_image(tmp_path):
     made("mri_self_supervised", tmp_path, *KSPACE)
     for file in tmp_path.glob("*.npz"):
         with np.load(file) as arrays:
-            assert "truth" not in arrays.files
+            assert "targets" not in arrays.files
 
 
 def test_a_scan_without_signal_in_the_center_says_what_to_change(tmp_path):
@@ -174,7 +178,7 @@ def test_fastmri_files_are_split_by_patient_and_bad_ones_listed(tmp_path):
     assert perfect["ssim"] == pytest.approx(1) and perfect["convention"] == "fastmri"
 
 
-def test_too_few_patients_are_told_from_too_few_volumes(tmp_path):
+def test_too_few_patients_in_enough_volumes_are_an_error(tmp_path):
     for index in range(4):
         data.write_fastmri_like(
             tmp_path / f"{index}.h5", np.ones((1, 16, 16)), patient_id=f"patient_{index % 2}"
@@ -239,6 +243,31 @@ def test_interpolation_is_a_fair_baseline(tmp_path):
     np.testing.assert_allclose(image[:, ::2, ::2], test.inputs["measurements"], atol=1e-4)
     shifted = np.roll(image, 1, axis=1)
     assert task.scores(test, image)["psnr_db"] > task.scores(test, shifted)["psnr_db"]
+
+
+def test_a_registered_source_works_by_name(tmp_path):
+    class Mine(Source):
+        convention_name = convention = "mine"
+
+        def make(self, folder, say):
+            data.simulate_multicoil(np.ones((2, 16, 16))).save(folder / "test.npz")
+            return tasks.DataFacts("of mine")
+
+        def scores(self, samples, outputs):
+            return {"error": float(np.abs(outputs - samples.truth).max())}
+
+    SOURCES.register("mine", Mine)
+    try:
+        settings = SimpleNamespace(source="mine", path="scan")
+        run = SimpleNamespace(task="reconstruction", seed=0)
+        task = tasks.get(SimpleNamespace(run=run, data=settings))
+        assert task.make_data(tmp_path, print).note == "of mine"
+        test = task.load(tmp_path, "test")
+        assert task.scores(test, np.asarray(test.truth)) == {"error": 0}
+        assert task.baselines(test)["zero_filled"].shape == (2, 16, 16, 2)
+        assert 1 < task.facts(test)["true_acceleration"] < 4
+    finally:
+        SOURCES.unregister("mine")
 
 
 @pytest.mark.parametrize("name", SOURCES)

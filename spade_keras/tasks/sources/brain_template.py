@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from spade_keras import data
-from spade_keras.data.brain_template import center_crop
+from spade_keras.data.multicoil import center_crop
 from spade_keras.metrics import CONVENTION, image_quality
 from spade_keras.tasks.sources.source import Source
 from spade_keras.tasks.task import SPLITS, DataFacts, Samples
@@ -27,6 +28,10 @@ class BrainTemplate(Source):
     convention_name = "slab"
     convention = CONVENTION
 
+    def __init__(self, settings: Any, seed: int) -> None:
+        super().__init__(settings, seed)
+        self.of_template = True  # volumes of files lie as the template does
+
     def make(self, folder: Path, say: Callable[[str], None]) -> DataFacts:
         """Simulates the acquisition of three disjoint slabs."""
         settings = self.settings
@@ -37,32 +42,23 @@ class BrainTemplate(Source):
             test=settings.test_slices,
             gap=settings.gap_slices,
         )
-        for index, split in enumerate(SPLITS):
+        for index, (split, slab) in enumerate(zip(SPLITS, slabs, strict=True)):
             slices = data.simulate_multicoil(
-                volume[getattr(slabs, split)],
+                volume[slab],
                 coils=settings.coils,
                 acceleration=settings.acceleration,
                 acs_lines=settings.acs_lines,
                 noise_std=settings.noise_std,
                 seed=len(SPLITS) * self.seed + index,
             )
-            slices.save(str(folder / f"{split}.npz"))
+            slices.save(folder / f"{split}.npz")
             say(f"{split}: {len(slices)} slices, true acceleration {slices.true_acceleration:.2f}")
         return DataFacts(NOTE if settings.path is None else self._note())
-
-    def load(self, folder: Path, split: str) -> Samples:
-        """Reads the measurements and true images of a slab."""
-        slices = data.MulticoilSlices.load(str(folder / f"{split}.npz"))
-        return Samples(slices.inputs, slices.truth)
 
     def scores(self, samples: Samples, outputs: np.ndarray) -> dict[str, float]:
         """Returns PSNR, SSIM and NMSE of the magnitudes, each with its standard deviation."""
         truth = np.linalg.norm(np.asarray(samples.truth), axis=-1)
         return image_quality(truth, np.linalg.norm(outputs, axis=-1)).as_dict()
-
-    def picture(self, image: np.ndarray) -> np.ndarray:
-        """Returns the magnitude, turned so that the front is up."""
-        return np.rot90(super().picture(image))
 
     def _volume(self) -> np.ndarray:
         height, width = self.settings.height, self.settings.width

@@ -1,4 +1,4 @@
-"""fastMRI volumes, or small ones that are laid out as they are."""
+"""fastMRI volumes, or small simulated ones in their layout."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _MADE_NOTE = (
 
 
 class FastMRI(Source):
-    """Slices of many volumes, read when they are asked for; no patient is in two splits."""
+    """Slices of many volumes, read on demand; no patient is in two splits."""
 
     magnitudes = True
     convention_name = "fastmri"
@@ -73,7 +73,7 @@ class FastMRI(Source):
         """Opens the volumes of a split."""
         files = json.loads((folder / "files.json").read_text())[split]
         opened = self._open([folder / file for file in files], folder)
-        return Samples(opened.inputs, opened.truth, volumes=opened.volume_index)
+        return Samples(opened.inputs, opened.targets, volumes=opened.volume_index)
 
     def operator(self, samples: Samples) -> LinearOperator:
         """Returns the forward model, of one coil or several."""
@@ -98,11 +98,6 @@ class FastMRI(Source):
             image = keras.ops.convert_to_numpy(SingleCoilMRI().adjoint(coils, mask=mask))
             images.append(np.sqrt((image**2).sum(axis=(0, -1)))[None, ..., None])
         return {"zero_filled": np.concatenate(images)}
-
-    def picture(self, image: np.ndarray) -> np.ndarray:
-        """Returns the magnitude; that of a made volume turned so that the front is up."""
-        picture = super().picture(image)
-        return np.rot90(picture) if self.settings.path is None else picture
 
     def _open(
         self, files: Path | list[Path], folder: Path, *, skip_bad: bool = False

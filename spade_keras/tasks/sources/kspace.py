@@ -1,4 +1,4 @@
-"""Measured k-space of which nobody knows the true images."""
+"""Measured k-space without true images."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _REPEATS_OF_ONE = 32
 
 
 class KSpace(Source):
-    """Slices of a scan; what is measured but given to no network judges the images.
+    """Slices of a scan; samples that no network is given judge the images.
 
-    Of every slice two disjoint sets of sampled points are held out: one selects, one reports. The
-    networks see the rest, in training too. A scan of one slice is all three splits.
+    In every slice two disjoint sets of sampled points are held out: one to select by, one to report
+    on. The networks see the rest, in training too. A scan of one slice is all three splits.
     """
 
     convention_name = "held-out k-space"
@@ -56,21 +56,16 @@ class KSpace(Source):
             inputs = data.load_kspace(path, coil_maps=estimate).inputs
             _check_maps(inputs["sensitivities"])
         slices = len(inputs["mask"])
-        parts = self._parts(slices)
-        for split in SPLITS:
-            chosen = {name: array[parts[split]] for name, array in inputs.items()}
-            held_out = self._hold_out(chosen, parts[split], split)
-            np.savez(folder / f"{split}.npz", **held_out)  # type: ignore[arg-type]
-            given = data.true_acceleration(held_out["mask"])
-            say(f"{split}: {len(chosen['mask'])} slices, given every {given:.2f}th sample")
+        for split, part in zip(SPLITS, self._parts(slices), strict=True):
+            chosen = {name: array[part] for name, array in inputs.items()}
+            given = data.MeasuredSlices(self._hold_out(chosen, part, split))
+            given.save(folder / f"{split}.npz")
+            say(f"{split}: {len(given)} slices, given every {given.true_acceleration:.2f}th sample")
         return DataFacts(self._note(slices, path))
 
     def load(self, folder: Path, split: str) -> Samples:
-        """Reads what the networks are given of a split, and apart from it what judges them."""
-        with np.load(folder / f"{split}.npz") as arrays:
-            everything = dict(arrays)
-        held_out = {name: a for name, a in everything.items() if name.startswith(HELD_OUT)}
-        inputs = {name: a for name, a in everything.items() if name not in held_out}
+        """Reads what the networks are given of a split, and separately what judges them."""
+        inputs, held_out = _separate(super().load(folder, split).inputs)
         if split == "train":
             slices = len(inputs["mask"])
             repeats = self.settings.repeats or (_REPEATS_OF_ONE if slices == 1 else 1)
@@ -96,11 +91,6 @@ class KSpace(Source):
         means = {name: float(np.mean(v)) for name, v in values.items()}
         return means | {f"{name}_std": float(np.std(v)) for name, v in values.items()}
 
-    def picture(self, image: np.ndarray) -> np.ndarray:
-        """Returns the magnitude; that of a simulated scan turned so that the front is up."""
-        picture = super().picture(image)
-        return np.rot90(picture) if self.settings.path is None else picture
-
     def _simulate(self, path: Path) -> np.ndarray:
         """Writes undersampled k-space of the brain template; returns its coil maps alone."""
         settings = self.settings
@@ -117,19 +107,19 @@ class KSpace(Source):
         draw = data.get_mask(
             settings.mask, acceleration=settings.acceleration, acs_lines=settings.acs_lines
         )
-        shape = (settings.height, settings.width)
-        first_seed = self.seed * settings.slices
-        masks = [draw(shape, seed=first_seed + index) for index in range(settings.slices)]
-        kspace = slices.measurements[..., 0] + 1j * slices.measurements[..., 1]
-        np.save(path, (kspace * np.stack(masks)[:, None]).astype("complex64"))
-        return slices.sensitivities
+        seeds = range(self.seed * settings.slices, (self.seed + 1) * settings.slices)
+        masks = [draw((settings.height, settings.width), seed=seed) for seed in seeds]
+        measurements = slices.inputs["measurements"]
+        kspace = (measurements[..., 0] + 1j * measurements[..., 1]) * np.stack(masks)[:, None]
+        np.save(path, kspace.astype("complex64"))
+        return slices.inputs["sensitivities"]
 
-    def _parts(self, slices: int) -> dict[str, slice]:
+    def _parts(self, slices: int) -> data.Split:
         settings = self.settings
         if slices == 1:
-            return dict.fromkeys(SPLITS, slice(0, 1))
+            return data.Split(*[slice(0, 1)] * len(SPLITS))
         try:
-            slabs = data.slab_split(
+            return data.slab_split(
                 slices,
                 validation=settings.validation_slices,
                 test=settings.test_slices,
@@ -141,31 +131,18 @@ class KSpace(Source):
                 "`data.validation_slices`, `data.test_slices` or `data.gap_slices`, or give one "
                 "slice alone."
             ) from error
-        return {split: getattr(slabs, split) for split in SPLITS}
 
     def _hold_out(
         self, inputs: dict[str, np.ndarray], part: slice, split: str
     ) -> dict[str, np.ndarray]:
         """Takes the samples for validation and for test away, and keeps those of the split."""
-        settings = self.settings
-        # Seeded by the slab, so that of a single slice all splits hold out the same.
+        share, center = self.settings.held_out, self.settings.acs_lines
+        # Seeded by the slab, so that all splits of a single slice hold out the same.
         rng = np.random.default_rng((self.seed, part.start or 0))
-        result: dict[str, dict[str, np.ndarray]] = {}
-        given = inputs
-        for judge in ("validation", "test"):
-            share = settings.held_out / (1 if judge == "validation" else 1 - settings.held_out)
-            result[judge] = split_kspace(given, share, rng, center=settings.acs_lines)
-            given = {
-                name: array
-                for name, array in result[judge].items()
-                if not name.startswith(HELD_OUT)
-            }
-        judging = {
-            name: array
-            for name, array in result.get(split, {}).items()
-            if name.startswith(HELD_OUT)
-        }
-        return {**given, **judging}
+        given, validation = _separate(split_kspace(inputs, share, rng, center=center))
+        # The same share of all samples, although some are gone.
+        given, test = _separate(split_kspace(given, share / (1 - share), rng, center=center))
+        return {**given, **{"train": {}, "validation": validation, "test": test}[split]}
 
     def _note(self, slices: int, path: Path) -> str:
         settings = self.settings
@@ -188,10 +165,15 @@ class KSpace(Source):
         else:
             split = "Training, validation and test are slabs of slices with gaps between them"
         return (
-            f"{origin}. {split}. Of the samples outside of the center "
-            f"{settings.held_out:.0%} are held out for validation and {settings.held_out:.0%} for "
-            "test, and given to no network."
+            f"{origin}. {split}. Outside the center, {settings.held_out:.0%} of the samples are "
+            f"held out for validation, {settings.held_out:.0%} for test, and given to no network."
         )
+
+
+def _separate(arrays: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], ...]:
+    """Returns the arrays that are given to networks, and those held out."""
+    held_out = {name: array for name, array in arrays.items() if name.startswith(HELD_OUT)}
+    return {name: array for name, array in arrays.items() if name not in held_out}, held_out
 
 
 def _nmse(operator: LinearOperator, image: np.ndarray, sample: dict[str, np.ndarray]) -> float:

@@ -1,4 +1,4 @@
-"""Photographs seen through blur, decimation and noise."""
+"""Photographs degraded by blur, decimation and noise."""
 
 from __future__ import annotations
 
@@ -49,19 +49,12 @@ class Photographs(Source):
             seed=self.seed,
         )
         names = list(images)
-        for index, split in enumerate(SPLITS):
-            chosen = {names[i]: images[names[i]] for i in getattr(parts, split)}
+        for index, (split, part) in enumerate(zip(SPLITS, parts, strict=True)):
+            chosen = {names[i]: images[names[i]] for i in part}
             low = self._degrade(chosen, split, seed=len(SPLITS) * self.seed + index)
-            np.savez(folder / f"{split}.npz", truth=low.truth, **low.inputs)  # type: ignore[arg-type]
+            low.save(folder / f"{split}.npz")
             say(f"{split}: {len(low)} images from {', '.join(chosen)}")
         return DataFacts(self._note(len(images)), skipped)
-
-    def load(self, folder: Path, split: str) -> Samples:
-        """Reads the low-resolution images and the true ones of a split."""
-        with np.load(folder / f"{split}.npz") as arrays:
-            everything = dict(arrays)
-        truth = everything.pop("truth")
-        return Samples(everything, truth)
 
     def operator(self, samples: Samples) -> LinearOperator:
         """Returns blur and decimation."""
@@ -77,19 +70,16 @@ class Photographs(Source):
         ).as_dict()
 
     def baselines(self, samples: Samples) -> dict[str, np.ndarray]:
-        """Returns cubic interpolation between the measured pixels, which knows no blur."""
-        scale = self.settings.scale
-        matrix = (1 / scale, 1 / scale, 1)
-        images = [
-            ndimage.affine_transform(
-                image,
-                matrix,
-                output_shape=(scale * image.shape[0], scale * image.shape[1], image.shape[2]),
-                order=3,
-                mode="grid-wrap",
-            )
-            for image in samples.inputs["measurements"]
-        ]
+        """Returns cubic interpolation between the measured pixels, which ignores the blur."""
+        scale, measured = self.settings.scale, samples.inputs["measurements"]
+        _, height, width, channels = measured.shape
+        options: dict[str, Any] = {
+            "matrix": (1 / scale, 1 / scale, 1),
+            "output_shape": (scale * height, scale * width, channels),
+            "order": 3,
+            "mode": "grid-wrap",
+        }
+        images = [ndimage.affine_transform(image, **options) for image in measured]
         return {"interpolated": np.stack(images)}
 
     def picture(self, image: np.ndarray) -> np.ndarray:
@@ -113,7 +103,7 @@ class Photographs(Source):
 
     def _degrade(
         self, images: Mapping[str, np.ndarray], split: str, seed: int
-    ) -> data.LowResolutionImages:
+    ) -> data.MeasuredSlices:
         settings = self.settings
         pixels: Sequence[np.ndarray] = list(images.values())
         if split == "train":
@@ -158,14 +148,14 @@ class Photographs(Source):
             kernels = f"each of the blur kernels of {Path(settings.kernels).name}; others are for"
         return (
             f"{count} {origin}, split at random. Held-out ones are cut to the central "
-            f"{settings.image_size} x {settings.image_size} pixels and seen through {kernels} "
+            f"{settings.image_size} x {settings.image_size} pixels and degraded by {kernels} "
             f"training; circular blur, every {settings.scale}. pixel kept, noise of standard "
             f"deviation {settings.noise_std:g}; kernels and noise levels are known to the network."
         )
 
 
 def _made_kernels(count: int, size: int, seed: int) -> np.ndarray:
-    """Gaussians of all sizes and directions, every fourth kernel a motion's path instead."""
+    """Gaussians of all sizes and directions; every fourth kernel is a motion path instead."""
     rng = np.random.default_rng(seed)
     kernels = []
     for index in range(count):

@@ -1,17 +1,21 @@
-"""What a reconstruction asks of its data."""
+"""The interface between a reconstruction and its data."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import keras
 import numpy as np
 
+from spade_keras.data import MeasuredSlices, true_acceleration
 from spade_keras.operators import CartesianMRI, LinearOperator
 from spade_keras.tasks.task import DataFacts, Samples
+
+if TYPE_CHECKING:
+    from spade_keras.recipe.sections import Section
 
 IMAGE_COLUMNS = {"psnr_db": "PSNR / dB", "ssim": "SSIM", "nmse": "NMSE"}
 
@@ -19,17 +23,19 @@ IMAGE_COLUMNS = {"psnr_db": "PSNR / dB", "ssim": "SSIM", "nmse": "NMSE"}
 class Source(ABC):
     """Measurements of one kind: how they are made or read, and how images of them are judged.
 
+    `@SOURCES.register("name")` on a subclass makes it a `data.source` of recipes.
+
     Args:
         settings: The table `[data]`.
         seed: Of the run.
     """
 
+    section: ClassVar[type[Section]]
+    """Schema of `[data]`, for a source that takes more keys than `source` and `path`."""
     convention_name: str
-    """Name of the convention of `scores`; to be printed with its numbers."""
+    """Name of the convention of `scores`; see `Task`, as for the next two."""
     convention: str
-    """What the numbers of `scores` mean."""
     columns: Mapping[str, str] = IMAGE_COLUMNS
-    """Scores that a table shows: key of `scores` -> heading, the most important first."""
     magnitudes: bool = False
     """Whether the true images are magnitudes, of one channel."""
     channels: int = 2
@@ -38,14 +44,17 @@ class Source(ABC):
     def __init__(self, settings: Any, seed: int) -> None:
         self.settings = settings
         self.seed = seed
+        self.of_template = getattr(settings, "path", "") is None
+        """Whether pictures are of the brain template, which lies on its side."""
 
     @abstractmethod
     def make(self, folder: Path, say: Callable[[str], None]) -> DataFacts:
         """Writes what `load` reads; see `Task.make_data`."""
 
-    @abstractmethod
     def load(self, folder: Path, split: str) -> Samples:
-        """Reads a split."""
+        """Reads the `MeasuredSlices` that `make` saved to `<split>.npz`."""
+        slices = MeasuredSlices.load(folder / f"{split}.npz")
+        return Samples(slices.inputs, slices.targets)
 
     @abstractmethod
     def scores(self, samples: Samples, outputs: np.ndarray) -> dict[str, float]:
@@ -58,21 +67,18 @@ class Source(ABC):
     def baselines(self, samples: Samples) -> dict[str, np.ndarray]:
         """Returns the zero-filled images A^H y."""
         operator = self.operator(samples)
-        images = [
-            operator.adjoint(batch["measurements"], **operator.parameters(batch))
-            for batch in _singles(samples)
-        ]
-        return {"zero_filled": np.concatenate([keras.ops.convert_to_numpy(i) for i in images])}
+        images = []
+        for index in range(len(samples)):
+            inputs = samples.take(index, 1).inputs
+            image = operator.adjoint(inputs["measurements"], **operator.parameters(inputs))
+            images.append(keras.ops.convert_to_numpy(image))
+        return {"zero_filled": np.concatenate(images)}
 
     def picture(self, image: np.ndarray) -> np.ndarray:
-        """Returns an image as one shows it, `(height, width)`: the magnitude of a complex one."""
-        return np.linalg.norm(image, axis=-1)
+        """Returns the picture `(height, width)` of an image: its magnitude, the front up."""
+        magnitude = np.linalg.norm(image, axis=-1)
+        return np.rot90(magnitude) if self.of_template else magnitude
 
     def facts(self, test: Samples) -> dict[str, Any]:
         """Returns the true acceleration of the test samples."""
-        mask = np.asarray(test.inputs["mask"])
-        return {"true_acceleration": float(mask.size / mask.sum())}
-
-
-def _singles(samples: Samples) -> list[Any]:
-    return [samples.take(index, 1).inputs for index in range(len(samples))]
+        return {"true_acceleration": true_acceleration(test.inputs["mask"])}

@@ -1,54 +1,48 @@
-"""Simulated multi-coil acquisition of magnitude slices."""
+"""Coil images and their k-space as complex arrays, and the simulated acquisition of slices."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
 
 import numpy as np
-from keras import ops
+from scipy import fft
 
-from spade_keras.data.masks import equispaced_mask
-from spade_keras.operators import CartesianMRI
+from spade_keras.data.masks import equispaced
+from spade_keras.data.slices import MeasuredSlices
 
 
-@dataclass(frozen=True)
-class MulticoilSlices:
-    """Slices with their measurements; float32 arrays, the first axis being the slice.
+def fft2c(x: np.ndarray, axes: Sequence[int] = (-2, -1)) -> np.ndarray:
+    """Returns fftshift(FFT(ifftshift(x))), unitary, over some axes; complex64 stays complex64."""
+    return fft.fftshift(fft.fftn(fft.ifftshift(x, axes), axes=axes, norm="ortho"), axes)
 
-    Attributes:
-        truth: Complex images `(slices, height, width, 2)`.
-        measurements: k-space `(slices, coils, height, width, 2)`, zero where not sampled.
-        mask: `(slices, 1, width)`.
-        sensitivities: `(slices, coils, height, width, 2)`, unit sum of squares over coils.
-    """
 
-    truth: np.ndarray
-    measurements: np.ndarray
-    mask: np.ndarray
-    sensitivities: np.ndarray
+def ifft2c(x: np.ndarray, axes: Sequence[int] = (-2, -1)) -> np.ndarray:
+    """Inverse, and adjoint, of `fft2c`."""
+    return fft.fftshift(fft.ifftn(fft.ifftshift(x, axes), axes=axes, norm="ortho"), axes)
 
-    def __len__(self) -> int:
-        return len(self.truth)
 
-    @property
-    def inputs(self) -> dict[str, np.ndarray]:
-        """What a network may see: everything but the truth."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "truth"}
+def root_sum_of_squares(coil_images: np.ndarray) -> np.ndarray:
+    """Combines `(..., coils, height, width)` to magnitudes `(..., height, width)`."""
+    return np.sqrt(np.sum(np.abs(coil_images) ** 2, axis=-3))
 
-    @property
-    def true_acceleration(self) -> float:
-        """Columns over sampled columns."""
-        return float(self.mask.size / self.mask.sum())
 
-    def save(self, path: str) -> None:
-        """Writes all arrays to one `.npz` file."""
-        np.savez(path, truth=self.truth, **self.inputs)  # type: ignore[arg-type]
+def center_crop(stack: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Crops, or pads with zeros, the last two axes around the center."""
+    for axis, size in ((-2, height), (-1, width)):
+        excess = stack.shape[axis] - size
+        before = abs(excess) // 2
+        if excess >= 0:
+            stack = np.take(stack, range(before, before + size), axis=axis)
+        else:
+            padding = [(0, 0)] * stack.ndim
+            padding[axis] = (before, -excess - before)
+            stack = np.pad(stack, padding)
+    return stack
 
-    @classmethod
-    def load(cls, path: str) -> MulticoilSlices:
-        """Reads what `save` wrote."""
-        with np.load(path) as arrays:
-            return cls(**{f.name: arrays[f.name] for f in fields(cls)})
+
+def to_channels(x: np.ndarray) -> np.ndarray:
+    """Turns a complex array into a float32 one with a last axis (real, imaginary)."""
+    return np.stack([x.real, x.imag], axis=-1).astype("float32")
 
 
 def simulate_multicoil(
@@ -59,7 +53,7 @@ def simulate_multicoil(
     acs_lines: int = 8,
     noise_std: float = 0.01,
     seed: int = 0,
-) -> MulticoilSlices:
+) -> MeasuredSlices:
     """Simulates y = M (F S x + noise) for every slice, each with its own phase, coils and mask.
 
     Args:
@@ -72,7 +66,9 @@ def simulate_multicoil(
         seed: Of everything random.
 
     Returns:
-        `MulticoilSlices`.
+        `MeasuredSlices`: inputs `measurements` `(slices, coils, height, width, 2)`, zero where not
+        sampled, `mask` `(slices, 1, width)` and `sensitivities` as the measurements, of unit sum of
+        squares over coils; targets are complex images `(slices, height, width, 2)`.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -90,19 +86,16 @@ def simulate_multicoil(
     rng = np.random.default_rng(seed)
     slices, height, width = magnitudes.shape
     phase = np.stack([smooth_phase(height, width, rng) for _ in range(slices)])
-    truth = to_channels(magnitudes * np.exp(1j * phase))
-    maps = to_channels(
-        np.stack([coil_sensitivities(coils, height, width, rng) for _ in range(slices)])
-    )
+    images = magnitudes * np.exp(1j * phase)
+    maps = np.stack([coil_sensitivities(coils, height, width, rng) for _ in range(slices)])
+    sampling = {"acceleration": acceleration, "acs_lines": acs_lines}
     offsets = [int(rng.integers(acceleration)) for _ in range(slices)]
-    mask = np.stack(
-        [equispaced_mask(width, acceleration, acs_lines, offset=offset) for offset in offsets]
-    )[:, None]
-    full = np.ones_like(mask)
-    kspace = ops.convert_to_numpy(CartesianMRI().forward(truth, mask=full, sensitivities=maps))
+    mask = np.stack([equispaced((height, width), **sampling, offset=offset) for offset in offsets])
+    kspace = to_channels(fft2c(images[:, None] * maps))
     noise = noise_std * rng.standard_normal(kspace.shape)
     measurements = ((kspace + noise) * mask[:, None, ..., None]).astype("float32")
-    return MulticoilSlices(truth, measurements, mask, maps)
+    inputs = {"measurements": measurements, "mask": mask, "sensitivities": to_channels(maps)}
+    return MeasuredSlices(inputs, to_channels(images))
 
 
 def coil_sensitivities(coils: int, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
@@ -121,6 +114,7 @@ def coil_sensitivities(coils: int, height: int, width: int, rng: np.random.Gener
     dx = x - (radius * np.cos(angle))[:, None, None]
     slope_y, slope_x = rng.uniform(-1, 1, (2, coils, 1, 1))
     phase = rng.uniform(0, 2 * np.pi, (coils, 1, 1)) + slope_y * y + slope_x * x
+    # The constant keeps a map smooth where its coil is near.
     maps = np.exp(1j * phase) / (0.3 + dy**2 + dx**2)
     return (maps / np.sqrt(np.sum(np.abs(maps) ** 2, axis=0))).astype("complex64")
 
@@ -130,11 +124,6 @@ def smooth_phase(height: int, width: int, rng: np.random.Generator) -> np.ndarra
     y, x = _grid(height, width)
     terms = np.stack([np.ones_like(x * y), x + 0 * y, y + 0 * x, x * y, x**2 + 0 * y, y**2 + 0 * x])
     return np.tensordot(rng.uniform(-1, 1, len(terms)), terms, axes=1)
-
-
-def to_channels(x: np.ndarray) -> np.ndarray:
-    """Turns a complex array into a float32 one with a last axis (real, imaginary)."""
-    return np.stack([x.real, x.imag], axis=-1).astype("float32")
 
 
 def _grid(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Folders of photographs, read image by image."""
+"""Folders of images, read one by one, and random patches of images."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from spade_keras.data.bad_files import check_finite, list_files, read_all, reading
-from spade_keras.data.lazy_array import LazyArray
-from spade_keras.errors import BadFileError, MissingExtraError
+from spade_keras.data.reading import DataFile, LazyArray, list_files, read_all
+from spade_keras.errors import importing
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 _EXPECTED = "a whole image in one of the formats png, jpg, bmp and tif"
+_REMEDY = "Repair or remove the file; `open_images` with skip_bad=True leaves it out."
 _GREY = np.array([0.299, 0.587, 0.114], "float32")
 """Luma of ITU-R BT.601."""
 
@@ -64,12 +64,8 @@ def open_images(
     _pillow()
     if channels not in (1, 3):
         raise ValueError(f"`channels` must be 1 or 3. Received: channels={channels}")
-    if isinstance(path, str | Path):
-        files = list_files(path, IMAGE_SUFFIXES)
-    else:
-        files = [Path(file).expanduser() for file in path]
     look = partial(_look, decode=skip_bad)
-    found, skipped = read_all(files, look, skip_bad=skip_bad)
+    found, skipped = read_all(list_files(path, IMAGE_SUFFIXES), look, skip_bad=skip_bad)
     names = tuple(file for file, _ in found)
     sizes = {size for _, size in found}
     shape: tuple[int | None, int | None] = sizes.pop() if len(sizes) == 1 else (None, None)
@@ -83,18 +79,70 @@ def read_image(file: str | Path, *, channels: int = 3) -> np.ndarray:
     Returns:
         float32 array `(height, width, channels)` in [0, 1].
     """
-    file = Path(file)
+    source = DataFile(Path(file), _REMEDY)
     image, image_ops = _pillow()
-    with reading(file, "content", _EXPECTED), image.open(file) as opened:
+    with source.reading("content", _EXPECTED), image.open(source.path) as opened:
         opened.load()
         turned = image_ops.exif_transpose(opened)
         if turned.mode in ("P", "PA", "LA", "CMYK", "YCbCr", "HSV", "LAB", "RGBX", "RGBa"):
             turned = turned.convert("L" if turned.mode == "LA" else "RGB")
         pixels = np.asarray(turned)
-    return _to_channels(file, _to_unit(file, pixels), channels)
+    return _to_channels(source, _to_unit(source, pixels), channels)
 
 
-def _to_unit(file: Path, pixels: np.ndarray) -> np.ndarray:
+def random_patches(
+    images: Sequence[np.ndarray], count: int, size: int | tuple[int, int], *, seed: int = 0
+) -> np.ndarray:
+    """Cuts patches out of images, at random places, turned and mirrored at random.
+
+    Larger images give more patches: every place of every image is equally likely.
+
+    Args:
+        images: Images `(height, width, channels)` of any sizes, an array or a `LazyArray`; those
+            smaller than a patch give none.
+        count: Number of patches.
+        size: Side, or `(height, width)`; patches that are not square are not turned.
+        seed: Of everything random.
+
+    Returns:
+        float32 array `(count, height, width, channels)`.
+
+    Raises:
+        ValueError: If no image is large enough, or `count` is below 1.
+
+    Example:
+        >>> random_patches([np.zeros((9, 12, 3))], 5, 8).shape
+        (5, 8, 8, 3)
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    if count < 1 or min(height, width) < 1:
+        raise ValueError(
+            f"`count` and `size` must be at least 1. Received: count={count}, size={size}"
+        )
+    rng = np.random.default_rng(seed)
+    shapes = [image.shape for image in images]
+    places = [max(h - height + 1, 0) * max(w - width + 1, 0) for h, w, _ in shapes]
+    if not sum(places):
+        raise ValueError(
+            f"`images` must hold one of at least {height} x {width} pixels. "
+            f"Received: shapes {sorted(set(shapes))}"
+        )
+    chosen = rng.choice(len(shapes), count, p=np.array(places) / sum(places))
+    patches: dict[int, np.ndarray] = {}
+    # Image by image, so that few of a lazy set are held at once.
+    for index in np.unique(chosen):
+        image = np.asarray(images[int(index)], "float32")
+        for patch in np.flatnonzero(chosen == index):
+            top = rng.integers(image.shape[0] - height + 1)
+            left = rng.integers(image.shape[1] - width + 1)
+            cut = image[top : top + height, left : left + width]
+            if height == width:
+                cut = np.rot90(cut, int(rng.integers(4)))
+            patches[int(patch)] = cut[:, ::-1] if rng.integers(2) else cut
+    return np.stack([patches[patch] for patch in range(count)])
+
+
+def _to_unit(file: DataFile, pixels: np.ndarray) -> np.ndarray:
     if pixels.dtype == bool:
         return pixels.astype("float32")
     if pixels.dtype == np.uint8:
@@ -104,20 +152,20 @@ def _to_unit(file: Path, pixels: np.ndarray) -> np.ndarray:
         if pixels.size and pixels.min() >= 0 and pixels.max() <= 65535:
             return pixels.astype("float32") / 65535
         received = f"{pixels.dtype} from {pixels.min()} to {pixels.max()}"
-        raise BadFileError(file, "content", "of 8 or 16 bits a value", received)
+        raise file.error("content", "of 8 or 16 bits a value", received)
     values = pixels.astype("float32")
-    check_finite(file, "content", values)
+    file.check_finite("content", values)
     if values.min() < 0 or values.max() > 1:
         received = f"{pixels.dtype} from {values.min():g} to {values.max():g}"
-        raise BadFileError(file, "content", "in [0, 1] where it is floating-point", received)
+        raise file.error("content", "in [0, 1] where it is floating-point", received)
     return values
 
 
-def _to_channels(file: Path, values: np.ndarray, channels: int) -> np.ndarray:
+def _to_channels(file: DataFile, values: np.ndarray, channels: int) -> np.ndarray:
     if values.ndim == 2:
         values = values[..., None]
     if values.ndim != 3 or 0 in values.shape or values.shape[-1] not in (1, 3, 4):
-        raise BadFileError(file, "content", "a grey or color image", f"shape {values.shape}")
+        raise file.error("content", "a grey or color image", f"shape {values.shape}")
     values = values[..., :3] if values.shape[-1] == 4 else values
     if values.shape[-1] == channels:
         return np.ascontiguousarray(values)
@@ -132,7 +180,8 @@ def _look(file: Path, *, decode: bool) -> tuple[Path, tuple[int, int]]:
         height, width, _ = read_image(file).shape
         return file, (height, width)
     image, _ = _pillow()
-    with reading(file, "content", _EXPECTED), image.open(file) as opened:
+    source = DataFile(file, _REMEDY)
+    with source.reading("content", _EXPECTED), image.open(file) as opened:
         turned = opened.getexif().get(274, 1) >= 5  # the tag of the orientation
         width, height = opened.size[::-1] if turned else opened.size
     return file, (height, width)
@@ -143,8 +192,6 @@ def _read_one(files: Sequence[Path], channels: int, index: int) -> np.ndarray:
 
 
 def _pillow() -> tuple[Any, Any]:
-    try:
+    with importing("pillow", "recipes"):
         from PIL import Image, ImageOps
-    except ImportError as error:
-        raise MissingExtraError("pillow", "recipes") from error
     return Image, ImageOps

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from spade_keras import cli, latency, pipeline, pruning, transfer
+from spade_keras import cli, latency, pipeline, pruning
 from spade_keras.backend.batches import predict
 from spade_keras.errors import RecipeError, SpadeError
 from spade_keras.export import CheckReport
-from spade_keras.pipeline import transfer_closing, transfer_stages, transferring
+from spade_keras.pipeline import transfer_run
 from spade_keras.pipeline.run_folder import Stages
-from spade_keras.pipeline.transfer_job import ARMS, TransferJob
+from spade_keras.pipeline.transfer_run import ARMS, TransferJob
 from spade_keras.pruning import BlockStep, PruningPlan, rebuild
 from spade_keras.recipe import load_recipe
+from spade_keras.tasks import transfer
 
 RECIPE = "classifier_basis_scaling"
 SIDE, CLASSES, SAMPLES = 8, 6, 40
@@ -75,7 +76,7 @@ def job(settings):
 def stages_of(settings, *names):
     """Runs stages one after the other."""
     this = job(settings)
-    makers = {stage.name: stage.make for stage in transferring.transfer_order(settings)}
+    makers = {stage.name: stage.make for stage in transfer_run.transfer_order(settings)}
     for name in names:
         folder = settings.run_folder / name
         folder.mkdir(parents=True)
@@ -89,8 +90,8 @@ def finished(file, tmp_path_factory):
     settings = recipe(tmp_path_factory.mktemp("runs"), file)
     with pytest.MonkeyPatch.context() as patch:
         if not ON_TF:
-            patch.setattr(transfer_closing, "saved_model", lambda network, folder, sample: None)
-            patch.setattr(transfer_closing, "check_saved_models", no_check)
+            patch.setattr(transfer_run, "export_model", lambda network, folder, sample: None)
+            patch.setattr(transfer_run, "check_saved_models", no_check)
         return settings, pipeline.run(settings, Console(quiet=True))
 
 
@@ -176,7 +177,7 @@ def shapes(model):
 
 @pytest.mark.once
 @pytest.mark.parametrize("share", [0.0, 0.3])
-def test_the_original_teaches_whatever_is_pruned(finished, file, tmp_path, monkeypatch, share):
+def test_the_original_teaches_every_pruned_network(finished, file, tmp_path, monkeypatch, share):
     settings, _ = finished
     keys = {"teacher_share": share, "temperature": 3.0, "tuning_epochs": 7}
     this = job(recipe(tmp_path, file, *(f"pruning.{key}={keys[key]}" for key in keys)))
@@ -184,37 +185,40 @@ def test_the_original_teaches_whatever_is_pruned(finished, file, tmp_path, monke
     original, (x, y) = this.model("original"), this.target["train"]
     lessons, trainings = [], []
 
-    def prune(model, tasks, *plan, **options):
-        lessons.append(tasks)
-        nothing = PruningPlan("", (BlockStep(()),))
-        return transfer.PrunedComponents(model, nothing, ()) if not plan else model
+    def prune(model, tasks, **options):
+        lessons.append(tasks["train"])
+        return transfer.PrunedComponents(model, PruningPlan("", (BlockStep(()),)), ())
 
-    def tune(model, *samples, **options):
-        trainings.append((samples, options))
+    def tune(model, train, validation, *, epochs, **options):
+        lessons.append(train)
+        trainings.append((validation, epochs, options["learning_rate"]))
+        return model
 
     monkeypatch.setattr(transfer, "prune_components", prune)
-    monkeypatch.setattr(transfer, "prune_channels", prune)
     monkeypatch.setattr(transfer, "fit", tune)
-    monkeypatch.setattr(transfer_stages, "_save", lambda *arguments: None)
-    for make in (
-        transfer_stages.make_basis,
-        transfer_stages.make_channel,
-        transfer_stages.make_double,
-    ):
+    for make in (transfer_run.make_basis, transfer_run.make_channel, transfer_run.make_double):
         make(this, tmp_path)
     expected = y
     if share:
         _, expected = transfer.soft_labels(original, (x, y), share=share, temperature=3.0)
-    assert (len(lessons), len(trainings)) == (4, 2)
-    for samples in (
-        *(tasks["train"] for tasks in lessons),
-        *(train for (train, _), _ in trainings),
-    ):
-        np.testing.assert_array_equal(samples[0], x)
-        np.testing.assert_allclose(samples[1], expected, atol=1e-6)
-    for samples, options in trainings:
-        assert samples[1] is this.target["validation"]
-        assert (options["epochs"], options["learning_rate"]) == (7, 1e-2)
+    assert len(lessons) == 6
+    for inputs, labels in lessons:
+        np.testing.assert_array_equal(inputs, x)
+        np.testing.assert_allclose(labels, expected, atol=1e-6)
+    assert [epochs for _, epochs, _ in trainings] == [7, 4, 4, 7]
+    for validation, _, rate in trainings:
+        assert validation is this.target["validation"]
+        assert rate == 1e-2
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(("weights", "rate"), [("source", 2e-3), ("imagenet", 1e-4)])
+def test_the_learning_rate_is_that_of_the_weights(tmp_path, monkeypatch, weights, rate):
+    rates = []
+    monkeypatch.setattr(transfer, "fit", lambda *_, **options: rates.append(options))
+    settings = load_recipe(RECIPE, [f'run.folder="{tmp_path}"', f"network.weights={weights}"])
+    job(settings).fit(None, {"train": ()}, 1)
+    assert [options["learning_rate"] for options in rates] == [rate]
 
 
 def test_table_and_page_show_every_network(finished):
@@ -252,7 +256,7 @@ def test_a_finished_run_is_kept(finished):
 
 @pytest.mark.once
 @pytest.mark.parametrize(
-    ("override", "anew"),
+    ("override", "remade"),
     [
         ("evaluation.pairs=6", {"evaluate", "export"}),
         ("export.pairs=6", {"export"}),
@@ -261,17 +265,17 @@ def test_a_finished_run_is_kept(finished):
         ("network.name=resnet", {"source", "original", *ARMS}),
     ],
 )
-def test_a_change_makes_those_stages_anew_that_depend_on_it(finished, file, override, anew):
+def test_a_change_remakes_the_stages_that_depend_on_it(finished, file, override, remade):
     """At least these: what is made from them follows by itself."""
     settings, _ = finished
     changed = recipe(settings.run.folder, file, override)
     stages = Stages(settings.run_folder)
     lost = {
         stage.name
-        for stage in transferring.transfer_order(changed)
+        for stage in transfer_run.transfer_order(changed)
         if not stages.is_done(stage.name, stage.sections, after=stage.after)
     }
-    assert lost == anew
+    assert lost == remade
 
 
 @pytest.mark.once

@@ -1,19 +1,28 @@
-"""Networks to transfer: a small VGG-like and a small ResNet-like one, and those of ImageNet."""
+"""Networks to transfer: small VGG-like and ResNet-like ones, those of ImageNet, and new heads."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from spade_keras.errors import SpadeError
-from spade_keras.pruning import count_parameters
+from spade_keras.files import load_model
+from spade_keras.pruning import copy_model, count_parameters
+from spade_keras.pruning.basis import find_rank_groups
+from spade_keras.registry import TRANSFER_NETWORKS
 
 FILTERS: dict[str, tuple[int, ...]] = {"vgg": (24, 48, 96, 256), "resnet": (16, 32, 64, 192)}
-"""Width of the stem and of every stage, by network. They are redundant for five classes of digits,
-which is why nine tenths of their parameters can go."""
+"""Width of the stem and of every stage, by network; far more than five classes of digits need."""
+
+IMAGENET_NETWORKS = {"vgg": "VGG16", "resnet": "ResNet50"}
+"""The counterpart of a small network in `keras.applications`."""
+
+_AFTER_HEAD = (keras.layers.Activation, keras.layers.Softmax)
 
 
 def make_network(
@@ -26,7 +35,7 @@ def make_network(
     """Makes a small classifier; every stage after the stem halves the picture.
 
     Args:
-        kind: A key of `NETWORKS`.
+        kind: A name in `TRANSFER_NETWORKS`.
         input_shape: `(height, width, channels)`.
         filters: Width of the stem and of every stage; None: those of `FILTERS`.
         classes: Number of classes.
@@ -54,7 +63,7 @@ def make_network(
     x = inputs = keras.Input(tuple(input_shape))
     x = _convolution(x, filters[0], "stem")
     for index, width in enumerate(filters[1:]):
-        x = NETWORKS[kind](x, width, f"block{index}")
+        x = TRANSFER_NETWORKS[kind](x, width, f"block{index}")
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
     return keras.Model(inputs, keras.layers.Dense(classes, activation="softmax", name="head")(x))
 
@@ -62,12 +71,12 @@ def make_network(
 def make_network_of_size(
     kind: str, input_shape: Sequence[int], parameters: int, *, classes: int = 5
 ) -> keras.Model:
-    """Makes the narrowest network of a kind, in its proportions, of at least so many parameters.
+    """Makes the narrowest network of a kind, in its proportions, with at least `parameters`.
 
     Args:
-        kind: A key of `NETWORKS`.
+        kind: A name in `TRANSFER_NETWORKS`.
         input_shape: `(height, width, channels)`.
-        parameters: How many it shall have.
+        parameters: Fewest parameters.
         classes: Number of classes.
     """
 
@@ -112,6 +121,85 @@ def imagenet_network(kind: str, input_shape: Sequence[int]) -> keras.Model:
     return keras.Model(body.input, head(body.output), name=body.name)
 
 
+def load_network(path: str | Path, sample: np.ndarray, classes: int) -> keras.Model:
+    """Loads a classifier, and reports what is wrong with it before anything is trained.
+
+    Args:
+        path: The `.keras` file; `network.path` of a recipe.
+        sample: One input, with its batch axis.
+        classes: Number of target classes.
+
+    Raises:
+        SpadeError: If it does not load, does not take the data, has no dense head, or has no other
+            layer that could be decomposed.
+    """
+    try:
+        model = load_model(Path(path).expanduser())
+    except ValueError as error:
+        raise SpadeError(f"`network.path` cannot be read. {error}") from error
+    try:
+        model(sample, training=False)
+    except Exception as error:
+        raise SpadeError(
+            f"`network.path` must hold a classifier that takes the data, of shape "
+            f"{sample.shape[1:]} a sample. Received: network.path={path}, which fails: {error}"
+        ) from error
+    groups = find_rank_groups(replace_head(model, classes))
+    if all(group.fixed is not None for group in groups[:-1]):
+        reasons = {group.name: group.fixed for group in groups[:-1]}
+        raise SpadeError(
+            "`network.path` must hold a network with a convolution or dense layer, beside its "
+            f"head, that can be decomposed. Received: network.path={path}, with {reasons}"
+        )
+    return model
+
+
+def replace_head(model: keras.Model, classes: int, *, seed: int = 0) -> keras.Model:
+    """Replaces a classifier's last dense layer by a new one with a softmax.
+
+    Args:
+        model: A Functional or Sequential model with one input and one output; it stays as it is.
+        classes: Number of classes.
+        seed: Of the new weights.
+
+    Returns:
+        A new model; the layers before the head have the old weights.
+
+    Raises:
+        SpadeError: If the output is not made by a dense layer, followed at most by an activation.
+
+    Example:
+        >>> layers = [keras.Input((4,)), keras.layers.Dense(3), keras.layers.Softmax()]
+        >>> replace_head(keras.Sequential(layers), 7).output_shape
+        (None, 7)
+    """
+    copy = copy_model(model)
+    head = _find_head(copy)
+    new = keras.layers.Dense(
+        classes,
+        activation="softmax",
+        kernel_initializer=keras.initializers.GlorotUniform(seed),
+        name=head.name,
+    )
+    return keras.Model(copy.inputs[0], new(head.input), name=model.name)
+
+
+def _find_head(model: keras.Model) -> keras.layers.Dense:
+    """The dense layer at the end of a model."""
+    if len(model.inputs) == 1 and len(model.outputs) == 1:
+        for layer in reversed(model.layers):
+            if isinstance(layer, keras.layers.Dense) and len(layer.output.shape) == 2:
+                return layer
+            if not isinstance(layer, _AFTER_HEAD):
+                break
+    raise SpadeError(
+        "A network that is transferred must have one input and end with a `Dense` layer that makes "
+        "one score per class, which is replaced. Received: "
+        f"{model.name!r} with {len(model.inputs)} inputs and {len(model.outputs)} outputs, whose "
+        f"last layer is a {type(model.layers[-1]).__name__}"
+    )
+
+
 def _convolution(x: Any, width: int, name: str, *, strides: int = 1, relu: bool = True) -> Any:
     layer = keras.layers.Conv2D(
         width, 3, strides=strides, padding="same", use_bias=False, name=f"{name}_conv"
@@ -121,19 +209,14 @@ def _convolution(x: Any, width: int, name: str, *, strides: int = 1, relu: bool 
     return keras.layers.ReLU(name=f"{name}_relu")(x) if relu else x
 
 
-def _pooled(x: Any, width: int, name: str) -> Any:
+def pooled(x: Any, width: int, name: str) -> Any:
+    """A stage of "vgg": pooling and a convolution."""
     return _convolution(keras.layers.MaxPooling2D(name=f"{name}_pool")(x), width, name)
 
 
-def _residual(x: Any, width: int, name: str) -> Any:
+def residual(x: Any, width: int, name: str) -> Any:
+    """A stage of "resnet": two convolutions beside a strided skip."""
     inner = _convolution(x, width, f"{name}_first", strides=2)
     inner = _convolution(inner, width, f"{name}_second", relu=False)
     passed = keras.layers.Conv2D(width, 1, strides=2, use_bias=False, name=f"{name}_skip")(x)
     return keras.layers.ReLU(name=f"{name}_relu")(keras.layers.Add(name=name)([inner, passed]))
-
-
-NETWORKS: dict[str, Callable[[Any, int, str], Any]] = {"vgg": _pooled, "resnet": _residual}
-"""The stage that a small network repeats, by its name: takes tensor, width and name."""
-
-IMAGENET_NETWORKS = {"vgg": "VGG16", "resnet": "ResNet50"}
-"""The network of `keras.applications` that stands for a small one."""

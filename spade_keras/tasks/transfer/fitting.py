@@ -1,4 +1,4 @@
-"""One training of a classifier by `model.fit`, and what it reaches."""
+"""Training a classifier by `model.fit`, and measuring its accuracy and cost."""
 
 from __future__ import annotations
 
@@ -9,42 +9,36 @@ import keras
 import numpy as np
 from scipy.special import softmax
 
-from spade_keras import backend
+from spade_keras import backend, latency, pruning
 from spade_keras.backend.batches import predict
-
-Samples = tuple[np.ndarray, np.ndarray]
-"""Inputs, samples first, and their classes 0, 1, 2, ..., or one probability per class."""
-Tasks = dict[str, Samples]
-"""Samples by name: "source", and the "train", "validation" and "test" of the target task."""
+from spade_keras.tasks.transfer.samples import LabeledSamples, Tasks
 
 LEARNING_RATES = {"source": 2e-3, "imagenet": 1e-4}
-"""Learning rate of all weights, by where they come from: those of VGG16, which has no norms, bear
-small steps only."""
+"""Learning rate of all weights, by their origin: VGG16, which has no norms, needs small steps."""
 
 
 def fit(
     model: keras.Model,
-    train: Samples,
-    validation: Samples | None = None,
+    train: LabeledSamples,
+    validation: LabeledSamples | None = None,
     *,
     epochs: int,
     learning_rate: float = LEARNING_RATES["source"],
     batch_size: int = 30,
-    pruning: keras.callbacks.Callback | None = None,
+    pruner: keras.callbacks.Callback | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> keras.Model:
     """Trains a classifier that gives probabilities, with Adam.
 
     Args:
-        model: What is trained, in place.
+        model: Trained in place.
         train: Samples to train on, with classes or with probabilities such as `soft_labels`.
-        validation: Samples with classes to choose by. None: nothing is chosen, the last epoch
-            counts.
+        validation: Samples with classes to select weights by. None: those of the last epoch stay.
         epochs: Passes over `train`, at most.
         learning_rate: Of Adam.
         batch_size: Samples in a batch.
-        pruning: A callback that prunes and decides which weights the model ends with. None: the
-            model ends with those of the lowest validation loss, where that is known.
+        pruner: A callback that prunes and selects the final weights. None: those of the lowest
+            validation loss, where that is known.
         callbacks: More callbacks.
 
     Returns:
@@ -56,36 +50,32 @@ def fit(
         if validation is not None:
             classes = train[1].shape[-1]
             validation = (validation[0], keras.utils.to_categorical(validation[1], classes))
-    chooser = pruning
-    if chooser is None and validation is not None:
-        chooser = keras.callbacks.EarlyStopping(
+    selector = pruner
+    if selector is None and validation is not None:
+        selector = keras.callbacks.EarlyStopping(
             "val_loss", patience=epochs, restore_best_weights=True
         )
     # On a CPU TensorFlow's own kernels beat XLA's.
     on_tf_cpu = keras.backend.backend() == "tensorflow" and backend.device().kind == "cpu"
     jit: Any = False if on_tf_cpu else "auto"
-    model.compile(
-        keras.optimizers.Adam(learning_rate),
-        loss,
-        metrics=["accuracy"],
-        jit_compile=jit,
-    )
+    optimizer = keras.optimizers.Adam(learning_rate)
+    model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=jit)
     model.fit(
         *train,
         batch_size=batch_size,
         epochs=epochs,
         validation_data=validation,
         validation_batch_size=200,
-        callbacks=[*([chooser] if chooser else []), *callbacks],
+        callbacks=[*([selector] if selector else []), *callbacks],
         verbose=0,
     )
     return model
 
 
 def soft_labels(
-    teacher: keras.Model, samples: Samples, *, share: float = 0.5, temperature: float = 2.0
-) -> Samples:
-    """Mixes the classes of samples with what a teacher answers to them.
+    teacher: keras.Model, samples: LabeledSamples, *, share: float = 0.5, temperature: float = 2.0
+) -> LabeledSamples:
+    """Mixes the classes of samples with a teacher's answers.
 
         (1 - share) one_hot(y) + share softmax(log(p) / temperature)
 
@@ -117,12 +107,42 @@ def soft_labels(
     return inputs, mixed.astype("float32")
 
 
-def accuracy(model: keras.Model, samples: Samples) -> float:
-    """Returns the share of right answers.
-
-    Args:
-        model: A classifier.
-        samples: Inputs and classes.
-    """
+def accuracy(model: keras.Model, samples: LabeledSamples) -> float:
+    """Returns the share of samples whose class has the largest output."""
     answers = predict(model, samples[0], batch_size=500).argmax(axis=-1)
     return float(np.mean(answers == samples[1]))
+
+
+def measure_cost(
+    model: keras.Model,
+    original: keras.Model,
+    tasks: Tasks,
+    *,
+    batch_size: int = 30,
+    pairs: int = 20,
+) -> dict[str, Any]:
+    """Measures a network on the target task, and times it interleaved with the original.
+
+    Args:
+        model: The network.
+        original: The network that was transferred.
+        tasks: The target's "validation" and "test".
+        batch_size: Samples per timed call.
+        pairs: Timed windows of each; 0: no times.
+
+    Returns:
+        Plain JSON values: "accuracy" on test and "validation_accuracy" in [0, 1], "parameters",
+        "macs" of one sample, and, where it was timed, the median "ms" and the "time_ratio" to the
+        original with its 95 % interval.
+    """
+    times: dict[str, Any] = {}
+    if pairs:
+        timed = latency.compare(original, model, tasks["test"][0][:batch_size], pairs=pairs)
+        times = {"ms": timed.b.median_ms, "time_ratio": timed.ratio.as_dict()}
+    return {
+        "accuracy": accuracy(model, tasks["test"]),
+        "validation_accuracy": accuracy(model, tasks["validation"]),
+        "parameters": pruning.count_parameters(model),
+        "macs": pruning.count_macs(model).total,
+        **times,
+    }

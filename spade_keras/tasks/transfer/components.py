@@ -1,4 +1,4 @@
-"""Basis scaling of a transferred network: components go while factors, norms and head train."""
+"""Basis scaling of a transferred network: prunes components while factors, norms, head train."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from typing import Any
 import keras
 
 from spade_keras.pruning import PruningPlan, basis
-from spade_keras.transfer.fitting import Tasks, accuracy, fit
+from spade_keras.tasks.transfer.fitting import accuracy, fit
+from spade_keras.tasks.transfer.samples import Tasks
 
 
 @dataclass(frozen=True)
 class PruningPhase:
-    """A training during which components are pruned at one pace.
+    """A training that prunes components at one pace.
 
     Args:
         share: Share of the components pruned after every epoch.
-        patience: Epochs in a row that may miss the allowed loss before the phase ends.
+        patience: Consecutive epochs that may miss the allowed loss before the phase ends.
         learning_rate: Of Adam.
     """
 
@@ -33,11 +34,11 @@ PHASES = (PruningPhase(0.05, 2, 5e-3), PruningPhase(0.06, 5, 5e-3), PruningPhase
 
 @dataclass(frozen=True)
 class PrunedComponents:
-    """What pruning of components made.
+    """The result of pruning components.
 
     Args:
         model: The merged model: stock layers only, all trainable.
-        plan: The ranks that are left, for the model that was pruned.
+        plan: The remaining ranks, for the model that was pruned.
         rounds: What happened in every epoch, phase after phase.
     """
 
@@ -60,15 +61,15 @@ def prune_components(
 ) -> PrunedComponents:
     """Decomposes, prunes while the scaling factors, norms and head train, and merges.
 
-    In the end it trains on without pruning, at the last phase's learning rate.
+    It ends with epochs without pruning, at the last phase's learning rate.
 
     Args:
         model: The network to prune; it stays as it is.
         tasks: The target's "train" and "validation"; `soft_labels` of "train" let a network teach.
         allowed_loss: Validation accuracy that pruning may cost; 0.01 is one point.
-        stop_at: Share of the decomposed layers' parameters that is few enough; 0: as few as the
+        stop_at: Stops at this share of the decomposed layers' parameters; 0: goes as far as the
             allowed loss allows.
-        phases: How fast components go, one after the other; at least one.
+        phases: At least one, in order.
         importance: A key of `COMPONENT_IMPORTANCES`.
         phase_epochs: Epochs of a phase, at most.
         closing_epochs: Epochs without pruning.
@@ -95,7 +96,7 @@ def prune_components(
             importance=importance,
         )
         options["learning_rate"] = phase.learning_rate
-        fit(low, train, validation, epochs=phase_epochs, pruning=pruning, **options)
+        fit(low, train, validation, epochs=phase_epochs, pruner=pruning, **options)
         rounds.append(tuple(pruning.history))
     fit(low, train, validation, epochs=closing_epochs, **options)
     plan = basis.rank_plan(low, importance=importance)

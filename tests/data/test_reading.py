@@ -1,4 +1,4 @@
-"""Bad files: told by file, key and expectation, or skipped and listed."""
+"""Lazy arrays, and bad files: named by file, key and expectation, or skipped and listed."""
 
 import pickle
 import shutil
@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import h5py
+import keras
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -54,6 +55,8 @@ def attribute(file):
 
 
 SHAPE = (2, 2, 16, 9)
+
+
 FAULTS = {
     "empty": (lambda file: file.write_bytes(b""), "content", "a whole HDF5 file.*an empty file"),
     "truncated": (truncate, "content", "a whole HDF5 file.*truncated"),
@@ -68,7 +71,11 @@ FAULTS = {
     "two axes": (replace("kspace", np.zeros((4, 4), "complex64")), "kspace", r"shape \(4, 4\)"),
     "no slices": (replace("kspace", np.zeros((0, 2, 16, 9), "complex64")), "kspace", r"\(0, 2"),
     "no header": (replace("ismrmrd_header", None), "ismrmrd_header", "a data set"),
-    "damaged header": (replace("ismrmrd_header", "<a><b>"), "ismrmrd_header", "no XML"),
+    "damaged header": (
+        replace("ismrmrd_header", "<a><b>"),
+        "ismrmrd_header",
+        "ISMRMRD's XML.*no element",
+    ),
     "other header": (replace("ismrmrd_header", "<a/>"), "ismrmrd_header", "no encoding/encoded"),
     "number as header": (replace("ismrmrd_header", 3.0), "ismrmrd_header", "ISMRMRD's XML"),
     "no truth": (replace("reconstruction_rss", None), "reconstruction_rss", "target=None"),
@@ -103,7 +110,7 @@ def test_faulty_volume_is_named_or_skipped(tmp_path, fault):
     ) as caught:
         opened = data.open_fastmri(tmp_path)
         np.asarray(opened.inputs["measurements"])  # numbers are looked at when they are read
-        np.asarray(opened.truth)
+        np.asarray(opened.targets)
     assert (caught.value.file, caught.value.key) == (str(tmp_path / "bad.h5"), key)
     assert isinstance(caught.value, SpadeError)
     opened = data.open_fastmri(tmp_path, skip_bad=True)
@@ -111,7 +118,7 @@ def test_faulty_volume_is_named_or_skipped(tmp_path, fault):
     (reason,) = opened.skipped.values()
     assert list(opened.skipped) == [str(tmp_path / "bad.h5")]
     assert f"`{key}` must be" in reason
-    assert len(np.asarray(opened.truth)) == 2
+    assert len(np.asarray(opened.targets)) == 2
 
 
 def test_errors_cross_processes(tmp_path):
@@ -143,7 +150,7 @@ def test_a_file_that_vanishes_is_named(tmp_path):
     with pytest.raises(
         data.BadFileError, match=r"good\.h5`: `reconstruction_rss` must be readable"
     ):
-        opened.truth[0]
+        opened.targets[0]
 
 
 def image_file(folder):
@@ -178,7 +185,7 @@ def nifti_file(folder):
 
 
 def fastmri_file(folder):
-    return volume(folder), lambda file: np.asarray(data.open_fastmri(file).truth)
+    return volume(folder), lambda file: np.asarray(data.open_fastmri(file).targets)
 
 
 KINDS = [fastmri_file, image_file, mat_file, nifti_file, npy_file, npz_file]
@@ -227,3 +234,79 @@ def test_flipped_bytes_give_an_error_that_names_the_file_or_other_numbers(make):
         flip()
     finally:
         shutil.rmtree(folder)
+
+
+STORED = np.random.default_rng(0).normal(size=(7, 3, 2)).astype("float32")
+
+
+def lazy():
+    reads = []
+
+    def read(index):
+        reads.append(index)
+        return STORED[index]
+
+    return data.LazyArray(read, 7, (3, 2)), reads
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        0,
+        -1,
+        np.int64(3),
+        slice(2, 5),
+        slice(None, None, -2),
+        slice(9, 12),
+        [1, 1, -2],
+        np.array([6, 0]),
+        np.array([], int),
+        [],
+        np.arange(7) % 2 == 0,
+    ],
+)
+def test_indexes_as_numpy_does(index):
+    array, reads = lazy()
+    found, expected = array[index], STORED[index]
+    np.testing.assert_array_equal(found, expected)
+    assert found.dtype == expected.dtype
+    assert found.shape == expected.shape
+    assert len(reads) == expected.size // 6  # nothing else was read
+
+
+def test_looks_like_an_array():
+    array, reads = lazy()
+    assert (array.shape, array.ndim, array.dtype, len(array)) == ((7, 3, 2), 3, np.float32, 7)
+    assert not reads
+    np.testing.assert_array_equal(np.asarray(array), STORED)
+    np.testing.assert_array_equal(np.asarray(array, "float64"), STORED.astype("float64"))
+    np.testing.assert_array_equal(np.stack(list(array)), STORED)
+    doubled = keras.tree.map_structure(lambda a: a[:2] * 2, {"x": array})
+    np.testing.assert_array_equal(doubled["x"], STORED[:2] * 2)
+
+
+def test_batches_read_their_own_slices_alone():
+    array, reads = lazy()
+    batches = data.SliceDataset({"x": array}, array, batch_size=2)
+    inputs, targets = batches[1]
+    np.testing.assert_array_equal(inputs["x"], STORED[2:4])
+    np.testing.assert_array_equal(targets, STORED[2:4])
+    assert reads == [2, 3, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "index", [7, -8, [7], 1.0, "a", (0, 1), None, [[0]], [0.5], np.ones(6, bool)]
+)
+def test_wrong_index(index):
+    with pytest.raises(IndexError, match="index"):
+        lazy()[0][index]
+
+
+def test_entries_of_different_shapes():
+    ragged = data.LazyArray(lambda i: np.zeros((i, 2)), 4, (None, 2))
+    assert ragged.shape == (4, None, 2)
+    assert ragged[3:].shape == (1, 3, 2)
+    with pytest.raises(ValueError, match=r"batch_size=1.*\(1, 2\), \(2, 2\)"):
+        ragged[1:3]
+    with pytest.raises(ValueError, match="copy"):
+        np.array(ragged, copy=False)

@@ -4,8 +4,9 @@ import keras
 import numpy as np
 import pytest
 
-from spade_keras import pruning, transfer
+from spade_keras import pruning
 from spade_keras.errors import SpadeError
+from spade_keras.tasks import transfer
 
 
 def tasks_of(rng, count=24, classes=5, shape=(8, 8, 1)):
@@ -94,7 +95,7 @@ def test_what_cannot_be_loaded_says_what_it_needs(monkeypatch):
     monkeypatch.setattr(keras.applications, "ResNet50", offline)
     with pytest.raises(SpadeError, match=r"ResNet50.*~/.keras/models"):
         transfer.imagenet_network("resnet", (32, 32, 3))
-    with pytest.raises(ValueError, match="`source` must be one of"):
+    with pytest.raises(ValueError, match=r"Unknown source of pictures.*Did you mean 'mnist'"):
         transfer.load_pictures("minst")
 
 
@@ -127,7 +128,7 @@ def test_a_network_of_imagenet_is_transferred_whole(monkeypatch):
 
 
 @pytest.mark.once
-@pytest.mark.parametrize("kind", sorted(transfer.NETWORKS))
+@pytest.mark.parametrize("kind", sorted(transfer.TRANSFER_NETWORKS))
 def test_every_convolution_of_a_bundled_network_can_be_decomposed(kind):
     model = transfer.make_network(kind, (16, 16, 1), (4, 8))
     low = pruning.decompose(model, trainable=["head", "norms"])
@@ -285,7 +286,7 @@ def test_a_network_learns_what_it_is_taught_and_is_judged_by_classes():
         keras.utils.set_random_seed(0)
         student = transfer.make_network("vgg", x.shape[1:], (4,), classes=2)
         lesson = transfer.soft_labels(teacher, (x, y), share=share)
-        transfer.fit(student, lesson, (x, y), epochs=20, learning_rate=0.05, pruning=history)
+        transfer.fit(student, lesson, (x, y), epochs=20, learning_rate=0.05, pruner=history)
         assert transfer.accuracy(student, (x, y)) == expected
         assert history.history["val_accuracy"][-1] == pytest.approx(expected, abs=1e-6)
 
@@ -320,3 +321,32 @@ def test_every_importance_of_components_can_be_made(name):
     importance = transfer.COMPONENT_IMPORTANCES.make(name)
     pair = {pair.name: pair for pair in pruning.basis.find_pairs(low)}["block0_conv"]
     assert importance(pair, np.ones(pair.scaling.rank)).shape == (1, pair.scaling.rank)
+
+
+@pytest.mark.once
+def test_every_arm_is_a_stock_network_of_the_size_asked_for(monkeypatch):
+    tasks = tasks_of(np.random.default_rng(0))
+    monkeypatch.setitem(transfer.FILTERS, "vgg", (8, 16))
+    source = transfer.make_network("vgg", (8, 8, 1), classes=3)
+    original = transfer.replace_head(source, 5)
+    phases = [transfer.PruningPhase(0.4, 0, 1e-3)]
+    options = {"allowed_loss": 0.99, "phases": phases, "phase_epochs": 2, "closing_epochs": 1}
+    basis = transfer.prune_components(original, tasks, **options).model
+    size = pruning.count_parameters(basis)
+    plan = pruning.make_plan(original, target={"parameters": size})
+    narrow = pruning.rebuild(original, pruning.make_plan(original, ratio=0.3))
+    models = {
+        "original": original,
+        "basis": basis,
+        "channel": pruning.rebuild(original, plan),
+        "double": transfer.prune_components(narrow, tasks, **options).model,
+        "scratch": transfer.make_network_of_size("vgg", (8, 8, 1), size),
+    }
+    sizes = {name: pruning.count_parameters(model) for name, model in models.items()}
+    assert sizes["double"] < sizes["basis"] < sizes["original"]
+    assert sizes["channel"] <= sizes["basis"] <= sizes["scratch"] < 1.3 * sizes["basis"]
+    for model in models.values():
+        assert {type(layer).__module__.split(".")[0] for layer in model.layers} == {"keras"}
+        cost = transfer.measure_cost(model, original, tasks, pairs=0)
+        assert sorted(cost) == ["accuracy", "macs", "parameters", "validation_accuracy"]
+        assert 0 <= cost["accuracy"] <= 1

@@ -1,0 +1,188 @@
+"""Pictures with a class each, and the source and target task that are made of them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from spade_keras.data import load_digits
+from spade_keras.errors import SpadeError
+from spade_keras.registry import PICTURE_SOURCES
+
+LabeledSamples = tuple[np.ndarray, np.ndarray]
+"""Inputs, samples first, and their classes 0, 1, 2, ..., or one probability per class."""
+Tasks = dict[str, LabeledSamples]
+"""Samples by name: "source", and the "train", "validation" and "test" of the target task."""
+
+IMAGENET_SIZE = 32
+"""Pixels per side that the networks of `keras.applications` want at least."""
+
+
+def load_pictures(source: str, size: int | None = None) -> LabeledSamples:
+    """Loads all pictures of a source, training and test parts together.
+
+    Args:
+        source: A name in `PICTURE_SOURCES`. "mnist" and "cifar10" come from ~/.keras/datasets;
+            Keras downloads them if they are not there.
+        size: Height and width to scale them to. None: 16 for "digits", else as they are.
+
+    Returns:
+        float32 pictures `(samples, height, width, channels)` in [0, 1], and int32 classes.
+
+    Raises:
+        ValueError: If the source is unknown.
+        SpadeError: If there is neither a file nor a network connection.
+        MissingExtraError: If scikit-learn, which brings the digits, is not installed.
+    """
+    pictures: LabeledSamples = PICTURE_SOURCES[source](size)
+    return pictures
+
+
+def scale_pictures(x: np.ndarray, size: int | None) -> np.ndarray:
+    """Scales pictures `(samples, height, width, channels)` bilinearly to a square.
+
+    Args:
+        x: The pictures.
+        size: Height and width. None: they stay as they are.
+    """
+    if size is None or x.shape[1:3] == (size, size):
+        return x
+    scaled = keras.ops.image.resize(x, (size, size), data_format="channels_last")
+    return keras.ops.convert_to_numpy(scaled)
+
+
+def prepare_for_imagenet(x: np.ndarray) -> np.ndarray:
+    """Turns pictures into the inputs that the networks of `keras.applications` were trained on.
+
+    Gray pictures get three equal channels, small ones are scaled to 32 x 32, channels become blue,
+    green, red, and ImageNet's mean is subtracted.
+
+    Args:
+        x: Pictures `(samples, height, width, 1 or 3)` in [0, 1].
+
+    Returns:
+        Pictures with 3 channels, from about -124 to 151.
+
+    Raises:
+        SpadeError: If they have other channels or other values.
+    """
+    if x.ndim != 4 or x.shape[-1] not in (1, 3):
+        raise SpadeError(
+            'With `network.weights = "imagenet"` the pictures must be of shape '
+            f"(samples, height, width, 1 or 3). Received: shape={x.shape}"
+        )
+    if x.min() < 0 or x.max() > 1:
+        raise SpadeError(
+            'With `network.weights = "imagenet"` the pictures must have values in [0, 1]. '
+            f"Received: {x.min():.4g} to {x.max():.4g}"
+        )
+    colored = np.repeat(x, 3, axis=-1) if x.shape[-1] == 1 else x
+    if min(x.shape[1:3]) < IMAGENET_SIZE:
+        colored = scale_pictures(colored, IMAGENET_SIZE)
+    return keras.applications.vgg16.preprocess_input(255 * colored, data_format="channels_last")
+
+
+def digits(size: int | None) -> LabeledSamples:
+    """The bundled digits, enlarged to 16 x 16 pixels unless a size is given."""
+    return load_digits(size or 16)
+
+
+def split_tasks(
+    x: np.ndarray,
+    y: np.ndarray,
+    *,
+    source_classes: Sequence[int] = (0, 1, 2, 3, 4),
+    target_classes: Sequence[int] = (5, 6, 7, 8, 9),
+    train: int = 60,
+    validation: int = 40,
+    seed: int = 0,
+) -> Tasks:
+    """Makes a source task of some classes, and a target task of few samples of others.
+
+    In each, classes are counted from 0 in the order given.
+
+    Args:
+        x: Samples on the first axis.
+        y: Their classes, integers.
+        source_classes: Classes of the source task; none for a network that is trained already.
+        target_classes: Classes of the target task.
+        train: Target samples per class to train on.
+        validation: Target samples per class to select by; all others are the test.
+        seed: Of the draw.
+
+    Returns:
+        "source", where there are classes for it, and the disjoint "train", "validation" and "test"
+        of the target task.
+
+    Raises:
+        SpadeError: If a class does not occur, or has too few samples.
+
+    Example:
+        >>> y = np.arange(60) % 6
+        >>> classes = {"source_classes": [0, 1], "target_classes": [4, 5]}
+        >>> tasks = split_tasks(np.ones((60, 2)), y, **classes, train=3, validation=2)
+        >>> {name: len(labels) for name, (_, labels) in tasks.items()}
+        {'source': 20, 'train': 6, 'validation': 4, 'test': 10}
+    """
+    labels, occurrences = np.unique(y, return_counts=True)
+    counts = dict(zip(labels.tolist(), occurrences.tolist(), strict=True))
+    _check_classes(counts, {"source": source_classes, "target": target_classes})
+    needed = train + validation + 1
+    few = {label: counts[label] for label in target_classes if counts[label] < needed}
+    if few:
+        raise SpadeError(
+            f"Every target class must have at least {needed} samples: {train} to train on "
+            f"(`data.train_per_class`), {validation} to choose by (`data.validation_per_class`) "
+            f"and one to test. Received (class: samples): {few}"
+        )
+    tasks: Tasks = {"source": _take(x, y, source_classes)} if len(source_classes) else {}
+    target_x, target_y = _take(x, y, target_classes)
+    order = np.random.default_rng(seed).permutation(len(target_y))
+    by_class = [order[target_y[order] == label] for label in range(len(target_classes))]
+    cuts = {
+        "train": slice(train),
+        "validation": slice(train, train + validation),
+        "test": slice(train + validation, None),
+    }
+    for name, cut in cuts.items():
+        rows = np.concatenate([own[cut] for own in by_class])
+        tasks[name] = (target_x[rows], target_y[rows])
+    return tasks
+
+
+def _check_classes(counts: dict[int, int], wanted: dict[str, Sequence[int]]) -> None:
+    for name, classes in wanted.items():
+        unknown = [int(label) for label in classes if label not in counts]
+        if unknown:
+            raise SpadeError(
+                f"`data.{name}_classes` must be classes of the data, {sorted(counts)[:20]}. "
+                f"Received: {unknown}, of which there are no samples"
+            )
+
+
+def _take(x: np.ndarray, y: np.ndarray, classes: Sequence[int]) -> LabeledSamples:
+    rows = np.isin(y, classes)
+    places = {label: place for place, label in enumerate(classes)}
+    return x[rows], np.array([places[int(label)] for label in y[rows]], "int32")
+
+
+def _of_keras(name: str, size: int | None) -> LabeledSamples:
+    try:
+        parts: Any = getattr(keras.datasets, name).load_data()
+    except Exception as error:  # Keras raises bare exceptions where a download fails.
+        raise SpadeError(
+            f"`{name}` could not be loaded: {error}. It needs its file in ~/.keras/datasets, or a "
+            'network connection to download it once. Offline, take `data.source = "digits"` or '
+            f"`data.path`. Received: source={name}"
+        ) from error
+    x = np.concatenate([part[0] for part in parts]).astype("float32") / 255
+    y = np.concatenate([part[1].reshape(-1) for part in parts]).astype("int32")
+    return scale_pictures(x[..., None] if x.ndim == 3 else x, size), y
+
+
+mnist = functools.partial(_of_keras, "mnist")
+cifar10 = functools.partial(_of_keras, "cifar10")
