@@ -22,7 +22,7 @@ from spade_keras.export.child_process import require_tensorflow, run_python
 from spade_keras.export.tfmot_report import KernelSummary, TfmotReport, Training
 from spade_keras.export.twin import describe, weights_of, with_weights
 from spade_keras.latency import ratio_interval, summarize, user_cache_folder, windows
-from spade_keras.metrics.psnr import psnr_per_image
+from spade_keras.metrics import psnr_per_image
 
 Arrays = tuple[Any, Any]
 """Inputs and targets."""

@@ -21,7 +21,7 @@ class FineTuner(keras.Model):
 
     Args:
         network: The network to train.
-        distance: What compares two tensors of equal shape, giving a scalar to minimize.
+        distance: Called with `(y_true, y_pred)`, gives a scalar to minimize.
         **kwargs: Of `keras.Model`.
     """
 
@@ -95,7 +95,7 @@ class FineTuner(keras.Model):
         self.network.load_weights(filepath, **kwargs)
 
 
-def mean_squared_error(a: Any, b: Any) -> Any:
-    """Returns the mean of (a - b)^2 over all elements."""
-    difference = ops.cast(a, "float32") - ops.cast(b, "float32")
+def mean_squared_error(y_true: Any, y_pred: Any) -> Any:
+    """Returns the mean of (y_true - y_pred)^2 over all elements."""
+    difference = ops.cast(y_true, "float32") - ops.cast(y_pred, "float32")
     return ops.mean(difference * difference)

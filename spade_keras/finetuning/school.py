@@ -36,7 +36,7 @@ class School(FineTuner):
     ) -> Any:
         """Returns l(f_slim(y), stop_gradient(f(y)))."""
         lesson = ops.stop_gradient(self.teacher(inputs, training=False))
-        return self.distance(prediction, lesson)
+        return self.distance(lesson, prediction)
 
 
 def frozen_copy(model: keras.Model) -> keras.Model:

@@ -24,4 +24,4 @@ class Supervised(FineTuner):
                 "Supervised fine-tuning needs targets. Give data as (inputs, targets), or use "
                 "School or SelfSupervised. Received: target=None"
             )
-        return self.distance(prediction, target)
+        return self.distance(target, prediction)

@@ -9,7 +9,7 @@ import numpy as np
 
 from spade_keras import data
 from spade_keras.data.brain_template import center_crop
-from spade_keras.metrics import CONVENTION, image_quality
+from spade_keras.metrics import SLAB_CONVENTION, image_quality
 from spade_keras.tasks.sources.source import Source
 from spade_keras.tasks.task import SPLITS, DataFacts, Samples
 
@@ -25,7 +25,7 @@ class BrainTemplate(Source):
     """Slabs of one volume, each slice with its own phase, coils and noise."""
 
     convention_name = "slab"
-    convention = CONVENTION
+    convention = SLAB_CONVENTION
 
     def make(self, folder: Path, say: Callable[[str], None]) -> DataFacts:
         """Simulates the acquisition of three disjoint slabs."""
