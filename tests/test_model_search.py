@@ -245,7 +245,7 @@ def test_depth_ranks_and_precision_are_searched_and_replayed_from_the_receipt(
     found = search_model(job, "out", console)
     assert found.space.iterations == (1, 2, 3)
     panels = front_panels(network, found, dict(np.load("slices.npz")))
-    assert [panel.quality for panel in panels] == [trial.quality for trial in found.front]
+    assert [panel.trial.quality for panel in panels] == [trial.quality for trial in found.front]
     assert all(panel.image.shape == panel.error.shape == (8, 8) for panel in panels)
     assert max(panel.error.max() for panel in panels) > 0
     assert found.space.dtypes == ("float32", "bfloat16")

@@ -39,7 +39,7 @@ def front_panels(
     for trial in (front[place] for place in places):
         image = _picture(search.build(network, trial.configuration), sample)
         if image is not None:
-            panels.append(FrontPanel.of(trial, image, np.abs(image - reference)))
+            panels.append(FrontPanel(trial, image, np.abs(image - reference)))
     return panels
 
 

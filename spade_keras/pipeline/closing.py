@@ -187,7 +187,7 @@ def _read_panels(
     front: Mapping[str, np.ndarray], trials: Sequence[search.TrialRecord]
 ) -> list[FrontPanel]:
     return [
-        FrontPanel.of(trial, front[f"image_{trial.number}"], front[f"error_{trial.number}"])
+        FrontPanel(trial, front[f"image_{trial.number}"], front[f"error_{trial.number}"])
         for trial in trials
         if f"image_{trial.number}" in front
     ]

@@ -1,4 +1,8 @@
-"""The style of a report's figures, and those of widths, trials, layers and pictures."""
+"""The style of a report's figures, and those of widths, trials, layers and pictures.
+
+Each function takes objects or arrays and returns a figure, which `png` renders. All raise
+`MissingExtraError` if matplotlib is not installed.
+"""
 
 from __future__ import annotations
 
@@ -104,11 +108,7 @@ def row_height(rows: int) -> float:
 
 
 def widths_before_after(groups: Sequence[GroupProfile]) -> Figure:
-    """Draws the width of every channel group before and after.
-
-    Raises:
-        MissingExtraError: If matplotlib is not installed.
-    """
+    """Draws the width of every channel group before and after."""
     rows = np.arange(len(groups))
     height = row_height(len(groups))
     before = np.array([row.before for row in groups], float)
@@ -131,9 +131,6 @@ def group_costs(groups: Sequence[GroupProfile], *, name: str = "chosen") -> Figu
     Args:
         groups: Groups that were timed; those of unknown importance show none.
         name: What to call the configuration they were made for.
-
-    Raises:
-        MissingExtraError: If matplotlib is not installed.
     """
     rows = np.arange(len(groups))
     before = np.array([row.ms_before for row in groups], float)
@@ -168,9 +165,6 @@ def staircases(
         steps: Group -> times; of many groups the slowest `MAX_STAIRCASES` are drawn.
         widths: Width of every group in the configuration to mark.
         name: What to call it.
-
-    Raises:
-        MissingExtraError: If matplotlib is not installed.
     """
     slowest = sorted(steps, key=lambda group: -max(steps[group].latency_ms))[:MAX_STAIRCASES]
     drawn = [group for group in steps if group in slowest]
@@ -196,9 +190,6 @@ def history(result: SearchResult, *, chosen: int | None = None) -> Figure:
     Args:
         result: The search.
         chosen: Number of the trial that was taken.
-
-    Raises:
-        MissingExtraError: If matplotlib is not installed.
     """
     trials = result.trials
     scored = [t for t in trials if t.state == "feasible" and t.quality is not None]
@@ -233,11 +224,7 @@ def history(result: SearchResult, *, chosen: int | None = None) -> Figure:
 
 
 def seconds(split: Mapping[str, Any]) -> Figure:
-    """Draws the seconds of every trial, as `findings.time_split` returns them, part by part.
-
-    Raises:
-        MissingExtraError: If matplotlib is not installed.
-    """
+    """Draws the seconds of every trial, as `findings.time_split` returns them, part by part."""
     rows = split["trials"]
     numbers = [row["number"] for row in rows]
     bottom = np.zeros(len(rows))
@@ -264,9 +251,6 @@ def pictures(panel: Mapping[str, np.ndarray]) -> Figure:
     Args:
         panel: "truth", if it is known, "zero_filled" or "interpolated", "full" and "finetuned" ->
             magnitudes `(height, width)`.
-
-    Raises:
-        MissingExtraError: If matplotlib is not installed.
     """
     titles = {key: title for key, title in _TITLES.items() if key in panel}
     reference = "truth" if "truth" in panel else "full"

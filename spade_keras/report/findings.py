@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -24,27 +24,17 @@ PARTS = ("build", "compile", "measure", "evaluate", "overhead")
 
 @dataclass(frozen=True)
 class FrontPanel:
-    """A network of the front that was evaluated, for the slider.
+    """A trial of the front, and what its network made, for the slider.
 
     Attributes:
-        label: Its heading.
-        latency_ratio: Median time / the full network's.
-        quality: Higher is better.
+        trial: The trial.
         image: `(height, width)`; None unless the network makes images.
         error: Error map of the same shape.
     """
 
-    label: str
-    latency_ratio: float
-    quality: float
+    trial: TrialRecord
     image: np.ndarray | None = None
     error: np.ndarray | None = None
-
-    @classmethod
-    def of(cls, trial: TrialRecord, image: np.ndarray, error: np.ndarray) -> FrontPanel:
-        """Shows what the network of a trial made, as pruned."""
-        label = f"trial {trial.number}, as pruned"
-        return cls(label, trial.latency_ratio or 0.0, trial.quality or 0.0, image, error)
 
 
 @dataclass(frozen=True)
@@ -101,7 +91,7 @@ class SearchFindings:
         result: All trials.
         table: Times of the layers, or None where no layer was timed alone.
         receipt: The latency receipt of the plan that was accepted, or None.
-        front_panels: Points of the front that were evaluated.
+        front_panels: Points of the front whose networks were run, as pruned.
         importances: Group -> importance of each of its channels.
         chosen: Number of the trial that was taken; None: the one of the receipt, or the feasible
             one of the best quality unless all finalists were rejected.
@@ -246,11 +236,7 @@ class SearchVerdict:
 
     status: str
     title: str
-    sentences: Sequence[str]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Returns plain JSON values."""
-        return {**asdict(self), "sentences": list(self.sentences)}
+    sentences: list[str]
 
 
 def search_verdict(findings: SearchFindings) -> SearchVerdict:

@@ -35,9 +35,6 @@ def tradeoff(result: SearchResult, *, chosen: int | None = None) -> Figure:
     Args:
         result: The search.
         chosen: Number of the trial that was taken.
-
-    Raises:
-        MissingExtraError: If matplotlib is not installed.
     """
     budget = result.budget
     limit = budget.as_time(budget.limit)
@@ -161,27 +158,24 @@ def slider(findings: SearchFindings) -> dict[str, Any] | None:
     Raises:
         ValueError: If the values of a panel are not finite.
     """
-    panels = sorted(findings.front_panels, key=lambda panel: panel.latency_ratio)
-    name = findings.result.quality_name
-    tops: dict[str, float | None] = {key: _top(panels, key) for key in ("image", "error")}
-    if panels:
-        stops = [_panel_stop(panel, name, tops) for panel in panels]
-        at = [(panel.latency_ratio, panel.quality) for panel in panels]
-    else:
-        trials = findings.result.front
-        stops = [_trial_stop(findings, trial) for trial in trials]
-        at = [(trial.latency_ratio or 0.0, trial.quality or 0.0) for trial in trials]
-    if len(stops) < 2:
+    panels = findings.front_panels or [FrontPanel(trial) for trial in findings.result.front]
+    panels = sorted(panels, key=lambda panel: panel.trial.latency_ratio or 0.0)
+    if len(panels) < 2:
         return None
+    at = [
+        (float(panel.trial.latency_ratio or 0.0), float(panel.trial.quality or 0.0))
+        for panel in panels
+    ]
     if not np.isfinite(at).all():
         raise ValueError(
             "`front_panels` must have a finite latency ratio and quality each. Received: "
             f"{[point for point in at if not np.isfinite(point).all()]}"
         )
-    axes = _axes(at)
-    budget = findings.result.budget
+    tops = {key: _top(panels, key) for key in ("image", "error")}
+    axes, budget = _axes(at), findings.result.budget
     if budget.kind == "fraction" and axes["x"][0] < budget.limit < axes["x"][1]:
         axes["budget"] = _place(axes["x"], axes["y"], budget.limit, axes["y"][0])[0]
+    stops = [_stop(findings, panel, tops) for panel in panels]
     for stop, (ratio, quality) in zip(stops, at, strict=True):
         stop["x"], stop["y"] = _place(axes["x"], axes["y"], ratio, quality)
     slowest = (findings.taken and findings.taken.latency_ratio) or 0.0
@@ -193,37 +187,30 @@ def slider(findings: SearchFindings) -> dict[str, Any] | None:
         "error_top": tops["error"],
         "image_colors": _colors("gray") if tops["image"] is not None else None,
         "error_colors": _colors("magma") if tops["error"] is not None else None,
-        "quality": name,
+        "quality": findings.result.quality_name,
         "width": WIDTH,
         "height": HEIGHT,
     }
 
 
-def _panel_stop(
-    panel: FrontPanel, quality_name: str, tops: Mapping[str, float | None]
+def _stop(
+    findings: SearchFindings, panel: FrontPanel, tops: Mapping[str, float | None]
 ) -> dict[str, Any]:
+    trial, time = panel.trial, panel.trial.timing
+    assert time is not None  # it is on the front
     shown: dict[str, str | None] = {}
     for key, colors in (("image", "gray"), ("error", "magma")):
         array = getattr(panel, key)
         top = tops[key] or 1.0
         shown[key] = None if array is None else data_uri(picture(array, colors=colors, top=top))
     rows = [
-        ("median latency / full", f"{panel.latency_ratio:.3f}"),
-        (quality_name, f"{panel.quality:.4g}"),
-    ]
-    return {"label": panel.label, "rows": rows, **shown}
-
-
-def _trial_stop(findings: SearchFindings, trial: TrialRecord) -> dict[str, Any]:
-    assert trial.timing is not None  # it is on the front
-    rows = [
         ("median latency / full (95 % interval)", ratio_words(trial)),
-        ("median latency", f"{trial.timing.latency_ms:.3g} ms"),
+        ("median latency", f"{time.latency_ms:.3g} ms"),
         (findings.result.quality_name, f"{trial.quality:.4g}"),
         ("keeps", findings.changes(trial)),
     ]
     label = f"trial {trial.number}" + (", chosen" if findings.is_taken(trial) else "")
-    return {"label": label, "rows": rows, "image": None, "error": None}
+    return {"label": f"{label}, as pruned" if shown["image"] else label, "rows": rows, **shown}
 
 
 def _top(panels: Sequence[FrontPanel], key: str) -> float | None:

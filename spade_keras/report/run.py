@@ -170,9 +170,8 @@ def write_report(
         cards=_cards(metrics),
         columns=columns(metrics),
         rows=table_rows(metrics),
-        latencies=list(_latency_rows(metrics)),
         metrics=metrics,
-        about=_about(metrics),
+        convention=_convention(metrics),
         error_gain=figures.ERROR_GAIN,
         compared_with="truth" if panel is None or "truth" in panel else "full network",
         equilibria=list(_equilibrium_rows(metrics)),
@@ -214,37 +213,6 @@ def _change_card(metrics: Mapping[str, Any]) -> tuple[str, str, str]:
         return name, change, f"against full, {full:.{digits}f} {unit}".strip()
     gain = f"{full - quality[baseline][key]:.{digits}f} {unit}".strip()
     return name, change, f"against full, which gains {gain} on {_BASELINES[baseline]}"
-
-
-def _about(metrics: Mapping[str, Any]) -> str:
-    """The conventions behind the table."""
-    rival = metrics.get("rivals", {}).get("fewer_iterations")
-    sentences = [
-        f"Quality{_convention(metrics)}: {metrics['convention']}",
-        "ms: median latency of the exported model for the input shapes below",
-        "time: relative to the full network; the slim widths trained from scratch cost the same",
-        "MACs: multiply-accumulates of the prunable networks in all their calls, without Fourier "
-        "transforms",
-    ]
-    if rival:
-        sentences.insert(
-            3,
-            f"fewer iterations: the full network cut to {rival['iterations']}, its time measured "
-            f"in Keras",
-        )
-    return ". ".join(sentences) + "."
-
-
-def _latency_rows(metrics: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    names = {"keras": "in Keras", "exported": "exported"}
-    for where, name in names.items():
-        for network in ("full", "slim"):
-            time = metrics["latency_ms"][network][where]
-            yield (
-                f"{network}, {name}",
-                f"{time['median']:.3f}",
-                f"{time['q1']:.3f} to {time['q3']:.3f}",
-            )
 
 
 def _equilibrium_rows(metrics: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:

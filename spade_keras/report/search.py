@@ -73,7 +73,7 @@ def summarize_search(findings: SearchFindings) -> dict[str, Any]:
     result, taken, shown = findings.result, findings.taken, findings.shown
     split = time_split(result.trials)
     return {
-        "verdict": search_verdict(findings).as_dict(),
+        "verdict": asdict(search_verdict(findings)),
         "budget": str(result.budget),
         "quality_name": result.quality_name,
         "counts": result.counts(),
@@ -130,7 +130,7 @@ def search_sections(findings: SearchFindings) -> dict[str, Any]:
         MissingExtraError: If matplotlib is not installed.
     """
     result, taken, shown = findings.result, findings.taken, findings.shown
-    budget, steps = result.budget, findings.staircases
+    budget = result.budget
     groups = findings.groups(shown)
     costs = [row for row in groups if row.ms_before is not None]
     split = time_split(result.trials)
@@ -149,19 +149,18 @@ def search_sections(findings: SearchFindings) -> dict[str, Any]:
         "bottleneck": findings.bottleneck(shown),
         "importance_known": any(row.importance_kept is not None for row in costs),
         "costs": [_cost_row(row) for row in costs],
-        "stair_rows": [(g, ", ".join(str(e) for e in s.edges)) for g, s in steps.items()],
-        "undrawn": max(0, len(steps) - figures.MAX_STAIRCASES),
+        "staircases": findings.staircases,
+        "undrawn": max(0, len(findings.staircases) - figures.MAX_STAIRCASES),
         "front": [_front_row(findings, trial) for trial in result.front],
         "finalists": [_finalist_row(finalist) for finalist in findings.finalists],
         "slider": along,
-        "panels": bool(findings.front_panels),
+        "panels": findings.front_panels,
         "why_no_pictures": None
         if along is None or along["image_top"] is not None
         else "No pictures: none were handed to this report, or the model does not make images.",
-        "seconds": [(p, split["total"][p], split["median"][p]) for p in PARTS],
+        "seconds": split,
         "trials": [_trial_row(findings, trial) for trial in result.trials],
-        "joint": bool(taken and joint_choices(taken)),
-        "joint_words": findings.changes(taken) if taken else "",
+        "joint": findings.changes(taken) if taken and joint_choices(taken) else "",
     }
 
 

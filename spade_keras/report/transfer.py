@@ -93,7 +93,6 @@ def write_transfer_report(folder: str | Path, metrics: Mapping[str, Any]) -> Pat
         columns=TRANSFER_COLUMNS,
         rows=transfer_rows(metrics),
         metrics=metrics,
-        exports=_export_rows(metrics),
         pruning=_pruning_rows(metrics),
         fingerprint=list(flat(metrics["fingerprint"])),
         ranks=data_uri(ranks),
@@ -111,9 +110,6 @@ def rank_profile(ranks: Sequence[Mapping[str, Any]]) -> Figure:
         ranks: One dict per layer in running order: "layer", "components", and per network
             ("basis", "double") what stays, "NAME", of how many after channels went, "NAME_of", and
             as one layer or two, "NAME_form" ("one" or "pair").
-
-    Raises:
-        MissingExtraError: If matplotlib is not installed.
     """
     rows = np.arange(len(ranks))
     whole = np.array([row["components"] for row in ranks], float)
@@ -155,18 +151,6 @@ def _cards(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         interval = f"95 % interval {ratio['low']:.2f} to {ratio['high']:.2f}"
         cards.append((f"{name}: time of original", f"{ratio['value']:.2f}", interval))
     return cards
-
-
-def _export_rows(metrics: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    return [
-        (
-            name,
-            f"{found['ratio']['value']:.3f}",
-            f"{found['ratio']['low']:.3f} to {found['ratio']['high']:.3f}",
-            f"{found['max_abs_error']:.1e}",
-        )
-        for name, found in metrics["export"].items()
-    ]
 
 
 def _pruning_rows(metrics: Mapping[str, Any]) -> list[tuple[str, ...]]:
