@@ -302,7 +302,7 @@ class Lab:
         quality = image_quality(
             _magnitude(slices.truth), _magnitude(predict(network, slices.inputs))
         )
-        return [float(value) for value in quality.psnr_db]
+        return [float(value) for value in quality["psnr_db"]]
 
     def tune(self, network: keras.Model, folder: Path, *, epochs: int, rate: float) -> None:
         """Trains on the truth; every arm with the same optimizer, batches and order."""

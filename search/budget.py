@@ -114,6 +114,21 @@ class LatencyBudget:
         return self.limit / kept if self.kind == "throughput" else self.limit * kept
 
     @property
+    def quantity(self) -> str:
+        """Which field of `Timing` the budget limits."""
+        return {"fraction": "latency_ratio", "p99_ms": "p99_ms"}.get(self.kind, "latency_ms")
+
+    @property
+    def conditions(self) -> str:
+        """Batch size and dtype in words; empty for one sample in the network's own dtype."""
+        batch = f" at batch size {self.batch_size}" if self.batch_size > 1 else ""
+        return batch + (f" in {self.dtype}" if self.dtype else "")
+
+    def as_time(self, limit: float) -> float:
+        """Returns a limit in the unit of `quantity`: a throughput as milliseconds per call."""
+        return 1e3 * self.batch_size / limit if self.kind == "throughput" else limit
+
+    @property
     def single_calls(self) -> bool:
         """Whether every call must be timed by itself: windows of several calls hide a tail."""
         return self.kind == "p99_ms"

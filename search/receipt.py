@@ -94,6 +94,11 @@ class Receipt:
         return self.comparison.b.fingerprint
 
     @property
+    def digest(self) -> str:
+        """SHA-256 of its content, which `write_receipt` puts beside it."""
+        return _digest(json.loads(json.dumps(self.as_dict())))
+
+    @property
     def holds(self) -> bool:
         """Whether the measurement meets the budget, safety margin aside."""
         return self.budget.excess(self.comparison, margin=False) <= 0

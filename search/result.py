@@ -97,7 +97,7 @@ class TrialRecord:
 
     def as_dict(self) -> dict[str, Any]:
         """Returns plain JSON values, the timing's beside the others; `from_dict` reads them."""
-        content = asdict(self)
+        content = {**asdict(self), "configuration": self.configuration.as_dict()}
         timing = content.pop("timing") or dict.fromkeys(Timing.__dataclass_fields__)
         return {**content, **timing, "widths": dict(self.widths)}
 
@@ -170,8 +170,12 @@ class SearchResult:
     @property
     def front(self) -> tuple[TrialRecord, ...]:
         """The judged trials that no other beats in both time and quality, the fastest first."""
+        return self.front_over("latency_ratio")
+
+    def front_over(self, quantity: str) -> tuple[TrialRecord, ...]:
+        """Returns the front over another time: a field of `Timing`."""
         judged = [t for t in self.trials if t.quality is not None and t.timing is not None]
-        judged.sort(key=lambda t: (t.latency_ratio or 0.0, -(t.quality or 0.0)))
+        judged.sort(key=lambda t: (getattr(t.timing, quantity), -(t.quality or 0.0)))
         front: list[TrialRecord] = []
         for trial in judged:
             if not front or (trial.quality or 0.0) > (front[-1].quality or 0.0):

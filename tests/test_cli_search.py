@@ -45,7 +45,7 @@ def clock(monkeypatch, folder):
 
 @pytest.fixture
 def no_figures(monkeypatch):
-    def write(folder, result, table, receipt, panels, **options):
+    def write(folder, findings, **options):
         (folder / "report.html").write_text("")
 
     monkeypatch.setattr("spade_keras.report.write_search_report", write)

@@ -95,7 +95,7 @@ def clock(monkeypatch):
     return clock
 
 
-def write_no_figures(folder, result, table, receipt, panels, **options):
+def write_no_figures(folder, findings, **options):
     """Stands in for the report, whose figures take seconds."""
     (folder / "report.html").write_text("")
 
@@ -245,9 +245,9 @@ def test_depth_ranks_and_precision_are_searched_and_replayed_from_the_receipt(
     found = search_model(job, "out", console)
     assert found.space.iterations == (1, 2, 3)
     panels = front_panels(network, found, dict(np.load("slices.npz")))
-    assert [panel["quality"] for panel in panels] == [trial.quality for trial in found.front]
-    assert all(panel["image"].shape == panel["error"].shape == (8, 8) for panel in panels)
-    assert max(panel["error"].max() for panel in panels) > 0
+    assert [panel.trial.quality for panel in panels] == [trial.quality for trial in found.front]
+    assert all(panel.image.shape == panel.error.shape == (8, 8) for panel in panels)
+    assert max(panel.error.max() for panel in panels) > 0
     assert found.space.dtypes == ("float32", "bfloat16")
     receipt = read_receipt("out/receipt.json")
     slim = keras.saving.load_model("out/slim.keras", compile=False)

@@ -199,13 +199,15 @@ def _interruptible(remedy: str) -> Iterator[None]:
 def _show(found: Any, folder: Path) -> None:
     import json
 
-    from spade_keras.report import search_overview
+    from spade_keras.report import SearchFindings, search_overview
+    from spade_keras.search.layer_table import LayerTable
+    from spade_keras.search.receipt import read_receipt
 
     console = Console()
-    receipt = json.loads((folder / "receipt.json").read_text(encoding="utf-8"))
+    receipt = read_receipt(folder / "receipt.json")
     layers = folder / "layers.json"
-    table = json.loads(layers.read_text(encoding="utf-8")) if layers.exists() else None
-    console.print(search_overview(found.as_dict(), table, receipt))
+    table = LayerTable.from_dict(json.loads(layers.read_text())) if layers.exists() else None
+    console.print(search_overview(SearchFindings(found, table, receipt)))
     for name in ("slim.keras", "receipt.json", "report.html"):
         if (folder / name).exists():
             console.print(f"{folder / name}", soft_wrap=True, highlight=False)

@@ -8,31 +8,31 @@ import keras
 from keras import ops
 
 
-def cross_entropy(prediction: Any, labels: Any, *, from_logits: bool = True) -> Any:
+def cross_entropy(y_true: Any, y_pred: Any, *, from_logits: bool = True) -> Any:
     """Mean of -log p(label): the `distance` of `Supervised` for classifiers.
 
     Args:
-        prediction: Class scores `(batch, classes)`.
-        labels: Classes, integers `(batch,)`.
+        y_true: Classes, integers `(batch,)`.
+        y_pred: Class scores `(batch, classes)`.
         from_logits: Whether scores are logits; else probabilities.
 
     Returns:
         A scalar.
     """
     losses = keras.losses.sparse_categorical_crossentropy(
-        labels, ops.cast(prediction, "float32"), from_logits=from_logits
+        y_true, ops.cast(y_pred, "float32"), from_logits=from_logits
     )
     return ops.mean(losses)
 
 
 def divergence(
-    prediction: Any, lesson: Any, *, from_logits: bool = True, temperature: float = 2.0
+    y_true: Any, y_pred: Any, *, from_logits: bool = True, temperature: float = 2.0
 ) -> Any:
-    """T^2 KL(softmax(lesson / T) || softmax(prediction / T)): the `distance` of `School`.
+    """T^2 KL(softmax(y_true / T) || softmax(y_pred / T)): the `distance` of `School`.
 
     Args:
-        prediction: Class scores of the slim network, `(batch, classes)`.
-        lesson: Class scores of the teacher.
+        y_true: Class scores of the teacher, `(batch, classes)`.
+        y_pred: Class scores of the slim network.
         from_logits: Whether scores are logits; else probabilities.
         temperature: T. Above 1 the unlikely classes count more, in which a teacher's knowledge is.
 
@@ -42,8 +42,8 @@ def divergence(
     Reference:
         Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network", 2015.
     """
-    student = _log_softened(prediction, from_logits, temperature)
-    teacher = _log_softened(lesson, from_logits, temperature)
+    student = _log_softened(y_pred, from_logits, temperature)
+    teacher = _log_softened(y_true, from_logits, temperature)
     terms = ops.sum(ops.exp(teacher) * (teacher - student), axis=-1)
     return temperature**2 * ops.mean(terms)
 

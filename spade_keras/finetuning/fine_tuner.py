@@ -26,7 +26,7 @@ class FineTuner(keras.Model):
 
     Args:
         network: The network to train.
-        distance: Compares two tensors of equal shape, giving a scalar to minimize.
+        distance: Called with `(y_true, y_pred)`, gives a scalar to minimize.
         **kwargs: Of `keras.Model`.
     """
 
@@ -116,7 +116,7 @@ class Supervised(FineTuner):
                 "Supervised fine-tuning needs targets. Give data as (inputs, targets), or use "
                 "School or SelfSupervised. Received: targets=None"
             )
-        return self.distance(prediction, targets)
+        return self.distance(targets, prediction)
 
 
 class School(FineTuner):
@@ -145,7 +145,7 @@ class School(FineTuner):
     ) -> Any:
         """Returns l(f_slim(y), stop_gradient(f(y)))."""
         lesson = ops.stop_gradient(self.teacher(inputs, training=False))
-        return self.distance(prediction, lesson)
+        return self.distance(lesson, prediction)
 
 
 def frozen_copy(model: keras.Model) -> keras.Model:
@@ -158,9 +158,9 @@ def frozen_copy(model: keras.Model) -> keras.Model:
     return copy
 
 
-def mean_squared_error(a: Any, b: Any) -> Any:
-    """Returns the mean of (a - b)^2 over all elements."""
-    difference = ops.cast(a, "float32") - ops.cast(b, "float32")
+def mean_squared_error(y_true: Any, y_pred: Any) -> Any:
+    """Returns the mean of (y_true - y_pred)^2 over all elements."""
+    difference = ops.cast(y_true, "float32") - ops.cast(y_pred, "float32")
     return ops.mean(difference * difference)
 
 

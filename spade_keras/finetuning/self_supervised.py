@@ -76,13 +76,13 @@ class SelfSupervised(FineTuner):
         """Returns w_c l(A f(y), y) + w_e l(f(A phi x1), phi x1)."""
         full = all_measurements(inputs)
         measured = self.operator.forward(prediction, **self.operator.parameters(full))
-        consistency = self.distance(measured, full["measurements"])
+        consistency = self.distance(full["measurements"], measured)
         if not self.equivariance_weight:
             return self.consistency_weight * consistency
         parameters = self.operator.parameters(inputs)
         image = ops.stop_gradient(self._transform(prediction, training))
         virtual = {**inputs, "measurements": self.operator.forward(image, **parameters)}
-        equivariance = self.distance(self.network(virtual, training=training), image)
+        equivariance = self.distance(image, self.network(virtual, training=training))
         return self.consistency_weight * consistency + self.equivariance_weight * equivariance
 
     def _transform(self, image: Any, training: bool) -> Any:

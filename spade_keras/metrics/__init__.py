@@ -1,29 +1,37 @@
 """Quality of images and of classifiers, each number under a named convention."""
 
-from spade_keras.metrics.class_quality import (
+from spade_keras.metrics.conventions import (
     CLASS_CONVENTION,
-    ClassQuality,
+    CONVENTIONS,
+    SLAB_CONVENTION,
+    Convention,
+    get_convention,
+)
+from spade_keras.metrics.evaluation import (
     are_probabilities,
     class_quality,
+    evaluate,
+    image_quality,
 )
-from spade_keras.metrics.conventions import CONVENTIONS, Convention, get_convention
-from spade_keras.metrics.evaluation import Quality, evaluate
-from spade_keras.metrics.image_quality import CONVENTION, ImageQuality, image_quality
-from spade_keras.metrics.nmse import NMSE, nmse_per_image
-from spade_keras.metrics.psnr import PSNR, psnr_per_image
-from spade_keras.metrics.ssim import SSIM, ssim_per_image
+from spade_keras.metrics.image_metrics import (
+    NMSE,
+    PSNR,
+    SSIM,
+    nmse_per_image,
+    psnr_per_image,
+    ssim_per_image,
+)
+from spade_keras.metrics.scores import Scores
 
 __all__ = [
     "CLASS_CONVENTION",
-    "CONVENTION",
     "CONVENTIONS",
     "NMSE",
     "PSNR",
+    "SLAB_CONVENTION",
     "SSIM",
-    "ClassQuality",
     "Convention",
-    "ImageQuality",
-    "Quality",
+    "Scores",
     "are_probabilities",
     "class_quality",
     "evaluate",

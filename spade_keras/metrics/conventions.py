@@ -50,6 +50,19 @@ CONVENTIONS: dict[str, Convention] = {
 }
 """Conventions by name. The same images give numbers dB apart under different ones."""
 
+SLAB_CONVENTION = (
+    "magnitude images; per slice, then mean and standard deviation over slices; data range = "
+    "maximum of the truth over all slices of the test slab; SSIM with a uniform 7x7 window; "
+    "NMSE = ||error||^2 / ||truth||^2"
+)
+"""What the numbers of `image_quality` mean; to be printed with them."""
+
+CLASS_CONVENTION = (
+    "accuracy: share of test samples whose largest score is that of their class; cross-entropy: "
+    "mean of -ln p(class), in nats"
+)
+"""What the numbers of `class_quality` mean; to be printed with them."""
+
 LUMA_WEIGHTS = (65.481, 128.553, 24.966)
 """Of R, G and B in 8 bits, over 255; ITU-R BT.601 with an offset of 16."""
 
@@ -68,8 +81,3 @@ def get_convention(name: str) -> Convention:
             f"`convention` must be one of {sorted(CONVENTIONS)}. Received: convention={name!r}"
         )
     return CONVENTIONS[name]
-
-
-def metric_name(base: str, convention: str) -> str:
-    """Returns the name a Keras metric shows, with that of its convention."""
-    return f"{base}_{get_convention(convention).name}"

@@ -1,63 +1,34 @@
-"""PSNR, SSIM and NMSE of predictions under a named convention."""
+"""Scores of images and of classifiers under a named convention, from NumPy arrays."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from keras import ops
+from scipy.special import log_softmax
 
-from spade_keras.errors import MissingExtraError
-from spade_keras.metrics.conventions import LUMA_WEIGHTS, Convention, get_convention
-
-
-@dataclass(frozen=True)
-class Quality:
-    """Quality of every image, or of every volume, under one convention.
-
-    Attributes:
-        convention: Its name.
-        psnr_db: Peak signal-to-noise ratio in dB.
-        ssim: Structural similarity.
-        nmse: Normalized mean squared error.
-    """
-
-    convention: str
-    psnr_db: np.ndarray
-    ssim: np.ndarray
-    nmse: np.ndarray
-
-    def as_dict(self) -> dict[str, Any]:
-        """Returns the convention, and mean and standard deviation (`_std`) of each number."""
-        values = {"psnr_db": self.psnr_db, "ssim": self.ssim, "nmse": self.nmse}
-        means = {name: float(np.mean(v)) for name, v in values.items()}
-        spreads = {f"{name}_std": float(np.std(v)) for name, v in values.items()}
-        return {"convention": self.convention, **means, **spreads}
-
-    def __str__(self) -> str:
-        numbers = self.as_dict()
-        return (
-            f"PSNR {numbers['psnr_db']:.2f} dB, SSIM {numbers['ssim']:.4f}, NMSE "
-            f"{numbers['nmse']:.4f} (convention {self.convention}, mean of {len(self.psnr_db)})"
-        )
+from spade_keras.metrics.conventions import Convention, get_convention
+from spade_keras.metrics.image_metrics import check_settings, comparable, mean_squares, similarity
+from spade_keras.metrics.scores import Scores
 
 
 def evaluate(
-    truth: Sequence[np.ndarray],
-    prediction: Sequence[np.ndarray],
+    y_true: Sequence[np.ndarray],
+    y_pred: Sequence[np.ndarray],
     *,
     convention: str,
     volumes: Sequence[int] | None = None,
     data_range: float = 1.0,
     border: int = 0,
-) -> Quality:
+) -> Scores:
     """Compares images under a named convention; see `CONVENTIONS`.
 
     Args:
-        truth: Images `(height, width)` or `(height, width, channels)`, as one array or as a list
+        y_true: Images `(height, width)` or `(height, width, channels)`, as one array or as a list
             of arrays of different sizes. Two channels are real and imaginary part.
-        prediction: The same.
+        y_pred: The same.
         convention: A key of `CONVENTIONS`.
         volumes: For `fastmri`, the volume of every slice; None: all are of one.
         data_range: For `image`, the largest possible value.
@@ -65,12 +36,11 @@ def evaluate(
             authors do).
 
     Returns:
-        A `Quality`.
+        "psnr_db", "ssim" and "nmse" per image or volume.
 
     Raises:
         ValueError: If images do not fit together, a true one is zero, anything is not finite, or
             an argument is unknown.
-        MissingExtraError: If scikit-image is not installed.
 
     Example:
         >>> truth = np.random.default_rng(0).uniform(size=(3, 16, 16))
@@ -81,20 +51,101 @@ def evaluate(
         Zbontar et al., "fastMRI: an open dataset and benchmarks for accelerated MRI", 2018.
     """
     rules = get_convention(convention)
-    if len(truth) != len(prediction) or not len(truth):
+    if len(y_true) != len(y_pred) or not len(y_true):
         raise ValueError(
-            "`truth` and `prediction` must hold as many images, and at least one. "
-            f"Received: {len(truth)} and {len(prediction)}"
+            "`y_true` and `y_pred` must hold the same number of images, at least one. "
+            f"Received: {len(y_true)} and {len(y_pred)}"
         )
-    if not data_range > 0 or border < 0:
-        raise ValueError(
-            "`data_range` must be positive and `border` at least 0. "
-            f"Received: data_range={data_range}, border={border}"
-        )
-    groups = _groups(rules, len(truth), volumes)
-    numbers = [_compare(rules, truth, prediction, group, data_range, border) for group in groups]
+    check_settings(data_range, border)
+    groups = _groups(rules, len(y_true), volumes)
+    pairs = [_pair(rules, t, p, border) for t, p in zip(y_true, y_pred, strict=True)]
+    numbers = [_compare(rules, [pairs[i] for i in group], data_range) for group in groups]
     psnr, ssim, nmse = np.array(numbers).T
-    return Quality(convention, psnr, ssim, nmse)
+    return Scores(convention, {"psnr_db": psnr, "ssim": ssim, "nmse": nmse})
+
+
+def image_quality(y_true: np.ndarray, y_pred: np.ndarray) -> Scores:
+    """Compares the slices of one slab; see `SLAB_CONVENTION`.
+
+    Args:
+        y_true: Magnitudes `(slices, height, width)`, at least 7 x 7 pixels.
+        y_pred: The same shape.
+
+    Returns:
+        "psnr_db", "ssim" and "nmse" per slice.
+
+    Raises:
+        ValueError: If shapes differ, a true slice is zero or anything is not finite.
+
+    Reference:
+        The data range and the SSIM window are those of Zbontar et al., "fastMRI: an open dataset
+        and benchmarks for accelerated MRI", 2018; there PSNR and NMSE are taken per volume.
+    """
+    y_true, y_pred = np.asarray(y_true), np.asarray(y_pred)
+    if y_true.shape != y_pred.shape or y_true.ndim != 3:
+        raise ValueError(
+            "`y_true` and `y_pred` must both have the shape (slices, height, width). "
+            f"Received: shapes {y_true.shape} and {y_pred.shape}"
+        )
+    top = float(y_true.max())
+    # Without a signal there is no range either; `evaluate` says which of its checks that fails.
+    found = evaluate([*y_true], [*y_pred], convention="image", data_range=top if top > 0 else 1.0)
+    return Scores("slab", found.values)
+
+
+def class_quality(y_true: np.ndarray, y_pred: np.ndarray) -> Scores:
+    """Compares class scores with the true classes; see `CLASS_CONVENTION`.
+
+    Args:
+        y_true: Classes, integers `(samples,)`.
+        y_pred: Logits or probabilities `(samples, classes)`; see `are_probabilities`.
+
+    Returns:
+        "accuracy" and "cross_entropy" over all samples.
+
+    Raises:
+        ValueError: If the shapes do not fit together, a label is no class, or a score not finite.
+
+    Example:
+        >>> print(class_quality(np.array([0, 1]), np.array([[0.9, 0.1], [0.8, 0.2]]))["accuracy"])
+        0.5
+    """
+    y_true, y_pred = np.asarray(y_true), np.asarray(y_pred, "float64")
+    if y_pred.ndim != 2 or y_true.shape != y_pred.shape[:1]:
+        raise ValueError(
+            "`y_pred` must have the shape (samples, classes) and `y_true` (samples,). "
+            f"Received: y_pred of shape {y_pred.shape}, y_true of shape {y_true.shape}"
+        )
+    if not np.isfinite(y_pred).all():
+        raise ValueError("`y_pred` must be finite. Received: NaN or infinity")
+    if not (np.issubdtype(y_true.dtype, np.integer) and y_true.min() >= 0) or (
+        y_true.max() >= y_pred.shape[1]
+    ):
+        raise ValueError(
+            f"`y_true` must be integers from 0 to {y_pred.shape[1] - 1}. "
+            f"Received: {y_true.dtype} from {y_true.min()} to {y_true.max()}"
+        )
+    if are_probabilities(y_pred):
+        logs = np.log(np.maximum(y_pred, 1e-12))
+    else:
+        logs = log_softmax(y_pred, axis=-1)
+    return Scores(
+        "classes",
+        {
+            "accuracy": np.mean(y_pred.argmax(axis=-1) == y_true),
+            "cross_entropy": -np.mean(logs[np.arange(len(y_true)), y_true]),
+        },
+    )
+
+
+def are_probabilities(scores: np.ndarray) -> bool:
+    """Returns whether every row is non-negative and sums to 1, within float16's precision.
+
+    Args:
+        scores: `(samples, classes)`.
+    """
+    scores = np.asarray(scores, "float64")
+    return bool((scores >= 0).all() and np.allclose(scores.sum(axis=-1), 1, atol=2e-3))
 
 
 def _groups(rules: Convention, count: int, volumes: Sequence[int] | None) -> list[np.ndarray]:
@@ -112,85 +163,54 @@ def _groups(rules: Convention, count: int, volumes: Sequence[int] | None) -> lis
     return [np.flatnonzero(index == volume) for volume in np.unique(index)]
 
 
-def _compare(
-    rules: Convention,
-    truth: Sequence[np.ndarray],
-    prediction: Sequence[np.ndarray],
-    group: np.ndarray,
-    data_range: float,
-    border: int,
-) -> tuple[float, float, float]:
-    pairs = [_prepare(rules, truth[int(i)], prediction[int(i)], border) for i in group]
-    if rules.per_volume:
-        peak = max(float(t.max()) for t, _ in pairs)
-    else:
-        peak = 255.0 if rules.luma else data_range
-    error = sum(float(np.sum((t - p) ** 2)) for t, p in pairs)
-    energy = sum(float(np.sum(t**2)) for t, _ in pairs)
-    if not energy > 0 or not peak > 0:
-        raise ValueError("Every true image must hold a signal. Received: only zeros")
-    mean = error / sum(t.size for t, _ in pairs)
-    with np.errstate(divide="ignore"):  # a perfect image has an infinite PSNR
-        psnr = 10 * np.log10(np.float64(peak) ** 2 / mean)
-    ssim = float(np.mean([_ssim(rules, t, p, peak) for t, p in pairs]))
-    return float(psnr), ssim, error / energy
-
-
-def _prepare(
-    rules: Convention, truth: np.ndarray, prediction: np.ndarray, border: int
-) -> tuple[np.ndarray, np.ndarray]:
-    t, p = _real(truth), _real(prediction)
-    if rules.per_volume and t.ndim == p.ndim == 3:
-        top, left = ((a - b) // 2 for a, b in zip(p.shape[:2], t.shape[:2], strict=True))
-        p = p[max(top, 0) :, max(left, 0) :][: t.shape[0], : t.shape[1]]
-    if t.ndim != 3 or t.shape != p.shape:
+def _pair(
+    rules: Convention, y_true: np.ndarray, y_pred: np.ndarray, border: int
+) -> tuple[Any, Any]:
+    """Checks two images; returns them as the convention compares them, as batches of one."""
+    t, p = _real(y_true), _real(y_pred)
+    larger = t.ndim == p.ndim == 3 and all(np.array(p.shape) >= t.shape) and rules.per_volume
+    if t.ndim != 3 or (t.shape != p.shape and not (larger and t.shape[-1] == p.shape[-1])):
         raise ValueError(
             "Every pair of images must have one shape (height, width) or "
             "(height, width, channels). "
-            f"Received: shapes {np.shape(truth)} and {np.shape(prediction)}"
+            f"Received: shapes {np.shape(y_true)} and {np.shape(y_pred)}"
         )
     if not (np.isfinite(t).all() and np.isfinite(p).all()):
-        raise ValueError("`truth` and `prediction` must be finite. Received: NaN or infinity")
-    if rules.luma:
-        t, p = _luma(t), _luma(p)
-    if border:
-        t, p = (image[border:-border, border:-border] for image in (t, p))
+        raise ValueError("`y_true` and `y_pred` must be finite. Received: NaN or infinity")
+    x, y = comparable(t[None], p[None], rules, border)
     side = 11 if rules.window == "gaussian" else 7
-    if min(t.shape[:2]) < side:
+    if min(x.shape[1:3]) < side:
         raise ValueError(
             f"Images must have at least {side} x {side} pixels inside of the border. "
-            f"Received: {t.shape[:2]}"
+            f"Received: {tuple(x.shape[1:3])}"
         )
-    return t, p
+    return x, y
 
 
 def _real(image: Any) -> np.ndarray:
+    """Magnitudes of complex images, and one channel where none is given."""
     image = np.asarray(image)
     if np.iscomplexobj(image):
         image = np.abs(image)
-    image = image.astype("float64")
     if image.ndim == 3 and image.shape[-1] == 2:
-        image = np.linalg.norm(image, axis=-1)
+        image = np.linalg.norm(image.astype("float64"), axis=-1)
     return image[..., None] if image.ndim == 2 else image
 
 
-def _luma(image: np.ndarray) -> np.ndarray:
-    # In float32, as images come, so that halves round as they do in `fit`.
-    levels = np.round(np.clip(image.astype("float32"), 0, 1) * np.float32(255)).astype("float64")
-    if image.shape[-1] != 3:
-        return levels
-    return 16 + (levels @ np.array(LUMA_WEIGHTS) / 255)[..., None]
-
-
-def _ssim(rules: Convention, truth: np.ndarray, prediction: np.ndarray, peak: float) -> float:
-    try:
-        from skimage.metrics import structural_similarity
-    except ImportError as error:
-        raise MissingExtraError("scikit-image", "recipes") from error
-
-    window: dict[str, Any] = {"win_size": 7}
-    if rules.window == "gaussian":
-        window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-    return float(
-        structural_similarity(truth, prediction, data_range=peak, channel_axis=-1, **window)
-    )
+def _compare(
+    rules: Convention, pairs: Sequence[tuple[Any, Any]], data_range: float
+) -> tuple[float, float, float]:
+    """PSNR, SSIM and NMSE of one image, or of the slices of one volume."""
+    if rules.per_volume:
+        peak = max(float(ops.max(x)) for x, _ in pairs)
+    else:
+        peak = 255.0 if rules.luma else data_range
+    scaled = [(x / (peak or 1.0), y / (peak or 1.0)) for x, y in pairs]
+    squares = [[float(mean[0]) for mean in mean_squares(x, y)] for x, y in scaled]
+    error, energy = np.average(squares, axis=0, weights=[np.prod(x.shape) for x, _ in pairs])
+    if not energy > 0 or not peak > 0:
+        raise ValueError("Every true image must hold a signal. Received: only zeros")
+    with np.errstate(divide="ignore"):  # a perfect image has an infinite PSNR
+        psnr = -10 * np.log10(error)
+    ssim = np.mean([float(similarity(x, y, rules.window)[0]) for x, y in scaled])
+    return float(psnr), float(ssim), float(error / energy)

@@ -8,14 +8,13 @@ import keras
 import numpy as np
 
 from spade_keras import latency, search
+from spade_keras.report import FrontPanel
 
 _MOST = 8
 _IMAGE_CHANNELS = (1, 2, 3)
 
 
-def front_panels(
-    network: keras.Model, found: search.SearchResult, inputs: Any
-) -> list[dict[str, Any]]:
+def front_panels(network: keras.Model, found: search.SearchResult, inputs: Any) -> list[FrontPanel]:
     """Runs networks of the front on the first sample, as pruned.
 
     Args:
@@ -24,10 +23,9 @@ def front_panels(
         inputs: Held-out inputs, samples on the first axis.
 
     Returns:
-        At most eight dicts of "label", "latency_ratio", "quality", "image" and "error" `(height,
-        width)`, the fastest first; the error is the distance from the full network's image. Empty
-        unless the output is one image of one channel, two (complex: its magnitude is shown) or
-        three.
+        At most eight, the fastest first; the error is the distance from the full network's image.
+        Empty unless the output is one image of one channel, two (complex: its magnitude is shown)
+        or three.
     """
     sample = latency.fill_batch(inputs, 1)
     reference = _picture(network, sample)
@@ -39,15 +37,7 @@ def front_panels(
     for trial in (front[place] for place in places):
         image = _picture(search.build(network, trial.configuration), sample)
         if image is not None:
-            panels.append(
-                {
-                    "label": f"trial {trial.number}, as pruned",
-                    "latency_ratio": trial.latency_ratio,
-                    "quality": trial.quality,
-                    "image": image,
-                    "error": np.abs(image - reference),
-                }
-            )
+            panels.append(FrontPanel(trial, image, np.abs(image - reference)))
     return panels
 
 

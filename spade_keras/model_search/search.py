@@ -29,7 +29,7 @@ from spade_keras.search.evaluation import Timer
 from spade_keras.search.kept_importance import kept_shares
 from spade_keras.search.layer_insights import measured_space
 from spade_keras.search.layer_table import LayerTable
-from spade_keras.search.receipt import in_budget_dtype
+from spade_keras.search.receipt import in_budget_dtype, read_receipt
 from spade_keras.search.storage import open_storage
 
 
@@ -343,24 +343,21 @@ def _report(
     tried: list[Finalist],
     best: Finalist | None,
 ) -> None:
-    from spade_keras.report import write_search_report
+    from spade_keras.report import Remeasured, SearchFindings, write_search_report
 
-    receipt = None if best is None else json.loads((folder / "receipt.json").read_text())
-    content = found.as_dict()
     finalists = [finalist.as_dict() for finalist in tried]
-    write_json_atomic(folder / "search.json", {"result": content, "finalists": finalists})
+    write_json_atomic(folder / "search.json", {"result": found.as_dict(), "finalists": finalists})
     kept = kept_shares(task.full) if found.space.variables else {}
     try:
-        write_search_report(
-            folder,
-            content,
-            None if task.table is None else task.table.as_dict(),
-            receipt,
+        findings = SearchFindings(
+            found,
+            task.table,
+            None if best is None else read_receipt(folder / "receipt.json"),
             front_panels(task.full, found, task.inputs),
             importances={group: np.diff(k.shares).tolist() for group, k in kept.items()},
             chosen=None if best is None else best.trial,
-            finalists=finalists,
-            title="Search",
+            finalists=[Remeasured.from_dict(finalist) for finalist in finalists],
         )
+        write_search_report(folder, findings, title="Search")
     except MissingExtraError as error:
         task.console.print(f"  report.html is left out: {error}", highlight=False, soft_wrap=True)

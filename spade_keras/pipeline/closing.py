@@ -18,10 +18,10 @@ from spade_keras.export import CheckReport, check_saved_models, export_model
 from spade_keras.files import write_json_atomic
 from spade_keras.pipeline.job import Job
 from spade_keras.pipeline.run_metrics import collect_metrics
-from spade_keras.pruning import PruningPlan
-from spade_keras.report import write_report
-from spade_keras.report.search_summary import SearchFindings
+from spade_keras.report import FrontPanel, Remeasured, SearchFindings, write_report
 from spade_keras.search.acceptance import compare_for, measured
+from spade_keras.search.layer_table import LayerTable
+from spade_keras.search.receipt import read_receipt
 from spade_keras.tasks import Samples
 
 _MOST_PANELS = 8
@@ -102,35 +102,21 @@ def export(job: Job, folder: Path) -> None:
 def report(job: Job) -> dict[str, Any]:
     """Writes `metrics.json`, `report.html` and its pictures at the top of the run's folder."""
     metrics = collect_metrics(job)
-    chosen = metrics["search"]["chosen"]["number"]
-    result = job.json("search", "result")
-    trials = [{**trial, "chosen": trial["number"] == chosen} for trial in result["trials"]]
-    plan = PruningPlan.from_json((job.stages.folder / "finetune" / "plan.json").read_text())
-    widths = [
-        {"group": group.name, "before": group.width, "after": len(group.kept)}
-        for group in plan.groups
-        if not group.fixed
-    ]
+    result = job.search_result()
+    table = job.json("search", "table")
     with (
         np.load(job.stages.folder / "evaluate" / "panel.npz") as panel,
         np.load(job.stages.folder / "evaluate" / "front.npz") as front,
     ):
         found = SearchFindings(
             result=result,
-            table=job.json("search", "table"),
-            receipt=job.json("finetune", "receipt"),
-            front_panels=_read_panels(front, result["trials"]),
-            chosen=chosen,
-            finalists=job.json("finetune", "finalists"),
+            table=table and LayerTable.from_dict(table),
+            receipt=read_receipt(job.stages.folder / "finetune" / "receipt.json"),
+            front_panels=_read_panels(front, result.trials),
+            chosen=metrics["search"]["chosen"]["number"],
+            finalists=[Remeasured.from_dict(f) for f in job.json("finetune", "finalists")],
         )
-        write_report(
-            job.recipe.run_folder,
-            metrics=metrics,
-            trials=trials,
-            widths=widths,
-            panel=dict(panel) or None,
-            found=found,
-        )
+        write_report(job.recipe.run_folder, metrics, found, panel=dict(panel) or None)
     write_json_atomic(job.recipe.run_folder / "metrics.json", metrics)
     return metrics
 
@@ -198,18 +184,12 @@ def _front_panels(job: Job, test: Samples) -> dict[str, np.ndarray]:
 
 
 def _read_panels(
-    front: Mapping[str, np.ndarray], trials: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
+    front: Mapping[str, np.ndarray], trials: Sequence[search.TrialRecord]
+) -> list[FrontPanel]:
     return [
-        {
-            "label": f"trial {trial['number']}, as pruned",
-            "latency_ratio": trial["latency_ratio"],
-            "quality": trial["quality"],
-            "image": front[f"image_{trial['number']}"],
-            "error": front[f"error_{trial['number']}"],
-        }
+        FrontPanel(trial, front[f"image_{trial.number}"], front[f"error_{trial.number}"])
         for trial in trials
-        if f"image_{trial['number']}" in front
+        if f"image_{trial.number}" in front
     ]
 
 

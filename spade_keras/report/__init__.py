@@ -1,25 +1,13 @@
 """What a run or a search found: tables on the terminal, pages that open offline, JSON."""
 
-from spade_keras.report.run_report import (
-    closing_table,
-    columns,
-    table_rows,
-    verdict,
-    write_report,
-)
-from spade_keras.report.search_report import (
-    search_overview,
-    summarize_search,
-    write_search_report,
-)
-from spade_keras.report.search_summary import SearchFindings
-from spade_keras.report.transfer_report import (
-    transfer_rows,
-    transfer_table,
-    write_transfer_report,
-)
+from spade_keras.report.findings import FrontPanel, Remeasured, SearchFindings
+from spade_keras.report.run import closing_table, columns, table_rows, verdict, write_report
+from spade_keras.report.search import search_overview, summarize_search, write_search_report
+from spade_keras.report.transfer import transfer_rows, transfer_table, write_transfer_report
 
 __all__ = [
+    "FrontPanel",
+    "Remeasured",
     "SearchFindings",
     "closing_table",
     "columns",

@@ -1,20 +1,30 @@
-"""The style of a report's figures, and those of any run. Each takes plain data and draws."""
+"""The style of a report's figures, and those of widths, trials, layers and pictures.
+
+Each function takes objects or arrays and returns a figure, which `png` renders. All raise
+`MissingExtraError` if matplotlib is not installed.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spade_keras.errors import MissingExtraError
+from spade_keras.report.findings import PARTS, GroupProfile, group_ms
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from spade_keras.latency import Staircase
+    from spade_keras.search import SearchResult
+
 ERROR_GAIN = 5
+MAX_STAIRCASES = 24
 FEASIBLE, INFEASIBLE, CHOSEN = "#2563eb", "#7c8ba1", "#ea580c"
 INK, GRID = "#1e293b", "#e2e8f0"
 _STYLE = {
@@ -28,8 +38,6 @@ _STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
-
-
 _TITLES = {
     "truth": "truth",
     "zero_filled": "zero-filled",
@@ -37,118 +45,23 @@ _TITLES = {
     "full": "full network",
     "finetuned": "slim network",
 }
-
-
-def widths_before_after(widths: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draws the width of every channel group before and after.
-
-    Args:
-        widths: Dicts with "group", "before" and "after".
-
-    Returns:
-        The figure; `png` renders it.
-
-    Raises:
-        MissingExtraError: If matplotlib is not installed.
-    """
-    rows = np.arange(len(widths))
-    height = row_height(len(widths))
-    before = np.array([row["before"] for row in widths], float)
-    after = np.array([row["after"] for row in widths], float)
-    with styled(8, 1.1 + height * len(widths)) as figure:
-        axes = figure.subplots()
-        axes.barh(rows, before, height=0.7, color=GRID, label="before")
-        axes.barh(rows, after, height=0.7, color=FEASIBLE, label="after")
-        for row, (old, new) in enumerate(zip(before, after, strict=True)):
-            axes.text(old, row, f"  {old:.0f} → {new:.0f}", va="center", fontsize=25 * height)
-        axes.set_yticks(rows, [str(row["group"]) for row in widths], fontsize=28 * height)
-        axes.set_ylim(-0.6, len(widths) - 0.4)
-        axes.invert_yaxis()
-        axes.set_xlim(0, 1.15 * max(before, default=1))
-        axes.set_xlabel("channels")
-        axes.spines["left"].set_visible(False)
-        axes.tick_params(axis="y", length=0)
-        figure.legend(loc="outside upper center", ncols=2, frameon=False)
-        return figure
-
-
-def row_height(rows: int) -> float:
-    """Returns the inches that each of many rows may take: 0.36, less where there are many."""
-    return min(0.36, max(0.22, 9 / max(rows, 1)))
-
-
-def pictures(panel: Mapping[str, np.ndarray]) -> Figure:
-    """Draws reconstructions over their error maps, all on one stated scale.
-
-    Where no truth is known, the maps show the differences from the full network instead.
-
-    Args:
-        panel: "truth", if it is known, "zero_filled" or "interpolated", "full" and "finetuned" ->
-            magnitudes `(height, width)`.
-
-    Returns:
-        The figure; `png` renders it.
-
-    Raises:
-        MissingExtraError: If matplotlib is not installed.
-    """
-    titles = {key: title for key, title in _TITLES.items() if key in panel}
-    reference = "truth" if "truth" in panel else "full"
-    truth = np.asarray(panel[reference], "float64")
-    top = float(truth.max()) or 1.0
-    rows, columns = truth.shape
-    with styled(9.2, 0.5 + 2 * 2.05 * rows / columns) as figure:
-        grid = figure.subplots(2, len(titles))
-        for column, (key, title) in enumerate(titles.items()):
-            image = np.asarray(panel[key], "float64")
-            shown = grid[0, column].imshow(image, cmap="gray", vmin=0, vmax=top)
-            grid[0, column].set_title(title, fontsize=10)
-            if key != reference:
-                error = error_map(image, truth)
-                errors = grid[1, column].imshow(error, cmap="magma", vmin=0, vmax=top)
-        for axes in grid.flat:
-            axes.set_axis_off()
-        beside = grid[1, list(titles).index(reference)]
-        beside.text(
-            0.5,
-            0.5,
-            f"{ERROR_GAIN} x |difference\nfrom {_TITLES[reference]}|",
-            ha="center",
-            va="center",
-            transform=beside.transAxes,
-        )
-        figure.colorbar(shown, ax=list(grid[0]), label="magnitude", shrink=0.85, pad=0.01)
-        figure.colorbar(
-            errors, ax=list(grid[1]), label=f"{ERROR_GAIN} x |error|", shrink=0.85, pad=0.01
-        )
-        return figure
-
-
-def png(figure: Figure) -> bytes:
-    """Renders a figure as a PNG file.
-
-    Args:
-        figure: What one of the functions above returned.
-
-    Returns:
-        The file's content.
-    """
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=160)
-    return file.getvalue()
-
-
-def error_map(image: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Returns ERROR_GAIN * |image - truth|.
-
-    Args:
-        image: A magnitude image.
-        truth: The true magnitudes, same shape.
-
-    Returns:
-        The amplified absolute difference.
-    """
-    return ERROR_GAIN * np.abs(np.asarray(image, "float64") - np.asarray(truth, "float64"))
+# Markers differ too, for readers who cannot tell the colors apart.
+_ORIGINS = (
+    (FEASIBLE, "o"),
+    ("#009e73", "s"),
+    ("#b4488c", "D"),
+    ("#b7791f", "^"),
+    ("#0e7490", "v"),
+    ("#64748b", "P"),
+)
+_PART_COLORS = {
+    "build": "#56b4e9",
+    "compile": "#e69f00",
+    "measure": "#2563eb",
+    "evaluate": "#009e73",
+    "overhead": INK,
+}
+_UNSCORED = {"infeasible": "over budget", "stopped": "stopped early", "failed": "failed"}
 
 
 @contextlib.contextmanager
@@ -169,3 +82,237 @@ def styled(width: float, height: float) -> Iterator[Figure]:
         raise MissingExtraError("matplotlib", "report") from error
     with matplotlib.rc_context(_STYLE):
         yield Figure(figsize=(width, height), layout="constrained")
+
+
+def png(figure: Figure) -> bytes:
+    """Renders a figure as a PNG file."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=160)
+    return file.getvalue()
+
+
+def bar_rows(figure: Figure, names: Sequence[str], columns: int = 1, **options: Any) -> list[Any]:
+    """Returns axes side by side with one named row per bar, the first on top."""
+    panels = list(figure.subplots(1, columns, sharey=True, squeeze=False, **options)[0])
+    panels[0].set_yticks(range(len(names)), names, fontsize=28 * row_height(len(names)))
+    panels[0].set_ylim(len(names) - 0.4, -0.6)
+    for axes in panels:
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+    return panels
+
+
+def row_height(rows: int) -> float:
+    """Returns the inches that each of many rows may take: 0.36, less where there are many."""
+    return min(0.36, max(0.22, 9 / max(rows, 1)))
+
+
+def widths_before_after(groups: Sequence[GroupProfile]) -> Figure:
+    """Draws the width of every channel group before and after."""
+    rows = np.arange(len(groups))
+    height = row_height(len(groups))
+    before = np.array([row.before for row in groups], float)
+    after = np.array([row.after for row in groups], float)
+    with styled(8, 1.1 + height * len(groups)) as figure:
+        [axes] = bar_rows(figure, [row.group for row in groups])
+        axes.barh(rows, before, height=0.7, color=GRID, label="before")
+        axes.barh(rows, after, height=0.7, color=FEASIBLE, label="after")
+        for row, (old, new) in enumerate(zip(before, after, strict=True)):
+            axes.text(old, row, f"  {old:.0f} → {new:.0f}", va="center", fontsize=25 * height)
+        axes.set_xlim(0, 1.15 * max(before, default=1))
+        axes.set_xlabel("channels")
+        figure.legend(loc="outside upper center", ncols=2, frameon=False)
+        return figure
+
+
+def group_costs(groups: Sequence[GroupProfile], *, name: str = "chosen") -> Figure:
+    """Draws, per group, the time of its layers and how much time and importance stay.
+
+    Args:
+        groups: Groups that were timed; those of unknown importance show none.
+        name: What to call the configuration they were made for.
+    """
+    rows = np.arange(len(groups))
+    before = np.array([row.ms_before for row in groups], float)
+    after = np.array([row.ms_after for row in groups], float)
+    kept = np.divide(after, before, out=np.ones_like(after), where=before > 0)
+    importance = np.array([row.importance_kept for row in groups], float)
+    known = np.isfinite(importance)
+    with styled(8.6, 1.3 + row_height(len(groups)) * len(groups)) as figure:
+        bars, shares = bar_rows(figure, [row.group for row in groups], 2, width_ratios=[1.1, 1])
+        bars.barh(rows, before, height=0.7, color=GRID, label="time, full network")
+        bars.barh(rows, after, height=0.7, color=FEASIBLE, label=f"time, {name}")
+        shares.hlines(rows[known], kept[known], importance[known], color=INFEASIBLE, linewidth=1.5)
+        shares.plot(kept, rows, "o", color=FEASIBLE, markersize=7, label="share of time kept")
+        if known.any():
+            look = {"color": CHOSEN, "markersize": 6, "label": "share of importance kept"}
+            shares.plot(importance[known], rows[known], "D", **look)
+        bars.set_xlabel("ms of the group's layers")
+        shares.set_xlabel("share that stays")
+        shares.set_xlim(0, max(1.05, 1.05 * float(kept.max(initial=1))))
+        shares.grid(color=GRID, axis="both")
+        shares.set_axisbelow(True)
+        figure.legend(loc="outside upper center", ncols=2, frameon=False)
+        return figure
+
+
+def staircases(
+    steps: Mapping[str, Staircase], widths: Mapping[str, int], *, name: str = "chosen"
+) -> Figure:
+    """Draws, per group, the time of its layers against its width, with the edges that were kept.
+
+    Args:
+        steps: Group -> times; of many groups the slowest `MAX_STAIRCASES` are drawn.
+        widths: Width of every group in the configuration to mark.
+        name: What to call it.
+    """
+    slowest = sorted(steps, key=lambda group: -max(steps[group].latency_ms))[:MAX_STAIRCASES]
+    drawn = [group for group in steps if group in slowest]
+    columns = min(4, max(1, len(drawn)))
+    lines = -(-len(drawn) // columns)
+    with styled(max(4.5, 2.3 * columns), 0.8 + 1.75 * lines) as figure:
+        grid = figure.subplots(lines, columns, squeeze=False)
+        for axes in grid.flat[len(drawn) :]:
+            axes.set_axis_off()
+        for axes, group in zip(grid.flat, drawn, strict=False):
+            _draw_staircase(axes, steps[group], widths.get(group), name)
+            axes.set_title(_title(group), fontsize=8)
+        figure.supxlabel("channels", fontsize=10)
+        figure.supylabel("ms of the group's layers", fontsize=10)
+        handles, labels = grid[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
+        return figure
+
+
+def history(result: SearchResult, *, chosen: int | None = None) -> Figure:
+    """Draws the quality of every trial in the order tried, by what proposed it, and the best yet.
+
+    Args:
+        result: The search.
+        chosen: Number of the trial that was taken.
+    """
+    trials = result.trials
+    scored = [t for t in trials if t.state == "feasible" and t.quality is not None]
+    states = [s for s in _UNSCORED if any(t.state == s for t in trials)]
+    with styled(8, 4.2) as figure:
+        axes, strip = figure.subplots(2, 1, sharex=True, height_ratios=[9, 0.6 + 0.7 * len(states)])
+        best = np.maximum.accumulate(np.array([t.quality for t in scored], float))
+        numbers = [t.number for t in scored]
+        axes.step(numbers, best, where="post", color=INK, linewidth=1, label="best yet")
+        for index, origin in enumerate(dict.fromkeys(t.origin for t in trials)):
+            color, marker = _ORIGINS[min(index, len(_ORIGINS) - 1)]
+            own = [(t.number, t.quality) for t in scored if t.origin == origin]
+            look = {"color": color, "markeredgecolor": "white", "zorder": 3}
+            axes.plot(*_columns(own), marker, **look, label=origin)
+        taken = [(t.number, t.quality) for t in scored if t.number == chosen]
+        if taken:
+            look = {"color": CHOSEN, "markeredgecolor": "white", "zorder": 4}
+            axes.plot(*_columns(taken), "*", **look, markersize=16, label="chosen")
+        for row, state in enumerate(states):
+            own_numbers = [t.number for t in trials if t.state == state]
+            rows = np.full(len(own_numbers), row)
+            strip.plot(own_numbers, rows, "|", color=INFEASIBLE, markersize=9, mew=1.5)
+        strip.set_yticks(range(len(states)), [_UNSCORED[state] for state in states], fontsize=8)
+        strip.set_ylim(len(states) - 0.4 if states else 1, -0.6)
+        strip.spines["left"].set_visible(False)
+        strip.tick_params(axis="y", length=0)
+        strip.set_xlabel("trial")
+        axes.locator_params(axis="x", integer=True)
+        quality_axis(axes, result.quality_name, empty=not scored)
+        figure.legend(loc="outside upper center", ncols=5, frameon=False)
+        return figure
+
+
+def seconds(split: Mapping[str, Any]) -> Figure:
+    """Draws the seconds of every trial, as `findings.time_split` returns them, part by part."""
+    rows = split["trials"]
+    numbers = [row["number"] for row in rows]
+    bottom = np.zeros(len(rows))
+    with styled(8, 3.4) as figure:
+        axes = figure.subplots()
+        for part in PARTS:
+            spent = np.array([row[part] for row in rows], float)
+            axes.bar(numbers, spent, 0.85, bottom=bottom, color=_PART_COLORS[part], label=part)
+            bottom += spent
+        axes.locator_params(axis="x", integer=True)
+        axes.set_xlabel("trial")
+        axes.set_ylabel("seconds")
+        axes.grid(color=GRID, axis="y")
+        axes.set_axisbelow(True)
+        figure.legend(loc="outside upper center", ncols=5, frameon=False)
+        return figure
+
+
+def pictures(panel: Mapping[str, np.ndarray]) -> Figure:
+    """Draws reconstructions over their error maps, all on one stated scale.
+
+    Where no truth is known, the maps show the differences from the full network instead.
+
+    Args:
+        panel: "truth", if it is known, "zero_filled" or "interpolated", "full" and "finetuned" ->
+            magnitudes `(height, width)`.
+    """
+    titles = {key: title for key, title in _TITLES.items() if key in panel}
+    reference = "truth" if "truth" in panel else "full"
+    truth = np.asarray(panel[reference], "float64")
+    top = float(truth.max()) or 1.0
+    rows, columns = truth.shape
+    gain = f"{ERROR_GAIN} x |error|"
+    with styled(9.2, 0.5 + 2 * 2.05 * rows / columns) as figure:
+        grid = figure.subplots(2, len(titles))
+        for column, (key, title) in enumerate(titles.items()):
+            image = np.asarray(panel[key], "float64")
+            shown = grid[0, column].imshow(image, cmap="gray", vmin=0, vmax=top)
+            grid[0, column].set_title(title, fontsize=10)
+            if key != reference:
+                error = ERROR_GAIN * np.abs(image - truth)
+                errors = grid[1, column].imshow(error, cmap="magma", vmin=0, vmax=top)
+        for axes in grid.flat:
+            axes.set_axis_off()
+        beside = grid[1, list(titles).index(reference)]
+        words = f"{ERROR_GAIN} x |difference\nfrom {_TITLES[reference]}|"
+        beside.text(0.5, 0.5, words, ha="center", va="center", transform=beside.transAxes)
+        figure.colorbar(shown, ax=list(grid[0]), label="magnitude", shrink=0.85, pad=0.01)
+        figure.colorbar(errors, ax=list(grid[1]), label=gain, shrink=0.85, pad=0.01)
+        return figure
+
+
+def quality_axis(axes: Any, name: str, *, empty: bool) -> None:
+    """Names and scales the vertical axis of a plot over quality; says so where it is empty."""
+    if empty:
+        axes.set_yticks([])
+        axes.text(0.5, 0.5, "no trial was scored", ha="center", transform=axes.transAxes)
+        return
+    axes.margins(y=0.12)
+    axes.grid(color=GRID)
+    axes.set_axisbelow(True)
+    # A long name on one line would run beyond the axis.
+    axes.set_ylabel(textwrap.fill(name, 30, break_long_words=False))
+
+
+def _columns(pairs: Sequence[tuple[int, float | None]]) -> tuple[list[int], list[float | None]]:
+    return [x for x, _ in pairs], [y for _, y in pairs]
+
+
+def _draw_staircase(axes: Any, step: Staircase, marked: int | None, name: str) -> None:
+    widths, times = np.asarray(step.widths), np.asarray(step.latency_ms, float)
+    edges = np.isin(widths, step.edges)
+    axes.plot(widths, times, color=INFEASIBLE, linewidth=1, zorder=1)
+    look = {"linestyle": "", "marker": "o", "markersize": 5, "color": FEASIBLE}
+    axes.plot(widths[~edges], times[~edges], **look, markerfacecolor="white", label="timed")
+    axes.plot(widths[edges], times[edges], **look, label="kept edge")
+    if marked is not None:
+        look = {"color": CHOSEN, "markersize": 13, "markeredgecolor": "white", "zorder": 4}
+        axes.plot(marked, group_ms(step, marked), "*", **look, label=name)
+    axes.set_ylim(0, 1.15 * float(times.max(initial=1e-9)))
+    axes.set_xlim(0, 1.06 * float(widths.max(initial=1)))
+    axes.tick_params(labelsize=8)
+    axes.grid(color=GRID)
+    axes.set_axisbelow(True)
+
+
+def _title(name: str, length: int = 27) -> str:
+    """A long name on two lines; of a very long one, its ends."""
+    if len(name) > 2 * length:
+        name = f"{name[:length]}…{name[-(length - 1) :]}"
+    return "\n".join(name[start : start + length] for start in range(0, len(name), length))

@@ -51,7 +51,7 @@ class Reconstruction(Task):
     def training_options(self, network: keras.Model, inputs: Any) -> dict[str, Any]:
         """Returns the mean squared error, and the PSNR as a metric."""
         complex_images = getattr(self.recipe.network, "output", "image") == "image"
-        loss = image_error if self.source.magnitudes and complex_images else "mse"
+        loss = image_distance if self.source.magnitudes and complex_images else "mse"
         return {"loss": loss, "metrics": [PSNR()]}
 
     def distance(
@@ -105,18 +105,13 @@ class Reconstruction(Task):
 
 
 @keras.saving.register_keras_serializable(package="spade_keras")
-def image_error(truth: Any, image: Any) -> Any:
-    """Mean over all elements of the squared error; see `image_distance`."""
-    return image_distance(image, truth)
-
-
-def image_distance(image: Any, truth: Any) -> Any:
-    """Mean of the squared error, of magnitudes where one of both is a magnitude.
+def image_distance(y_true: Any, y_pred: Any) -> Any:
+    """Mean of the squared error, of magnitudes where `y_true` is a magnitude.
 
     Args:
-        image: `(batch, height, width, 1 or 2)`, or with as many channels as `truth`.
-        truth: The same.
+        y_true: `(batch, height, width, channels)`.
+        y_pred: The same, or two channels where `y_true` has one.
     """
-    if image.shape[-1] == 2 and truth.shape[-1] == 1:
-        image = magnitude(image)[..., None]
-    return mean_squared_error(image, truth)
+    if y_pred.shape[-1] == 2 and y_true.shape[-1] == 1:
+        y_pred = magnitude(y_pred)[..., None]
+    return mean_squared_error(y_true, y_pred)

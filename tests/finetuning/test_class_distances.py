@@ -21,8 +21,8 @@ def number(value):
 
 def test_cross_entropy_of_logits_and_probabilities():
     expected = -np.log(softmax(STUDENT)[range(5), LABELS]).mean()
-    assert number(cross_entropy(STUDENT, LABELS)) == pytest.approx(expected, rel=1e-5)
-    probabilities = cross_entropy(softmax(STUDENT), LABELS, from_logits=False)
+    assert number(cross_entropy(LABELS, STUDENT)) == pytest.approx(expected, rel=1e-5)
+    probabilities = cross_entropy(LABELS, softmax(STUDENT), from_logits=False)
     assert number(probabilities) == pytest.approx(expected, rel=1e-5)
 
 
@@ -30,10 +30,10 @@ def test_cross_entropy_of_logits_and_probabilities():
 def test_divergence_is_that_of_the_softened_scores(temperature):
     p, q = softmax(TEACHER / temperature), softmax(STUDENT / temperature)
     expected = temperature**2 * (p * np.log(p / q)).sum(axis=-1).mean()
-    given = divergence(STUDENT, TEACHER, temperature=temperature)
+    given = divergence(TEACHER, STUDENT, temperature=temperature)
     assert number(given) == pytest.approx(expected, rel=1e-4)
     given = divergence(
-        softmax(STUDENT), softmax(TEACHER), from_logits=False, temperature=temperature
+        softmax(TEACHER), softmax(STUDENT), from_logits=False, temperature=temperature
     )
     assert number(given) == pytest.approx(expected, rel=1e-4)
-    assert number(divergence(TEACHER + 5, TEACHER)) == pytest.approx(0, abs=1e-5)
+    assert number(divergence(TEACHER, TEACHER + 5)) == pytest.approx(0, abs=1e-5)

@@ -132,7 +132,7 @@ def test_a_whole_run(file, parameter_clock, monkeypatch, tmp_path):
     assert ("from_scratch" in metrics["quality"]) == rivals
     assert metrics["quality"]["full"]["accuracy"] > 0.8
     assert metrics["quality"]["finetuned"]["accuracy"] > 0.8
-    assert set(metrics["columns"]) == set(metrics["quality"]["full"])
+    assert {*metrics["columns"], "convention"} == set(metrics["quality"]["full"])
     assert metrics["rivals"] == ({"from_scratch": {"epochs": 5 + 2}} if rivals else {})
     assert metrics["exported_excess"] == pytest.approx(0.6 / 0.8 - 1)
     assert metrics["parameters"]["slim"] < metrics["parameters"]["full"]
@@ -220,11 +220,11 @@ def test_losses_fit_logits_and_probabilities(file, softmax_file, tmp_path):
     for network in (theirs, _with_logits(theirs, logits)):
         outputs = network(x)
         distance = task.distance("supervised", network, x)
-        assert float(distance(outputs, labels)) == pytest.approx(expected, rel=1e-4)
+        assert float(distance(labels, outputs)) == pytest.approx(expected, rel=1e-4)
         loss = task.training_options(network, x)["loss"]
         assert float(loss(labels, outputs)) == pytest.approx(expected, rel=1e-4)
         lessons = keras.ops.convert_to_numpy(outputs)
-        assert float(task.distance("school", network, x)(outputs, lessons)) == pytest.approx(
+        assert float(task.distance("school", network, x)(lessons, outputs)) == pytest.approx(
             0, abs=1e-5
         )
 

@@ -23,7 +23,7 @@ from spade_keras.export.tfmot.twin import describe, weights_of, with_weights
 from spade_keras.files import read_npz, write_bytes_atomic
 from spade_keras.latency import ratio_interval, summarize, user_cache_folder, windows
 from spade_keras.latency.child_process import run_python
-from spade_keras.metrics.psnr import psnr_per_image
+from spade_keras.metrics import psnr_per_image
 
 Arrays = tuple[Any, Any]
 """Inputs and targets."""

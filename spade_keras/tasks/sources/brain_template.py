@@ -10,7 +10,7 @@ import numpy as np
 
 from spade_keras import data
 from spade_keras.data.multicoil import center_crop
-from spade_keras.metrics import CONVENTION, image_quality
+from spade_keras.metrics import SLAB_CONVENTION, image_quality
 from spade_keras.tasks.sources.source import Source
 from spade_keras.tasks.task import SPLITS, DataFacts, Samples
 
@@ -26,7 +26,7 @@ class BrainTemplate(Source):
     """Slabs of one volume, each slice with its own phase, coils and noise."""
 
     convention_name = "slab"
-    convention = CONVENTION
+    convention = SLAB_CONVENTION
 
     def __init__(self, settings: Any, seed: int) -> None:
         super().__init__(settings, seed)

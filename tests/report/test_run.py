@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import dataclasses
 import re
 import sys
 
@@ -12,16 +13,20 @@ import pytest
 from rich.console import Console
 
 from spade_keras.errors import MissingExtraError
+from spade_keras.latency import Staircase
 from spade_keras.report import (
+    SearchFindings,
     closing_table,
     columns,
     figures,
-    search_figures,
     table_rows,
     verdict,
     write_report,
 )
-from spade_keras.report.search_summary import Scale, SearchFindings
+from spade_keras.report.findings import GroupProfile
+from spade_keras.report.front import tradeoff
+from spade_keras.search import Configuration, LatencyBudget, SearchResult, SearchSpace, TrialRecord
+from spade_keras.search.result import Timing
 
 pytestmark = pytest.mark.once
 
@@ -72,30 +77,28 @@ METRICS = {
         "inputs": [{"name": "mask", "shape": [1, 1, 96], "dtype": "float32"}],
     },
 }
-TRIALS = [
-    {
-        "number": number,
-        "state": state,
-        "latency_ms": ratio and 20 * ratio,
-        "latency_ratio": ratio,
-        "ratio_low": ratio and ratio - 0.01,
-        "ratio_high": ratio and ratio + 0.02,
-        "quality": score,
-        "origin": "uniform",
-        "widths": {"prior/conv_0": 8 + number},
-        "chosen": chosen,
-    }
-    for number, state, ratio, score, chosen in [
-        (0, "feasible", 0.31, 35.5, False),
-        (1, "feasible", 0.46, 36.6, True),
-        (2, "infeasible", 0.77, None, False),
-        (3, "failed", None, None, False),
-    ]
-]
-WIDTHS = [
-    {"group": "prior/<conv_0>", "before": 32, "after": 9},
-    {"group": "prior/conv_1", "before": 48, "after": 48},
-]
+FOUND = SearchResult(
+    budget=LatencyBudget(fraction=0.5, safety_margin=0.04),
+    trials=tuple(
+        TrialRecord(
+            number=number,
+            state=state,
+            origin="uniform",
+            configuration=Configuration({"prior/<conv_0>": 8 + number}),
+            timing=ratio and Timing(20 * ratio, ratio, ratio - 0.01, ratio + 0.02, 22 * ratio, 0.0),
+            quality=score,
+        )
+        for number, state, ratio, score in [
+            (0, "feasible", 0.31, 35.5),
+            (1, "feasible", 0.46, 36.6),
+            (2, "infeasible", 0.77, None),
+            (3, "failed", None, None),
+        ]
+    ),
+    quality_name="agreement <with> the teacher / dB",
+    space=SearchSpace.from_edges({"prior/<conv_0>": [8, 32]}),
+)
+GROUPS = [GroupProfile("prior/<conv_0>", 32, 9), GroupProfile("prior/conv_1", 48, 48)]
 
 
 def panel():
@@ -117,7 +120,7 @@ def written(tmp_path_factory):
 
 def write(folder, **changes):
     return write_report(
-        folder, metrics={**METRICS, **changes}, trials=TRIALS, widths=WIDTHS, panel=panel()
+        folder, {**METRICS, **changes}, SearchFindings(FOUND, chosen=1), panel=panel()
     )
 
 
@@ -176,19 +179,14 @@ def test_the_closing_table_fits_a_terminal_of_80_columns():
 def test_the_page_stands_alone(written):
     folder, page = written.parent, written.read_text()
     assert written.name == "report.html"
-    assert not re.search(r"https?://|<script|<link|@import", page)
+    assert not re.search(r"https?://|<link|@import|src=\"(?!data:)|url\(", page)
     sources = re.findall(r'src="([^"]*)"', page)
-    embedded = {
-        base64.b64decode(source.removeprefix("data:image/png;base64,")) for source in sources
-    }
-    beside = {name: (folder / name).read_bytes() for name in FILES}
-    assert embedded == set(beside.values())
-    assert len(embedded) == 3
-    assert {entry.name for entry in folder.iterdir()} == {*FILES, "report.html"}
+    embedded = [base64.b64decode(src.removeprefix("data:image/png;base64,")) for src in sources]
+    assert all(png.startswith(b"\x89PNG") for png in embedded)
+    assert len(embedded) == len(set(embedded)) == 4  # trade-off, history, widths, pictures
+    assert (folder / "pictures.png").read_bytes() in embedded
+    assert {entry.name for entry in folder.iterdir()} == {"pictures.png", "report.html"}
     assert 'name="viewport"' in page
-
-
-FILES = ("tradeoff.png", "widths.png", "pictures.png")
 
 
 def test_the_page_names_what_its_numbers_rest_on(written):
@@ -199,8 +197,8 @@ def test_the_page_names_what_its_numbers_rest_on(written):
         "Some CPU",
         "1.0 GiB (1,073,741,824)",
         "mask [1, 1, 96] float32",
-        "4 trials: 2 within the budget, 1 over it",
-        "upper end is at most 0.48, the budget less a margin",
+        "4 trials: 2 within the budget, 1 over it, 1 failed",
+        "aimed at 0.48, the budget less a margin for the final measurement",
         "5 x the absolute difference",
         "cut to 2",
         "-0.21 dB",
@@ -235,9 +233,7 @@ def test_the_page_lists_files_that_were_left_out_and_equilibria(tmp_path):
 
 def test_without_a_truth_errors_are_differences_from_the_full_network(tmp_path):
     images = {name: image for name, image in panel().items() if name != "truth"}
-    page = write_report(
-        tmp_path, metrics=METRICS, trials=TRIALS, widths=WIDTHS, panel=images
-    ).read_text()
+    page = write_report(tmp_path, METRICS, SearchFindings(FOUND), panel=images).read_text()
     assert "the absolute difference from the full network" in page
     assert "No true image is known" in page
     figure = figures.pictures(images)
@@ -264,9 +260,7 @@ def points(axes):
 
 
 def test_the_plot_marks_feasible_chosen_and_infeasible_trials():
-    figure = search_figures.tradeoff(
-        TRIALS, scale=Scale.of({"fraction": 0.5}), quality_name="PSNR / dB", chosen=1
-    )
+    figure = tradeoff(dataclasses.replace(FOUND, quality_name="PSNR / dB"), chosen=1)
     axes, strip = figure.axes
     assert points(axes)[figures.FEASIBLE] == [[0.31, 35.5]]
     assert points(axes)[figures.CHOSEN] == [[0.46, 36.6]]
@@ -282,13 +276,13 @@ def test_the_plot_marks_feasible_chosen_and_infeasible_trials():
 
 @pytest.mark.parametrize("kept", [[], [3], [2, 3], [0]], ids=str)
 def test_the_plot_needs_no_trial_of_any_kind(kept):
-    chosen = [TRIALS[number] for number in kept]
-    figure = search_figures.tradeoff(chosen, scale=Scale.of({"fraction": 0.5}), quality_name="q")
+    trials = tuple(FOUND.trials[number] for number in kept)
+    figure = tradeoff(dataclasses.replace(FOUND, trials=trials))
     assert figures.png(figure).startswith(b"\x89PNG")
 
 
 def test_the_bars_show_widths_before_and_after():
-    axes = figures.widths_before_after(WIDTHS).axes[0]
+    axes = figures.widths_before_after(GROUPS).axes[0]
     before, after = axes.containers
     assert [bar.get_width() for bar in before] == [32, 48]
     assert [bar.get_width() for bar in after] == [9, 48]
@@ -308,13 +302,18 @@ def test_pictures_and_error_maps_share_one_scale():
     np.testing.assert_allclose(errors[2], 0.1)
 
 
+class OneGroup:
+    """Stands in for a `LayerTable` of one group."""
+
+    widths = {"prior/<conv_0>": (8, 32)}  # noqa: RUF012
+
+    def staircase(self, group):
+        return Staircase.of(self.widths[group], [1.0, 2.0])
+
+
 def test_the_runs_page_has_the_sections_of_its_search(tmp_path):
-    staircase = {"widths": [8, 32], "latency_ms": [1.0, 2.0], "edges": [8, 32]}
-    found = SearchFindings(
-        {"budget": {"fraction": 0.5}, "trials": TRIALS, "quality_name": "q"},
-        {"staircases": {"prior/conv_0": staircase}},
-    )
-    path = write_report(tmp_path, metrics=METRICS, trials=TRIALS, widths=WIDTHS, found=found)
+    table = OneGroup()
+    path = write_report(tmp_path, METRICS, SearchFindings(FOUND, table))
     page = path.read_text()
     for title in ("Quality against latency", "Trials in order", "Staircases"):
         assert f">{title}</h2>" in page
@@ -341,14 +340,10 @@ def test_a_run_without_images_has_its_own_columns_and_no_pictures(tmp_path):
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(closing_table(metrics))
     assert "cross-entropy" in console.export_text()
-    page = write_report(tmp_path, metrics=metrics, trials=TRIALS, widths=WIDTHS).read_text()
+    page = write_report(tmp_path, metrics, SearchFindings(FOUND)).read_text()
     assert "accuracy change" in page and "-0.0050" in page and "against full, 0.9800" in page
     assert "One test slice" not in page
-    assert {entry.name for entry in tmp_path.iterdir()} == {
-        "report.html",
-        "tradeoff.png",
-        "widths.png",
-    }
+    assert {entry.name for entry in tmp_path.iterdir()} == {"report.html"}
 
 
 @pytest.mark.parametrize(("excess", "title"), [(0.0, "Budget met"), (0.001, "Budget not met")])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-import copy
+import dataclasses
 import html.parser
 import io
 import json
@@ -16,21 +16,30 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from spade_keras.errors import MissingExtraError
-from spade_keras.latency.staircase import Staircase
-from spade_keras.report import figures, group_figures, search_figures
-from spade_keras.report.front_slider import slider
-from spade_keras.report.search_report import search_overview, summarize_search, write_search_report
-from spade_keras.report.search_summary import (
-    Scale,
+from spade_keras.latency import Comparison, Latency, Ratio
+from spade_keras.pruning import PruningPlan
+from spade_keras.report import (
+    FrontPanel,
+    Remeasured,
     SearchFindings,
-    bottleneck,
-    front,
-    group_ms,
-    group_profile,
-    time_split,
+    figures,
+    search_overview,
+    summarize_search,
+    write_search_report,
 )
-from spade_keras.report.search_verdict import search_verdict
-from spade_keras.search import Configuration, LatencyBudget, SearchResult, SearchSpace, TrialRecord
+from spade_keras.report.findings import group_ms, search_verdict, time_split
+from spade_keras.report.front import slider, tradeoff
+from spade_keras.search import (
+    Configuration,
+    LatencyBudget,
+    LayerTable,
+    SearchResult,
+    SearchSpace,
+    TrialRecord,
+)
+from spade_keras.search.layer_table import LayerTime
+from spade_keras.search.model_identity import ModelIdentity
+from spade_keras.search.receipt import Receipt
 from spade_keras.search.result import Timing
 
 pytestmark = pytest.mark.once
@@ -49,7 +58,7 @@ ROWS = [
 
 
 def result(rows=ROWS, budget=None, **changes):
-    """What a search returns as plain values, made by the search's own classes."""
+    """What a search returns."""
     records = []
     for number, (state, origin, ratio, quality, (a, b)) in enumerate(rows):
         timing = ratio and Timing(
@@ -74,43 +83,49 @@ def result(rows=ROWS, budget=None, **changes):
         space=SearchSpace.from_edges({"net/<a>": [8, 16, 32], "net/b": [8, 16, 32]}),
         fingerprint={"device": {"kind": "cpu", "name": "Some CPU"}, "backend": "tensorflow"},
     )
-    return json.loads(json.dumps({**found.as_dict(), **changes}))
+    return dataclasses.replace(found, **changes)
 
 
-TABLE = {
-    "staircases": {
-        "net/<a>": Staircase.of([8, 16, 24, 32], [1.0, 2.0, 3.9, 4.0]).as_dict(),
-        "net/b": Staircase.of([8, 16, 24, 32], [0.5, 0.5, 2.9, 3.0]).as_dict(),
-    }
-}
+def layer_time(group, *times):
+    return LayerTime(group, calls=1, ms=times[-1], by_group={group: times})
+
+
+TABLE = LayerTable(
+    layers=(layer_time("net/<a>", 1.0, 2.0, 3.9, 4.0), layer_time("net/b", 0.5, 0.5, 2.9, 3.0)),
+    widths=dict.fromkeys(("net/<a>", "net/b"), (8, 16, 24, 32)),
+    iterations=None,
+    blocks={},
+    dtype="float32",
+    fingerprint={},
+)
 IMPORTANCES = {"net/<a>": [3.0] * 16 + [1.0] * 16, "net/b": [1.0] * 32}
 
 
-def receipt(says="meets"):
-    times = {"q1_ms": 1.0, "q3_ms": 3.0, "p99_ms": 4.0}
-    return {
-        "verdict": f"{says} the budget: 0.5 of the full network's latency; measured: 0.470",
-        "date": "2026-11-21T10:00:00+00:00",
-        "spade_keras": "0.1.0",
-        "budget": {"fraction": 0.5},
-        "ratio": {"value": 0.47, "low": 0.462, "high": 0.478},
-        "latency": {
-            "full": {"median_ms": 20.0, **times},
-            "slim": {"median_ms": 9.4, **times},
-        },
-        "fingerprint": {"device": {"kind": "cpu", "name": "Receipt's CPU"}},
-        "files": {"full": {"sha256": "f" * 64}, "slim": {"sha256": "5" * 64}},
-        "configuration": Configuration({"net/<a>": 32, "net/b": 16}).as_dict(),
-        "digest": "d" * 64,
-    }
+def receipt(ratio=0.47):
+    fingerprint = {"device": {"kind": "cpu", "name": "Receipt's CPU"}}
+    times = {"compile_ms": 0.0, "samples": (), "calls_per_window": 1, "stable": True}
+    full, slim = (
+        Latency(median, 1.0, 3.0, 4.0, **times, peak_memory_bytes=None, fingerprint=fingerprint)
+        for median in (20.0, 9.4)
+    )
+    return Receipt(
+        budget=LatencyBudget(fraction=0.5),
+        comparison=Comparison(full, slim, Ratio(ratio, ratio - 0.008, ratio + 0.008, 0.95, 30)),
+        plan=PruningPlan("net", (), "group_l1"),
+        configuration=Configuration({"net/<a>": 32, "net/b": 16}),
+        full=ModelIdentity("full.keras", "f" * 64, "0" * 64),
+        slim=ModelIdentity("slim.keras", "5" * 64, "1" * 64),
+        date="2026-11-21T10:00:00+00:00",
+    )
 
 
 def panels():
     ramp = np.linspace(0, 1, 12).reshape(3, 4)
+    trials = result().trials
     return [
-        {"label": "full", "latency_ratio": 1.0, "quality": 36.0, "image": 2 * ramp, "error": ramp},
-        {"label": "slim", "latency_ratio": 0.3, "quality": 31.0, "image": ramp, "error": 4 * ramp},
-        {"label": "mid", "latency_ratio": 0.46, "quality": 33.0, "image": ramp, "error": ramp},
+        FrontPanel(dataclasses.replace(trials[1], quality=36.0), 2 * ramp, ramp),
+        FrontPanel(trials[0], ramp, 4 * ramp),
+        FrontPanel(trials[3], ramp, ramp),
     ]
 
 
@@ -147,7 +162,8 @@ def page(tmp_path_factory):
     """The page of a search that left everything behind."""
     folder = tmp_path_factory.mktemp("search")
     path = write_search_report(
-        folder, result(), TABLE, receipt(), panels(), importances=IMPORTANCES
+        folder,
+        findings(receipt=receipt(), front_panels=panels(), importances=IMPORTANCES),
     )
     assert path == folder / "report.html"
     assert {entry.name for entry in folder.iterdir()} == {"report.html", "report.json"}
@@ -155,8 +171,8 @@ def page(tmp_path_factory):
 
 
 def test_the_front_holds_what_no_other_trial_beats():
-    assert [t["number"] for t in front(result()["trials"])] == [0, 6, 2]
-    assert front([]) == []
+    assert [t.number for t in result().front] == [0, 6, 2]
+    assert result([]).front == ()
 
 
 @pytest.mark.parametrize(
@@ -177,33 +193,28 @@ def test_the_front_holds_what_no_other_trial_beats():
     ids=str,
 )
 def test_the_axis_is_what_the_budget_limits(budget, key, limit, target, label):
-    scale = Scale.of(result(budget=budget)["budget"])
-    assert (scale.value, scale.limit) == (key, pytest.approx(limit))
-    assert scale.target == pytest.approx(target)
-    assert label in scale.label
-    assert scale.budget == str(budget)
-    figure = search_figures.tradeoff(
-        result(budget=budget)["trials"], scale=scale, quality_name="q", chosen=2
-    )
+    limits = budget.as_time(budget.limit), budget.as_time(budget.target)
+    assert (budget.quantity, *limits) == (key, pytest.approx(limit), pytest.approx(target))
+    assert summarize_search(findings(result=result(budget=budget)))["budget"] == str(budget)
+    axes, strip = tradeoff(result(budget=budget), chosen=2).axes
+    assert label in strip.get_xlabel()
     factor = {"latency_ratio": 1, "latency_ms": 20, "p99_ms": 22}[key]
-    [star] = [x for x in figure.axes[0].lines if x.get_color() == figures.CHOSEN]
+    [star] = [x for x in axes.lines if x.get_color() == figures.CHOSEN]
     assert list(star.get_xdata()) == [pytest.approx(0.45 * factor)]
-    np.testing.assert_allclose(
-        figure.axes[0].lines[0].get_xdata(), np.array([0.3, 0.4, 0.45]) * factor
-    )
+    np.testing.assert_allclose(axes.lines[0].get_xdata(), np.array([0.3, 0.4, 0.45]) * factor)
 
 
 def test_one_very_uncertain_trial_does_not_squeeze_the_others():
-    rows = copy.deepcopy(result()["trials"])
-    rows[1]["ratio_high"] = 9.0
-    scale = Scale.of({"fraction": 0.5})
-    axes, strip = search_figures.tradeoff(rows, scale=scale, quality_name="q").axes
+    first, second, *others = result().trials
+    uncertain = dataclasses.replace(second.timing, ratio_high=9.0)
+    second = dataclasses.replace(second, timing=uncertain)
+    axes, strip = tradeoff(result(trials=(first, second, *others))).axes
     assert axes.get_xlim()[1] == pytest.approx(1.05 + 0.04 * (1.05 - 0.29) + 0.005)
     assert strip.collections[0].get_segments()[0][1, 0] == 9.0
 
 
 def test_times_of_a_group_are_not_interpolated_over_a_step():
-    staircase = TABLE["staircases"]["net/<a>"]
+    staircase = TABLE.staircase("net/<a>")
     assert [group_ms(staircase, width) for width in (4, 8, 9, 16, 25, 32, 40)] == [
         1.0, 1.0, 2.0, 2.0, 4.0, 4.0, 4.0,
     ]  # fmt: skip
@@ -211,8 +222,8 @@ def test_times_of_a_group_are_not_interpolated_over_a_step():
 
 def test_the_profile_tells_channels_time_and_importance_of_each_group():
     found = findings(importances=IMPORTANCES)
-    assert found.taken["number"] == 2
-    assert group_profile(found, found.taken) == [
+    assert found.taken.number == 2
+    assert [dataclasses.asdict(row) for row in found.groups(found.taken)] == [
         {
             "group": "net/<a>",
             "before": 32,
@@ -230,29 +241,29 @@ def test_the_profile_tells_channels_time_and_importance_of_each_group():
             "importance_kept": 1.0,
         },
     ]
-    bare = group_profile(findings(table=None), found.taken)
-    assert [row["ms_after"] for row in bare] == [None, None]
-    assert [row["importance_kept"] for row in bare] == [None, None]
+    bare = findings(table=None).groups(found.taken)
+    assert [row.ms_after for row in bare] == [None, None]
+    assert [row.importance_kept for row in bare] == [None, None]
 
 
 def test_the_receipts_trial_is_the_one_shown():
-    assert findings(receipt=receipt()).taken["number"] == 3
-    assert findings(receipt=receipt(), chosen=6).taken["number"] == 6
+    assert findings(receipt=receipt()).taken.number == 3
+    assert findings(receipt=receipt(), chosen=6).taken.number == 6
 
 
 def test_the_bottleneck_is_the_group_of_most_time():
     found = findings()
-    assert bottleneck(found, found.taken) == (
+    assert found.bottleneck(found.taken) == (
         "net/b, whose layers take 3 ms with 32 of 32 channels, 60 % of the time of all groups"
     )
-    assert bottleneck(found, None).startswith("net/<a>, whose layers take 4 ms")
+    assert found.bottleneck(None).startswith("net/<a>, whose layers take 4 ms")
     without = findings(table=None, result=result(bottleneck="conv_3"))
-    assert bottleneck(without, None) == "conv_3"
-    assert bottleneck(findings(table=None), None) is None
+    assert without.bottleneck(None) == "conv_3"
+    assert findings(table=None).bottleneck(None) is None
 
 
 def test_time_is_split_into_its_parts():
-    split = time_split(result()["trials"])
+    split = time_split(result().trials)
     assert split["total"]["evaluate"] == pytest.approx(4 * 0.9)
     assert split["median"]["evaluate"] == 0.9  # of those that were judged
     assert split["total"]["overhead"] == pytest.approx(7 * 0.02)
@@ -261,7 +272,7 @@ def test_time_is_split_into_its_parts():
         "total": dict.fromkeys(SECONDS, 0),
         "median": dict.fromkeys(SECONDS, 0.0),
     }
-    bars = search_figures.time_split(split).axes[0].containers
+    bars = figures.seconds(split).axes[0].containers
     tops = [bar.get_y() + bar.get_height() for bar in bars[-1]]
     assert tops[0] == pytest.approx(sum(SECONDS.values()))
     assert tops[1] == pytest.approx(sum(SECONDS.values()) - 0.9)
@@ -269,7 +280,7 @@ def test_time_is_split_into_its_parts():
 
 def test_a_promise_is_made_only_after_measuring_again():
     assert search_verdict(findings(receipt=receipt())).status == "met"
-    missed = search_verdict(findings(receipt=receipt("misses")))
+    missed = search_verdict(findings(receipt=receipt(0.52)))
     assert (missed.status, missed.title) == ("missed", "Budget not met")
     unconfirmed = search_verdict(findings())
     assert unconfirmed.status == "open"
@@ -289,7 +300,7 @@ def test_the_honest_ending_names_the_fastest_and_the_bottleneck(tmp_path):
     assert "The fastest was trial 0 with 0.300 of the full network's latency (95 % interval" in said
     assert "It kept 25 % of the channels." in said
     assert "The bottleneck is net/<a>, whose layers take 1 ms with 8 of 32 channels, 67 %" in said
-    page = write_search_report(tmp_path, found.result, TABLE).read_text()
+    page = write_search_report(tmp_path, found).read_text()
     assert "Budget not met" in page and "net/&lt;a&gt;, whose layers take 1 ms" in page
     assert "Along the front" not in page
     assert "6 trials: 0 within the budget, 6 over it" in page
@@ -299,26 +310,27 @@ def test_the_honest_ending_names_the_fastest_and_the_bottleneck(tmp_path):
 
 
 def test_a_search_whose_finalists_were_rejected_promises_nothing(tmp_path):
-    ratio = {"value": 0.52, "low": 0.51, "high": 0.53}
-    finalists = [{"trial": 2, "accepted": False, "ratio": ratio, "quality": None}]
-    path = write_search_report(tmp_path, result(), TABLE, finalists=finalists)
+    ratio = Ratio(0.52, 0.51, 0.53, 0.95, 30).as_dict()
+    rejected = {"trial": 2, "accepted": False, "ratio": ratio, "quality": None}
+    finalists = [Remeasured.from_dict(rejected)]
+    path = write_search_report(tmp_path, findings(finalists=finalists))
     page = path.read_text()
-    assert "1 trial met it in the search and missed it when measured again" in page
+    assert "1 trial met it in the search and missed it when timed again" in page
     assert ">Measured again</h2>" in page and "0.520 (0.510 to 0.530)" in page
     assert '<section class="verdict missed">' in page
     assert "chosen" not in page.split("</style>", 2)[1].lower()
     assert findings(finalists=finalists).taken is None
-    accepted = [*finalists, {"trial": 6, "accepted": True, "ratio": ratio, "quality": 32.0}]
-    assert findings(finalists=accepted, chosen=6).taken["number"] == 6
+    accepted = [*finalists, Remeasured(6, True, finalists[0].ratio, 32.0)]
+    assert findings(finalists=accepted, chosen=6).taken.number == 6
 
 
 def test_when_nothing_could_be_timed_the_reasons_are_told(tmp_path):
     failed = result([("failed", "tpe", None, None, (8, 8))])
-    path = write_search_report(tmp_path, failed)
+    path = write_search_report(tmp_path, SearchFindings(failed))
     page = path.read_text()
     assert "in 1 trial. None of them could be timed." in page
     assert "ValueError: &lt;b&gt;no&lt;/b&gt;" in page
-    assert write_search_report(tmp_path, result([])).read_text().count("0 trials") >= 1
+    assert "0 trials" in write_search_report(tmp_path, findings(result=result([]))).read_text()
     summary = json.loads((tmp_path / "report.json").read_text())
     assert summary["chosen"] is None and summary["counts"]["total"] == 0
 
@@ -327,7 +339,14 @@ def test_the_page_opens_offline_and_escapes_names(page):
     assert not re.search(r"https?://|<link|@import|src=\"(?!data:)|url\(", page)
     assert "<with>" not in page and "net/<a>" not in page
     assert "agreement &lt;with&gt; the teacher" in page
-    for text in ("Budget met", "2.13x as fast", "Receipt&#39;s CPU", "f" * 64, "d" * 64, "10:00"):
+    for text in (
+        "Budget met",
+        "2.13x as fast",
+        "Receipt&#39;s CPU",
+        "f" * 64,
+        receipt().digest,
+        "10:00",
+    ):
         assert text in page, text
 
 
@@ -375,18 +394,22 @@ def test_every_section_has_its_figure_and_its_numbers(page):
 
 
 def test_sections_without_input_are_absent(tmp_path):
-    page = write_search_report(tmp_path, result()).read_text()
+    page = write_search_report(tmp_path, SearchFindings(result())).read_text()
     for title in ("Staircases", "Latency of each group", "Importance"):
         assert f">{title}" not in page
     assert "not yet confirmed" in page
     assert "No pictures: none were handed to this report" in page
-    assert "spade-keras verify" not in page
+    assert "spade-keras replay" not in page
     assert "Some CPU" in page
 
 
 def test_the_slider_goes_from_fast_to_slow_on_one_scale():
     along = slider(findings(receipt=receipt(), front_panels=panels()))
-    assert [stop["label"] for stop in along["stops"]] == ["slim", "mid", "full"]
+    assert [stop["label"] for stop in along["stops"]] == [
+        "trial 0, as pruned",
+        "trial 3, chosen, as pruned",
+        "trial 1, as pruned",
+    ]
     assert along["first"] == 1  # the slowest that is no slower than the chosen trial
     assert (along["image_top"], along["error_top"]) == (2.0, 4.0)
     xs, ys = zip(*((stop["x"], stop["y"]) for stop in along["stops"]), strict=True)
@@ -396,7 +419,7 @@ def test_the_slider_goes_from_fast_to_slow_on_one_scale():
     np.testing.assert_allclose(
         shown[..., 0], np.linspace(0, 0.5, 12).reshape(3, 4), atol=1.01 / 255
     )
-    assert ("median latency / full", "0.300") in slim["rows"]
+    assert slim["rows"][0] == ("median latency / full (95 % interval)", "0.300 (0.290 to 0.320)")
 
 
 def test_the_slider_shows_numbers_alone_where_there_are_no_images():
@@ -412,13 +435,17 @@ def test_the_slider_shows_numbers_alone_where_there_are_no_images():
 def test_panels_that_are_not_finite_are_refused():
     for key in ("image", "error", "quality"):
         broken = panels()
-        broken[1][key] = broken[1][key] * np.nan
+        if key == "quality":
+            spoiled = {"trial": dataclasses.replace(broken[1].trial, quality=np.nan)}
+        else:
+            spoiled = {key: getattr(broken[1], key) * np.nan}
+        broken[1] = dataclasses.replace(broken[1], **spoiled)
         with pytest.raises(ValueError, match=r"`front_panels` must have .*finite.*Received"):
             slider(findings(front_panels=broken))
 
 
 def test_the_history_shows_what_proposed_each_trial_and_the_best_yet():
-    axes, strip = search_figures.history(result()["trials"], quality_name="q", chosen=2).axes
+    axes, strip = figures.history(result(), chosen=2).axes
     shown = {line.get_label(): np.transpose(line.get_data()).tolist() for line in axes.lines}
     assert shown["best yet"] == [[0, 31], [2, 34], [3, 34], [6, 34]]
     assert shown["uniform"] == [[0, 31]]
@@ -435,34 +462,33 @@ def test_the_history_shows_what_proposed_each_trial_and_the_best_yet():
 
 def test_groups_show_time_and_shares_kept():
     found = findings(importances=IMPORTANCES)
-    rows = group_profile(found, found.taken)
-    bars, shares = group_figures.group_costs(rows).axes
+    rows = found.groups(found.taken)
+    bars, shares = figures.group_costs(rows).axes
     assert [[bar.get_width() for bar in bars_of] for bars_of in bars.containers] == [[4, 3], [2, 3]]
     kept, importance = shares.lines
     assert list(kept.get_xdata()) == [0.5, 1.0]
     assert list(importance.get_xdata()) == [0.75, 1.0]
-    unknown = group_figures.group_costs([{**row, "importance_kept": None} for row in rows])
+    unknown = figures.group_costs(findings().groups(found.taken))
     assert len(unknown.axes[1].lines) == 1
 
 
 def test_staircases_mark_edges_and_the_chosen_width():
-    first, second = group_figures.staircases(
-        TABLE["staircases"], {"net/<a>": 16, "net/b": 32}
-    ).axes[:2]
+    steps = findings().staircases
+    first, second = figures.staircases(steps, {"net/<a>": 16, "net/b": 32}).axes[:2]
     _, timed, edges, chosen = first.lines
     assert list(timed.get_xdata()) == [24]
     assert list(edges.get_xdata()) == [8, 16, 32]
     assert (list(chosen.get_xdata()), list(chosen.get_ydata())) == ([16], [2.0])
     assert list(second.lines[1].get_xdata()) == [8]
-    many = {f"group_{i}": {**TABLE["staircases"]["net/b"]} for i in range(30)}
-    drawn = [axes for axes in group_figures.staircases(many, {}).axes if axes.lines]
-    assert len(drawn) == group_figures.MAX_STAIRCASES
+    many = {f"group_{i}": steps["net/b"] for i in range(30)}
+    drawn = [axes for axes in figures.staircases(many, {}).axes if axes.lines]
+    assert len(drawn) == figures.MAX_STAIRCASES
 
 
 def test_the_terminal_says_the_same_in_80_columns():
     def shown(*given):
         console = Console(width=80, record=True, file=io.StringIO())
-        console.print(search_overview(*given))
+        console.print(search_overview(SearchFindings(*given)))
         return console.export_text()
 
     text = shown(result(), TABLE, receipt())
@@ -497,5 +523,5 @@ def test_the_summary_is_json_and_agrees_with_the_page(page):
 def test_a_missing_extra_gives_the_pip_line_and_writes_nothing(package, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingExtraError, match=r"pip install 'spade-keras\[report\]'"):
-        write_search_report(tmp_path, result(), TABLE, None, panels())
+        write_search_report(tmp_path, findings(front_panels=panels()))
     assert not list(tmp_path.iterdir())

@@ -1,24 +1,23 @@
 """What a run found: one table on the terminal, one page with figures on disk.
 
-Both are made from `metrics.json` by the same functions, so that they cannot disagree.
+Both are made from `metrics.json` by the same functions, so they cannot disagree.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.box import SIMPLE
 from rich.table import Table
 
 from spade_keras import __version__
 from spade_keras.files import write_bytes_atomic
-from spade_keras.report import figures, search_figures
-from spade_keras.report.page import data_uri, template
-from spade_keras.report.search_sections import flat, search_sections
-from spade_keras.report.search_summary import Scale, SearchFindings
+from spade_keras.report import figures
+from spade_keras.report.findings import SearchFindings
+from spade_keras.report.page import closing_table_of, data_uri, flat, short_count, template
+from spade_keras.report.search import search_sections
 
 _BASELINES = {"zero_filled": "zero-filled", "interpolated": "interpolated"}
 _ROWS = {
@@ -33,7 +32,7 @@ _ROWS = {
 _COSTS = {"full": "full", "pruned": "slim", "finetuned": "slim", "from_scratch": "slim"}
 _COST_COLUMNS = ("ms", "time", "params", "MACs")
 _IMAGE_COLUMNS = {"psnr_db": "PSNR / dB", "ssim": "SSIM", "nmse": "NMSE"}
-# Digits of a score, and whether its standard deviation is told.
+# Digits of a score, and whether its standard deviation is shown.
 _DIGITS = {"psnr_db": (2, True), "ssim": (3, True), "kspace_snr_db": (2, True)}
 
 
@@ -47,41 +46,16 @@ def columns(metrics: Mapping[str, Any]) -> tuple[str, ...]:
     return "", *_scores(metrics).values(), *_COST_COLUMNS
 
 
-def _scores(metrics: Mapping[str, Any]) -> Mapping[str, str]:
-    return metrics.get("columns") or _IMAGE_COLUMNS
-
-
 def closing_table(metrics: Mapping[str, Any]) -> Table:
-    """Makes the table a run ends with.
-
-    Args:
-        metrics: The content of `metrics.json`.
-
-    Returns:
-        A rich table; its caption says whether the budget is met.
-    """
+    """Returns the table a run ends with; its caption says whether the budget is met."""
     title, sentence = verdict(metrics)
-    table = Table(
+    return closing_table_of(
+        columns(metrics),
+        table_rows(metrics),
         title=f"Test data{_convention(metrics)}; ±: standard deviation; ms: exported, median; "
         "time: of full",
         caption=f"{title}: {sentence}",
-        caption_justify="left",
-        title_justify="left",
-        box=SIMPLE,
-        padding=(0, 0),
-        pad_edge=False,
     )
-    for index, column in enumerate(columns(metrics)):
-        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=index > 0)
-    for row in table_rows(metrics):
-        table.add_row(*row)
-    return table
-
-
-def _convention(metrics: Mapping[str, Any]) -> str:
-    """The name of the convention, as it follows what is quantified."""
-    name = metrics.get("convention_name")
-    return f" (convention {name})" if name else ""
 
 
 def verdict(metrics: Mapping[str, Any]) -> tuple[str, str]:
@@ -118,27 +92,23 @@ def verdict(metrics: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def table_rows(metrics: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Formats one row per network that was evaluated.
+    """Returns a row for every network that was evaluated, under the headings of `columns`."""
+    scores = _scores(metrics)
+    return [
+        (name, *(_score(quality, key) for key in scores), *_costs(metrics, network))
+        for network, name in _ROWS.items()
+        if (quality := metrics["quality"].get(network)) is not None
+    ]
 
-    Args:
-        metrics: The content of `metrics.json`.
 
-    Returns:
-        Rows of name, the task's scores, latency, time relative to the full network, parameters
-        and multiply-accumulates.
-    """
-    rows: list[tuple[str, ...]] = []
-    for network, name in _ROWS.items():
-        quality = metrics["quality"].get(network)
-        if quality is not None:
-            rows.append(
-                (
-                    name,
-                    *(_score(quality, key) for key in _scores(metrics)),
-                    *_costs(metrics, network),
-                )
-            )
-    return rows
+def _scores(metrics: Mapping[str, Any]) -> Mapping[str, str]:
+    return metrics.get("columns") or _IMAGE_COLUMNS
+
+
+def _convention(metrics: Mapping[str, Any]) -> str:
+    """The name of the convention, as it follows what is quantified."""
+    name = metrics.get("convention_name")
+    return f" (convention {name})" if name else ""
 
 
 def _score(quality: Mapping[str, float], key: str) -> str:
@@ -165,50 +135,31 @@ def _costs(metrics: Mapping[str, Any], key: str) -> tuple[str, str, str, str]:
 
 def write_report(
     folder: str | Path,
-    *,
     metrics: Mapping[str, Any],
-    trials: Sequence[Mapping[str, Any]],
-    widths: Sequence[Mapping[str, Any]],
+    found: SearchFindings,
+    *,
     panel: Mapping[str, np.ndarray] | None = None,
-    found: SearchFindings | None = None,
 ) -> Path:
-    """Writes `report.html` and, beside it, its figures; each file appears whole or not at all.
+    """Writes `report.html` and `pictures.png`; each file appears whole or not at all.
 
-    The page holds its figures, so that it can be sent alone.
+    The page holds its figures, so it can be sent alone.
 
     Args:
         folder: An existing folder.
         metrics: The content of `metrics.json`.
-        trials: One dict per trial: "number", "state" ("feasible", "infeasible", "stopped" or
-            "failed"), "latency_ms", "latency_ratio", "ratio_low", "ratio_high", "quality",
-            "origin", "widths", "chosen".
-        widths: One dict per channel group: "group", "before", "after".
+        found: The search.
         panel: "truth", where it is known, a baseline, "full", "finetuned" -> pictures
             `(height, width)`; None where the network does not make images.
-        found: The search with all it left behind: its sections replace the one on trials.
 
     Returns:
         The path of the page.
 
     Raises:
         MissingExtraError: If jinja2 or matplotlib is not installed.
-        ValueError: If the budget is a text such as "8ms" and `found` is missing.
     """
-    template_of_page = template("run_report.html.jinja")  # before anything is drawn in vain
+    template_of_page = template("run")  # before anything is drawn in vain
     folder = Path(folder)
-    quality_name = metrics["search"]["quality"]
-    drawn = {}
-    if found is None:
-        drawn["tradeoff"] = search_figures.tradeoff(
-            trials,
-            scale=_scale(metrics),
-            quality_name=quality_name,
-            chosen=next((trial["number"] for trial in trials if trial["chosen"]), None),
-        )
-        drawn["widths"] = figures.widths_before_after(widths)
-    if panel is not None:
-        drawn["pictures"] = figures.pictures(panel)
-    images = {name: figures.png(figure) for name, figure in drawn.items()}
+    pictures = None if panel is None else figures.png(figures.pictures(panel))
     title, sentence = verdict(metrics)
     page = template_of_page.render(
         name=folder.resolve().name,
@@ -219,20 +170,17 @@ def write_report(
         cards=_cards(metrics),
         columns=columns(metrics),
         rows=table_rows(metrics),
-        latencies=list(_latency_rows(metrics)),
         metrics=metrics,
-        quality_name=quality_name,
-        trials=[_trial_row(trial) for trial in trials],
-        about=_about(metrics),
+        convention=_convention(metrics),
         error_gain=figures.ERROR_GAIN,
         compared_with="truth" if panel is None or "truth" in panel else "full network",
         equilibria=list(_equilibrium_rows(metrics)),
         fingerprint=list(flat(metrics["fingerprint"])),
-        search=None if found is None else search_sections(found),
-        images={name: data_uri(data) for name, data in images.items()},
+        search=search_sections(found),
+        pictures=None if pictures is None else data_uri(pictures),
     )
-    for name, data in images.items():
-        write_bytes_atomic(folder / f"{name}.png", data)
+    if pictures is not None:
+        write_bytes_atomic(folder / "pictures.png", pictures)
     path = folder / "report.html"
     write_bytes_atomic(path, page.encode())
     return path
@@ -267,47 +215,6 @@ def _change_card(metrics: Mapping[str, Any]) -> tuple[str, str, str]:
     return name, change, f"against full, which gains {gain} on {_BASELINES[baseline]}"
 
 
-def _scale(metrics: Mapping[str, Any]) -> Scale:
-    budget = metrics["latency_budget"]
-    if isinstance(budget, str):
-        raise ValueError(
-            "`found` must be given where the latency budget is not a share of the full network's: "
-            f"it says what trials are drawn over. Received: found=None, latency_budget={budget!r}"
-        )
-    return Scale.of({"fraction": budget})
-
-
-def _about(metrics: Mapping[str, Any]) -> str:
-    """The conventions behind the table."""
-    rival = metrics.get("rivals", {}).get("fewer_iterations")
-    sentences = [
-        f"Quality{_convention(metrics)}: {metrics['convention']}",
-        "ms: median latency of the exported model for the input shapes below",
-        "time: relative to the full network; the slim widths trained from scratch cost the same",
-        "MACs: multiply-accumulates of the prunable networks in all their calls, without Fourier "
-        "transforms",
-    ]
-    if rival:
-        sentences.insert(
-            3,
-            f"fewer iterations: the full network cut to {rival['iterations']}, its time measured "
-            f"in Keras",
-        )
-    return ". ".join(sentences) + "."
-
-
-def _latency_rows(metrics: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    names = {"keras": "in Keras", "exported": "exported"}
-    for where, name in names.items():
-        for network in ("full", "slim"):
-            time = metrics["latency_ms"][network][where]
-            yield (
-                f"{network}, {name}",
-                f"{time['median']:.3f}",
-                f"{time['q1']:.3f} to {time['q3']:.3f}",
-            )
-
-
 def _equilibrium_rows(metrics: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     """What solvers reached, for networks that iterate to a tolerance."""
     for network, facts in metrics.get("networks", {}).items():
@@ -321,26 +228,3 @@ def _equilibrium_rows(metrics: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
                 f"{max(facts['residual']):.2g}",
                 f"{max(facts['contraction']):.3f}",
             )
-
-
-def _trial_row(trial: Mapping[str, Any]) -> tuple[Any, ...]:
-    ratio, low, high = (trial.get(key) for key in ("latency_ratio", "ratio_low", "ratio_high"))
-    interval = f" ({low:.3f} to {high:.3f})" if low is not None and high is not None else ""
-    widths = trial.get("widths") or {}
-    values = widths.values() if isinstance(widths, Mapping) else widths
-    return (
-        trial["number"],
-        trial.get("origin") or "",
-        "chosen" if trial["chosen"] else trial["state"],
-        "" if ratio is None else f"{ratio:.3f}{interval}",
-        "" if trial.get("quality") is None else f"{trial['quality']:.4g}",
-        ", ".join(str(value) for value in values),
-    )
-
-
-def short_count(count: float) -> str:
-    """Returns a count in three digits, with k, M, G or T for thousands and more."""
-    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if count >= size:
-            return f"{count / size:.3g} {letter}"
-    return f"{count:.3g}"

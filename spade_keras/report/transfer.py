@@ -1,0 +1,166 @@
+"""What a transfer found: one table on the terminal, one page with its figure on disk.
+
+Both are made from `metrics.json` by the same functions, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.table import Table
+
+from spade_keras import __version__
+from spade_keras.files import write_bytes_atomic
+from spade_keras.report.figures import (
+    CHOSEN,
+    FEASIBLE,
+    GRID,
+    INFEASIBLE,
+    bar_rows,
+    png,
+    row_height,
+    styled,
+)
+from spade_keras.report.page import closing_table_of, data_uri, flat, short_count, template
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_NAMES = {"scratch": "from scratch"}
+_PANELS = {"basis": "components pruned", "double": "channels, then components pruned"}
+TRANSFER_COLUMNS = (
+    "", "accuracy", "params", "left", "MACs", "left", "ms", "time", "95 % interval"
+)  # fmt: skip
+
+
+def transfer_table(metrics: Mapping[str, Any]) -> Table:
+    """Returns the table a transfer ends with, from the content of `metrics.json`."""
+    samples = metrics["samples"]
+    return closing_table_of(
+        TRANSFER_COLUMNS,
+        transfer_rows(metrics),
+        title=f"Test data of the target task, {samples['test']} samples; {samples['train']} to "
+        f"train on; ms: median for a batch of {metrics['batch_size']}; time: of original, "
+        "interleaved",
+        caption="original: transferred; basis: components pruned; channel: channels, to the same "
+        "size; double: channels, then components. The original is timed against itself: how far "
+        "that is from 1 is noise.",
+    )
+
+
+def transfer_rows(metrics: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Returns a row for every network that was compared, under `TRANSFER_COLUMNS`."""
+    original = metrics["networks"]["original"]
+    return [
+        (
+            _NAMES.get(name, name),
+            f"{cost['accuracy']:.1%}",
+            short_count(cost["parameters"]),
+            f"{cost['parameters'] / original['parameters']:.1%}",
+            short_count(cost["macs"]),
+            f"{cost['macs'] / original['macs']:.1%}",
+            f"{cost['ms']:.2f}",
+            f"{cost['time_ratio']['value']:.2f}",
+            f"{cost['time_ratio']['low']:.2f} to {cost['time_ratio']['high']:.2f}",
+        )
+        for name, cost in metrics["networks"].items()
+    ]
+
+
+def write_transfer_report(folder: str | Path, metrics: Mapping[str, Any]) -> Path:
+    """Writes `report.html` and, beside it, `ranks.png`; each appears whole or not at all.
+
+    Args:
+        folder: An existing folder.
+        metrics: The content of `metrics.json`.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        MissingExtraError: If jinja2 or matplotlib is not installed.
+    """
+    page = template("transfer")  # before anything is drawn in vain
+    folder = Path(folder)
+    ranks = png(rank_profile(metrics["ranks"]))
+    text = page.render(
+        name=folder.resolve().name,
+        version=__version__,
+        cards=_cards(metrics),
+        columns=TRANSFER_COLUMNS,
+        rows=transfer_rows(metrics),
+        metrics=metrics,
+        pruning=_pruning_rows(metrics),
+        fingerprint=list(flat(metrics["fingerprint"])),
+        ranks=data_uri(ranks),
+    )
+    write_bytes_atomic(folder / "ranks.png", ranks)
+    path = folder / "report.html"
+    write_bytes_atomic(path, text.encode())
+    return path
+
+
+def rank_profile(ranks: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draws, per layer, its components and those that stay, for both pruned networks.
+
+    Args:
+        ranks: One dict per layer in running order: "layer", "components", and per network
+            ("basis", "double") what stays, "NAME", of how many after channels went, "NAME_of", and
+            as one layer or two, "NAME_form" ("one" or "pair").
+    """
+    rows = np.arange(len(ranks))
+    whole = np.array([row["components"] for row in ranks], float)
+    with styled(9, 1.5 + row_height(len(ranks)) * len(ranks)) as figure:
+        panels = bar_rows(figure, [str(row["layer"]) for row in ranks], len(_PANELS), sharex=True)
+        for axes, (name, title) in zip(panels, _PANELS.items(), strict=True):
+            left = np.array([row[f"{name}_of"] for row in ranks], float)
+            kept = np.array([row[name] for row in ranks], float)
+            paired = np.array([row[f"{name}_form"] == "pair" for row in ranks])
+            axes.barh(rows, whole, height=0.7, color=GRID, label="of the original")
+            look = {"color": INFEASIBLE, "alpha": 0.45, "label": "left when channels are gone"}
+            axes.barh(rows, np.where(left < whole, left, 0), height=0.7, **look)
+            for chosen, color, label in (
+                (paired, FEASIBLE, "kept, as two layers"),
+                (~paired, CHOSEN, "kept, merged into one layer"),
+            ):
+                axes.barh(rows, np.where(chosen, kept, 0), height=0.42, color=color, label=label)
+            for row, (most, least) in enumerate(zip(whole, kept, strict=True)):
+                axes.text(most, row, f"  {most:.0f} → {least:.0f}", va="center", fontsize=8)
+            axes.set_title(title, fontsize=10)
+            axes.set_xlabel("components")
+        panels[0].set_xlim(0, 1.3 * float(whole.max(initial=1)))
+        handles, labels = panels[0].get_legend_handles_labels()
+        place = {"loc": "outside lower center", "ncols": 4}
+        figure.legend(handles, labels, **place, frameon=False, fontsize=8)
+        return figure
+
+
+def _cards(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    networks = metrics["networks"]
+    original = networks["original"]
+    cards = []
+    for name in ("basis", "double"):
+        cost = networks[name]
+        loss = 100 * (original["accuracy"] - cost["accuracy"])
+        removed = 1 - cost["parameters"] / original["parameters"]
+        cards.append((f"{name}: parameters removed", f"{removed:.1%}", f"{loss:+.1f} points lost"))
+        ratio = cost["time_ratio"]
+        interval = f"95 % interval {ratio['low']:.2f} to {ratio['high']:.2f}"
+        cards.append((f"{name}: time of original", f"{ratio['value']:.2f}", interval))
+    return cards
+
+
+def _pruning_rows(metrics: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """One row per phase of pruning: epochs, those that met the allowed loss, components."""
+    rows: list[tuple[str, ...]] = []
+    for name, phases in metrics["rounds"].items():
+        for index, rounds in enumerate(phases):
+            met = [entry for entry in rounds if entry["met"]]
+            first = rounds[0]["components"]
+            left = met[-1]["components"] if met else first
+            phase = f"{name}, phase {index + 1}"
+            rows.append((phase, str(len(rounds)), str(len(met)), f"{first} → {left}"))
+    return rows
