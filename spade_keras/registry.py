@@ -305,3 +305,25 @@ SOURCES = Registry(
 
 CLASSIFIERS = Registry("classifier", {"convolutional": "tasks.classifiers:convolutional"})
 """Classifiers that a recipe can name."""
+
+LABELED_SOURCES = Registry("source of labeled samples", {"digits": "data.digits:load_digits"})
+"""Bundled samples with a class each; each takes the side of its images."""
+
+PICTURE_SOURCES = Registry(
+    "source of pictures",
+    {
+        "cifar10": "transfer.pictures:_cifar10",
+        "digits": "transfer.pictures:_digits",
+        "mnist": "transfer.pictures:_mnist",
+    },
+)
+"""Pictures with a class each, of a transfer; each takes the side to scale them to."""
+
+TRANSFER_NETWORKS = Registry(
+    "network to transfer",
+    {
+        "resnet": "transfer.networks:_residual",
+        "vgg": "transfer.networks:_pooled",
+    },
+)
+"""Stages of the networks that a transfer can name."""
