@@ -4,7 +4,8 @@ Nothing here imports keras, so a mistake is reported before any heavy import.
 """
 
 from spade_keras.recipe.imaging import ReconstructionRecipe
-from spade_keras.recipe.loading import SCHEMAS, load_recipe, shipped_recipes, validate_recipe
+from spade_keras.recipe.loading import load_recipe, shipped_recipes, validate_recipe
+from spade_keras.recipe.schemas import SCHEMAS
 from spade_keras.recipe.sections import ClassificationRecipe, Recipe, SearchRecipe
 from spade_keras.recipe.transfer import TransferRecipe
 

@@ -1,20 +1,14 @@
 """The tables `[data]` and `[network]` of a reconstruction: what they hold depends on their names.
 
-Registered networks and priors without a table here take the options of their constructors, and
-registered sources bring a table of their own as the class attribute `section`.
+`recipe.schemas` derives the tables of networks, priors and sources that a user registers.
 """
 
 from __future__ import annotations
 
-import difflib
-import functools
-import inspect
-import types
-import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, create_model
+from pydantic import AfterValidator, Field
 
 from spade_keras.recipe.sections import (
     FullNetwork,
@@ -23,7 +17,7 @@ from spade_keras.recipe.sections import (
     even_kernel,
     missing_file,
 )
-from spade_keras.registry import MASKS, NETWORKS, PRIORS, SOURCES, Registry
+from spade_keras.registry import MASKS, NETWORKS, PRIORS, SOURCES
 from spade_keras.typing import NameIn, Width
 
 SLICES = 112
@@ -31,8 +25,6 @@ SLICES = 112
 POOLING = ("unet", "res_unet")
 """Priors that halve the image at every level."""
 _SLABS = "`data.validation_slices` + `data.test_slices` + 2 x `data.gap_slices`"
-# A name this near to a known one is taken for it, so that its other keys are checked too.
-_NEAR = 0.85
 
 Source = Annotated[str, AfterValidator(NameIn(SOURCES))]
 MaskName = Annotated[str, AfterValidator(NameIn(MASKS))]
@@ -321,119 +313,3 @@ BUNDLED_PRIORS: dict[str, type[Prior]] = dict.fromkeys(
     ("dncnn", "edsr", "res_unet", "unet"), BundledPrior
 )
 """What `[network.prior]` holds, by its `name`."""
-
-
-def reconstruction_schema(tables: Mapping[str, Any]) -> type[ReconstructionRecipe]:
-    """Returns the schema with the tables of this recipe's source, network and prior.
-
-    Args:
-        tables: The recipe as nested dicts, which may be faulty.
-    """
-    data, network = tables.get("data"), tables.get("network")
-    prior = network.get("prior") if isinstance(network, Mapping) else None
-    return _schema(
-        _table(SOURCES, _name(data, "source", "mni152"), DATA, _table_of_source) or _AnyData,
-        _table(
-            NETWORKS, _name(network, "name", "unrolled_pgd"), RECONSTRUCTION_NETWORKS, _of_network
-        )
-        or _AnyNetwork,
-        _table(PRIORS, _name(prior, "name", "dncnn"), BUNDLED_PRIORS, _of_prior) or _AnyPrior,
-    )
-
-
-@functools.cache
-def _schema(
-    data: type[Section], network: type[Network], prior: type[Section]
-) -> type[ReconstructionRecipe]:
-    with_prior = create_model(network.__name__, __base__=network, prior=(prior, ...))
-    return create_model(
-        "ReconstructionRecipe",
-        __base__=ReconstructionRecipe,
-        data=(data, ...),
-        network=(with_prior, ...),
-    )
-
-
-def _name(table: Any, key: str, default: str) -> str:
-    name = table.get(key) if isinstance(table, Mapping) else None
-    return default if name is None else str(name)
-
-
-def _table(
-    registry: Registry, name: str, known: Mapping[str, type[Any]], derive: Callable[[Any], Any]
-) -> Any:
-    """The table of the nearest name: a known one, or derived; None for an unknown name."""
-    near = difflib.get_close_matches(name, registry, n=1, cutoff=_NEAR)
-    if not near:
-        return None
-    return known[near[0]] if near[0] in known else derive(registry[near[0]])
-
-
-def _table_of_source(entry: Any) -> type[Section]:
-    return getattr(entry, "section", Measurements)
-
-
-def _of_network(entry: Any) -> type[Network]:
-    return _of_signature(entry, Network, ("name", "dtype", "trainable"), 2)
-
-
-def _of_prior(entry: Any) -> type[Prior]:
-    return _of_signature(entry, Prior, ("channels", "condition_channels"), 0)
-
-
-@functools.cache
-def _of_signature(entry: Any, base: type[Any], given: Sequence[str], skip: int) -> type[Any]:
-    """`base` plus the arguments of a class or function that TOML can give, with their defaults.
-
-    Args:
-        entry: The class or function.
-        base: The table whose keys stand for arguments of the same names.
-        given: Arguments that the caller fills in itself.
-        skip: Number of leading arguments that the caller fills in.
-    """
-    function = entry.__init__ if isinstance(entry, type) else entry
-    parameters = list(inspect.signature(function).parameters.values())
-    try:
-        hints = typing.get_type_hints(function)
-    except NameError:  # Annotations that only a type checker can read say nothing here.
-        hints = {}
-    fields: dict[str, Any] = {}
-    for parameter in parameters[skip + isinstance(entry, type) :]:
-        named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-        kind = _toml_type(hints.get(parameter.name, Any))
-        if named and kind is not None and parameter.name not in {*given, *base.model_fields}:
-            missing = parameter.default is parameter.empty
-            fields[parameter.name] = (kind, ... if missing else parameter.default)
-    return create_model(entry.__name__, __base__=base, **fields)
-
-
-def _toml_type(hint: Any) -> Any:
-    """The type of what TOML can write for such an argument; None if it can write nothing."""
-    origin, parts = get_origin(hint), get_args(hint)
-    if hint in (int, float, str, bool, Any) or origin is Literal:
-        return hint
-    if origin in (Union, types.UnionType):
-        kinds = [_toml_type(part) for part in parts if part is not type(None)]
-        kinds = [kind for kind in kinds if kind is not None]
-        return Union[(*kinds, None)] if kinds else None
-    if origin in (list, tuple, Sequence) and (element := _toml_type(parts[0])) is not None:
-        return Annotated[tuple[element, ...], Field(strict=False)]
-    return None
-
-
-class _AnyData(Measurements):
-    """Data of an unknown source, of which nothing else can be checked."""
-
-    model_config = ConfigDict(extra="ignore")
-
-
-class _AnyNetwork(Network):
-    """A network of an unknown name, of which nothing else can be checked."""
-
-    model_config = ConfigDict(extra="ignore")
-
-
-class _AnyPrior(Prior):
-    """A prior of an unknown name, of which nothing else can be checked."""
-
-    model_config = ConfigDict(extra="ignore")

@@ -21,16 +21,8 @@ from pydantic import BaseModel, ValidationError
 
 from spade_keras.errors import RecipeError
 from spade_keras.recipe import messages, rules
-from spade_keras.recipe.imaging import ReconstructionRecipe, reconstruction_schema
-from spade_keras.recipe.sections import ClassificationRecipe, Recipe
-from spade_keras.recipe.transfer import TransferRecipe
-
-SCHEMAS: dict[str, type[Recipe]] = {
-    "reconstruction": ReconstructionRecipe,
-    "classification": ClassificationRecipe,
-    "transfer": TransferRecipe,
-}
-"""What a recipe holds, by its `run.task`."""
+from spade_keras.recipe.schemas import schema_of
+from spade_keras.recipe.sections import Recipe
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -78,7 +70,7 @@ def validate_recipe(tables: dict[str, Any], problems: Sequence[str] = ()) -> Rec
         RecipeError: With every mistake.
     """
     found = [*problems, *_import_modules(tables)]
-    schema = _schema(tables)
+    schema = schema_of(tables)
     tables = _with_missing_sections(tables, schema)
     try:
         recipe: Any = schema.model_validate(tables)
@@ -102,7 +94,7 @@ def _import_modules(tables: dict[str, Any]) -> list[str]:
     if isinstance(names, list) and names and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     for index, name in enumerate(names if isinstance(names, list) else ()):
-        if not isinstance(name, str) or not name.strip("."):
+        if not isinstance(name, str) or not all(map(str.isidentifier, name.split("."))):
             continue  # The schema reports it.
         try:
             importlib.import_module(name)
@@ -112,15 +104,6 @@ def _import_modules(tables: dict[str, Any]) -> list[str]:
                 f'run.imports[{index}]="{name}", which fails: {type(error).__name__}: {error}'
             )
     return problems
-
-
-def _schema(tables: dict[str, Any]) -> type[Recipe]:
-    """The schema of the task; of the nearest one where its name is wrong, which is reported."""
-    run = tables.get("run")
-    task = run.get("task") if isinstance(run, dict) else None
-    near = difflib.get_close_matches(str(task or ""), SCHEMAS, n=1)
-    schema = SCHEMAS[near[0] if near else "reconstruction"]
-    return reconstruction_schema(tables) if schema is ReconstructionRecipe else schema
 
 
 def _with_missing_sections(tables: dict[str, Any], schema: type[BaseModel]) -> dict[str, Any]:

@@ -108,7 +108,8 @@ def _strategies_fit(data: Section, training: Training, finetuning: FineTuning) -
             '`finetuning.strategy` must be "school" or "supervised" for classification: there are '
             "no measurements to be consistent with"
         )
-    for key, table in {"training": training, "finetuning": finetuning}.items():
+    tables: dict[str, Training | FineTuning] = {"training": training, "finetuning": finetuning}
+    for key, table in tables.items():
         if table.splitting and table.strategy != "self_supervised":
             yield f'`{key}.splitting` must be 0 unless `{key}.strategy` is "self_supervised"'
         elif table.splitting and isinstance(data, imaging.Photographs):

@@ -46,7 +46,7 @@ class Run(Section):
     task: Literal["reconstruction", "classification", "transfer"] = "reconstruction"
     seed: int = Field(default=0, ge=0, lt=2**31)
     folder: str = Field(default="runs", min_length=1)
-    imports: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*$")], ...] = Field(
+    imports: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")], ...] = Field(
         default=(), max_length=20, strict=False
     )
 

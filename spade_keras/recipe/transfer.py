@@ -6,7 +6,6 @@ Nothing here imports keras.
 
 from __future__ import annotations
 
-from collections import ChainMap
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
@@ -22,9 +21,9 @@ RAREST_CLASS = {"digits": 174, "mnist": 6313, "cifar10": 6000}
 WIDTHS = 4  # of the bundled networks, unless the recipe gives others
 IMAGENET_SIDE = 32
 
-# The first one divides the Taylor effect by the parameters that a component costs.
-_COMPONENT_NAMES = ChainMap(dict.fromkeys(["effect_per_parameter"]), COMPONENT_IMPORTANCES)
-
+ComponentImportance = Annotated[
+    str, AfterValidator(NameIn(COMPONENT_IMPORTANCES, "effect_per_parameter"))
+]
 Class = Annotated[int, Field(ge=0, lt=2**31)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Patience = Annotated[int, Field(ge=0)]
@@ -124,9 +123,9 @@ class TransferPruning(Pruning):
     from the original's answers, softened by `temperature`.
     """
 
-    component_importance: Annotated[str, AfterValidator(NameIn(_COMPONENT_NAMES))] = (
-        "effect_per_parameter"
-    )
+    component_importance: Annotated[
+        str, AfterValidator(NameIn(COMPONENT_IMPORTANCES, "effect_per_parameter"))
+    ] = "effect_per_parameter"
     allowed_loss: float = Field(default=0.02, ge=0, lt=1)
     stop_at: float = Field(default=0.08, ge=0, lt=1)
     shares: tuple[Share, ...] = Field(
