@@ -303,27 +303,24 @@ SOURCES = Registry(
 )
 """Where a reconstruction's measurements come from."""
 
-CLASSIFIERS = Registry("classifier", {"convolutional": "tasks.classifiers:convolutional"})
-"""Classifiers that a recipe can name."""
-
-LABELED_SOURCES = Registry("source of labeled samples", {"digits": "data.digits:load_digits"})
-"""Bundled samples with a class each; each takes the side of its images."""
+LABELED_SOURCES = Registry("source of labeled samples", {"digits": "data.bundled:load_digits"})
+"""Bundled samples with a class each; called with the side of their images."""
 
 PICTURE_SOURCES = Registry(
     "source of pictures",
     {
-        "cifar10": "transfer.pictures:_cifar10",
-        "digits": "transfer.pictures:_digits",
-        "mnist": "transfer.pictures:_mnist",
+        "digits": "tasks.transfer.samples:digits",
+        "mnist": "tasks.transfer.samples:mnist",
+        "cifar10": "tasks.transfer.samples:cifar10",
     },
 )
-"""Pictures with a class each, of a transfer; each takes the side to scale them to."""
+"""Pictures with a class each, for a transfer; called with the side to scale them to, or None."""
 
 TRANSFER_NETWORKS = Registry(
     "network to transfer",
-    {
-        "resnet": "transfer.networks:_residual",
-        "vgg": "transfer.networks:_pooled",
-    },
+    {"vgg": "tasks.transfer.networks:pooled", "resnet": "tasks.transfer.networks:residual"},
 )
-"""Stages of the networks that a transfer can name."""
+"""The stage that a small network repeats; called with tensor, width and name."""
+
+CLASSIFIERS = Registry("classifier", {"convolutional": "tasks.classifiers:convolutional"})
+"""Classifiers that a recipe can name."""
