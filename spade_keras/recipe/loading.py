@@ -78,7 +78,7 @@ def validate_recipe(tables: dict[str, Any], problems: Sequence[str] = ()) -> Rec
     except ValidationError as error:
         mistakes = error.errors()
         found += [messages.describe(details, schema) for details in mistakes]
-        faulty = {messages.key_of(details, schema) for details in mistakes}
+        faulty = {messages.key_of(details, schema)[0] for details in mistakes}
         found += rules.broken_rules(_valid_part(tables, schema, faulty), partial=True)
     if found:
         raise RecipeError(list(dict.fromkeys(found)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Literal, Union, get_args, get_origin
 
 import annotated_types
@@ -32,9 +32,8 @@ def describe(details: ErrorDetails, schema: type[BaseModel]) -> str:
         details: One entry of `ValidationError.errors()`.
         schema: The recipe's pydantic model.
     """
-    names, index = _key_of(details, schema)
+    names, model, index = key_of(details, schema)
     key = ".".join(names)
-    model = model_at(schema, names[:-1])
     if details["type"] == "extra_forbidden":
         return _unknown_key(names, model, schema)
     field = model.model_fields[names[-1]]
@@ -47,43 +46,32 @@ def describe(details: ErrorDetails, schema: type[BaseModel]) -> str:
     return f"`{key}` must be {allowed}. Received: {at}={_toml(received)}.{hint}"
 
 
-def _key_of(
+def key_of(
     details: ErrorDetails, schema: type[BaseModel]
-) -> tuple[tuple[str, ...], int | str | None]:
-    """The key, and the position in its list; pydantic appends the branches of unions to both."""
-    names: list[str] = []
-    model: type[BaseModel] | None = schema
-    for place, part in enumerate(details["loc"]):
-        if model is None:
-            rest = details["loc"][place:]
-            return tuple(names), next((part for part in rest if isinstance(part, int)), None)
-        names.append(str(part))
-        field = model.model_fields.get(str(part))
-        model = field and section_in(field)
-    return tuple(names), None
-
-
-def key_of(details: ErrorDetails, schema: type[BaseModel]) -> tuple[str, ...]:
-    """Returns the path of the key that an error is about.
+) -> tuple[tuple[str, ...], type[BaseModel], int | None]:
+    """Returns the path of the key that an error is about, its table, and the position in its list.
 
     Args:
         details: One entry of `ValidationError.errors()`.
         schema: The recipe's pydantic model.
     """
-    return _key_of(details, schema)[0]
+    names: list[str] = []
+    table: type[BaseModel] = schema
+    inner: type[BaseModel] | None = schema
+    path = list(details["loc"])
+    while path and inner is not None:
+        table = inner
+        names.append(str(path.pop(0)))
+        field = table.model_fields.get(names[-1])
+        inner = section_in(field) if field else None
+    # What is left are positions and, as pydantic has it, the branches of unions.
+    return tuple(names), table, next((part for part in path if isinstance(part, int)), None)
 
 
 def section_in(field: FieldInfo) -> type[BaseModel] | None:
     """Returns the model of a field that is a table itself; None for any other."""
     kind = field.annotation
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
-
-
-def model_at(schema: type[BaseModel], section: Sequence[str]) -> type[BaseModel]:
-    """Returns the model of a table by its path."""
-    for part in section:
-        schema = section_in(schema.model_fields[part]) or schema
-    return schema
 
 
 def _unknown_key(names: tuple[str, ...], model: type[BaseModel], schema: type[BaseModel]) -> str:
