@@ -227,16 +227,6 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("changes", "first", "second"), MISTAKES, ids=lambda value: str(value)[:40]
-)
-def test_each_mistake_is_named_with_what_is_allowed(changes, first, second):
-    problems = problems_of(tables(**changes))
-    assert len(problems) == 1
-    assert first in problems[0]
-    assert second in problems[0]
-
-
 CLASSIFIER_MISTAKES = [
     ({"data__coils": 4}, "`data.coils` is not a known key", "source, path, size"),
     ({"data__source": "digit"}, '"digits"', "Did you mean"),
@@ -252,24 +242,6 @@ CLASSIFIER_MISTAKES = [
     ({"finetuning__strategy": "self_supervised"}, '"school" or "supervised"', "classification"),
     ({"run__task": "clasification"}, "`run.task`", 'Did you mean "classification"'),
 ]
-
-
-@pytest.mark.parametrize(
-    ("changes", "first", "second"), CLASSIFIER_MISTAKES, ids=lambda value: str(value)[:40]
-)
-def test_mistakes_of_a_classifier_are_named_too(changes, first, second):
-    problems = problems_of(tables(CLASSIFIER, **changes))
-    assert len(problems) == 1
-    assert first in problems[0]
-    assert second in problems[0]
-
-
-def test_a_classifier_from_a_file_leaves_what_is_not_read_unchecked(tmp_path):
-    (tmp_path / "trained.keras").touch()
-    path = str(tmp_path / "trained.keras")
-    changes = {"network__path": path, "training__epochs": 0, "network__filters": [1]}
-    assert validate_recipe(tables(CLASSIFIER, **changes)).network.path == path
-    assert validate_recipe(CLASSIFIER).data.source == "digits"
 
 
 DEQ = {**MINIMAL, "network": {**MINIMAL["network"], "name": "deep_equilibrium"}}
@@ -334,13 +306,31 @@ IMAGING_MISTAKES = [
 ]
 
 
+# One change may break two rules of imaging.
+CASES = [
+    *((MINIMAL, *case, 1) for case in MISTAKES),
+    *((CLASSIFIER, *case, 1) for case in CLASSIFIER_MISTAKES),
+    *((*case, 2) for case in IMAGING_MISTAKES),
+]
+
+
 @pytest.mark.parametrize(
-    ("base", "changes", "first", "second"), IMAGING_MISTAKES, ids=lambda value: str(value)[-40:]
+    ("base", "changes", "first", "second", "most"),
+    CASES,
+    ids=[f"{case[0]['run'].get('task', '')} {case[1]}"[:60] for case in CASES],
 )
-def test_mistakes_are_named_for_every_source_and_network(base, changes, first, second):
+def test_each_mistake_is_named_with_what_is_allowed(base, changes, first, second, most):
     problems = problems_of(tables(base, **changes))
     assert any(first in problem and second in problem for problem in problems), problems
-    assert len(problems) <= 2  # one change may break two rules
+    assert len(problems) <= most
+
+
+def test_a_classifier_from_a_file_leaves_what_is_not_read_unchecked(tmp_path):
+    (tmp_path / "trained.keras").touch()
+    path = str(tmp_path / "trained.keras")
+    changes = {"network__path": path, "training__epochs": 0, "network__filters": [1]}
+    assert validate_recipe(tables(CLASSIFIER, **changes)).network.path == path
+    assert validate_recipe(CLASSIFIER).data.source == "digits"
 
 
 @pytest.mark.parametrize("base", [DEQ, E2E, KSPACE, USRNET])
