@@ -25,6 +25,12 @@ class RecipeError(SpadeError):
         self.problems = tuple(problems)
         super().__init__("\n".join(self.problems))
 
+    def listed(self) -> str:
+        """Returns the mistakes as a list, with their number."""
+        count = len(self.problems)
+        lines = [f"{count} mistake{'s' if count > 1 else ''}:"]
+        return "\n".join(lines + [f"  - {problem}" for problem in self.problems])
+
 
 class BadFileError(SpadeError):
     """A data file does not hold what was expected.

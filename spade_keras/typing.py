@@ -57,19 +57,21 @@ class NameIn:
 
     Args:
         registry: The registry, or a fixed choice of names.
+        *more: Names that are allowed as well.
     """
 
-    def __init__(self, registry: Registry | tuple[str, ...]) -> None:
+    def __init__(self, registry: Registry | tuple[str, ...], *more: str) -> None:
         self._registry = registry
+        self._more = more
 
     @property
     def names(self) -> tuple[str, ...]:
         """All names known now."""
-        return tuple(self._registry)
+        return (*self._more, *self._registry)
 
     def __call__(self, value: Any) -> Any:
         """Returns a known `value`; pydantic reports the mistake otherwise."""
-        if value not in self._registry:
+        if value not in self.names:
             raise PydanticCustomError("unknown_name", "unknown name")
         return value
 

@@ -6,11 +6,11 @@ import sys
 import keras
 import numpy as np
 import pytest
+from tests.test_cli import output_of
 
 from spade_keras import cli
 from spade_keras.pruning import count_parameters
 from tests.parameter_clock import ParameterClock
-from tests.test_cli import output_of
 
 pytestmark = pytest.mark.once
 

@@ -6,32 +6,64 @@ met the latency budget, or a receipt does not hold; 130 interrupted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from typer.core import TyperGroup
 
 from spade_keras import __version__
-from spade_keras.cli import models, receipts, recipes, searches
 from spade_keras.cli.arguments import BUDGET_NOT_MET, FAILURE, INTERRUPTED, MISTAKE
 from spade_keras.errors import BudgetNotMetError, RecipeError, SpadeError
 
-__all__ = ["BUDGET_NOT_MET", "FAILURE", "INTERRUPTED", "MISTAKE", "app", "main"]
+__all__ = ["BUDGET_NOT_MET", "COMMANDS", "FAILURE", "INTERRUPTED", "MISTAKE", "app", "main"]
+
+COMMANDS = {
+    "run": "recipes:run",
+    "validate": "recipes:validate",
+    "inspect": "models:inspect",
+    "prune": "models:prune",
+    "measure": "models:measure",
+    "export": "models:export",
+    "search": "searches:search",
+    "search worker": "searches:work",
+    "verify": "receipts:verify",
+}
+"""Name of a command -> "module:function"."""
 
 
-class _Commands(TyperGroup):
+class _LazyCommands(Mapping[str, Any]):
+    """Commands that are imported when they are asked for."""
+
+    def __getitem__(self, name: str) -> Any:
+        module, _, function = COMMANDS[name].partition(":")
+        single = typer.Typer(add_completion=False)
+        single.command(name)(getattr(importlib.import_module(f"{__name__}.{module}"), function))
+        return typer.main.get_command(single)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+
+class _Group(TyperGroup):
     """Commands of one word or of two: `search`, `search worker`."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = _LazyCommands()  # type: ignore[assignment]
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Joins the first two words where they name a command."""
         two = " ".join(args[:2])
-        return super().resolve_command(ctx, [two, *args[2:]] if two in self.commands else args)
+        return super().resolve_command(ctx, [two, *args[2:]] if two in COMMANDS else args)
 
 
 app = typer.Typer(
-    cls=_Commands,
+    cls=_Group,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -49,26 +81,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    errors = Console(stderr=True, soft_wrap=True, highlight=False)
     try:
         app(args=arguments, prog_name="spade-keras")
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else FAILURE
     except RecipeError as error:
-        errors.print(recipes.problem_list(error), markup=False)
-        return MISTAKE
+        return _fail(error.listed(), MISTAKE)
     except BudgetNotMetError as error:
-        errors.print(f"Budget not met. {error}", markup=False)
-        return BUDGET_NOT_MET
+        return _fail(f"Budget not met. {error}", BUDGET_NOT_MET)
     except (SpadeError, OSError) as error:
-        errors.print(f"Error: {error}", markup=False)
-        return FAILURE
+        return _fail(f"Error: {error}", FAILURE)
     return 0
+
+
+def _fail(message: str, code: int) -> int:
+    typer.echo(message, err=True)
+    return code
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        Console().print(f"spade-keras {__version__}", highlight=False)
+        typer.echo(f"spade-keras {__version__}")
         raise typer.Exit()
 
 
@@ -80,17 +113,3 @@ def _options(
     ] = False,
 ) -> None:
     """Make a Keras 3 network meet a measured latency budget."""
-
-
-for _command in (
-    recipes.run,
-    recipes.validate,
-    models.inspect,
-    models.prune,
-    models.measure,
-    models.export,
-):
-    app.command()(_command)
-app.command("search")(searches.search)
-app.command("search worker")(searches.work)
-app.command("verify")(receipts.verify)

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from spade_keras.cli.arguments import (
     InputsFile,
@@ -42,13 +40,16 @@ def measure(
         raise typer.BadParameter("Give `--self-check` or `--batches`, not both.")
     sizes = counts("--batches", batches)
     import_library()
+    from rich.console import Console
+    from rich.table import Table
+
     from spade_keras import latency, pruning
 
     network, arrays = load_model(model, shape, inputs)
     if self_check:
         with refusals_are_mistakes():
             check = latency.self_check(network, arrays, pairs=repeats, mode=mode)
-        Console().print(str(check), markup=False, soft_wrap=True, highlight=False)
+        typer.echo(check)
         return
     if sizes:
         with refusals_are_mistakes():
@@ -96,7 +97,7 @@ def export(
     network, arrays = load_model(model, shape, inputs)
     with refusals_are_mistakes():
         exporting.export_model(network, output, arrays)
-    Console().print(f"Wrote {output}", soft_wrap=True, highlight=False)
+    typer.echo(f"Wrote {output}")
 
 
 def inspect(
@@ -126,7 +127,7 @@ def inspect(
 
         with refusals_are_mistakes():
             text = files.inspect_model(model)
-    Console().print(text, markup=False, highlight=False, soft_wrap=True)
+    typer.echo(text)
 
 
 def prune(
@@ -184,7 +185,7 @@ def prune(
             round_to=round_to,
             input_shape=None if shape is None else parse_shape(shape)[1],
         )
-    Console().print(text, markup=False, highlight=False, soft_wrap=True)
+    typer.echo(text)
 
 
 def _plain(value: Any) -> str:

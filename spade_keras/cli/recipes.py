@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from spade_keras.cli.arguments import INTERRUPTED, MISTAKE
-from spade_keras.cli.startup import import_keras
+from spade_keras.cli.startup import import_keras, prepare_backend
 from spade_keras.errors import RecipeError
 
 
@@ -20,10 +18,13 @@ def run(
 ) -> None:
     """Train, search or transfer, prune, evaluate, export and report.
 
-    A run that was stopped goes on where it was: give the same command again.
+    A run that was stopped continues where it stopped: give the same command again.
     """
+    from rich.console import Console
+
     from spade_keras.recipe import load_recipe
 
+    prepare_backend()
     settings = load_recipe(recipe, overrides or ())
     console = Console()
     try:
@@ -32,11 +33,11 @@ def run(
 
         metrics = pipeline.run(settings, console)
     except KeyboardInterrupt:
-        Console(stderr=True).print("\nInterrupted. To continue, run the same command again.")
+        typer.echo("\nInterrupted. To continue, run the same command again.", err=True)
         raise typer.Exit(INTERRUPTED) from None
     console.print(pipeline.closing_table(metrics))
     for name in ("report.html", "metrics.json"):
-        console.print(f"{settings.run_folder / name}", soft_wrap=True, highlight=False)
+        typer.echo(settings.run_folder / name)
 
 
 def validate(
@@ -45,35 +46,24 @@ def validate(
     """Report every mistake in every recipe, before any work."""
     from spade_keras.recipe import load_recipe
 
-    console = Console(soft_wrap=True, highlight=False)
+    prepare_backend()
     faulty = 0
-    for path in _recipe_files(paths):
+    for path in [file for place in paths for file in _recipe_files(place)]:
         try:
             load_recipe(path)
         except RecipeError as error:
             faulty += 1
-            console.print(f"{path}\n{problem_list(error)}", markup=False)
+            typer.echo(f"{path}\n{error.listed()}")
         else:
-            console.print(f"{path}: valid", markup=False)
+            typer.echo(f"{path}: valid")
     if faulty:
         raise typer.Exit(MISTAKE)
 
 
-def _recipe_files(paths: Sequence[str]) -> list[str]:
-    files: list[str] = []
-    for path in paths:
-        if Path(path).is_dir():
-            found = sorted(str(file) for file in Path(path).rglob("*.toml"))
-            if not found:
-                raise typer.BadParameter(f"There is no .toml file in {path}.")
-            files += found
-        else:
-            files.append(path)
+def _recipe_files(path: str) -> list[str]:
+    if not Path(path).is_dir():
+        return [path]
+    files = sorted(str(file) for file in Path(path).rglob("*.toml"))
+    if not files:
+        raise typer.BadParameter(f"There is no .toml file in {path}.")
     return files
-
-
-def problem_list(error: RecipeError) -> str:
-    """Lists the mistakes of a recipe."""
-    count = len(error.problems)
-    lines = [f"{count} mistake{'s' if count > 1 else ''}:"]
-    return "\n".join(lines + [f"  - {problem}" for problem in error.problems])

@@ -20,19 +20,14 @@ BACKENDS = ("tensorflow", "jax", "torch")
 def import_keras() -> str:
     """Chooses the backend and imports keras without the backend's start-up messages.
 
-    The choice is that of the environment variable KERAS_BACKEND, else that of Keras' own
-    configuration file if it is installed, else the first installed of TensorFlow, JAX and PyTorch.
-
     Returns:
-        The backend's name.
+        The backend's name; see `choose_backend`.
 
     Raises:
         SpadeError: If KERAS_BACKEND names no backend that spade-keras runs on.
         MissingExtraError: If the backend is not installed.
     """
-    backend = choose_backend()
-    os.environ["KERAS_BACKEND"] = backend
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    backend = _set_backend()
     if "keras" not in sys.modules:
         with _native_messages_held_back():
             keras = importlib.import_module("keras")
@@ -40,8 +35,24 @@ def import_keras() -> str:
     return backend
 
 
+def prepare_backend() -> None:
+    """Chooses the backend for modules that import keras themselves; without one, they fail."""
+    with contextlib.suppress(SpadeError):
+        _set_backend()
+
+
+def _set_backend() -> str:
+    backend = choose_backend()
+    os.environ["KERAS_BACKEND"] = backend
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    return backend
+
+
 def choose_backend() -> str:
-    """Returns the backend `import_keras` would use, without importing it.
+    """Returns the backend that `import_keras` uses, without importing it.
+
+    The environment variable KERAS_BACKEND decides, else Keras' own configuration file if its
+    backend is installed, else the first installed of TensorFlow, JAX and PyTorch.
 
     Raises:
         SpadeError: If KERAS_BACKEND names no backend that spade-keras runs on.

@@ -18,7 +18,6 @@ from spade_keras.pipeline.job import Job
 from spade_keras.pipeline.progress import ProgressBar
 from spade_keras.pipeline.training import fit_by_strategy, strategy_batches, strategy_tuner
 from spade_keras.pruning import PruningPlan
-from spade_keras.recipe.sections import objective_of
 from spade_keras.search.acceptance import compare_for, measured, undecided
 from spade_keras.search.layer_insights import measured_space
 from spade_keras.search.layer_table import LayerTable
@@ -177,7 +176,7 @@ def _space(
         joint["ranks"] = search.rank_choices(network, multiple=settings.width_multiple)
     widths: dict[str, Any] = {
         "multiple": settings.width_multiple,
-        "minimum": settings.minimum_width,
+        "minimum": settings.minimum_width or settings.width_multiple,
     }
     if not settings.staircase:
         groups = pruning.find_groups(network)
@@ -188,8 +187,7 @@ def _space(
 def _objective(job: Job, network: keras.Model) -> search.Objective:
     """What the search maximizes: always something that the fine-tuning strategy may see."""
     searched = job.recipe.search
-    mixed = bool(searched.iterations or searched.blocks or searched.ranks)
-    name = objective_of(searched.objective, mixed=mixed)
+    name = searched.objective_name
     if name == "kept_importance":
         return search.KeptImportance(network, job.recipe.pruning.importance)
     quality = job.quality(network)

@@ -1,131 +1,28 @@
-"""Recipes: a TOML file and overrides become one validated, frozen configuration.
+"""Reads a recipe: a TOML file and overrides become one validated, frozen configuration.
 
-Nothing here imports keras, so a mistake is reported before any heavy import. Every mistake of a
-recipe is reported at once: the schema of its task (`recipe.sections`) knows types and ranges,
-`recipe.rules` knows what must hold between keys, and `recipe.messages` turns both into sentences.
+Nothing here imports keras, so a mistake is reported before any heavy import. Validation has two
+phases, and every mistake is reported at once: first the types and ranges of all keys, then the
+rules between them (`recipe.rules`), except those that would read a faulty key.
 """
 
 from __future__ import annotations
 
+import copy
 import difflib
-import functools
-import json
+import importlib
+import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ValidationError
 
 from spade_keras.errors import RecipeError
 from spade_keras.recipe import messages, rules
-from spade_keras.recipe.data import DATA
-from spade_keras.recipe.networks import RECONSTRUCTION_NETWORKS, Unrolled
-from spade_keras.recipe.sections import (
-    Classifier,
-    Evaluation,
-    Export,
-    FineTuning,
-    FullNetwork,
-    LabeledData,
-    NetworkName,
-    Pruning,
-    Run,
-    Search,
-    Section,
-    Source,
-    Training,
-)
-from spade_keras.recipe.transfer import (
-    TransferData,
-    TransferEvaluation,
-    TransferNetwork,
-    TransferPruning,
-    TransferTraining,
-)
-
-# A name this near to a known one is taken for it, so that its other keys are checked too.
-_NEAR = 0.85
-
-
-class Recipe(Section):
-    """Everything a run needs; see `recipes/` for commented examples.
-
-    Every task has a schema of its own, which says what stands beside `run`: see `SCHEMAS`.
-
-    Example:
-        >>> load_recipe("mri_unrolled_quickstart", ["run.seed=3"]).run.seed
-        3
-    """
-
-    run: Run
-
-    @property
-    def run_folder(self) -> Path:
-        """The folder that holds everything this run makes."""
-        return Path(self.run.folder).expanduser() / self.run.name
-
-    def to_toml(self) -> str:
-        """Returns the resolved recipe, defaults and overrides included, as TOML."""
-        return "\n".join(_toml_lines(self.model_dump(mode="json", exclude_none=True))) + "\n"
-
-
-class SearchRecipe(Recipe):
-    """A full network, and a search for the slim one that meets a latency budget.
-
-    Example:
-        >>> recipe = load_recipe("mri_unrolled_quickstart", ["search.latency_budget=0.4"])
-        >>> recipe.search.latency_budget
-        0.4
-    """
-
-    data: Section
-    network: FullNetwork
-    training: Training
-    pruning: Pruning
-    search: Search
-    finetuning: FineTuning
-    evaluation: Evaluation
-    export: Export
-
-
-class ReconstructionRecipe(SearchRecipe):
-    """A network that reconstructs images from measurements.
-
-    What `data` and `network` hold depends on their names: see `recipe.data`, `recipe.networks`.
-    """
-
-
-class ClassificationRecipe(SearchRecipe):
-    """A network that tells classes apart."""
-
-    data: LabeledData
-    network: Classifier
-
-
-class TransferRecipe(Recipe):
-    """A network that is transferred to a small task, and pruned there by components and channels.
-
-    Example:
-        >>> load_recipe("classifier_basis_scaling", ["network.name=resnet"]).network.weights
-        'source'
-    """
-
-    data: TransferData
-    network: TransferNetwork
-    training: TransferTraining
-    pruning: TransferPruning
-    evaluation: TransferEvaluation
-    export: Export
-
-
-SCHEMAS: dict[str, type[Recipe]] = {
-    "reconstruction": ReconstructionRecipe,
-    "classification": ClassificationRecipe,
-    "transfer": TransferRecipe,
-}
-"""What a recipe holds, by its `run.task`."""
+from spade_keras.recipe.schemas import schema_of
+from spade_keras.recipe.sections import Recipe
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -172,80 +69,71 @@ def validate_recipe(tables: dict[str, Any], problems: Sequence[str] = ()) -> Rec
     Raises:
         RecipeError: With every mistake.
     """
-    schema = _schema(tables)
-    tables = messages.with_missing_sections(tables, schema)
-    found = list(problems)
-    faulty: set[tuple[str, ...]] = set()
-    recipe = None
+    found = [*problems, *_import_modules(tables)]
+    schema = schema_of(tables)
+    tables = _with_missing_sections(tables, schema)
     try:
-        recipe = schema.model_validate(tables)
+        recipe: Any = schema.model_validate(tables)
+        found += rules.broken_rules(recipe)
     except ValidationError as error:
-        for details in error.errors():
-            found.append(messages.describe(details, schema))
-            faulty.add(tuple(str(part) for part in details["loc"] if isinstance(part, str)))
-    found.extend(rules.broken_rules(messages.Values(tables, schema, faulty)))
-    if found or recipe is None:
+        mistakes = error.errors()
+        found += [messages.describe(details, schema) for details in mistakes]
+        faulty = {messages.key_of(details, schema)[0] for details in mistakes}
+        found += rules.broken_rules(_valid_part(tables, schema, faulty), partial=True)
+    if found:
         raise RecipeError(list(dict.fromkeys(found)))
-    return recipe
+    valid: Recipe = recipe
+    return valid
 
 
-def _schema(tables: dict[str, Any]) -> type[Recipe]:
-    """The schema of the task; of the nearest one where its name is wrong, which is reported."""
-    task = _named(tables, "run", "task")
-    near = difflib.get_close_matches(task or "", SCHEMAS, n=1)
-    schema = SCHEMAS[near[0] if near else "reconstruction"]
-    if schema is not ReconstructionRecipe:
-        return schema
-    source = _named(tables, "data", "source") or "mni152"
-    network = _named(tables, "network", "name") or "unrolled_pgd"
-    return _reconstruction_schema(
-        _nearest(source, DATA) or _UnknownData,
-        _nearest(network, {**_registered_networks(), **RECONSTRUCTION_NETWORKS}) or _UnknownNetwork,
-    )
+def _import_modules(tables: dict[str, Any]) -> list[str]:
+    """Imports the modules of `run.imports`, found from the current folder first."""
+    run = tables.get("run")
+    names = run.get("imports") if isinstance(run, dict) else None
+    problems = []
+    if isinstance(names, list) and names and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    for index, name in enumerate(names if isinstance(names, list) else ()):
+        if not isinstance(name, str) or not all(map(str.isidentifier, name.split("."))):
+            continue  # The schema reports it.
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            problems.append(
+                f"`run.imports` must name modules in {Path.cwd()} or installed ones. Received: "
+                f'run.imports[{index}]="{name}", which fails: {type(error).__name__}: {error}'
+            )
+    return problems
 
 
-def _named(tables: dict[str, Any], section: str, key: str) -> str | None:
-    """The name that decides what a section holds; None where there is none."""
-    table = tables.get(section)
-    name = table.get(key) if isinstance(table, dict) else None
-    return None if name is None else str(name)
+def _with_missing_sections(tables: dict[str, Any], schema: type[BaseModel]) -> dict[str, Any]:
+    """A copy with an empty table for each missing section, so that its keys are reported."""
+    completed = copy.deepcopy(tables)
+    for name, field in schema.model_fields.items():
+        if (section := messages.section_in(field)) is not None:
+            table = completed.setdefault(name, {})
+            if isinstance(table, dict):
+                completed[name] = _with_missing_sections(table, section)
+    return completed
 
 
-@functools.cache
-def _reconstruction_schema(data: type[Section], network: type[Section]) -> type[Recipe]:
-    return create_model(
-        "ReconstructionRecipe",
-        __base__=ReconstructionRecipe,
-        data=(data, ...),
-        network=(network, ...),
-    )
-
-
-def _nearest(name: str, sections: dict[str, type[Section]]) -> type[Section] | None:
-    near = difflib.get_close_matches(name, sections, n=1, cutoff=_NEAR)
-    return sections[near[0]] if near else None
-
-
-def _registered_networks() -> dict[str, type[Section]]:
-    """Networks that a user registered take what the unrolled one takes."""
-    names = messages.allowed_names(Unrolled, "name")
-    return dict.fromkeys(names, Unrolled)
-
-
-class _UnknownData(Section):
-    """Data of an unknown source, of which nothing else can be said."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    source: Source
-
-
-class _UnknownNetwork(FullNetwork):
-    """A network of an unknown name, of which nothing else can be said."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    name: NetworkName
+def _valid_part(
+    tables: dict[str, Any], schema: type[BaseModel], faulty: Collection[tuple[str, ...]]
+) -> Any:
+    """A recipe of the valid keys alone: to read another one raises AttributeError."""
+    values: dict[str, Any] = {}
+    for name, field in schema.model_fields.items():
+        below = {path[1:] for path in faulty if path[0] == name}
+        if () in below:
+            continue
+        if (section := messages.section_in(field)) is not None:
+            values[name] = _valid_part(tables[name], section, below)
+        else:
+            values[name] = tables.get(name, field.default)
+    part = schema.model_construct(**values)
+    for name in schema.model_fields.keys() - values.keys():
+        part.__dict__.pop(name, None)
+    return part
 
 
 def _locate(path_or_name: str | Path) -> Path:
@@ -300,17 +188,3 @@ def _toml_value(text: str) -> Any:
     except tomllib.TOMLDecodeError:
         return text
     return parsed["value"] if parsed.keys() == {"value"} else text
-
-
-def _toml_lines(table: dict[str, Any], prefix: str = "") -> list[str]:
-    """One table after another; its values stand before its sub-tables, as TOML asks."""
-    lines = []
-    for key, value in table.items():
-        if not isinstance(value, dict):
-            text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-            lines.append(f"{key} = {text}")
-    for key, value in table.items():
-        if isinstance(value, dict):
-            name = f"{prefix}{key}"
-            lines += ["", f"[{name}]", *_toml_lines(value, f"{name}.")]
-    return lines if prefix else lines[1:]

@@ -1,302 +1,263 @@
-"""What must hold between the keys of a recipe, beyond each key's own type and range.
+"""What must hold between the tables of a recipe; what holds within one is its method `mistakes`.
 
-A rule that asks for a key which the recipe's task does not have does not apply.
+A rule's arguments are the tables it reads: it applies where they have these types. It yields
+sentences that open with the keys to change; `broken_rules` adds what these keys are.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
+import json
+import re
+import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-from spade_keras.recipe.imaging_rules import IMAGING_RULES, takes_folder
-from spade_keras.recipe.messages import Values
-from spade_keras.recipe.sections import objective_of
-from spade_keras.recipe.transfer import TRANSFER_RULES
+from spade_keras.recipe import imaging, transfer
+from spade_keras.recipe.sections import (
+    Classifier,
+    FineTuning,
+    LabeledData,
+    Pruning,
+    Run,
+    Section,
+    Training,
+)
+from spade_keras.search.options import SearchOptions
 
-# Axial slices, or samples, that a bundled source offers.
-SLICES = {"mni152": 112}
-SAMPLES = {"digits": 1797}
+Rule = Callable[..., Iterator[str]]
+RULES: list[Rule] = [*transfer.RULES]
+"""All rules between tables."""
 
 
-def broken_rules(values: Values) -> list[str]:
-    """Checks every rule whose keys are themselves in order.
+def broken_rules(recipe: Any, *, partial: bool = False) -> list[str]:
+    """Checks every rule that applies.
 
     Args:
-        values: The recipe's values.
+        recipe: The recipe.
+        partial: Whether faulty keys are left out of it, and rules that read one are to be skipped.
 
     Returns:
         One sentence per broken rule.
     """
+    sections = [value for value in recipe.__dict__.values() if isinstance(value, Section)]
+    checks: list[Rule] = [section.mistakes for section in sections]
+    for rule in RULES:
+        given = {name: getattr(recipe, name, None) for name in _kinds(rule)}
+        if all(isinstance(given[name], kind) for name, kind in _kinds(rule).items()):
+            checks.append(functools.partial(rule, **given))
     problems: list[str] = []
-    for rule in (*_RULES, *IMAGING_RULES, *TRANSFER_RULES):
+    for check in checks:
         try:
-            problems.extend(rule(values))
-        except KeyError:
-            continue  # One of its keys is already reported, or is none of this task's.
+            problems.extend(f"{text}. Received: {_received(recipe, text)}" for text in check())
+        except AttributeError:
+            if not partial:
+                raise
     return problems
 
 
-def _data_path_exists(values: Values) -> Iterator[str]:
-    yield from _missing_file(values, "data.path", or_folder=takes_folder(values))
+@functools.cache
+def _kinds(rule: Rule) -> dict[str, Any]:
+    """Table -> the types of it to which a rule applies."""
+    hints = typing.get_type_hints(rule)
+    return {name: hints[name] for name in inspect.signature(rule).parameters}
 
 
-def _kernels_exist(values: Values) -> Iterator[str]:
-    yield from _missing_file(values, "data.kernels")
+def _received(recipe: Any, text: str) -> str:
+    """The values of the keys named before "must"."""
+    keys = re.findall(r"`([\w.]+)`", text.partition(" must ")[0])
+    values = {key: functools.reduce(getattr, key.split("."), recipe) for key in keys}
+    return ", ".join(f"{key}={json.dumps(value)}" for key, value in values.items())
 
 
-def _network_path_exists(values: Values) -> Iterator[str]:
-    yield from _missing_file(values, "network.path")
+def rule(function: Rule) -> Rule:
+    """Adds a rule."""
+    RULES.append(function)
+    return function
 
 
-def _missing_file(values: Values, key: str, *, or_folder: bool = False) -> Iterator[str]:
-    path = values.get(key)
-    if path is None:
-        return
-    found = Path(path).expanduser()
-    if not (found.is_file() or (or_folder and found.is_dir())):
-        what = "file or folder" if or_folder else "file"
-        yield (
-            f"`{key}` must be an existing {what} (a relative one is looked up in "
-            f"{Path.cwd()}). Received: {key}={path}"
-        )
+# Data, and what learns from them
 
 
-def _training_slices(values: Values) -> int | None:
-    """Slices left for training; None where the source does not say beforehand."""
-    source = values.get("data.source")
-    if values.get("data.path") is not None or source not in SLICES:
-        return None
-    held_out = values.get("data.validation_slices") + values.get("data.test_slices")
-    return SLICES[source] - int(held_out) - 2 * int(values.get("data.gap_slices"))
-
-
-def _slabs_leave_training_slices(values: Values) -> Iterator[str]:
-    left = _training_slices(values)
-    if left is not None and left < 1:
-        source = values.get("data.source")
-        keys = ("data.validation_slices", "data.test_slices", "data.gap_slices")
-        received = ", ".join(f"{key}={values.get(key)}" for key in keys)
-        yield (
-            f"`data.validation_slices` + `data.test_slices` + 2 x `data.gap_slices` must be below "
-            f"{SLICES[source]}, the slices of `{source}`, so that some are left to train on. "
-            f"Received: {received}"
-        )
-
-
-def _batches_fit_slices(values: Values) -> Iterator[str]:
-    left = _training_slices(values)
+@rule
+def _batches_fit_samples(
+    data: imaging.BrainTemplate | LabeledData, training: Training, finetuning: FineTuning
+) -> Iterator[str]:
+    what = "samples" if isinstance(data, LabeledData) else "slices"
+    left = data.training_samples
     if left is None or left < 1:
         return
-    limits = {"training.batch_size": left, "finetuning.batch_size": left}
-    if values.get("finetuning.on") == "test":
-        limits["finetuning.batch_size"] = values.get("data.test_slices")
-    for key, limit in limits.items():
-        if values.get(key) > limit:
-            yield (
-                f"`{key}` must be at most the number of slices to learn from ({limit}). "
-                f"Received: {key}={values.get(key)}"
-            )
+    tuned = data.test_samples if finetuning.on == "test" else left
+    for key, table, limit in (("training", training, left), ("finetuning", finetuning, tuned)):
+        if table.batch_size > limit:
+            yield f"`{key}.batch_size` must be at most the number of {what} to learn from ({limit})"
 
 
-def _batches_fit_samples(values: Values) -> Iterator[str]:
-    if values.get("data.path") is not None:
-        return
-    source = values.get("data.source")
-    keys = ("data.validation_samples", "data.test_samples")
-    left = SAMPLES[source] - sum(int(values.get(key)) for key in keys)
-    if left < 1:
-        received = ", ".join(f"{key}={values.get(key)}" for key in keys)
-        yield (
-            f"`data.validation_samples` + `data.test_samples` must be below {SAMPLES[source]}, the "
-            f"samples of `{source}`, so that some are left to train on. Received: {received}"
-        )
-        return
-    limits = {"training.batch_size": left, "finetuning.batch_size": left}
-    if values.get("finetuning.on") == "test":
-        limits["finetuning.batch_size"] = values.get("data.test_samples")
-    for key, limit in limits.items():
-        if values.get(key) > limit:
-            yield (
-                f"`{key}` must be at most the number of samples to learn from ({limit}). "
-                f"Received: {key}={values.get(key)}"
-            )
-
-
-def _acceleration_fits_width(values: Values) -> Iterator[str]:
-    width = values.get("data.width")
-    acceleration = values.get("data.acceleration")
-    if acceleration > width // 2:
-        yield (
-            f"`data.acceleration` must be at most half of `data.width` ({width // 2}), so that at "
-            f"least two lines are sampled. Received: data.acceleration={acceleration}"
-        )
-
-
-def _acs_fits_width(values: Values) -> Iterator[str]:
-    width = values.get("data.width")
-    lines = values.get("data.acs_lines")
-    if lines > width:
-        yield (
-            f"`data.acs_lines` must be at most `data.width` ({width}). "
-            f"Received: data.acs_lines={lines}"
-        )
-
-
-def _prior_kernel_is_odd(values: Values) -> Iterator[str]:
-    yield from _even_kernel(values, "network.prior.kernel_size")
-
-
-def _classifier_kernel_is_odd(values: Values) -> Iterator[str]:
-    yield from _even_kernel(values, "network.kernel_size")
-
-
-def _even_kernel(values: Values, key: str) -> Iterator[str]:
-    size = values.get(key)
-    if size % 2 == 0:
-        yield (f"`{key}` must be odd, so that the kernel has a center. Received: {key}={size}")
-
-
-def _widths_fit_prior(values: Values) -> Iterator[str]:
-    yield from _widths_beyond(values, "network.prior.filters")
-
-
-def _widths_fit_classifier(values: Values) -> Iterator[str]:
-    if values.get("network.path") is None:
-        yield from _widths_beyond(values, "network.filters")
-
-
-def _widths_beyond(values: Values, filters: str) -> Iterator[str]:
-    for key in ("search.minimum_width", "search.width_multiple"):
-        width, narrowest = values.get(key), min(values.get(filters))
-        if width > narrowest:
-            yield (
-                f"`{key}` must be at most the smallest of `{filters}` ({narrowest}). "
-                f"Received: {key}={width}"
-            )
-
-
-def _poolings_fit_images(values: Values) -> Iterator[str]:
-    filters = values.get("network.filters")
-    if values.get("network.path") is not None or values.get("data.path") is not None:
-        return
-    size = values.get("data.size")
-    if filters is None or size is None:
-        return
-    if size < 2 ** (len(filters) - 1):
-        yield (
-            f"`network.filters` must have at most {int(size).bit_length()} widths for images of "
-            f"`data.size` ({size}) pixels, which all but the last convolution halve. Received: "
-            f"network.filters={list(filters)}"
-        )
-
-
-def _untrained_networks_are_trained(values: Values) -> Iterator[str]:
-    epochs = values.get("training.epochs")
-    task = values.get("run.task")
-    if epochs == 0 and (task != "classification" or values.get("network.path") is None):
-        more = ", or `network.path` must name a trained one" if task == "classification" else ""
-        yield (
-            f"`training.epochs` must be at least 1 for a network with new weights{more}. "
-            "Received: training.epochs=0"
-        )
-
-
-def _classes_need_labels_or_teacher(values: Values) -> Iterator[str]:
-    strategy = values.get("finetuning.strategy")
-    if values.get("run.task") == "classification" and strategy == "self_supervised":
+@rule
+def _strategies_fit(data: Section, training: Training, finetuning: FineTuning) -> Iterator[str]:
+    if isinstance(data, imaging.KSpace):
+        truth = "for k-space, which comes without true images"
+        if training.strategy != "self_supervised":
+            yield f'`training.strategy` must be "self_supervised" {truth}'
+        if finetuning.strategy == "supervised":
+            yield f'`finetuning.strategy` must be "school" or "self_supervised" {truth}'
+    if isinstance(data, LabeledData) and finetuning.strategy == "self_supervised":
         yield (
             '`finetuning.strategy` must be "school" or "supervised" for classification: there are '
-            "no measurements to be consistent with. Received: "
-            'finetuning.strategy="self_supervised"'
+            "no measurements to be consistent with"
         )
+    tables: dict[str, Training | FineTuning] = {"training": training, "finetuning": finetuning}
+    for key, table in tables.items():
+        if table.splitting and table.strategy != "self_supervised":
+            yield f'`{key}.splitting` must be 0 unless `{key}.strategy` is "self_supervised"'
+        elif table.splitting and isinstance(data, imaging.Photographs):
+            yield f"`{key}.splitting` must be 0 for photographs: samples of k-space are split"
 
 
-def _supervised_keeps_off_test(values: Values) -> Iterator[str]:
-    if values.get("finetuning.strategy") == "supervised" and values.get("finetuning.on") == "test":
+# Networks that fit the data
+
+
+@rule
+def _usrnet_sharpens(data: imaging.Scan, network: imaging.USRNet) -> Iterator[str]:
+    yield (
+        f'`network.name` must be one for MRI, such as "unrolled_pgd", with "{data.source}"; '
+        '"usrnet" sharpens photographs'
+    )
+
+
+@rule
+def _varnet_reads_kspace(data: imaging.Photographs, network: imaging.VarNet) -> Iterator[str]:
+    yield (
+        '`network.name` must be "usrnet", "unrolled_pgd" or "deep_equilibrium" for '
+        "photographs, which have no k-space"
+    )
+
+
+@rule
+def _coil_maps_are_known(data: imaging.FastMRI, network: imaging.Network) -> Iterator[str]:
+    # Files of a single coil need no maps, and what a file holds shows when it is read.
+    made = isinstance(network, imaging.E2EVarNet) or data.coil_maps == "espirit"
+    if data.path is None and not made:
         yield (
-            '`finetuning.on` must be "train" when `finetuning.strategy` is "supervised": it would '
-            'learn the test set itself. Received: finetuning.on="test". Strategies that '
-            'may see test measurements: "school", "self_supervised".'
+            '`data.coil_maps` must be "espirit" unless `network.name` is "e2e_varnet", which makes '
+            f'the maps itself; it is "{network.name}"'
         )
 
 
-def _importance_needs_weights_alone(values: Values) -> Iterator[str]:
-    importance = values.get("pruning.importance")
+@rule
+def _images_are_measured_again(
+    data: Section, network: imaging.VarNet, training: Training, finetuning: FineTuning
+) -> Iterator[str]:
+    strategies = {"training": training.strategy, "finetuning": finetuning.strategy}
+    for key in [key for key, kind in strategies.items() if kind == "self_supervised"][:1]:
+        where = f'where `{key}.strategy` is "self_supervised"'
+        if network.output != "image":
+            yield f'`network.output` must be "image" {where}: a magnitude has no k-space'
+        if isinstance(data, imaging.FastMRI) and data.coil_maps != "espirit":
+            yield (
+                f'`data.coil_maps` must be "espirit" {where}: images are measured again through '
+                "the coils"
+            )
+
+
+@rule
+def _poolings_divide(
+    data: imaging.Scan | imaging.Photographs, network: imaging.Unrolled | imaging.DeepEquilibrium
+) -> Iterator[str]:
+    if network.prior.name in imaging.POOLING:
+        levels = len(network.prior.filters)
+        for key in ("patch", "image_size") if hasattr(data, "patch") else ("height", "width"):
+            if getattr(data, key) % 2 ** (levels - 1):
+                yield (
+                    f"`data.{key}` must be a multiple of {2 ** (levels - 1)} for {levels} levels "
+                    f'of "{network.prior.name}"'
+                )
+
+
+@rule
+def _images_are_large_enough(data: LabeledData, network: Classifier) -> Iterator[str]:
+    if network.path is None and data.path is None and data.size < 2 ** (len(network.filters) - 1):
+        yield (
+            f"`network.filters` must have at most {data.size.bit_length()} widths for images of "
+            f"`data.size` ({data.size}) pixels, which all but the last convolution halve"
+        )
+
+
+@rule
+def _new_weights_are_trained(
+    network: imaging.Network | Classifier, training: Training
+) -> Iterator[str]:
+    path = network.path if isinstance(network, Classifier) else None
+    if training.epochs == 0 and path is None:
+        classifier = isinstance(network, Classifier)
+        more = ", or `network.path` must name a trained one" if classifier else ""
+        yield f"`training.epochs` must be at least 1 for a network with new weights{more}"
+
+
+# Pruning and search
+
+
+@rule
+def _importance_reads_weights(run: Run, pruning: Pruning) -> Iterator[str]:
     reasons = {"taylor": "needs gradients on data, which only `make_plan` in Python can be given"}
-    if values.get("run.task") == "reconstruction":
+    if run.task == "reconstruction":
         reasons["batch_norm_scale"] = "needs batch normalization, which the priors do not have"
-    if importance in reasons:
+    if pruning.importance in reasons:
         yield (
-            f"`pruning.importance` must be one that reads the network's kernels alone, such as "
-            f'"group_l1"; "{importance}" {reasons[importance]}. '
-            f'Received: pruning.importance="{importance}"'
+            "`pruning.importance` must be one that reads the network's kernels alone, such as "
+            f'"group_l1"; "{pruning.importance}" {reasons[pruning.importance]}'
         )
 
 
-def _pruner_has_something_to_stop(values: Values) -> Iterator[str]:
-    pruner = values.get("search.pruner")
-    mixed = any(values.get(f"search.{key}") for key in ("iterations", "blocks", "ranks"))
-    objective = objective_of(values.get("search.objective"), mixed=mixed)
-    if pruner == "none":
-        return
-    if objective != "short_finetune":
+@rule
+def _widths_are_below_the_full(
+    network: imaging.Network | Classifier, search: SearchOptions
+) -> Iterator[str]:
+    if isinstance(network, Classifier):
+        key, filters = "network.filters", network.filters if network.path is None else None
+    else:
+        key, filters = "network.prior.filters", network.prior.filters
+    for name in ("minimum_width", "width_multiple"):
+        if filters is not None and (getattr(search, name) or 0) > min(filters):
+            yield f"`search.{name}` must be at most the smallest of `{key}` ({min(filters)})"
+
+
+@rule
+def _pruner_has_something_to_stop(search: SearchOptions) -> Iterator[str]:
+    if search.pruner != "none" and search.objective_name != "short_finetune":
         yield (
             '`search.pruner` must be "none" unless `search.objective` is "short_finetune": only a '
-            f'training can be stopped early. Received: search.pruner="{pruner}", '
-            f'search.objective="{objective}"'
+            f'training can be stopped early, and the objective is "{search.objective_name}"'
         )
-    if values.get("search.pareto"):
+    if search.pruner != "none" and search.pareto:
         yield (
-            '`search.pruner` must be "none" with `search.pareto = true`: pruners compare one '
-            f'objective alone. Received: search.pruner="{pruner}"'
+            '`search.pruner` must be "none" with `search.pareto = true`: pruners compare a single '
+            "objective"
         )
 
 
-def _iterations_are_the_networks(values: Values) -> Iterator[str]:
-    wanted = values.get("search.iterations")
-    if not wanted:
-        return
-    if values.get("run.task") == "classification":
-        yield (
-            "`search.iterations` must be left out for classifiers, which do not iterate. "
-            f"Received: search.iterations={list(wanted)}"
-        )
-    elif max(wanted) > values.get("network.iterations"):
-        yield (
-            f"`search.iterations` must be at most `network.iterations` "
-            f"({values.get('network.iterations')}) each. "
-            f"Received: search.iterations={list(wanted)}"
-        )
+@rule
+def _iterations_can_be_searched(
+    network: imaging.Network | Classifier, search: SearchOptions
+) -> Iterator[str]:
+    reason, most = "", getattr(network, "iterations", 0)
+    if isinstance(network, Classifier):
+        reason = "for classifiers, which do not iterate"
+    elif isinstance(network, imaging.DeepEquilibrium):
+        reason = 'for "deep_equilibrium", which iterates until its tolerance is met'
+    if search.iterations and reason:
+        yield f"`search.iterations` must be left out {reason}"
+    elif search.iterations and max(search.iterations) > most:
+        yield f"`search.iterations` must be at most `network.iterations` ({most}) each"
 
 
-def _warm_start_is_a_search(values: Values) -> Iterator[str]:
-    folder = values.get("search.warm_start")
+@rule
+def _warm_start_is_a_search(search: SearchOptions) -> Iterator[str]:
+    folder = search.warm_start
     if folder is not None and not (Path(folder).expanduser() / "search/result.json").is_file():
         yield (
             "`search.warm_start` must be the folder of an earlier run whose search is finished "
-            f"(with search/result.json). Received: search.warm_start={folder}"
+            "(with search/result.json)"
         )
-
-
-_RULES: tuple[Callable[[Values], Iterator[str]], ...] = (
-    _data_path_exists,
-    _kernels_exist,
-    _network_path_exists,
-    _slabs_leave_training_slices,
-    _batches_fit_slices,
-    _batches_fit_samples,
-    _acceleration_fits_width,
-    _acs_fits_width,
-    _prior_kernel_is_odd,
-    _classifier_kernel_is_odd,
-    _widths_fit_prior,
-    _widths_fit_classifier,
-    _poolings_fit_images,
-    _untrained_networks_are_trained,
-    _supervised_keeps_off_test,
-    _classes_need_labels_or_teacher,
-    _importance_needs_weights_alone,
-    _pruner_has_something_to_stop,
-    _iterations_are_the_networks,
-    _warm_start_is_a_search,
-)

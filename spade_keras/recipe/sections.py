@@ -1,73 +1,54 @@
-"""The tables of a recipe: every key with its type, range and default.
+"""The tables that every recipe has: each key with its type, range and default.
 
-A task, `run.task`, decides which data and networks a recipe describes; everything else is common
-to all tasks. Those of a reconstruction are in `recipe.data` and `recipe.networks`. Nothing here
-imports keras.
+`run.task` decides what `[data]` and `[network]` hold: see `recipe.imaging` for reconstructions
+and `recipe.transfer`. Nothing here imports keras.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
+from pydantic import AfterValidator, Field
 
-from spade_keras.recipe.messages import BudgetText, OneOf
+from spade_keras.registry import CLASSIFIERS, IMPORTANCES, LABELED_SOURCES, STRATEGIES
+from spade_keras.search.options import SearchOptions
+from spade_keras.typing import NameIn, Table, Width
 
-# The names a recipe may use. They are spelled out so that this module needs no keras; a test
-# asserts that they are those of the registries.
-SOURCES = ("fastmri", "kspace", "mni152", "photographs")
-NETWORKS = ("deep_equilibrium", "e2e_varnet", "unrolled_pgd", "usrnet", "varnet")
-PRIORS = ("dncnn", "edsr", "res_unet", "unet")
-LABELED_SOURCES = ("digits",)
-CLASSIFIERS = ("convolutional",)
-IMPORTANCES = ("group_l1", "group_l2", "batch_norm_scale", "taylor", "fpgm", "lamp", "random")
-OBJECTIVES = ("as_pruned", "short_finetune", "kept_importance")
-SAMPLERS = ("tpe", "gp", "nsga2", "random")
-PRUNERS = ("none", "median", "hyperband", "successive_halving")
-SEEDS = ("uniform", "sensitivity", "knapsack")
-DTYPES = ("float32", "bfloat16", "float16")
-STRATEGIES = ("school", "supervised", "self_supervised")
+SAMPLES = {"digits": 1797}
+"""Samples that a bundled source offers."""
 
-Source = Annotated[str, AfterValidator(OneOf(SOURCES))]
-NetworkName = Annotated[str, AfterValidator(OneOf(NETWORKS, "spade_keras.networks:NETWORKS"))]
-PriorName = Annotated[str, AfterValidator(OneOf(PRIORS, "spade_keras.networks.priors:PRIORS"))]
-LabeledSource = Annotated[
-    str, AfterValidator(OneOf(LABELED_SOURCES, "spade_keras.data:LABELED_SOURCES"))
-]
-ClassifierName = Annotated[
-    str, AfterValidator(OneOf(CLASSIFIERS, "spade_keras.tasks.classifiers:CLASSIFIERS"))
-]
-ImportanceName = Annotated[
-    str, AfterValidator(OneOf(IMPORTANCES, "spade_keras.pruning:IMPORTANCES"))
-]
-Sampler = Annotated[str, AfterValidator(OneOf(SAMPLERS, "spade_keras.search:SAMPLERS"))]
-Objective = Annotated[
-    str | None, AfterValidator(OneOf(OBJECTIVES, "spade_keras.search.objectives:OBJECTIVES"))
-]
-Pruner = Annotated[str, AfterValidator(OneOf(PRUNERS, "spade_keras.search:PRUNERS"))]
-Seed = Annotated[str, AfterValidator(OneOf(SEEDS, "spade_keras.search.seeds:SEEDS"))]
-Dtype = Annotated[str, AfterValidator(OneOf(DTYPES))]
 # float16 would lose small gradients in training.
-FullDtype = Annotated[str, AfterValidator(OneOf(("float32", "bfloat16")))]
-Budget = Annotated[float | str, PlainValidator(BudgetText())]
-Iterations = Annotated[int, Field(ge=1, le=100)]
-Strategy = Annotated[str, AfterValidator(OneOf(STRATEGIES, "spade_keras.finetuning:STRATEGIES"))]
-Filters = Annotated[int, Field(ge=1, le=4096)]
+FullDtype = Annotated[str, AfterValidator(NameIn(("float32", "bfloat16")))]
 
 
-class Section(BaseModel):
-    """One table of a recipe: frozen, no unknown keys, no silent conversion between types."""
+class Section(Table):
+    """One table of a recipe."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    def mistakes(self) -> Iterator[str]:
+        """Yields what is wrong between keys.
+
+        Each sentence opens with the keys to change; `rules.broken_rules` appends their values.
+        """
+        return iter(())
 
 
 class Run(Section):
-    """What is done, where the results go, and the seed of everything random."""
+    """What is done, where the results go, and the seed of everything random.
+
+    `imports` are modules that register operators, networks and so on; the current folder is
+    searched first.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
     task: Literal["reconstruction", "classification", "transfer"] = "reconstruction"
     seed: int = Field(default=0, ge=0, lt=2**31)
     folder: str = Field(default="runs", min_length=1)
+    imports: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")], ...] = Field(
+        default=(), max_length=20, strict=False
+    )
 
 
 class FullNetwork(Section):
@@ -82,28 +63,51 @@ class LabeledData(Section):
     With `path` the source is not read; `size` is the side to which the bundled images are scaled.
     """
 
-    source: LabeledSource = "digits"
+    source: Annotated[str, AfterValidator(NameIn(LABELED_SOURCES))] = "digits"
     path: str | None = None
     size: int = Field(default=32, ge=8, le=512)
     validation_samples: int = Field(default=300, ge=1)
     test_samples: int = Field(default=300, ge=1)
 
+    @property
+    def training_samples(self) -> int | None:
+        """Samples that are left for training; None where a file decides."""
+        if self.path is not None or self.source not in SAMPLES:
+            return None
+        return SAMPLES[self.source] - self.validation_samples - self.test_samples
+
+    def mistakes(self) -> Iterator[str]:
+        """Yields what is wrong between keys."""
+        yield from missing_file("data.path", self.path)
+        left = self.training_samples
+        if left is not None and left < 1:
+            yield (
+                "`data.validation_samples` + `data.test_samples` must be below "
+                f"{SAMPLES[self.source]}, the samples of `{self.source}`, so that some are left "
+                "to train on"
+            )
+
 
 class Classifier(FullNetwork):
     """A classifier: a bundled one, or any `.keras` file; with `path` the rest is not read."""
 
-    name: ClassifierName = "convolutional"
+    name: Annotated[str, AfterValidator(NameIn(CLASSIFIERS))] = "convolutional"
     path: str | None = None
-    filters: tuple[Filters, ...] = Field(
+    filters: tuple[Width, ...] = Field(
         default=(32, 64, 64), min_length=1, max_length=16, strict=False
     )
     kernel_size: int = Field(default=3, ge=1, le=15)
+
+    def mistakes(self) -> Iterator[str]:
+        """Yields what is wrong between keys."""
+        yield from missing_file("network.path", self.path)
+        yield from even_kernel("network.kernel_size", self.kernel_size)
 
 
 class Training(Section):
     """How the full network is trained; 0 epochs take one from a file as it is.
 
-    Without truth the loss has two parts: consistency, for which the share `splitting` of the
+    Without true images the loss has two parts: consistency, for which the share `splitting` of the
     sampled points is kept from the network each time, and `equivariance_weight` x equivariance.
     """
 
@@ -118,64 +122,28 @@ class Training(Section):
 class Pruning(Section):
     """Which channels go first."""
 
-    importance: ImportanceName = "group_l1"
-
-
-def objective_of(chosen: str | None, *, mixed: bool) -> str:
-    """Returns what a search maximizes: what was chosen, or what predicts the end best.
-
-    Args:
-        chosen: `search.objective`.
-        mixed: Whether iterations, blocks or ranks are searched beside widths.
-    """
-    return chosen or ("short_finetune" if mixed else "as_pruned")
-
-
-class Search(Section):
-    """How the slim configuration is found, and what it may cost.
-
-    With `staircase` the widths to choose from are those at which the layers' measured times step;
-    else the multiples of `width_multiple`. `iterations`, `blocks` and `dtypes` are searched when
-    they are given, and with `ranks` the components of layers that may become pairs of layers.
-    Unless `objective` says otherwise, widths alone are judged as pruned, which predicted their
-    quality after fine-tuning best; what else is cut is judged after a short fine-tuning, for a
-    network cut in depth or rank loses less at once than it does in the end.
-    """
-
-    latency_budget: Budget
-    batch_size: int = Field(default=1, ge=1, le=65536)
-    trials: int = Field(default=30, ge=1)
-    timeout_minutes: float | None = Field(default=None, gt=0)
-    stagnation: int | None = Field(default=None, ge=1)
-    objective: Objective = None
-    sampler: Sampler = "tpe"
-    pruner: Pruner = "none"
-    seeds: tuple[Seed, ...] = Field(default=SEEDS, max_length=8, strict=False)
-    pareto: bool = False
-    staircase: bool = True
-    width_multiple: int = Field(default=4, ge=1)
-    minimum_width: int = Field(default=4, ge=1)
-    iterations: tuple[Iterations, ...] = Field(default=(), max_length=100, strict=False)
-    blocks: bool = False
-    dtypes: tuple[Dtype, ...] = Field(default=(), max_length=3, strict=False)
-    ranks: bool = False
-    safety_margin: float = Field(default=0.03, ge=0, lt=1)
-    pairs: int = Field(default=20, ge=5)
-    finalists: int = Field(default=3, ge=1, le=20)
-    warm_start: str | None = None
-    storage: str | None = None
+    importance: Annotated[str, AfterValidator(NameIn(IMPORTANCES))] = "group_l1"
 
 
 class FineTuning(Section):
     """How the slim network gets its quality back; see `Training` for the last two keys."""
 
-    strategy: Strategy
+    strategy: Annotated[str, AfterValidator(NameIn(STRATEGIES))]
     epochs: int = Field(ge=1)
     batch_size: int = Field(default=4, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0, le=1)
     on: Literal["train", "test"] = "train"
     splitting: float = Field(default=0.0, ge=0, lt=1)
     equivariance_weight: float = Field(default=1.0, ge=0)
+
+    def mistakes(self) -> Iterator[str]:
+        """Yields what is wrong between keys."""
+        if self.strategy == "supervised" and self.on == "test":
+            yield (
+                '`finetuning.on` must be "train" when `finetuning.strategy` is "supervised", which '
+                'would learn the test set itself. "school" and "self_supervised" may tune on the '
+                "test measurements"
+            )
 
 
 class Evaluation(Section):
@@ -189,3 +157,83 @@ class Export(Section):
 
     format: Literal["saved_model"] = "saved_model"
     pairs: int = Field(default=50, ge=5)
+
+
+class Recipe(Section):
+    """Everything a run needs; see `recipes/` for commented examples.
+
+    Every task has a schema of its own, which says what stands beside `run`: see `SCHEMAS`.
+
+    Example:
+        >>> from spade_keras.recipe import load_recipe
+        >>> load_recipe("mri_unrolled_quickstart", ["run.seed=3"]).run.seed
+        3
+    """
+
+    run: Run
+
+    @property
+    def run_folder(self) -> Path:
+        """The folder that holds everything this run makes."""
+        return Path(self.run.folder).expanduser() / self.run.name
+
+    def to_toml(self) -> str:
+        """Returns the resolved recipe, defaults and overrides included, as TOML."""
+        return "\n".join(_toml_lines(self.model_dump(mode="json", exclude_none=True))) + "\n"
+
+
+class SearchRecipe(Recipe):
+    """A full network, and a search for the slim one that meets a latency budget.
+
+    Example:
+        >>> from spade_keras.recipe import load_recipe
+        >>> recipe = load_recipe("mri_unrolled_quickstart", ["search.latency_budget=0.4"])
+        >>> recipe.search.latency_budget
+        0.4
+    """
+
+    data: Section
+    network: FullNetwork
+    training: Training
+    pruning: Pruning
+    search: SearchOptions
+    finetuning: FineTuning
+    evaluation: Evaluation
+    export: Export
+
+
+class ClassificationRecipe(SearchRecipe):
+    """A network that tells classes apart."""
+
+    data: LabeledData
+    network: Classifier
+
+
+def missing_file(key: str, path: str | None, *, or_folder: bool = False) -> Iterator[str]:
+    """Yields a mistake where a given path does not exist."""
+    if path is None:
+        return
+    found = Path(path).expanduser()
+    if not (found.is_file() or (or_folder and found.is_dir())):
+        what = "file or folder" if or_folder else "file"
+        yield f"`{key}` must be an existing {what} (a relative one is looked up in {Path.cwd()})"
+
+
+def even_kernel(key: str, size: int) -> Iterator[str]:
+    """Yields a mistake where a kernel has no center."""
+    if size % 2 == 0:
+        yield f"`{key}` must be odd, so that the kernel has a center"
+
+
+def _toml_lines(table: dict[str, Any], prefix: str = "") -> list[str]:
+    """One table after another; its values stand before its sub-tables, as TOML asks."""
+    lines = []
+    for key, value in table.items():
+        if not isinstance(value, dict):
+            text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+            lines.append(f"{key} = {text}")
+    for key, value in table.items():
+        if isinstance(value, dict):
+            name = f"{prefix}{key}"
+            lines += ["", f"[{name}]", *_toml_lines(value, f"{name}.")]
+    return lines if prefix else lines[1:]

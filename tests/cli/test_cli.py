@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import os
 import re
 import subprocess
@@ -16,7 +14,6 @@ import pytest
 
 import spade_keras
 from spade_keras import cli
-from spade_keras.cli import startup
 from spade_keras.errors import BudgetNotMetError, MissingExtraError, SpadeError
 from spade_keras.tasks.model_inputs import example_inputs, parse_shape
 
@@ -266,87 +263,6 @@ def two_convolutions(folder):
     model = keras.Model(image, keras.layers.Conv2D(3, 3, name="second")(hidden))
     model.save(folder / "two.keras")
     return folder / "two.keras"
-
-
-def test_help_and_mistakes_do_not_import_keras(recipe):
-    code = (
-        "import sys; from spade_keras.cli import main; codes = [main(['--help']), "
-        "main(['run', 'small.toml', 'search.trials=0']), main(['validate', 'small.toml'])]; "
-        "heavy = {'keras', 'numpy', 'optuna', 'tensorflow', 'jax', 'torch', 'matplotlib'}; "
-        "print(codes, sorted(heavy & set(sys.modules)))"
-    )
-    shown = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=recipe.parent
-    )
-    assert shown.stdout.splitlines()[-1] == "[0, 2, 0] []"
-
-
-class TestStartup:
-    """Which backend is chosen, and what is heard of it."""
-
-    @pytest.fixture
-    def installed(self, monkeypatch, tmp_path):
-        """A machine with some backends installed, and no configuration of Keras."""
-        monkeypatch.delenv("KERAS_BACKEND")
-        monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-
-        def install(*names, configured=None):
-            found = {name: object() for name in names}
-            monkeypatch.setattr(importlib.util, "find_spec", found.get)
-            if configured:
-                (tmp_path / "keras.json").write_text(json.dumps({"backend": configured}))
-
-        return install
-
-    @pytest.mark.parametrize(
-        ("names", "configured", "chosen"),
-        [
-            (("tensorflow", "jax", "torch"), None, "tensorflow"),
-            (("jax", "torch"), None, "jax"),
-            (("torch",), None, "torch"),
-            (("tensorflow", "torch"), "torch", "torch"),
-            (("jax",), "tensorflow", "jax"),
-            (("jax", "openvino"), "openvino", "jax"),
-        ],
-    )
-    def test_the_first_installed_backend_is_chosen(self, installed, names, configured, chosen):
-        installed(*names, configured=configured)
-        assert startup.choose_backend() == chosen
-
-    def test_the_environment_decides(self, installed, monkeypatch):
-        installed("tensorflow", "jax", configured="tensorflow")
-        monkeypatch.setenv("KERAS_BACKEND", "jax")
-        assert startup.choose_backend() == "jax"
-        monkeypatch.setenv("KERAS_BACKEND", "torch")
-        with pytest.raises(MissingExtraError, match=r"spade-keras\[torch\]"):
-            startup.choose_backend()
-        monkeypatch.setenv("KERAS_BACKEND", "theano")
-        with pytest.raises(SpadeError, match=r"tensorflow, jax, torch.*KERAS_BACKEND=theano"):
-            startup.choose_backend()
-
-    def test_without_any_backend_the_pip_line_is_given(self, installed):
-        installed()
-        with pytest.raises(MissingExtraError, match=r"spade-keras\[tensorflow\]"):
-            startup.choose_backend()
-
-    def test_the_backend_starts_silently(self):
-        code = (
-            "from spade_keras.cli.startup import import_keras; print(import_keras()); "
-            "import keras; keras.layers.Conv2D(2, 3)(keras.ops.ones((1, 8, 8, 2)))"
-        )
-        shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        assert shown.stdout.strip() == os.environ["KERAS_BACKEND"]
-        assert shown.stderr == ""
-
-    def test_messages_are_shown_when_the_import_fails(self, capfd):
-        with pytest.raises(ImportError), startup._native_messages_held_back():
-            os.write(2, b"no such driver\n")
-            raise ImportError
-        assert capfd.readouterr().err == "no such driver\n"
-        with startup._native_messages_held_back():
-            os.write(2, b"hello\n")
-        os.write(2, b"after\n")
-        assert capfd.readouterr().err == "after\n"
 
 
 class TestModelInputs:
