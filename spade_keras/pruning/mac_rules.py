@@ -45,9 +45,9 @@ def call_terms(call: Call) -> list[Term] | None:
     if not isinstance(call.operation, keras.Layer):
         rule = _OPERATIONS.get(type(call.operation).__name__)
         return rule(call.operation, call) if rule else []
-    for base in type(call.operation).__mro__:
-        if base in _RULES:
-            return _RULES[base](call.operation, call)
+    for kinds, rule in _RULES:
+        if isinstance(call.operation, kinds):
+            return rule(call.operation, call)
     stock = type(call.operation).__module__.split(".")[0] == "keras"
     return [] if stock and not isinstance(call.operation, _FOREIGN) else None
 
@@ -68,7 +68,7 @@ def _convolution(layer: Any, call: Call) -> list[Term]:
     return [Term(_positions(layer, call.outputs[0].shape), layer.kernel)]
 
 
-def _transposed_convolution(layer: Any, call: Call) -> list[Term]:
+def _transposed(layer: Any, call: Call) -> list[Term]:
     return [Term(_positions(layer, call.inputs[0].shape), layer.kernel)]
 
 
@@ -203,26 +203,22 @@ _FOREIGN = (
     keras.layers.TorchModuleWrapper,
 )
 _layers = keras.layers
-_RULES: dict[type, Rule] = {
-    **dict.fromkeys((_layers.Conv1D, _layers.Conv2D, _layers.Conv3D), _convolution),
-    **dict.fromkeys(
-        (_layers.Conv1DTranspose, _layers.Conv2DTranspose, _layers.Conv3DTranspose),
-        _transposed_convolution,
-    ),
-    **dict.fromkeys((_layers.DepthwiseConv1D, _layers.DepthwiseConv2D), _convolution),
-    **dict.fromkeys((_layers.SeparableConv1D, _layers.SeparableConv2D), _separable),
-    **dict.fromkeys(
-        (_layers.ConvLSTM1D, _layers.ConvLSTM2D, _layers.ConvLSTM3D), _recurrent_convolution
-    ),
-    _layers.Dense: _dense,
-    _layers.EinsumDense: _einsum_dense,
-    _layers.ReversibleEmbedding: _reversible_embedding,
-    _layers.RNN: _recurrent,
-    **dict.fromkeys((_layers.MultiHeadAttention, _layers.GroupQueryAttention), _multi_head),
-    _layers.Attention: _dot_product_attention,
-    _layers.AdditiveAttention: _additive_attention,
-    _layers.Dot: _dot_layer,
-}
+# The first row that fits counts: a ConvLSTM is an RNN, additive attention is attention.
+_RULES: tuple[tuple[tuple[type, ...], Rule], ...] = (
+    ((_layers.Conv1D, _layers.Conv2D, _layers.Conv3D), _convolution),
+    ((_layers.DepthwiseConv1D, _layers.DepthwiseConv2D), _convolution),
+    ((_layers.Conv1DTranspose, _layers.Conv2DTranspose, _layers.Conv3DTranspose), _transposed),
+    ((_layers.SeparableConv1D, _layers.SeparableConv2D), _separable),
+    ((_layers.ConvLSTM1D, _layers.ConvLSTM2D, _layers.ConvLSTM3D), _recurrent_convolution),
+    ((_layers.RNN,), _recurrent),
+    ((_layers.Dense,), _dense),
+    ((_layers.EinsumDense,), _einsum_dense),
+    ((_layers.ReversibleEmbedding,), _reversible_embedding),
+    ((_layers.MultiHeadAttention, _layers.GroupQueryAttention), _multi_head),
+    ((_layers.AdditiveAttention,), _additive_attention),
+    ((_layers.Attention,), _dot_product_attention),
+    ((_layers.Dot,), _dot_layer),
+)
 _OPERATIONS: dict[str, Rule] = {
     "Matmul": _matmul,
     "Einsum": _einsum,
