@@ -1,5 +1,7 @@
 """Every layer family: pruned by half, rebuilt, and proved equal to the masked original."""
 
+import importlib
+
 import keras
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from keras import layers, ops
 from spade_keras.pruning.groups import find_groups
 from spade_keras.pruning.planning import make_plan
 from spade_keras.pruning.rebuild import rebuild
+from spade_keras.pruning.rules import RULES, ChannelRule
 from spade_keras.pruning.verify import measure_difference, verify_plan
 from tests.pruning.random_plans import random_plan, swaps
 
@@ -461,3 +464,11 @@ def test_attention_called_by_keywords():
     assert plan.widths["in"] == 6
     assert plan.widths["m#heads"] == 2
     verify_plan(model, plan)
+
+
+@pytest.mark.once
+def test_every_rule_of_the_table_can_be_made():
+    for entry in sorted(set(RULES.values())):
+        file, _, name = entry.partition(":")
+        module = importlib.import_module(f"spade_keras.pruning.rules.{file}")
+        assert isinstance(getattr(module, name)(), ChannelRule)

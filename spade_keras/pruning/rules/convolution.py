@@ -13,6 +13,8 @@ from spade_keras.pruning.rules.rule import Change, ChannelCall, ChannelRule
 class ConvRule(ChannelRule):
     """`Conv1D/2D/3D`: kernel (*window, inputs / groups, filters)."""
 
+    width = ("filters", "kernel", -1)
+
     def propagate(self, call: ChannelCall) -> Labels:
         """Contracts the channels and makes `filters` new ones."""
         layer, axis = call.operation, call.channel_axis
@@ -37,17 +39,17 @@ class ConvRule(ChannelRule):
 
     def configure(self, config: dict[str, Any], change: Change) -> dict[str, Any]:
         """Sets `filters`, and `groups` where every channel is its own group."""
+        config = super().configure(config, change)
         layer = change.operation
-        old = layer.kernel.shape
-        filters = change.new_shape(layer.kernel)[-1]
-        config = {**config, "filters": filters}
-        if layer.groups > 1 and old[-2] == 1:
-            config["groups"] = layer.groups * filters // old[-1]
+        if layer.groups > 1 and layer.kernel.shape[-2] == 1:
+            config["groups"] = layer.groups * config["filters"] // layer.filters
         return config
 
 
 class ConvTransposeRule(ChannelRule):
     """`Conv1D/2D/3DTranspose`: kernel (*window, filters, inputs)."""
+
+    width = ("filters", "kernel", -2)
 
     def propagate(self, call: ChannelCall) -> Labels:
         """Contracts the channels and makes `filters` new ones."""
@@ -56,10 +58,6 @@ class ConvTransposeRule(ChannelRule):
         labels = call.produce(layer.kernel, -2)
         call.parameter(layer.bias, 0, labels)
         return call.output(labels, axis)
-
-    def configure(self, config: dict[str, Any], change: Change) -> dict[str, Any]:
-        """Sets `filters`."""
-        return {**config, "filters": change.new_shape(change.operation.kernel)[-2]}
 
 
 class DepthwiseRule(ChannelRule):
@@ -78,6 +76,8 @@ class DepthwiseRule(ChannelRule):
 class SeparableRule(ChannelRule):
     """`SeparableConv1D/2D`: a depthwise kernel, then a pointwise one."""
 
+    width = ("filters", "pointwise_kernel", -1)
+
     def propagate(self, call: ChannelCall) -> Labels:
         """Passes the depthwise step, contracts in the pointwise one."""
         layer, axis = call.operation, call.channel_axis
@@ -87,10 +87,6 @@ class SeparableRule(ChannelRule):
         labels = call.produce(layer.pointwise_kernel, -1)
         call.parameter(layer.bias, 0, labels)
         return call.output(labels, axis)
-
-    def configure(self, config: dict[str, Any], change: Change) -> dict[str, Any]:
-        """Sets `filters`."""
-        return {**config, "filters": change.new_shape(change.operation.pointwise_kernel)[-1]}
 
 
 def _repeat(labels: Labels, times: int) -> Labels:

@@ -11,6 +11,8 @@ from spade_keras.pruning.rules.rule import Change, ChannelCall, ChannelRule
 class DenseRule(ChannelRule):
     """`Dense`: kernel (inputs, units)."""
 
+    width = ("units", "kernel", 1)
+
     def propagate(self, call: ChannelCall) -> Labels:
         """Contracts the last axis and makes `units` channels."""
         layer = call.operation
@@ -22,10 +24,6 @@ class DenseRule(ChannelRule):
             call.store.freeze(labels, f"a second channel axis beside the one at {call.path}")
             return source
         return call.output(labels, -1)
-
-    def configure(self, config: dict[str, Any], change: Change) -> dict[str, Any]:
-        """Sets `units`."""
-        return {**config, "units": change.new_shape(change.operation.kernel)[1]}
 
 
 class EinsumDenseRule(ChannelRule):
@@ -88,6 +86,8 @@ def _parse(equation: str, rank_in: int, rank_out: int) -> tuple[str, str, str] |
 class EmbeddingRule(ChannelRule):
     """`Embedding` and `ReversibleEmbedding`: a table (tokens, channels)."""
 
+    width = ("output_dim", "embeddings", 1)
+
     def propagate(self, call: ChannelCall) -> Labels | list[Labels]:
         """Makes `output_dim` channels, or contracts them when called in reverse."""
         layer = call.operation
@@ -98,7 +98,3 @@ class EmbeddingRule(ChannelRule):
             call.contract(table if tied else reverse, 1 if tied else 0, call.vector(-1))
             return call.store.constant(len(call.shape()), "the tokens of an embedding")
         return call.output(call.produce(table, 1), -1)
-
-    def configure(self, config: dict[str, Any], change: Change) -> dict[str, Any]:
-        """Sets `output_dim`."""
-        return {**config, "output_dim": change.new_shape(change.operation.embeddings)[1]}

@@ -134,14 +134,12 @@ class PReLURule(ChannelRule):
 class LayerScaleRule(ChannelRule):
     """`LayerScale` of the ConvNeXt applications: a factor per channel."""
 
+    width = ("projection_dim", "gamma", 0)
+
     def propagate(self, call: ChannelCall) -> Labels:
         """Attaches gamma."""
         call.parameter(call.operation.gamma, 0, call.vector(-1))
         return call.labels[0]
-
-    def configure(self, config: dict[str, Any], change: Change) -> dict[str, Any]:
-        """Sets `projection_dim`."""
-        return {**config, "projection_dim": change.new_shape(change.operation.gamma)[0]}
 
 
 class ScaleListRule(ChannelRule):

@@ -185,6 +185,9 @@ class ChannelRule:
     weights, both without the removed channels.
     """
 
+    width: tuple[str, str, int] | None = None
+    """The setting that states the width of the layer, and the weight and axis that have it."""
+
     def propagate(self, call: ChannelCall) -> Labels | list[Labels]:
         """Labels of the outputs; attaches weights, ties and freezes through `call`.
 
@@ -197,8 +200,11 @@ class ChannelRule:
         raise NotImplementedError
 
     def configure(self, config: dict[str, Any], change: Change) -> dict[str, Any]:
-        """The configuration of the slim layer; by default nothing depends on widths."""
-        return config
+        """The configuration of the slim layer: by default with the new `width`."""
+        if self.width is None:
+            return config
+        setting, weight, axis = self.width
+        return {**config, setting: change.new_shape(getattr(change.operation, weight))[axis]}
 
     def resize(self, change: Change) -> Any:
         """The slim operation, unbuilt."""
