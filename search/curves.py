@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from spade_keras.search.kept_importance import KeptShare
 from spade_keras.search.knapsack import Cost, Knapsack
+from spade_keras.search.objective import KeptShare
 from spade_keras.search.space import Configuration, SearchSpace
 
 Curve = Callable[[float], Configuration]

@@ -17,8 +17,8 @@ from spade_keras.search.curves import (
     sensitivity_curve,
     uniform_curve,
 )
-from spade_keras.search.kept_importance import kept_shares
 from spade_keras.search.knapsack import Cost
+from spade_keras.search.objective import kept_shares
 from spade_keras.search.predicted_cost import predicted_cost
 from spade_keras.search.space import Configuration, SearchSpace
 

@@ -16,6 +16,7 @@ _PUBLIC = {
     "metrics": "",
     "networks": "",
     "operators": "",
+    "pipeline.any_model": "optimize",
     "pruning": "",
     "search": "",
     "transfer": "",

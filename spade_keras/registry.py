@@ -264,9 +264,9 @@ PRUNERS = Registry(
 OBJECTIVES = Registry(
     "objective",
     {
-        "as_pruned": "search.objectives:AsPruned",
-        "kept_importance": "search.objectives:KeptImportance",
-        "short_finetune": "search.objectives:ShortFineTune",
+        "as_pruned": "search.scores:strategy_objective",
+        "kept_importance": "search.objective:KeptImportance",
+        "short_finetune": "search.objective:ShortFineTune",
     },
 )
 """What a search maximizes."""
@@ -303,5 +303,5 @@ SOURCES = Registry(
 )
 """Where a reconstruction's measurements come from."""
 
-CLASSIFIERS = Registry("classifier", {"convolutional": "tasks.classifiers:convolutional"})
+CLASSIFIERS = Registry("classifier", {"convolutional": "tasks.classification:convolutional"})
 """Classifiers that a recipe can name."""

@@ -467,7 +467,7 @@ def test_the_names_are_those_of_the_registries():
     assert sorted(sections.NETWORKS) == sorted(networks.NETWORKS)
     assert sorted(sections.PRIORS) == sorted(networks.priors.PRIORS)
     assert sorted(sections.LABELED_SOURCES) == sorted(data.LABELED_SOURCES)
-    assert sorted(sections.CLASSIFIERS) == sorted(tasks.classifiers.CLASSIFIERS)
+    assert sorted(sections.CLASSIFIERS) == sorted(tasks.classification.CLASSIFIERS)
     assert sorted(recipe_data.MASKS) == sorted(data.MASKS)
     assert sorted(recipe_data.DATA) == sorted(sections.SOURCES) == sorted(tasks.sources.SOURCES)
     assert sorted(recipe_networks.RECONSTRUCTION_NETWORKS) == sorted(networks.NETWORKS)

@@ -93,4 +93,4 @@ for _command in (
     app.command()(_command)
 app.command("search")(searches.search)
 app.command("search worker")(searches.work)
-app.command("verify")(receipts.verify)
+app.command()(receipts.replay)

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from spade_keras.pipeline.job import StageJob
+from spade_keras.pipeline.steps import StageJob
 from spade_keras.recipe import TransferRecipe
 from spade_keras.transfer import LEARNING_RATES, Samples, Tasks, soft_labels
 

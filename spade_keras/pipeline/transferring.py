@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 
 from spade_keras import latency
-from spade_keras.pipeline.stage import Pipeline, Stage
+from spade_keras.pipeline.steps import Pipeline, Stage
 from spade_keras.pipeline.transfer_closing import evaluate, export, report
 from spade_keras.pipeline.transfer_job import ARMS, TransferJob
 from spade_keras.pipeline.transfer_stages import (

@@ -14,7 +14,7 @@ from spade_keras.search.curves import (
     sensitivity_curve,
     uniform_curve,
 )
-from spade_keras.search.kept_importance import KeptShare, kept_shares
+from spade_keras.search.objective import KeptShare, kept_shares
 from spade_keras.search.predicted_cost import predicted_cost
 from spade_keras.search.seeds import SEEDS, propose, sensitivities, to_budget
 from spade_keras.search.space import SearchSpace
