@@ -98,7 +98,7 @@ class Accuracy(_HeldOut):
             class is 1 above 0 then, else above one half. None: see `LogitAgreement`.
 
     Raises:
-        ValueError: If there are not as many labels as inputs.
+        ValueError: If there is not one label per sample.
     """
 
     name = "validation accuracy"

@@ -1,4 +1,4 @@
-"""Functions and modules of the user, named as `module:function`; their errors in a few lines."""
+"""User functions and modules, named as `module:function`; their errors in a few lines."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def import_module(
 def load_function(
     spec: str, *, argument: str = "evaluate", folder: str | Path | None = None
 ) -> Callable[..., Any]:
-    """Imports a function; whatever it raises later becomes a `UserCodeError`.
+    """Imports a function; what it raises later becomes a `UserCodeError`.
 
     Args:
         spec: "module:function"; both may have dots.

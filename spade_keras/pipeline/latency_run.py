@@ -289,9 +289,9 @@ def _objective(job: LatencyJob, network: keras.Model) -> search.Objective:
 def train_rivals(job: LatencyJob, folder: Path) -> None:
     """Trains baselines with the training budget of the slim network.
 
-    One has the slim widths from the start and trains from scratch for as many steps as the full
-    network and its fine-tuning took together. The other, where the network iterates, is the full
-    one cut to as many iterations as the budget allows, fine-tuned as the slim one is.
+    One has the slim widths from the start and trains from scratch for the steps of the full
+    network and its fine-tuning together. The other, where the network iterates, is the full one
+    cut to the most iterations that the budget allows, fine-tuned as the slim one is.
     """
     if not job.recipe.evaluation.rivals:
         write_json_atomic(folder / "rivals.json", {})

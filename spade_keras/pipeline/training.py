@@ -165,7 +165,7 @@ def _self_supervised(network: keras.Model, settings: Any) -> SelfSupervised:
 
 
 def _measurements(job: LatencyJob, split: str, settings: Any) -> keras.utils.PyDataset:
-    """Serves measurements alone, split anew every time where the recipe says so."""
+    """Serves measurements alone, split differently every time where the recipe says so."""
     batches = job.batches(split, settings.batch_size)
     if not settings.splitting:
         return batches

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from spade_keras.registry import TASKS, lazy_attributes
 
@@ -22,6 +22,7 @@ __all__ = [
     "Samples",
     "SearchJob",
     "Task",
+    "get",
 ]
 
 __getattr__ = lazy_attributes(
@@ -33,3 +34,9 @@ __getattr__ = lazy_attributes(
         "task": "SPLITS DataFacts Samples Task",
     },
 )
+
+
+def get(recipe: Any) -> Task:
+    """Returns the task of a validated recipe, whose `run.task` is a key of `TASKS`."""
+    task: Task = TASKS[recipe.run.task](recipe)
+    return task

@@ -57,7 +57,7 @@ class Reconstruction(Task):
     def distance(
         self, strategy: str, network: keras.Model, inputs: Any
     ) -> Callable[[Any, Any], Any]:
-        """Returns the mean squared error, whatever images are compared."""
+        """Returns the mean squared error."""
         return image_distance
 
     def objective(
@@ -114,7 +114,7 @@ def image_distance(image: Any, truth: Any) -> Any:
     """Mean of the squared error, of magnitudes where one of both is a magnitude.
 
     Args:
-        image: `(batch, height, width, 1 or 2)`, or with as many channels as `truth`.
+        image: `(batch, height, width, 1 or 2)`, or with the channels of `truth`.
         truth: The same.
     """
     if image.shape[-1] == 2 and truth.shape[-1] == 1:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from spade_keras import data, search
+from spade_keras import data, optimize, search
 from spade_keras.errors import (
     BudgetNotMetError,
     JobMismatchError,
@@ -470,3 +470,79 @@ class TestInterruption:
         _, said = process.communicate(timeout=10)
         assert process.returncode == -signal.SIGINT
         assert "Ctrl-C again stops at once" in said
+
+
+@pytest.mark.once
+class TestOptimize:
+    @pytest.fixture
+    def model(self, saved):
+        return keras.saving.load_model(saved / "model.keras")
+
+    @pytest.fixture
+    def inputs(self, saved):
+        return np.load(saved / "data.npz")["x"]
+
+    quick = {"trials": 6, "width_multiple": 2, "staircase": False, "verbose": False}  # noqa: RUF012
+
+    def test_a_model_in_memory_goes_through_the_whole_loop(self, model, inputs, clock, tmp_path):
+        tuned = []
+        found = optimize(
+            model,
+            budget="0.6",
+            data=inputs,
+            evaluate=lambda candidate: candidate.count_params(),
+            finetune=lambda slim, full: tuned.append((slim, full)),
+            **self.quick,
+        )
+        assert found.receipt.holds and found.receipt.plan == found.plan
+        assert found.model.count_params() <= 0.6 * model.count_params()
+        assert found.model.get_layer("first").filters == found.plan.widths["first"]
+        assert 1 <= len(tuned) <= 3 and all(full is model for _, full in tuned)
+        rebuilt = found.build()
+        for ours, theirs in zip(rebuilt.weights, found.model.weights, strict=True):
+            np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (ours, theirs)))
+        assert found.report(tmp_path / "page.html").exists()
+
+    def test_a_folder_keeps_it_and_lets_it_go_on(self, model, inputs, clock, tmp_path):
+        folder = tmp_path / "found"
+        first = optimize(model, 0.6, data=inputs, folder=folder, **self.quick)
+        assert {"slim.keras", "receipt.json", "search.json"} <= set(contents(folder))
+        more = {**self.quick, "trials": 8}
+        again = optimize(model, 0.6, data=inputs, folder=folder, **more)
+        assert again.result.trials[:6] == first.result.trials
+        with pytest.raises(JobMismatchError, match="data_sha256"):
+            optimize(model, 0.6, data=inputs[:2], folder=folder, **more)
+
+    def test_the_best_configuration_is_built_with_everything_it_chose(self, clock, inputs):
+        keras.utils.set_random_seed(0)
+        layers = [keras.Input((6, 6, 2)), keras.layers.Conv2D(8, 3), keras.layers.Conv2D(8, 3)]
+        model = keras.Sequential([*layers, keras.layers.Conv2D(2, 1)])
+        budget = search.LatencyBudget(0.9, dtype="bfloat16", safety_margin=0.0)
+        found = optimize(model, budget, data=inputs, ranks=True, **self.quick)
+        chosen = found.receipt.configuration
+        built = found.build()
+        assert built.count_params() == found.model.count_params()
+        assert built.layers[0].compute_dtype == "bfloat16"
+        assert len(built.layers) - len(model.layers) == len(chosen.ranks)
+        assert found.result.build(model).count_params() > 0
+
+    def test_a_short_fine_tuning_needs_a_function(self, model, inputs, clock):
+        with pytest.raises(ValueError, match="only with `finetune`"):
+            optimize(model, 0.6, data=inputs, objective="short_finetune", **self.quick)
+
+    @pytest.mark.parametrize("objective", ["kept_importance", "short_finetune", None])
+    def test_what_is_maximized(self, model, inputs, clock, objective):
+        found = optimize(
+            model,
+            0.6,
+            data=inputs,
+            objective=objective or search.UserFunction(lambda candidate: candidate.count_params()),
+            finetune=(lambda slim, full: None) if objective == "short_finetune" else None,
+            **{**self.quick, "trials": 3, "seeds": ("uniform",)},
+        )
+        expected = {
+            "kept_importance": "share of importance kept",
+            "short_finetune": "agreement with the full model (signal to error, dB) after fine",
+            None: "TestOptimize",
+        }[objective]
+        assert found.result.quality_name.startswith(expected)
