@@ -16,7 +16,7 @@ _PUBLIC = {
     "metrics": "",
     "networks": "",
     "operators": "",
-    "pipeline.any_model": "optimize",
+    "pipeline.in_memory": "optimize",
     "pruning": "",
     "search": "",
     "transfer": "",

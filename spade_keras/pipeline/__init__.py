@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from spade_keras.pipeline.any_model import Optimized, join_search, optimize, search_model
+    from spade_keras.pipeline.any_model import join_search, search_model
+    from spade_keras.pipeline.in_memory import Optimized, optimize
     from spade_keras.pipeline.latency_run import LatencyJob
     from spade_keras.pipeline.run_folder import Stages
     from spade_keras.pipeline.steps import Pipeline, Stage, StageJob
@@ -52,7 +53,8 @@ __all__ = [
 __getattr__ = lazy_attributes(
     __name__,
     {
-        "any_model": "Optimized join_search optimize search_model",
+        "any_model": "join_search search_model",
+        "in_memory": "Optimized optimize",
         "latency_run": "LatencyJob",
         "run_folder": "Stages",
         "steps": "Pipeline Stage StageJob",

@@ -54,7 +54,7 @@ def test_every_option_is_described():
 def test_a_budget_may_be_text_or_an_object(text):
     given = {"batch_size": 2, "dtype": "bfloat16", "safety_margin": 0.1}
     budget = search.LatencyBudget.parse(text, **given)
-    assert budget.text == text
+    assert budget.text == str(text)
     assert SearchOptions.of(budget).budget == budget
     assert SearchOptions.of(budget, safety_margin=0.2).budget.safety_margin == 0.2
 
