@@ -111,26 +111,33 @@ class SearchOptions(Table):
     mix_devices: bool = False
 
     @classmethod
-    def of(cls, budget: LatencyBudget | float | str | None = None, **fields: Any) -> Self:
+    def of(
+        cls,
+        budget: LatencyBudget | float | str | None = None,
+        base: SearchOptions | None = None,
+        **fields: Any,
+    ) -> Self:
         """Makes the options of Python arguments or of words on a command line.
 
         Args:
             budget: In place of `latency_budget`; the batch size, dtype and safety margin of a
                 `LatencyBudget` hold unless `fields` say otherwise.
+            base: Holds where neither says otherwise; None: the defaults.
             **fields: Fields of `SearchOptions`.
 
         Raises:
             ValueError: If an option is unknown or out of its range; names all that are.
         """
+        given = {} if base is None else dict(base)
         if isinstance(budget, LatencyBudget):
-            own = {name: getattr(budget, name) for name in ("batch_size", "dtype", "safety_margin")}
-            fields = {**own, **fields}
+            given |= {name: getattr(budget, name) for name in _OF_BUDGET}
             budget = budget.text
+        given |= fields
         if budget is not None:
             LatencyBudget.parse(budget)  # a mistake is explained better here
-            fields["latency_budget"] = budget
+            given["latency_budget"] = budget
         try:
-            return cls(**fields)
+            return cls(**given)
         except ValidationError as error:
             raise ValueError(" ".join(map(_describe, error.errors()))) from None
 
@@ -190,6 +197,7 @@ class SearchFields(TypedDict, total=False):
     mix_devices: bool
 
 
+_OF_BUDGET = ("batch_size", "dtype", "safety_margin")
 _NAMES = {
     "objective": OBJECTIVES,
     "sampler": SAMPLERS,

@@ -84,13 +84,13 @@ def run(  # noqa: PLR0913 - every setting is a keyword of its own
         SpadeError: If `storage` holds a study of that name for another network, space, budget,
             objective or device; or if most trials fail.
     """
-    given: dict[str, Any] = {**({} if options is None else dict(options)), **fields}
+    given: dict[str, Any] = dict(fields)
     objective, warm_start, storage = (
-        given.pop(key, None) for key in ("objective", "warm_start", "storage")
+        given.pop(key, getattr(options, key, None))
+        for key in ("objective", "warm_start", "storage")
     )
-    if not isinstance(objective, Objective):
-        given["objective"] = objective
-    options = SearchOptions.of(budget, **given)
+    named = objective if isinstance(objective, str | None) else None
+    options = SearchOptions.of(budget, options, objective=named, **given)
     limit = options.budget
     inputs, targets = data if isinstance(data, tuple) else (data, None)
     if not isinstance(objective, Objective):

@@ -458,6 +458,7 @@ def test_a_recipe_that_does_not_exist_names_the_shipped_ones(tmp_path):
 
 def test_the_names_are_those_of_the_registries():
     from spade_keras import data, finetuning, networks, pipeline, pruning, search, tasks
+    from spade_keras.registry import CLASSIFIERS
 
     assert sorted(recipes.SCHEMAS) == sorted(pipeline.PIPELINES)
     searching = [
@@ -467,7 +468,7 @@ def test_the_names_are_those_of_the_registries():
     assert sorted(sections.NETWORKS) == sorted(networks.NETWORKS)
     assert sorted(sections.PRIORS) == sorted(networks.priors.PRIORS)
     assert sorted(sections.LABELED_SOURCES) == sorted(data.LABELED_SOURCES)
-    assert sorted(sections.CLASSIFIERS) == sorted(tasks.classification.CLASSIFIERS)
+    assert sorted(sections.CLASSIFIERS) == sorted(CLASSIFIERS)
     assert sorted(recipe_data.MASKS) == sorted(data.MASKS)
     assert sorted(recipe_data.DATA) == sorted(sections.SOURCES) == sorted(tasks.sources.SOURCES)
     assert sorted(recipe_networks.RECONSTRUCTION_NETWORKS) == sorted(networks.NETWORKS)

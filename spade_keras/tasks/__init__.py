@@ -31,6 +31,7 @@ __getattr__ = lazy_attributes(
         "any_model": "AnyModel SearchJob",
         "classification": "Classification",
         "reconstruction": "Reconstruction",
+        "sources": "",
         "task": "SPLITS DataFacts Samples Task",
     },
 )

@@ -57,6 +57,8 @@ def test_a_budget_may_be_text_or_an_object(text):
     assert budget.text == str(text)
     assert SearchOptions.of(budget).budget == budget
     assert SearchOptions.of(budget, safety_margin=0.2).budget.safety_margin == 0.2
+    base = SearchOptions(latency_budget=0.1, trials=7, batch_size=9)
+    assert SearchOptions.of(budget, base) == SearchOptions.of(budget, trials=7)
 
 
 @pytest.mark.parametrize(

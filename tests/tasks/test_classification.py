@@ -15,6 +15,7 @@ from spade_keras.pipeline import LatencyJob, closing, latency_run
 from spade_keras.pipeline.run_folder import Stages
 from spade_keras.pruning import count_parameters
 from spade_keras.recipe import load_recipe
+from spade_keras.registry import CLASSIFIERS
 
 SIZE, CLASSES = 12, 3
 ON_TF = keras.backend.backend() == "tensorflow"
@@ -246,7 +247,7 @@ def _with_logits(model, features):
 )
 def test_a_classifier_that_does_not_fit_the_data_is_named(file, tmp_path, shape, classes, message):
     path = tmp_path / "other.keras"
-    tasks.classification.convolutional(shape, classes, filters=[2]).save(path)
+    CLASSIFIERS["convolutional"](shape, classes, filters=[2]).save(path)
     settings = recipe(tmp_path, file, f'network.path="{path}"')
     stages_of(settings, "data")
     with pytest.raises(SpadeError, match=message) as caught:
