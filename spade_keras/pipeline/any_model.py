@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -75,27 +77,22 @@ def search_model(
     if warm_start is not None and not isinstance(warm_start, SearchResult):
         warm_start = SearchResult.read(warm_start)
     with claimed(folder, job):
-        task = _begin(job, console, task)
+        this = _ModelSearch.begin(job, name, console, task=task, timer=timer, compare=compare)
         place = job.options.storage or folder / JOURNAL
         opened = open_storage(place)
         known = read_announced(opened, name)
-        table = None
         if known is not None:
             job.check_same(known, f"The study {name!r}")
-            job = job.model_copy(update={"space": known.space})
-        if job.space is None:
-            space, table = _choose_space(task, console)
-            job = job.model_copy(update={"space": space.as_dict()})
-        table = kept_table(folder, table)
-        announce(opened, name, job)
-        mark(folder, job)
-        result = _search(job, task, console, place, name, table, timer, warm_start)
-        rejected: list[Finalist] = []
+        this.choose_space(None if known is None else known.space)
+        this.table = kept_table(folder, this.table)
+        announce(opened, name, this.job)
+        mark(folder, this.job)
+        result = this.search(place, warm_start)
         with results(folder) as fresh:
-            tried, accepted = _accept(job, task, console, result, fresh, rejected, timer, compare)
-            _report(fresh, result, task, table, console, [*rejected, *tried], accepted)
+            tried, accepted = this.accept(result, fresh)
+            this.report(result, tried, accepted, fresh)
     if accepted is None:
-        raise not_met(result, rejected, tried)
+        raise not_met(result, this.rejected, tried)
     return result
 
 
@@ -142,128 +139,137 @@ def join_search(
         )
     options = job.options.model_copy(update={"mix_devices": mix_devices})
     job = job.elsewhere(model, data).model_copy(update={"options": options})
-    return _search(job, _begin(job, console), console, storage, name, timer=timer)
+    return _ModelSearch.begin(job, name, console, timer=timer).search(storage)
 
 
-def _begin(job: SearchJob, console: Console, task: AnyModel | None = None) -> AnyModel:
-    task = task or AnyModel.load(job)
-    # A function that raises, or returns no number, is found out before anything is timed.
-    value = task.score(task.full)
-    console.print(f"  full model: {task.score.name} {value:.4g}", highlight=False)
-    return task
+@dataclass
+class _ModelSearch:
+    """One search of a loaded model, from its space to its report."""
 
+    job: SearchJob
+    name: str
+    console: Console
+    task: AnyModel
+    timer: Timer | None = None
+    compare: Compare | None = None
+    table: LayerTable | None = None
+    rejected: list[Finalist] = field(default_factory=list)
 
-def _choose_space(task: AnyModel, console: Console) -> tuple[SearchSpace, LayerTable | None]:
-    with contextlib.ExitStack() as stack:
-        bars: list[ProgressBar] = []
+    @classmethod
+    def begin(
+        cls,
+        job: SearchJob,
+        name: str,
+        console: Console,
+        *,
+        task: AnyModel | None = None,
+        **timing: Any,
+    ) -> _ModelSearch:
+        """Loads what the job names, unless it is given, and scores the full model."""
+        task = task or AnyModel.load(job)
+        this = cls(job, name, console, task, **timing)
+        # A function that raises, or returns no number, is found out before anything is timed.
+        this.say(f"full model: {task.score.name} {task.score(task.full):.4g}")
+        return this
 
-        def show(done: int, total: int) -> None:
-            if not bars:
-                bars.append(stack.enter_context(ProgressBar(console, "layer", total)))
-            bars[0].advance_to(done)
+    def say(self, line: str) -> None:
+        self.console.print(f"  {line}", highlight=False, soft_wrap=True)
 
-        return search.choose_space(task.full, task.sample, task.options, show)
+    def choose_space(self, known: dict[str, Any] | None) -> None:
+        """Adds what may be chosen to the job: what is known already, or what is measured here."""
+        if known is None:
+            with contextlib.ExitStack() as stack:
+                bars: list[ProgressBar] = []
 
+                def show(done: int, total: int) -> None:
+                    if not bars:
+                        bars.append(stack.enter_context(ProgressBar(self.console, "layer", total)))
+                    bars[0].advance_to(done)
 
-def _search(
-    job: SearchJob,
-    task: AnyModel,
-    console: Console,
-    storage: str | Path,
-    name: str,
-    table: LayerTable | None = None,
-    timer: Timer | None = None,
-    warm_start: SearchResult | None = None,
-) -> SearchResult:
-    """Tries candidates until the study has its trials, or Ctrl-C is pressed."""
-    options = job.options
-    with Interruption() as interruption, ProgressBar(console, "trial", options.trials) as bar:
+                space, self.table = search.choose_space(
+                    self.task.full, self.task.sample, self.job.options, show
+                )
+            known = space.as_dict()
+        self.job = self.job.model_copy(update={"space": known})
 
-        def after(trial: search.TrialRecord) -> None:
-            bar.advance(describe_trial(trial))
-            interruption.check()
+    def search(self, storage: str | Path, warm_start: SearchResult | None = None) -> SearchResult:
+        """Tries candidates until the study has its trials, or Ctrl-C is pressed."""
+        job, task = self.job, self.task
+        trials = job.options.trials
+        with Interruption() as interruption, ProgressBar(self.console, "trial", trials) as bar:
 
-        return search.run(
-            task.network,
-            data=task.inputs,
-            options=options,
-            objective=task.objective,
-            storage=storage,
-            warm_start=warm_start,
-            timer=timer or task.timer(options.pairs),
-            space=SearchSpace.from_dict(job.space or {}),
-            table=table,
-            importance=job.importance,
-            seed=job.seed,
-            name=name,
-            on_trial=after,
+            def after(trial: search.TrialRecord) -> None:
+                bar.advance(describe_trial(trial))
+                interruption.check()
+
+            return search.run(
+                task.network,
+                data=task.inputs,
+                options=job.options,
+                objective=task.objective,
+                storage=storage,
+                warm_start=warm_start,
+                timer=self.timer or task.timer(job.options.pairs),
+                space=SearchSpace.from_dict(job.space or {}),
+                table=self.table,
+                importance=job.importance,
+                seed=job.seed,
+                name=self.name,
+                on_trial=after,
+            )
+
+    def accept(self, result: SearchResult, folder: Path) -> tuple[list[Finalist], Finalist | None]:
+        """Accepts one of the contenders, whose files go into the folder."""
+        task = self.task
+        passing = preselect(
+            task.full,
+            result,
+            timer=lambda pairs: self.timer or task.timer(pairs),
+            pairs=self.job.options.pairs,
+            rejected=self.rejected,
+            say=self.say,
+        )
+        return accept(
+            passing,
+            count=self.job.options.finalists,
+            full=task.full,
+            full_path=Path(self.job.path),
+            slim_path=folder / "slim.keras",
+            inputs=task.inputs,
+            budget=task.budget,
+            score=task.score,
+            finetune=task.finetune,
+            imports=("spade_keras.networks", *self.job.imports),
+            say=self.say,
+            compare=self.compare,
         )
 
+    def report(
+        self,
+        result: SearchResult,
+        tried: list[Finalist],
+        accepted: Finalist | None,
+        folder: Path,
+    ) -> None:
+        """Writes `search.json` and the report."""
+        from spade_keras.report import write_search_report
 
-def _accept(
-    job: SearchJob,
-    task: AnyModel,
-    console: Console,
-    result: SearchResult,
-    folder: Path,
-    rejected: list[Finalist],
-    timer: Timer | None,
-    compare: Compare | None,
-) -> tuple[list[Finalist], Finalist | None]:
-    def say(line: str) -> None:
-        console.print(f"  {line}", highlight=False, soft_wrap=True)
-
-    passing = preselect(
-        task.full,
-        result,
-        timer=lambda pairs: timer or task.timer(pairs),
-        pairs=job.options.pairs,
-        rejected=rejected,
-        say=say,
-    )
-    return accept(
-        passing,
-        count=job.options.finalists,
-        full=task.full,
-        full_path=Path(job.path),
-        slim_path=folder / "slim.keras",
-        inputs=task.inputs,
-        budget=task.budget,
-        score=task.score,
-        finetune=task.finetune,
-        imports=("spade_keras.networks", *job.imports),
-        say=say,
-        compare=compare,
-    )
-
-
-def _report(
-    folder: Path,
-    result: SearchResult,
-    task: AnyModel,
-    table: LayerTable | None,
-    console: Console,
-    finalists: list[Finalist],
-    accepted: Finalist | None,
-) -> None:
-    from spade_keras.report import write_search_report
-
-    content = result.as_dict()
-    shown = [finalist.as_dict() for finalist in finalists]
-    write_json_atomic(folder / "search.json", {"result": content, "finalists": shown})
-    kept = kept_shares(task.full) if result.space.variables else {}
-    receipt = None if accepted is None else read_receipt(folder / "receipt.json").as_dict()
-    try:
-        write_search_report(
-            folder,
-            content,
-            None if table is None else table.as_dict(),
-            receipt,
-            front_panels(task.network, result, picture_of_any(task.full, task.inputs)),
-            importances={group: np.diff(k.shares).tolist() for group, k in kept.items()},
-            chosen=None if accepted is None else accepted.trial,
-            finalists=shown,
-            title="Search",
-        )
-    except MissingExtraError as error:
-        console.print(f"  report.html is left out: {error}", highlight=False, soft_wrap=True)
+        task, content = self.task, result.as_dict()
+        finalists = [finalist.as_dict() for finalist in (*self.rejected, *tried)]
+        write_json_atomic(folder / "search.json", {"result": content, "finalists": finalists})
+        kept = kept_shares(task.full) if result.space.variables else {}
+        receipt = None if accepted is None else read_receipt(folder / "receipt.json").as_dict()
+        try:
+            write_search_report(
+                folder,
+                content,
+                None if self.table is None else self.table.as_dict(),
+                receipt,
+                front_panels(task.network, result, picture_of_any(task.full, task.inputs)),
+                importances={group: np.diff(k.shares).tolist() for group, k in kept.items()},
+                chosen=None if accepted is None else accepted.trial,
+                finalists=finalists,
+                title="Search",
+            )
+        except MissingExtraError as error:
+            self.say(f"report.html is left out: {error}")
