@@ -20,7 +20,7 @@ from spade_keras.backend.batches import predict
 from spade_keras.files import write_json_atomic
 from spade_keras.finetuning import Supervised
 from spade_keras.metrics import image_quality
-from spade_keras.pipeline.job import Job
+from spade_keras.pipeline import LatencyJob
 from spade_keras.pipeline.run_folder import Stages
 from spade_keras.pipeline.training import fit_best
 from spade_keras.recipe import Recipe, load_recipe
@@ -184,7 +184,7 @@ class Lab:
         self.stages = Stages(folder / f"seed{seed}")
         self.ratios = Ratios(folder / "ratios.json")
         self._timers: dict[int, search.Timer] = {}
-        self.job = Job(self.recipe(seed, settings, folder), self.stages, console)
+        self.job = LatencyJob(self.recipe(seed, settings, folder), self.stages, console)
 
     @staticmethod
     def recipe(seed: int, settings: Settings, folder: Path = Path("runs")) -> Recipe:

@@ -4,37 +4,38 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from spade_keras.registry import PRUNERS, SAMPLERS, SEEDS, lazy_attributes
+from spade_keras.errors import CandidateError
+from spade_keras.registry import OBJECTIVES, PRUNERS, SAMPLERS, SEEDS, lazy_attributes
 
 if TYPE_CHECKING:
-    from spade_keras.errors import CandidateError
     from spade_keras.search.budget import LatencyBudget
     from spade_keras.search.candidate import build, plan_for, rank_choices, realize
+    from spade_keras.search.finalists import Finalist, accept, preselect
     from spade_keras.search.layer_table import LayerTable
-    from spade_keras.search.objectives import (
-        OBJECTIVES,
-        AsPruned,
+    from spade_keras.search.objective import (
         KeptImportance,
         Objective,
         ShortFineTune,
         UserFunction,
     )
+    from spade_keras.search.options import SearchOptions
     from spade_keras.search.precision import with_dtype
-    from spade_keras.search.quality import (
+    from spade_keras.search.receipt import Receipt
+    from spade_keras.search.result import SearchResult, Timing, TrialRecord
+    from spade_keras.search.scores import (
         Accuracy,
         LogitAgreement,
-        Quality,
+        OutputAgreement,
         SelfSupervisedScore,
         TeacherAgreement,
         ValidationPSNR,
-        strategy_quality,
+        strategy_objective,
     )
-    from spade_keras.search.result import SearchResult, Timing, TrialRecord
     from spade_keras.search.seeds import propose
     from spade_keras.search.space import Configuration, RankVariable, SearchSpace, WidthVariable
     from spade_keras.search.storage import open_storage
-    from spade_keras.search.study import Search, run
-    from spade_keras.search.timer import interleaved_timer
+    from spade_keras.search.study import Search, choose_space, run
+    from spade_keras.search.trial import Timer, interleaved_timer
     from spade_keras.search.workers import Worker, join
 
 __all__ = [
@@ -43,38 +44,44 @@ __all__ = [
     "SAMPLERS",
     "SEEDS",
     "Accuracy",
-    "AsPruned",
     "CandidateError",
     "Configuration",
+    "Finalist",
     "KeptImportance",
     "LatencyBudget",
     "LayerTable",
     "LogitAgreement",
     "Objective",
-    "Quality",
+    "OutputAgreement",
     "RankVariable",
+    "Receipt",
     "Search",
+    "SearchOptions",
     "SearchResult",
     "SearchSpace",
     "SelfSupervisedScore",
     "ShortFineTune",
     "TeacherAgreement",
+    "Timer",
     "Timing",
     "TrialRecord",
     "UserFunction",
     "ValidationPSNR",
     "WidthVariable",
     "Worker",
+    "accept",
     "build",
+    "choose_space",
     "interleaved_timer",
     "join",
     "open_storage",
     "plan_for",
+    "preselect",
     "propose",
     "rank_choices",
     "realize",
     "run",
-    "strategy_quality",
+    "strategy_objective",
     "with_dtype",
 ]
 
@@ -83,18 +90,20 @@ __getattr__ = lazy_attributes(
     {
         "budget": "LatencyBudget",
         "candidate": "build plan_for rank_choices realize",
-        "evaluation": "CandidateError",
+        "finalists": "Finalist accept preselect",
         "layer_table": "LayerTable",
-        "objectives": "OBJECTIVES AsPruned KeptImportance Objective ShortFineTune UserFunction",
+        "objective": "KeptImportance Objective ShortFineTune UserFunction",
+        "options": "SearchOptions",
         "precision": "with_dtype",
-        "quality": "Accuracy LogitAgreement Quality SelfSupervisedScore TeacherAgreement "
-        "ValidationPSNR strategy_quality",
+        "receipt": "Receipt",
         "result": "SearchResult Timing TrialRecord",
+        "scores": "Accuracy LogitAgreement OutputAgreement "
+        "SelfSupervisedScore TeacherAgreement ValidationPSNR strategy_objective",
         "seeds": "propose",
         "space": "Configuration RankVariable SearchSpace WidthVariable",
         "storage": "open_storage",
-        "study": "Search run",
-        "timer": "interleaved_timer",
+        "study": "Search choose_space run",
+        "trial": "Timer interleaved_timer",
         "workers": "Worker join",
     },
 )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from spade_keras.latency import Comparison
+    from spade_keras.latency import Comparison, Estimate
 
 _NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)(?:e-?\d+)?"
 _FORMS = {
@@ -24,8 +24,8 @@ class LatencyBudget:
     """A limit on measured latency; exactly one of the four is given.
 
     Args:
-        fraction: Median time as a fraction of the full network's, both timed in turn on the
-            device in use; 0 < fraction < 1.
+        fraction: Median time as a fraction of the full network's, both timed interleaved
+            on the device in use; 0 < fraction < 1.
         median_ms: Median time of a call in milliseconds.
         p99_ms: 99th percentile of the time of a call in milliseconds.
         throughput: Samples per second at `batch_size`, at least.
@@ -139,23 +139,71 @@ class LatencyBudget:
         The pessimistic end of the 95 % interval counts, so that noise does not pass for speed.
 
         Args:
-            comparison: Full network (`a`) and candidate (`b`), timed in turn with `batch_size`
-                samples.
+            comparison: Full network (`a`) and candidate (`b`), timed interleaved, with
+                `batch_size` samples.
             margin: Whether the safety margin is kept.
 
         Returns:
             Measured / allowed - 1: met at 0 and below.
         """
-        from spade_keras.latency import latency_quantile
-
         limit = self.target if margin else self.limit
         if self.kind == "fraction":
             return comparison.ratio.high / limit - 1
-        quantile = 0.99 if self.kind == "p99_ms" else 0.5
-        slowest_ms = latency_quantile(comparison.b, quantile).high
+        slowest_ms = self._quantile(comparison).high
         if self.kind == "throughput":
             return limit * slowest_ms / (1e3 * self.batch_size) - 1
         return slowest_ms / limit - 1
+
+    def is_met(self, comparison: Comparison) -> bool:
+        """Whether a measurement meets the budget itself, safety margin aside; see `excess`."""
+        return self.excess(comparison, margin=False) <= 0
+
+    def is_undecided(self, comparison: Comparison, *, margin: bool = False) -> bool:
+        """Whether the limit lies within the interval: it may be met, which was not shown.
+
+        Args:
+            comparison: See `excess`.
+            margin: Whether the safety margin is kept.
+        """
+        limit = self.target if margin else self.limit
+        if self.kind == "fraction":
+            low, high = comparison.ratio.low, comparison.ratio.high
+        else:
+            estimate = self._quantile(comparison)
+            low, high = estimate.low, estimate.high
+            if self.kind == "throughput":
+                limit = 1e3 * self.batch_size / limit
+        return low <= limit < high
+
+    def describe(self, comparison: Comparison) -> str:
+        """Says what was measured, in the budget's own terms, with its 95 % interval.
+
+        Args:
+            comparison: See `excess`.
+        """
+        if self.kind == "fraction":
+            ratio = comparison.ratio
+            return (
+                f"{ratio.value:.3f} of the full network's latency "
+                f"(95 % interval {ratio.low:.3f} to {ratio.high:.3f})"
+            )
+        time = self._quantile(comparison)
+        if self.kind == "throughput":
+            rates = [1e3 * self.batch_size / ms for ms in (time.value, time.high, time.low)]
+            return "{:.4g} samples per second (95 % interval {:.4g} to {:.4g})".format(*rates)
+        name = "p99" if self.kind == "p99_ms" else "median"
+        return f"{name} {time.value:.3g} ms (95 % interval {time.low:.3g} to {time.high:.3g})"
+
+    @property
+    def text(self) -> str:
+        """The limit as `parse` reads it."""
+        forms = {"median_ms": "{!r}ms", "p99_ms": "p99<={!r}ms", "throughput": "throughput>={!r}/s"}
+        return forms.get(self.kind, "{!r}").format(self.limit)
+
+    def _quantile(self, comparison: Comparison) -> Estimate:
+        from spade_keras.latency import latency_quantile
+
+        return latency_quantile(comparison.b, 0.99 if self.kind == "p99_ms" else 0.5)
 
     def __str__(self) -> str:
         conditions = f" at batch size {self.batch_size}" if self.batch_size > 1 else ""

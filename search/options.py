@@ -5,14 +5,22 @@ Nothing here imports keras.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypedDict
 
-from pydantic import AfterValidator, Field, PlainValidator
+from pydantic import AfterValidator, Field, PlainValidator, ValidationError
 from pydantic_core import PydanticCustomError
 
 from spade_keras.registry import OBJECTIVES, PRUNERS, SAMPLERS, SEEDS
 from spade_keras.search.budget import LatencyBudget
-from spade_keras.typing import Dtype, NameIn, Table
+from spade_keras.typing import DTYPES, Dtype, NameIn, Table
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+
+    from spade_keras.search.objective import Objective
+    from spade_keras.search.result import SearchResult
 
 
 class BudgetText:
@@ -102,6 +110,45 @@ class SearchOptions(Table):
     storage: str | None = None
     mix_devices: bool = False
 
+    @classmethod
+    def of(
+        cls,
+        budget: LatencyBudget | float | str | None = None,
+        base: SearchOptions | None = None,
+        **fields: Any,
+    ) -> Self:
+        """Makes the options of Python arguments or of words on a command line.
+
+        Args:
+            budget: In place of `latency_budget`; the batch size, dtype and safety margin of a
+                `LatencyBudget` hold unless `fields` say otherwise.
+            base: Holds where neither says otherwise; None: the defaults.
+            **fields: Fields of `SearchOptions`.
+
+        Raises:
+            ValueError: If an option is unknown or out of its range; names all that are.
+        """
+        given = {} if base is None else dict(base)
+        if isinstance(budget, LatencyBudget):
+            given |= {name: getattr(budget, name) for name in _OF_BUDGET}
+            budget = budget.text
+        given |= fields
+        if budget is not None:
+            LatencyBudget.parse(budget)  # a mistake is explained better here
+            given["latency_budget"] = budget
+        try:
+            return cls(**given)
+        except ValidationError as error:
+            raise ValueError(" ".join(map(_describe, error.errors()))) from None
+
+    @classmethod
+    def descriptions(cls) -> dict[str, str]:
+        """Returns what each option is: the first sentence of the docstring."""
+        text = re.sub(r"\s+", " ", (SearchOptions.__doc__ or "").partition("Args:")[2])
+        found = re.split(rf" ({'|'.join(SearchOptions.model_fields)}): ", text)[1:]
+        sentences = (text.strip().split(". ")[0].rstrip(".") + "." for text in found[1::2])
+        return dict(zip(found[::2], sentences, strict=True))
+
     @property
     def budget(self) -> LatencyBudget:
         """The budget with its batch size, dtype and safety margin."""
@@ -117,3 +164,60 @@ class SearchOptions(Table):
         """The key of `OBJECTIVES` that is used; see `objective`."""
         mixed = bool(self.iterations or self.blocks or self.ranks)
         return self.objective or ("short_finetune" if mixed else "as_pruned")
+
+
+class SearchFields(TypedDict, total=False):
+    """The fields of `SearchOptions` beside the budget, as typed keyword arguments.
+
+    In Python an objective, an earlier result or an open storage may also be given itself.
+    """
+
+    batch_size: int
+    dtype: str | None
+    safety_margin: float
+    trials: int
+    timeout_minutes: float | None
+    stagnation: int | None
+    objective: Objective | str | None
+    sampler: str
+    pruner: str
+    seeds: tuple[str, ...]
+    pareto: bool
+    staircase: bool
+    width_multiple: int
+    minimum_width: int | None
+    iterations: tuple[int, ...]
+    blocks: bool
+    dtypes: tuple[str, ...]
+    ranks: bool
+    pairs: int
+    finalists: int
+    warm_start: SearchResult | str | Path | None
+    storage: BaseStorage | str | Path | None
+    mix_devices: bool
+
+
+_OF_BUDGET = ("batch_size", "dtype", "safety_margin")
+_NAMES = {
+    "objective": OBJECTIVES,
+    "sampler": SAMPLERS,
+    "pruner": PRUNERS,
+    "seeds": SEEDS,
+    "dtype": DTYPES,
+    "dtypes": DTYPES,
+}
+
+
+def _describe(error: Any) -> str:
+    """One mistake, as a sentence."""
+    name, received = str(error["loc"][0]), error["input"]
+    if error["type"] == "unknown_name":
+        known = ", ".join(sorted(_NAMES[name]))
+        wrong = f"`{name}` must be {'among' if len(error['loc']) > 1 else 'one of'} {known}"
+    elif error["type"] == "no_budget":
+        wrong = f"`{name}` must be {BudgetText.allowed}"
+    elif error["type"] == "extra_forbidden":
+        wrong = f"`{name}` is no option of a search"
+    else:
+        wrong = f"`{name}`: {error['msg'].replace('Input should be', 'must be')}"
+    return f"{wrong}. Received: {name}={received!r}."

@@ -58,6 +58,11 @@ def _with_policy(model: keras.Model, dtype: str) -> keras.Model:
     return copy_model(copy)
 
 
+def in_dtype(model: Any, dtype: str | None) -> Any:
+    """Returns the model itself for None; see `with_dtype`."""
+    return model if dtype is None else with_dtype(model, dtype)
+
+
 def _check_not_quantized(model: keras.Model) -> None:
     for layer in model._flatten_layers():
         if layer.quantization_mode is not None:

@@ -1,31 +1,71 @@
-"""The latency receipt: what was measured, of which files, on which device; and its replay."""
+"""The latency receipt: what was measured, of which model files, on which device."""
 
 from __future__ import annotations
 
 import datetime
 import hashlib
+import io
 import json
-import tempfile
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 import numpy as np
 
 from spade_keras import __version__, latency, pruning
-from spade_keras.errors import ReceiptError
-from spade_keras.files import load_model, write_json_atomic
-from spade_keras.search.acceptance import Compare, compare_for, measured, undecided
+from spade_keras.errors import ReceiptError, SpadeError
+from spade_keras.files import write_json_atomic
 from spade_keras.search.budget import LatencyBudget
-from spade_keras.search.candidate import realize
-from spade_keras.search.model_identity import ModelIdentity
-from spade_keras.search.precision import with_dtype
 from spade_keras.search.space import Configuration
 
 KIND = "spade-keras latency receipt"
 FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """Which `.keras` file it is: hashes of the file and of the weights in it.
+
+    Args:
+        name: The file's name, for people.
+        sha256: Of the file. It changes when the same model is saved again.
+        weights_sha256: Of the weights' names, shapes, dtypes and values, optimizers left out. It
+            stays when the same model is saved again.
+    """
+
+    name: str
+    sha256: str
+    weights_sha256: str
+
+    @classmethod
+    def of(cls, path: str | Path) -> ModelIdentity:
+        """Reads a `.keras` file; no model is built.
+
+        Args:
+            path: The file.
+
+        Raises:
+            ValueError: If it is missing or no `.keras` file.
+        """
+        path = Path(path)
+        try:
+            content = path.read_bytes()
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                weights = archive.read("model.weights.h5")
+            weights_sha256 = _weights_sha256(weights)
+        except (OSError, zipfile.BadZipFile, KeyError) as error:
+            raise ValueError(
+                f"`path` must be a whole .keras file. Received: path={path}: {error}"
+            ) from error
+        return cls(path.name, hashlib.sha256(content).hexdigest(), weights_sha256)
+
+    def matches(self, other: ModelIdentity) -> bool:
+        """Whether both are the same file, or the same model saved twice."""
+        return self.sha256 == other.sha256 or self.weights_sha256 == other.weights_sha256
 
 
 @dataclass(frozen=True)
@@ -34,7 +74,7 @@ class Receipt:
 
     Args:
         budget: What the slim model had to meet.
-        comparison: Full (`a`) and slim model (`b`) as timed in turn, with the fingerprint.
+        comparison: Full (`a`) and slim model (`b`) as timed interleaved, with the fingerprint.
         plan: Which channels stay.
         configuration: Everything that was chosen, the plan's widths among it.
         full: Which file the full model was.
@@ -66,7 +106,7 @@ class Receipt:
         configuration: Configuration | None = None,
         imports: Sequence[str] = (),
     ) -> Receipt:
-        """Makes the receipt of two files that were timed just now.
+        """Makes the receipt of two files that have just been timed.
 
         Args:
             full: `.keras` file of the full model.
@@ -101,7 +141,7 @@ class Receipt:
     @property
     def holds(self) -> bool:
         """Whether the measurement meets the budget, safety margin aside."""
-        return self.budget.excess(self.comparison, margin=False) <= 0
+        return self.budget.is_met(self.comparison)
 
     def as_dict(self) -> dict[str, Any]:
         """Returns plain JSON values, which `from_dict` reads."""
@@ -115,12 +155,12 @@ class Receipt:
             "date": self.date,
             "spade_keras": self.version,
             "verdict": f"{'meets' if self.holds else 'misses'} the budget: {self.budget}; "
-            f"measured: {measured(self.budget, self.comparison)}",
+            f"measured: {self.budget.describe(self.comparison)}",
             "budget": asdict(self.budget),
             "ratio": self.comparison.ratio.as_dict(),
             "latency": times,
             "fingerprint": dict(self.fingerprint),
-            "files": {"full": self.full.as_dict(), "slim": self.slim.as_dict()},
+            "files": {"full": asdict(self.full), "slim": asdict(self.slim)},
             "imports": list(self.imports),
             "configuration": self.configuration.as_dict(),
             "plan": json.loads(self.plan.to_json()),
@@ -139,70 +179,12 @@ class Receipt:
             comparison=latency.Comparison(full, slim, latency.Ratio(**content["ratio"])),
             plan=pruning.PruningPlan.from_json(json.dumps(content["plan"])),
             configuration=Configuration.from_dict(content["configuration"]),
-            full=ModelIdentity.from_dict(content["files"]["full"]),
-            slim=ModelIdentity.from_dict(content["files"]["slim"]),
+            full=ModelIdentity(**content["files"]["full"]),
+            slim=ModelIdentity(**content["files"]["slim"]),
             date=content["date"],
             version=content["spade_keras"],
             imports=tuple(content["imports"]),
         )
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What replaying a receipt found.
-
-    Args:
-        receipt: What was replayed.
-        comparison: The new measurement.
-        differences: Entries of the fingerprint that are other than in the receipt -> then, now.
-        rebuilt: Whether the slim model was made anew from the full one and the plan.
-    """
-
-    receipt: Receipt
-    comparison: latency.Comparison
-    differences: dict[str, tuple[Any, Any]]
-    rebuilt: bool
-
-    @property
-    def holds(self) -> bool:
-        """Whether the new measurement meets the budget."""
-        return self.receipt.budget.excess(self.comparison, margin=False) <= 0
-
-    @property
-    def same_device(self) -> bool:
-        """Whether the device is the receipt's, whatever else changed."""
-        return not any(name.split(".")[0] == "device" for name in self.differences)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Returns plain JSON values."""
-        return {
-            "holds": self.holds,
-            "same_device": self.same_device,
-            "differences": {name: list(values) for name, values in self.differences.items()},
-            "rebuilt": self.rebuilt,
-            "measured": self.comparison.as_dict(),
-        }
-
-    def __str__(self) -> str:
-        receipt = self.receipt
-        device = "the receipt's device" if self.same_device else "another device"
-        lines = [
-            f"{'Holds' if self.holds else 'Does not hold'} on {device}. Budget: {receipt.budget}.",
-            f"  receipt  {measured(receipt.budget, receipt.comparison)}, {receipt.date}",
-            f"  now      {measured(receipt.budget, self.comparison)}",
-        ]
-        if undecided(receipt.budget, self.comparison):
-            lines.append(
-                "  The budget lies within the interval, so it was not shown to be met. Measure "
-                "again on a quieter machine, or with more --pairs."
-            )
-        if self.rebuilt:
-            lines.append("  The slim model was made anew from the full one and the plan.")
-        lines += [
-            f"  other than in the receipt: {name}: {then} -> {now}"
-            for name, (then, now) in self.differences.items()
-        ]
-        return "\n".join(lines)
 
 
 def write_receipt(path: str | Path, receipt: Receipt) -> None:
@@ -250,96 +232,57 @@ def read_receipt(path: str | Path) -> Receipt:
     if digest != _digest(content):
         raise ReceiptError(
             "`receipt` must be as it was written: its digest does not fit its content, so it was "
-            f"damaged or edited. Received: receipt={path}. Get it again, or measure anew with "
+            f"damaged or edited. Received: receipt={path}. Get it again, or measure again with "
             "`spade-keras search`."
         )
     return Receipt.from_dict(content)
 
 
-def replay(
-    receipt: Receipt,
-    full: str | Path,
-    slim: str | Path | None = None,
-    *,
-    inputs: Any = None,
-    pairs: int | None = None,
-    compare: Compare | None = None,
-) -> Verdict:
-    """Measures again what a receipt says, on the device in use.
+def network_digest(network: keras.Model) -> str:
+    """Returns a SHA-256 digest of a network's class and of all its weights, in hexadecimal."""
+    digest = hashlib.sha256(type(network).__name__.encode())
+    for weight in network.weights:
+        value = np.ascontiguousarray(keras.ops.convert_to_numpy(weight))
+        digest.update(f"{value.shape}{value.dtype}".encode())
+        digest.update(value.tobytes())
+    return digest.hexdigest()
+
+
+def check_same(
+    stored: dict[str, Any], now: dict[str, Any], where: str, *, mix_devices: bool
+) -> None:
+    """Refuses to continue a study that was begun for something else.
 
     Args:
-        receipt: The receipt.
-        full: `.keras` file of the full model.
-        slim: `.keras` file of the slim model. None: it is made from the full one and the plan;
-            its weights are then those of the plan, not fine-tuned, and take as long.
-        inputs: Inputs to time with. By default standard normal numbers of the recorded shapes,
-            zeros for integers and booleans.
-        pairs: Timed windows of each model at first; see `compare_for`.
-        compare: See `compare_for`.
-
-    Returns:
-        Whether it holds, and what is other than in the receipt.
+        stored: What the study was begun with.
+        now: What it would continue with.
+        where: Name and place of the study, for the message.
+        mix_devices: Whether times of different devices may stand in one study.
 
     Raises:
-        ReceiptError: If a file is not the one that the receipt speaks of, or `inputs` have other
-            shapes.
+        SpadeError: If a value differs; names it and the remedy.
     """
-    full = Path(full)
-    _check_identity("full", receipt.full, full)
-    described = receipt.fingerprint["inputs"]
-    if inputs is None:
-        inputs = _random_inputs(described)
-    with tempfile.TemporaryDirectory() as folder:
-        if slim is not None:
-            made = Path(slim)
-            _check_identity("slim", receipt.slim, made)
-        reference = full
-        if slim is None or receipt.budget.dtype is not None:
-            network = in_budget_dtype(load_model(full), receipt.budget)
-            if receipt.budget.dtype is not None:
-                reference = Path(folder) / "full.keras"
-                network.save(reference)
-        if slim is None:
-            made = Path(folder) / "slim.keras"
-            realize(network, receipt.configuration, receipt.plan).save(made)
-        comparison = compare_for(
-            receipt.budget,
-            reference,
-            made,
-            inputs,
-            pairs=pairs,
-            mode=receipt.fingerprint["mode"] if _same_backend(receipt) else None,
-            imports=receipt.imports,
-            compare=compare,
+    remedies = {
+        "network": "Its network has other weights. Use another name or file",
+        "space": "It searches other widths. Use another name or file",
+        "budget": "It has another budget, so its constraints do not compare. Use another name",
+        "quality": "It maximizes something else. Use another name or file",
+        "directions": "It has another number of objectives. Use another name or file",
+    }
+    for key, remedy in remedies.items():
+        if stored.get(key) != now[key]:
+            raise SpadeError(
+                f"The study {where} cannot be continued: {remedy}. Received: {key}="
+                f"{now[key]}, stored: {stored.get(key)}"
+            )
+    if stored.get("fingerprint") != now["fingerprint"] and not mix_devices:
+        found = differences(stored.get("fingerprint") or {}, now["fingerprint"])
+        changes = [f"{name} was {before}, is {after}" for name, (before, after) in found.items()]
+        raise SpadeError(
+            f"The study {where} was timed under other circumstances: {'; '.join(changes)}. "
+            "Times of different devices do not compare. Use another name, or pass "
+            "`mix_devices=True` (--mix-devices) to mix them all the same."
         )
-    now = comparison.b.fingerprint
-    if now["inputs"] != described:
-        raise ReceiptError(
-            f"`inputs` must have the shapes and dtypes of the receipt: {described}. Received: "
-            f"{now['inputs']}"
-        )
-    return Verdict(receipt, comparison, differences(receipt.fingerprint, now), slim is None)
-
-
-def find_file(wanted: ModelIdentity, receipt: str | Path) -> Path | None:
-    """Finds a file of a receipt by its name.
-
-    Args:
-        wanted: Which file.
-        receipt: The receipt's file: its folder is looked into first, then the one above, then the
-            current one.
-
-    Returns:
-        The path, whatever the file holds; None if there is none of that name.
-    """
-    folder = Path(receipt).parent
-    found = (place / wanted.name for place in (folder, folder.parent, Path()))
-    return next((path for path in found if path.is_file()), None)
-
-
-def in_budget_dtype(network: keras.Model, budget: LatencyBudget) -> keras.Model:
-    """Returns the full network as the budget times it: in the budget's dtype, if it has one."""
-    return network if budget.dtype is None else with_dtype(network, budget.dtype)
 
 
 def differences(
@@ -370,36 +313,14 @@ def _digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _check_identity(role: str, recorded: ModelIdentity, path: Path) -> None:
-    try:
-        found = ModelIdentity.of(path)
-    except ValueError as error:
-        raise ReceiptError(f"`{role}` cannot be checked: {error}") from error
-    if not recorded.matches(found):
-        raise ReceiptError(
-            f"`{role}` must be the file that the receipt speaks of, {recorded.name} with sha256 "
-            f"{recorded.sha256[:16]}..., or the same model saved again. Received: {role}={path} "
-            f"with sha256 {found.sha256[:16]}... and other weights."
-        )
+def _weights_sha256(content: bytes) -> str:
+    digest = hashlib.sha256()
 
+    def add(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and not name.startswith("optimizer"):
+            digest.update(f"{name} {item.shape} {item.dtype}\n".encode())
+            digest.update(item[()].tobytes())
 
-def _same_backend(receipt: Receipt) -> bool:
-    return bool(receipt.fingerprint["backend"] == keras.backend.backend())
-
-
-def _random_inputs(described: Sequence[Mapping[str, Any]]) -> Any:
-    """Arrays of the recorded shapes, in the structure that their names tell."""
-    rng = np.random.default_rng(0)
-    arrays = {}
-    for entry in described:
-        shape, dtype = tuple(entry["shape"]), str(entry["dtype"])
-        arrays[entry["name"]] = (
-            rng.standard_normal(shape).astype(dtype)
-            if dtype.startswith("float")
-            else np.zeros(shape, dtype)
-        )
-    if list(arrays) == [""]:
-        return arrays[""]
-    if all(name.isdigit() for name in arrays):
-        return list(arrays.values())
-    return arrays
+    with h5py.File(io.BytesIO(content)) as file:
+        file.visititems(add)
+    return digest.hexdigest()

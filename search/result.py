@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
+import keras
 import optuna
 
 from spade_keras.errors import BudgetNotMetError
 from spade_keras.search.budget import LatencyBudget
+from spade_keras.search.candidate import build
+from spade_keras.search.precision import in_dtype
 from spade_keras.search.space import Configuration, SearchSpace
 
 FEASIBLE, INFEASIBLE, STOPPED, FAILED = "feasible", "infeasible", "stopped", "failed"
@@ -22,7 +27,7 @@ class Timing:
 
     Attributes:
         latency_ms: Median time of a call.
-        latency_ratio: Its median / the full network's, timed in turn.
+        latency_ratio: Its median / the full network's, timed interleaved.
         ratio_low: Lower end of the 95 % interval of that ratio.
         ratio_high: Upper end.
         p99_ms: 99th percentile of its time.
@@ -125,6 +130,7 @@ class SearchResult:
         bottleneck: Where most of the full network's time goes, if it is known.
         prediction_error: How far layer times predicted the time of the candidates: "median" and
             "maximum" relative error over so many "configurations"; None if they did not.
+        importance: Criterion by which channels were kept.
     """
 
     budget: LatencyBudget
@@ -135,6 +141,7 @@ class SearchResult:
     ended_by: str = "trials"
     bottleneck: str | None = None
     prediction_error: Mapping[str, float] | None = None
+    importance: str = "group_l1"
 
     @property
     def ranking(self) -> tuple[TrialRecord, ...]:
@@ -188,6 +195,43 @@ class SearchResult:
         timed = [t for t in self.trials if t.timing is not None]
         return min(timed, key=lambda t: t.latency_ratio or 0.0, default=None)
 
+    def build(self, network: keras.Model, trial: TrialRecord | None = None) -> keras.Model:
+        """Builds a configuration with everything it chose: widths, depth, ranks and dtype.
+
+        Args:
+            network: The full network that was searched.
+            trial: Whose configuration; by default the best one's.
+
+        Raises:
+            BudgetNotMetError: If no trial is given and none met the budget.
+        """
+        chosen = self.best if trial is None else trial
+        full = in_dtype(network, self.budget.dtype)
+        return build(full, chosen.configuration, importance=self.importance)
+
+    @classmethod
+    def read(cls, folder: str | Path) -> SearchResult:
+        """Reads the trials that a search or a run left in its folder.
+
+        Args:
+            folder: The folder of `spade-keras search` or `spade-keras run`.
+
+        Raises:
+            ValueError: If there are none.
+        """
+        folder = Path(folder).expanduser()
+        try:
+            if (folder / "search.json").exists():
+                content = json.loads((folder / "search.json").read_text())["result"]
+            else:
+                content = json.loads((folder / "search" / "result.json").read_text())
+            return cls.from_dict(content)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                "`warm_start` must be the folder of a finished `spade-keras search` or `run`. "
+                f"Received: warm_start={folder}: {type(error).__name__}: {error}"
+            ) from error
+
     def counts(self) -> dict[str, int]:
         """Returns the number of trials in all and in each state."""
         states = [t.state for t in self.trials]
@@ -204,6 +248,7 @@ class SearchResult:
             "ended_by": self.ended_by,
             "bottleneck": self.bottleneck,
             "prediction_error": self.prediction_error,
+            "importance": self.importance,
         }
 
     @classmethod

@@ -10,8 +10,8 @@ import keras
 import numpy as np
 
 from spade_keras.registry import SEEDS
-from spade_keras.search.kept_importance import kept_shares
 from spade_keras.search.knapsack import Cost, knapsack_curve, predicted_cost
+from spade_keras.search.objective import kept_shares
 from spade_keras.search.space import Configuration, Curve, SearchSpace, checked_amount
 
 Excess = Callable[[Configuration], float]

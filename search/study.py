@@ -5,27 +5,28 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import keras
 import optuna
 
-from spade_keras import latency
+from spade_keras import latency, pruning
 from spade_keras.errors import CandidateError, SpadeError
-from spade_keras.registry import PRUNERS, SAMPLERS, SEEDS
+from spade_keras.pruning.parts import iterations_of, parts_of
+from spade_keras.registry import PRUNERS, SAMPLERS
 from spade_keras.search.budget import LatencyBudget
-from spade_keras.search.candidate import CandidateBuilder
-from spade_keras.search.evaluation import Evaluation, Timer
-from spade_keras.search.identity import check_same, network_digest
+from spade_keras.search.candidate import CandidateBuilder, rank_choices
 from spade_keras.search.layer_insights import bottleneck, measured_space, prediction_error
 from spade_keras.search.layer_table import LayerTable
-from spade_keras.search.objectives import AsPruned, Objective
-from spade_keras.search.precision import with_dtype
-from spade_keras.search.quality import TeacherAgreement, ValidationPSNR
+from spade_keras.search.objective import KeptImportance, Objective
+from spade_keras.search.options import SearchFields, SearchOptions
+from spade_keras.search.precision import in_dtype
+from spade_keras.search.receipt import check_same, network_digest
 from spade_keras.search.result import FAILED, FEASIBLE, SearchResult, TrialRecord
+from spade_keras.search.scores import TeacherAgreement, ValidationPSNR
 from spade_keras.search.seeds import propose
 from spade_keras.search.space import Configuration, SearchSpace
 from spade_keras.search.storage import (
@@ -34,41 +35,45 @@ from spade_keras.search.storage import (
     quiet_optuna,
     storage_errors,
 )
-from spade_keras.search.timer import interleaved_timer
+from spade_keras.search.trial import Evaluation, Timer, interleaved_timer
 from spade_keras.search.workers import join
 
 
-def run(
+def run(  # noqa: PLR0913 - every setting is a keyword of its own
     network: keras.Model,
     *,
-    budget: LatencyBudget,
     data: Any,
-    trials: int = 60,
-    timeout_s: float | None = None,
-    stagnation: int | None = None,
-    storage: str | Path | None = None,
+    budget: LatencyBudget | float | str | None = None,
+    options: SearchOptions | None = None,
+    timer: Timer | None = None,
+    space: SearchSpace | None = None,
+    table: LayerTable | None = None,
+    importance: str = "group_l1",
+    seed: int = 0,
+    name: str = "widths",
     on_trial: Callable[[TrialRecord], None] | None = None,
-    **options: Any,
+    **fields: Unpack[SearchFields],
 ) -> SearchResult:
-    """Searches the widths of a network for the best quality within a latency budget.
+    """Searches a network for the best quality within a latency budget.
 
-    A search killed at any moment goes on when it is run again with the same `storage`.
+    An interrupted search continues when it is run again with the same `storage`.
 
     Args:
         network: The trained full network; it is left as it is.
-        budget: What a candidate's latency must meet.
-        data: Held-out data: inputs alone (quality is then the agreement with `network`), or a
-            tuple `(inputs, targets)` (quality is then the PSNR).
-        trials: Number of finished trials to end with.
-        timeout_s: Seconds after which no new trial starts; None: no limit.
-        stagnation: Trials without a better one after which the search ends; None: no limit.
-        storage: Journal file, or URL of a PostgreSQL database, to keep trials in; several
-            processes may work on one. None keeps them in memory.
+        data: Held-out data: inputs alone (an unnamed objective is then the agreement with
+            `network`), or a tuple `(inputs, targets)` (it is then the PSNR); samples first.
+        budget: What a candidate's latency must meet: a `LatencyBudget`, or 0.5, "8ms",
+            "p99<=8ms", "throughput>=200/s"; None: that of `options`.
+        options: See `SearchOptions`; None: the defaults.
+        timer: Times a candidate; None: interleaved with `network`, in this process.
+        space: What may be chosen; None: see `choose_space`.
+        table: Times of the layers, for seeds that propose by time; None: they count
+            multiplications.
+        importance: Criterion by which channels are kept.
+        seed: Of the sampler; trial n draws with `seed + n`, also after an interruption.
+        name: Name of the study in its storage.
         on_trial: Called with every finished trial.
-        **options: `quality`, which judges candidates as pruned, in place of `objective`; `pairs`,
-            the timed windows of each network; and the fields of `Search`: `objective`, `timer`,
-            `space` (default: the edges of staircases measured here), `importance`, `sampler`,
-            `pruner`, `seeds`, `table`, `pareto`, `warm_start`, `seed`, `name`, `mix_devices`.
+        **fields: Fields of `SearchOptions`, in place of those of `options`.
 
     Returns:
         A `SearchResult`, whose `best` raises when nothing met the budget.
@@ -76,33 +81,115 @@ def run(
     Raises:
         ValueError: If an option is unknown or out of its range.
         SpadeError: If `storage` holds a study of that name for another network, space, budget,
-            quality or device; or if most trials fail.
+            objective or device; or if most trials fail.
     """
+    given: dict[str, Any] = dict(fields)
+    objective, warm_start, storage = (
+        given.pop(key, getattr(options, key, None))
+        for key in ("objective", "warm_start", "storage")
+    )
+    named = objective if isinstance(objective, str | None) else None
+    options = SearchOptions.of(budget, options, objective=named, **given)
+    limit = options.budget
     inputs, targets = data if isinstance(data, tuple) else (data, None)
-    quality = options.pop("quality", None)
-    if "objective" not in options:
-        if quality is None and targets is None:
-            quality = TeacherAgreement(inputs, network)
-        options["objective"] = AsPruned(quality or ValidationPSNR(inputs, targets))
-    if budget.dtype is not None:
-        network = with_dtype(network, budget.dtype)
-    pairs = options.pop("pairs", 10)
-    if inputs is not None:
-        options["example"] = latency.fill_batch(inputs, budget.batch_size)
-    if "timer" not in options:
-        options["timer"] = interleaved_timer(
+    if not isinstance(objective, Objective):
+        objective = _objective(options, network, inputs, targets, importance)
+    network = in_dtype(network, limit.dtype)
+    example = None if inputs is None else latency.fill_batch(inputs, limit.batch_size)
+    if timer is None:
+        timer = interleaved_timer(
             network,
             inputs,
-            pairs=pairs,
-            batch_size=budget.batch_size,
-            single_calls=budget.single_calls,
+            pairs=options.pairs,
+            batch_size=limit.batch_size,
+            single_calls=limit.single_calls,
         )
-    if "space" not in options:
-        options["space"], options["table"] = measured_space(network, options["example"])
-    search = Search(network, budget, **options)
-    return search.optimize(
-        trials, timeout_s=timeout_s, stagnation=stagnation, storage=storage, on_trial=on_trial
+    if space is None:
+        space, table = choose_space(network, example, options)
+    if warm_start is not None and not isinstance(warm_start, SearchResult):
+        warm_start = SearchResult.read(warm_start)
+    search = Search(
+        network,
+        limit,
+        objective,
+        timer,
+        space,
+        options,
+        importance=importance,
+        table=table,
+        example=example,
+        warm_start=warm_start,
+        seed=seed,
+        name=name,
     )
+    return search.optimize(storage, on_trial)
+
+
+def choose_space(
+    network: keras.Model,
+    inputs: Any,
+    options: SearchOptions,
+    on_layer: Callable[[int, int], None] | None = None,
+) -> tuple[SearchSpace, LayerTable | None]:
+    """Lists what a search may choose.
+
+    Args:
+        network: The full network, as it is timed.
+        inputs: Arrays of one call.
+        options: See `SearchOptions`.
+        on_layer: Called with the layers timed so far and their number.
+
+    Returns:
+        The space, with the network's own iterations and dtype where they are searched; and, where
+        layers are timed for it, their times.
+
+    Raises:
+        ValueError: If the network has no such iterations, or no group may change.
+    """
+    joint: dict[str, Any] = {
+        "multiple": options.width_multiple,
+        "minimum": options.minimum_width or options.width_multiple,
+    }
+    if options.iterations:
+        own = iterations_of(network)
+        if own is None or not 1 <= min(options.iterations) <= max(options.iterations) <= own:
+            raise ValueError(
+                "`iterations` must be counts from 1 to the network's own, which is "
+                f"{own or 'none: it does not iterate'}. Received: "
+                f"iterations={list(options.iterations)}"
+            )
+        joint["iterations"] = sorted({*options.iterations, own})
+    if options.blocks:
+        joint["blocks"] = [block.name for block in pruning.find_residual_blocks(network)]
+    if options.dtypes:
+        joint["dtypes"] = list(dict.fromkeys((_own_dtype(network), *options.dtypes)))
+    if options.ranks:
+        joint["ranks"] = rank_choices(network, multiple=options.width_multiple)
+    if options.staircase:
+        return measured_space(network, inputs, on_layer=on_layer, **joint)
+    return SearchSpace.from_groups(pruning.find_groups(network), **joint), None
+
+
+def _own_dtype(network: keras.Model) -> str:
+    """What most of a network computes in; the layers that make its outputs may differ."""
+    layers = (layer for part in parts_of(network).values() for layer in part._flatten_layers())
+    weighted = (x for x in layers if x.weights and not isinstance(x, keras.Model))
+    return next((str(layer.compute_dtype) for layer in weighted), keras.config.floatx())
+
+
+def _objective(
+    options: SearchOptions, network: keras.Model, inputs: Any, targets: Any, importance: str
+) -> Objective:
+    if options.objective == "kept_importance":
+        return KeptImportance(network, importance)
+    if options.objective == "short_finetune":
+        raise ValueError(
+            "`objective` must be search.ShortFineTune(score, tuner, batches), which says what to "
+            "train on. Received: objective='short_finetune'"
+        )
+    if targets is None:
+        return TeacherAgreement(inputs, network)
+    return ValidationPSNR(inputs, targets)
 
 
 _MOST_FAILURES = 3
@@ -111,26 +198,21 @@ _WARM_STARTS = 10
 
 @dataclass
 class Search:
-    """One search; see `run`.
+    """One search; see `run` for what is not explained here.
 
     Attributes:
-        network: The trained full network.
+        network: The trained full network, in the dtype of the budget.
         budget: What a candidate's latency must meet.
-        objective: Judges a candidate, higher is better.
+        objective: Judges a candidate, higher is better; with `pareto` those over the budget too.
         timer: Times a candidate against the full network.
         space: What may be chosen.
+        options: Its sampler, pruner, seeds, pareto, mix_devices and ends are read.
         importance: Criterion by which channels are kept.
-        sampler: A key of `SAMPLERS`.
-        pruner: A key of `PRUNERS`; stops the short fine-tuning of a candidate.
-        seeds: Names of `seeds.SEEDS`, tried first.
-        table: A `LayerTable`, for seeds that propose by time; None: they count multiplications.
+        table: See `run`.
         example: Inputs of one call, to count multiplications for.
-        pareto: Whether to search the whole front of time and quality instead of the best quality
-            within the budget; then over-budget candidates are judged too.
         warm_start: An earlier search, whose best configurations are tried first.
-        seed: Of the sampler; trial n draws with `seed + n`, whatever was interrupted before.
+        seed: Of the sampler.
         name: Name of the study in its storage.
-        mix_devices: Whether a study timed on another device may go on.
     """
 
     network: keras.Model
@@ -138,51 +220,43 @@ class Search:
     objective: Objective
     timer: Timer
     space: SearchSpace
+    options: SearchOptions
     importance: str = "group_l1"
-    sampler: str = "tpe"
-    pruner: str = "none"
-    seeds: Sequence[str] = tuple(SEEDS)
     table: LayerTable | None = None
     example: Any = None
-    pareto: bool = False
     warm_start: SearchResult | None = None
     seed: int = 0
     name: str = "widths"
-    mix_devices: bool = False
     _evaluation: Evaluation = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        _check_name("sampler", self.sampler, SAMPLERS)
-        _check_name("pruner", self.pruner, PRUNERS)
-        if self.pareto and self.pruner != "none":
+        if self.options.pareto and self.options.pruner != "none":
             raise ValueError(
                 "`pruner` must be 'none' with `pareto=True`: Optuna's pruners compare one "
-                f"objective alone. Received: pruner={self.pruner!r}"
+                f"objective alone. Received: pruner={self.options.pruner!r}"
             )
         self._evaluation = Evaluation(
             CandidateBuilder(self.network, importance=self.importance),
             self.timer,
             self.budget,
             self.objective,
-            judge_all=self.pareto,
+            judge_all=self.options.pareto,
         )
 
     def optimize(
         self,
-        trials: int,
-        *,
-        timeout_s: float | None = None,
-        stagnation: int | None = None,
-        storage: str | Path | None = None,
+        storage: optuna.storages.BaseStorage | str | Path | None = None,
         on_trial: Callable[[TrialRecord], None] | None = None,
     ) -> SearchResult:
         """Runs until enough trials are finished; see `run`."""
         started = time.monotonic()
 
         def ended_by() -> str | None:
-            if stagnation is not None and _stagnates(_records(study), stagnation):
+            minutes, patience = self.options.timeout_minutes, self.options.stagnation
+            if patience is not None and _stagnates(_records(study), patience):
                 return "stagnation"
-            return "timeout" if _is_over(started, timeout_s) else None
+            over = minutes is not None and time.monotonic() - started >= 60 * minutes
+            return "timeout" if over else None
 
         with quiet_optuna(), join(open_storage(storage)) as worker:
             study = self._open(worker.storage)
@@ -192,7 +266,10 @@ class Search:
             tried: list[TrialRecord] = []
             while not ended_by():
                 trial = worker.claim(
-                    study, trials, sampler=self._sampler, stop=lambda: ended_by() is not None
+                    study,
+                    self.options.trials,
+                    sampler=self._sampler,
+                    stop=lambda: ended_by() is not None,
                 )
                 if trial is None:
                     break
@@ -216,17 +293,18 @@ class Search:
             ended_by=ended_by,
             bottleneck=None if self.table is None else bottleneck(self.table, self.space),
             prediction_error=None if error is None else asdict(error),
+            importance=self.importance,
         )
 
     def _open(self, storage: optuna.storages.BaseStorage) -> optuna.Study:
-        directions = ["maximize", "minimize"] if self.pareto else ["maximize"]
+        directions = ["maximize", "minimize"] if self.options.pareto else ["maximize"]
         with storage_errors(storage):
             study = optuna.create_study(
                 study_name=self.name,
                 storage=storage,
                 directions=directions,
                 load_if_exists=True,
-                pruner=PRUNERS.make(self.pruner),
+                pruner=PRUNERS.make(self.options.pruner),
             )
             now = {
                 "network": network_digest(self.network),
@@ -238,7 +316,7 @@ class Search:
             }
             if "network" in study.user_attrs:
                 where = f"{self.name!r} in {describe_storage(storage)}"
-                check_same(study.user_attrs, now, where, mix_devices=self.mix_devices)
+                check_same(study.user_attrs, now, where, mix_devices=self.options.mix_devices)
             else:
                 for key in sorted(now, key="network".__eq__):  # last: then all are there
                     study.set_user_attr(key, now[key])
@@ -257,7 +335,7 @@ class Search:
             for record in self.warm_start.ranking[:_WARM_STARTS]:
                 yield "warm start", record.configuration
         yield from propose(
-            self.seeds,
+            self.options.seeds,
             self.network,
             self.space,
             excess=self._excess,
@@ -273,12 +351,12 @@ class Search:
         return math.inf
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
-        return SAMPLERS.make(self.sampler, self.seed + number)
+        return SAMPLERS.make(self.options.sampler, self.seed + number)
 
     def _objective(self, trial: optuna.Trial) -> float | tuple[float, float]:
         started = time.perf_counter()
         if "origin" not in trial.user_attrs:
-            trial.set_user_attr("origin", self.sampler)
+            trial.set_user_attr("origin", self.options.sampler)
         configuration = self.space.suggest(trial)
         trial.set_user_attr("configuration", configuration.as_dict())
         seconds: dict[str, float] = {}
@@ -288,7 +366,7 @@ class Search:
             # Written once: to a database every attribute is a transaction.
             overhead = time.perf_counter() - started - sum(seconds.values())
             trial.set_user_attr("seconds", {**seconds, "overhead": overhead})
-        return (quality, timing.latency_ratio) if self.pareto else quality
+        return (quality, timing.latency_ratio) if self.options.pareto else quality
 
 
 def _records(study: optuna.Study) -> list[TrialRecord]:
@@ -307,22 +385,11 @@ def _stagnates(records: Sequence[TrialRecord], patience: int) -> bool:
     return best is not None and since >= patience
 
 
-def _is_over(started: float, timeout_s: float | None) -> bool:
-    return timeout_s is not None and time.monotonic() - started >= timeout_s
-
-
 def _check_failures(tried: Sequence[TrialRecord], where: str) -> None:
     """Ends a search whose candidates mostly fail: the cause is not in the candidates."""
     failed = [record for record in tried if record.state == FAILED]
     if len(failed) >= _MOST_FAILURES and len(failed) > len(tried) / 2:
         raise SpadeError(
             f"{len(failed)} of {len(tried)} candidates failed, the last one for this reason: "
-            f"{failed[-1].reason} The study is kept in {where}; mend the cause and run again."
-        )
-
-
-def _check_name(argument: str, name: str, known: Mapping[str, Any]) -> None:
-    if name not in known:
-        raise ValueError(
-            f"`{argument}` must be one of {sorted(known)}. Received: {argument}={name!r}"
+            f"{failed[-1].reason} The study is kept in {where}; fix the cause and rerun."
         )

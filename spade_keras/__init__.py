@@ -16,6 +16,7 @@ _PUBLIC = {
     "metrics": "",
     "networks": "",
     "operators": "",
+    "pipeline.in_memory": "optimize",
     "pruning": "",
     "search": "",
 }

@@ -265,9 +265,9 @@ PRUNERS = Registry(
 OBJECTIVES = Registry(
     "objective",
     {
-        "as_pruned": "search.objectives:AsPruned",
-        "kept_importance": "search.objectives:KeptImportance",
-        "short_finetune": "search.objectives:ShortFineTune",
+        "as_pruned": "search.scores:strategy_objective",
+        "kept_importance": "search.objective:KeptImportance",
+        "short_finetune": "search.objective:ShortFineTune",
     },
 )
 """What a search maximizes."""
@@ -323,5 +323,5 @@ TRANSFER_NETWORKS = Registry(
 )
 """The stage that a small network repeats; called with tensor, width and name."""
 
-CLASSIFIERS = Registry("classifier", {"convolutional": "tasks.classifiers:convolutional"})
+CLASSIFIERS = Registry("classifier", {"convolutional": "tasks.classification:convolutional"})
 """Classifiers that a recipe can name."""

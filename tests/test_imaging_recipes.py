@@ -7,8 +7,7 @@ from rich.console import Console
 
 from spade_keras import data, latency, pipeline, search
 from spade_keras.export import CheckReport
-from spade_keras.pipeline import closing
-from spade_keras.pipeline.job import Job
+from spade_keras.pipeline import LatencyJob, closing, latency_run
 from spade_keras.pipeline.run_folder import Stages
 from spade_keras.pruning import count_parameters
 from spade_keras.recipe import load_recipe
@@ -141,7 +140,7 @@ def runs(tmp_path_factory):
 
 
 def job(settings):
-    return Job(settings, Stages(settings.run_folder), Console(quiet=True))
+    return LatencyJob(settings, Stages(settings.run_folder), Console(quiet=True))
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -221,12 +220,12 @@ def test_training_without_truth_never_reads_it(tmp_path):
         this = job(settings)
         folder = settings.run_folder / "data"
         folder.mkdir(parents=True)
-        pipeline.make_data(this, folder)
+        latency_run.make_data(this, folder)
         for path in folder.glob("*.npz") if poisoned else ():
             slices = data.MeasuredSlices.load(str(path))
             slices.targets[:] = np.nan
             slices.save(str(path))
-        pipeline.train(this, tmp_path)
+        latency_run.train(this, tmp_path)
         weights.append(keras.saving.load_model(tmp_path / "network.keras").get_weights())
     for first, second in zip(*weights, strict=True):
         np.testing.assert_array_equal(first, second)

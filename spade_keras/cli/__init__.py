@@ -28,7 +28,8 @@ COMMANDS = {
     "export": "models:export",
     "search": "searches:search",
     "search worker": "searches:work",
-    "verify": "receipts:verify",
+    "search proxy": "proxy:proxy",
+    "replay": "receipts:replay",
 }
 """Name of a command -> "module:function"."""
 

@@ -42,7 +42,7 @@ def refusals_are_mistakes() -> Iterator[None]:
 
 
 def import_library() -> None:
-    """Imports keras and whatever registers classes that a `.keras` file may name."""
+    """Imports keras and the modules that register classes that a `.keras` file may name."""
     import_keras()
     importlib.import_module("spade_keras.networks")
 

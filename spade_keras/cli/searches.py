@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import inspect
+import json
+import typing
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +20,7 @@ from spade_keras.cli.arguments import (
     import_library,
     refusals_are_mistakes,
 )
+from spade_keras.search.options import SearchOptions
 
 _EVALUATE = "Your function that scores a model, higher is better; else agreement with MODEL."
 _FINETUNE = "Your function finetune(slim, full): trains slim in place, or returns another model."
@@ -27,10 +31,46 @@ _STORAGE = "A journal file, or postgresql://user:password@host/database for many
 
 StudyName = Annotated[str, typer.Option("--study", metavar="NAME", help="The study's name.")]
 MixDevices = Annotated[
-    bool, typer.Option("--mix-devices", help="Go on with times of another device.")
+    bool, typer.Option("--mix-devices", help=SearchOptions.descriptions()["mix_devices"])
 ]
 
 
+def _options() -> Iterator[inspect.Parameter]:
+    """One command-line option per field of `SearchOptions`, with its name and default."""
+    described = SearchOptions.descriptions()
+    for name, field in SearchOptions.model_fields.items():
+        if name == "latency_budget":  # --budget
+            continue
+        kinds = [field.annotation, *typing.get_args(field.annotation)]
+        several = typing.get_origin(field.annotation) is tuple
+        kind = next((k for k in (bool, int, float) if k in kinds and not several), str)
+        flag = name.replace("_", "-")
+        default = ",".join(map(str, field.default)) if several else field.default
+        # Only what is on by default needs a way to be turned off.
+        names = f"--{flag}/--no-{flag}" if default is True else f"--{flag}"
+        words = "N,..." if name == "iterations" else "NAME,..."
+        option = typer.Option(names, help=described[name], metavar=words if several else None)
+        optional = kind | None if default is None else kind
+        yield inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=default,
+            annotation=Annotated[optional, option],
+        )
+
+
+def _with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Replaces `**fields` in a command's signature by the options of a search."""
+    signature = inspect.signature(command, eval_str=True)
+    *own, _ = signature.parameters.values()
+    named = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+    parameters = [*named, *_options()]
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    return command
+
+
+@_with_options
 def search(
     model: ModelFile,
     data: Annotated[str, typer.Option(metavar=f"FILE.npz|{_FUNCTION}", help=_DATA)],
@@ -42,106 +82,39 @@ def search(
         list[str] | None,
         typer.Option("--import", metavar="MODULE", help="Registers classes of MODEL's own."),
     ] = None,
-    trials: Annotated[int, typer.Option(min=1, help="Finished trials to end with.")] = 60,
-    timeout: Annotated[
-        float | None, typer.Option(metavar="MINUTES", min=0, help="No new trial after that.")
-    ] = None,
-    stagnation: Annotated[
-        int | None, typer.Option(min=1, help="End after so many trials without a better one.")
-    ] = None,
-    sampler: Annotated[str, typer.Option(help="tpe, gp, nsga2 or random.")] = "tpe",
-    seeds: Annotated[
-        str,
-        typer.Option(metavar="NAME,...", help="Families tried first, brought to the budget."),
-    ] = "uniform,sensitivity,knapsack",
-    warm_start: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="An earlier search, whose best are tried first."),
-    ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Samples per timed call.")] = 1,
-    dtype: Annotated[
-        str | None, typer.Option(help="What MODEL and candidates compute in; else as MODEL does.")
-    ] = None,
-    margin: Annotated[
-        float, typer.Option(min=0, max=0.99, help="Share of the budget the search leaves unused.")
-    ] = 0.03,
-    pairs: Annotated[int, typer.Option(min=2, help="Timed windows per candidate.")] = 10,
-    finalists: Annotated[
-        int, typer.Option(min=1, help="Candidates to fine-tune, of which the best is taken.")
-    ] = 1,
-    multiple: Annotated[int, typer.Option(min=1, help="Widths are multiples of it.")] = 8,
-    staircase: Annotated[
-        bool, typer.Option(help="Time the layers first; try only widths that are worth it.")
-    ] = True,
-    iterations: Annotated[
-        str | None,
-        typer.Option(metavar="N,...", help="Iteration counts to try, if MODEL iterates."),
-    ] = None,
-    drop_blocks: Annotated[
-        bool, typer.Option("--drop-blocks", help="Try to leave out residual blocks.")
-    ] = False,
-    dtypes: Annotated[
-        str | None,
-        typer.Option(metavar="DTYPE,...", help="What to compute in besides: bfloat16, float16."),
-    ] = None,
-    ranks: Annotated[
-        bool, typer.Option("--ranks", help="Try to split layers into pairs of lower rank.")
-    ] = False,
-    pareto: Annotated[
-        bool, typer.Option("--pareto", help="Search the whole front of time and quality.")
-    ] = False,
-    storage: Annotated[str | None, typer.Option(metavar="PATH|URL", help=_STORAGE)] = None,
+    importance: Annotated[str, typer.Option(help="Ranks the channels to keep.")] = "group_l1",
     study: StudyName = "search",
     seed: Annotated[int, typer.Option(help="Of the sampler.")] = 0,
-    mix_devices: MixDevices = False,
+    **fields: Any,
 ) -> None:
-    """Find the widths of any Keras model that meet a latency budget at the best quality.
+    """Find the configuration of any Keras model that meets a latency budget at the best quality.
 
-    Writes the slim model, its plan and latency receipt, the trials and a report. A search that was
-    stopped goes on where it was: give the same command again.
+    Writes the slim model, its plan and latency receipt, the trials and a report. To continue an
+    interrupted search, give the same command again.
     """
     _check_data("--data", data)
     for option, spec in (("--evaluate", evaluate), ("--finetune", finetune)):
         if spec is not None and ":" not in spec:
             raise typer.BadParameter(f"`{option}` must read {_FUNCTION}. Received: {spec}")
+    with refusals_are_mistakes():
+        options = SearchOptions.of(budget, **_parsed(fields))
     with _interruptible("give the same command again"):
         import_library()
-        from spade_keras.model_search import SearchJob, search_model
-        from spade_keras.search import LatencyBudget
+        from spade_keras.pipeline import search_model
+        from spade_keras.tasks import SearchJob
 
         with refusals_are_mistakes():
             job = SearchJob.of(
                 model,
                 data,
-                LatencyBudget.parse(budget, batch_size=batch, safety_margin=margin, dtype=dtype),
+                options,
                 evaluate=evaluate,
-                imports=tuple(imports or ()),
-                pareto=pareto,
-                sampler=sampler,
-                seed=seed,
-                seeds=tuple(name for name in seeds.split(",") if name),
-                multiple=multiple,
-                staircase=staircase,
-                iterations=counts("--iterations", iterations),
-                drop_blocks=drop_blocks,
-                dtypes=tuple(dtypes.split(",")) if dtypes else (),
-                ranks=ranks,
-                pairs=pairs,
-                trials=trials,
-                timeout_minutes=timeout,
-                stagnation=stagnation,
-            )
-            found = search_model(
-                job,
-                output,
-                Console(),
-                storage=storage,
-                name=study,
-                finalists=finalists,
                 finetune=finetune,
-                warm_start=warm_start,
-                mix_devices=mix_devices,
+                imports=tuple(imports or ()),
+                importance=importance,
+                seed=seed,
             )
+            found = search_model(job, output, Console(), name=study)
     _show(found, output)
 
 
@@ -162,7 +135,7 @@ def work(
         _check_data("--data", data)
     with _interruptible("give the same command again"):
         import_library()
-        from spade_keras.model_search import join_search
+        from spade_keras.pipeline import join_search
 
         console = Console()
         with refusals_are_mistakes():
@@ -172,10 +145,23 @@ def work(
     counts = found.counts()
     console.print(
         f"The study {study!r} has {counts['total']} trials, {counts['feasible']} within the "
-        f"budget ({found.budget}). Whoever began it measures the best again and writes the slim "
-        "model.",
+        f"budget ({found.budget}). The process that began it times the best again and writes the "
+        "slim model.",
         highlight=False,
     )
+
+
+def _parsed(fields: dict[str, Any]) -> dict[str, Any]:
+    """Splits what is given with commas between, such as 2,3,4."""
+    parsed = dict(fields)
+    for name, field in SearchOptions.model_fields.items():
+        if typing.get_origin(field.annotation) is tuple and name in fields:
+            parsed[name] = (
+                counts("--iterations", fields[name])
+                if name == "iterations"
+                else tuple(word for word in fields[name].split(",") if word)
+            )
+    return parsed
 
 
 def _check_data(option: str, data: str) -> None:
@@ -197,7 +183,6 @@ def _interruptible(remedy: str) -> Iterator[None]:
 
 
 def _show(found: Any, folder: Path) -> None:
-    import json
 
     from spade_keras.report import SearchFindings, search_overview
     from spade_keras.search.layer_table import LayerTable

@@ -1,45 +1,85 @@
-"""The whole run of a recipe, by its task.
+"""A whole run: of a recipe, by its task, or of any model.
 
-* searching: data -> train -> search -> prune -> fine-tune -> evaluate -> export
-* transfer_run: data -> source -> original -> basis, channel, double, scratch -> evaluate -> export
+* latency: data -> train -> search -> prune -> fine-tune -> rivals -> evaluate -> export
+* transfer: data -> source -> original -> basis, channel, double, scratch -> evaluate -> export
+* any model: search -> finalists -> report
 
 Every stage is a function of the job that fills one folder; the next stages read it from there. So
-a run that was stopped goes on where it was, and a stage can be looked at, or replaced, by itself.
+an interrupted run continues where it stopped, and a stage can be inspected or replaced by itself.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from spade_keras.registry import lazy_attributes
+from spade_keras.registry import Registry, lazy_attributes
 
 if TYPE_CHECKING:
-    from spade_keras.pipeline.closing import evaluate, export, report
-    from spade_keras.pipeline.learning import make_data, train, train_rivals
-    from spade_keras.pipeline.running import PIPELINES, closing_table, run
-    from spade_keras.pipeline.slimming import finetune, prune, search_widths
+    from rich.console import Console
+    from rich.table import Table
+
+    from spade_keras.pipeline.any_model import join_search, search_model
+    from spade_keras.pipeline.in_memory import Optimized, optimize
+    from spade_keras.pipeline.latency_run import LatencyJob
+    from spade_keras.pipeline.run_folder import Stages
+    from spade_keras.pipeline.steps import Pipeline, Stage, StageJob
+
+PIPELINES = Registry(
+    "task",
+    {
+        "reconstruction": "pipeline.latency_run:LATENCY_RUN",
+        "classification": "pipeline.latency_run:LATENCY_RUN",
+        "transfer": "pipeline.transferring:TRANSFERRING",
+    },
+)
+"""How a recipe is run, by its `run.task`."""
 
 __all__ = [
     "PIPELINES",
+    "LatencyJob",
+    "Optimized",
+    "Pipeline",
+    "Stage",
+    "StageJob",
+    "Stages",
     "closing_table",
-    "evaluate",
-    "export",
-    "finetune",
-    "make_data",
-    "prune",
-    "report",
+    "join_search",
+    "optimize",
     "run",
-    "search_widths",
-    "train",
-    "train_rivals",
+    "search_model",
 ]
 
 __getattr__ = lazy_attributes(
     __name__,
     {
-        "closing": "evaluate export report",
-        "learning": "make_data train train_rivals",
-        "running": "PIPELINES closing_table run",
-        "slimming": "finetune prune search_widths",
+        "any_model": "join_search search_model",
+        "in_memory": "Optimized optimize",
+        "latency_run": "LatencyJob",
+        "run_folder": "Stages",
+        "steps": "Pipeline Stage StageJob",
     },
 )
+
+
+def run(recipe: Any, console: Console) -> dict[str, Any]:
+    """Runs every stage of a recipe that is not finished already.
+
+    Args:
+        recipe: The validated recipe.
+        console: Where progress is shown.
+
+    Returns:
+        The content of `metrics.json`.
+
+    Raises:
+        BudgetNotMetError: If no configuration met the latency budget when measured.
+    """
+    pipeline: Pipeline = PIPELINES[recipe.run.task]
+    return pipeline.run(recipe, console)
+
+
+def closing_table(metrics: Mapping[str, Any]) -> Table:
+    """Makes the table that a run ends with, of what `run` returned."""
+    pipeline: Pipeline = PIPELINES[metrics["task"]]
+    return pipeline.table(metrics)

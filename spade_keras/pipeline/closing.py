@@ -6,33 +6,35 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 
-from spade_keras import latency, pruning, search
+from spade_keras import latency, pruning
 from spade_keras.backend.batches import first_samples, predict
 from spade_keras.errors import BudgetNotMetError
 from spade_keras.export import CheckReport, check_saved_models, export_model
 from spade_keras.files import write_json_atomic
-from spade_keras.pipeline.job import Job
-from spade_keras.pipeline.run_metrics import collect_metrics
+from spade_keras.pipeline.front_panels import front_panels
 from spade_keras.report import FrontPanel, Remeasured, SearchFindings, write_report
-from spade_keras.search.acceptance import compare_for, measured
+from spade_keras.search.finalists import compare_for
 from spade_keras.search.layer_table import LayerTable
 from spade_keras.search.receipt import read_receipt
+from spade_keras.search.result import TrialRecord
 from spade_keras.tasks import Samples
 
-_MOST_PANELS = 8
+if TYPE_CHECKING:
+    from spade_keras.pipeline.latency_run import LatencyJob
+
 # What is checked goes through a file, and real test sets are large.
 _MOST_CHECKED_BYTES = 2**28
 
 
-def evaluate(job: Job, folder: Path) -> None:
-    """Scores every network on the test data, and times full and slim in turn."""
+def evaluate(job: LatencyJob, folder: Path) -> None:
+    """Scores every network on the test data, and times full and slim interleaved."""
     test = job.samples("test")
-    full, slim = job.model("train"), job.model("finetune")
+    full, slim = job.full, job.model("finetune")
     networks = {
         "full": full,
         "pruned": job.model("prune", job.json("finetune", "chosen")["name"]),
@@ -53,7 +55,7 @@ def evaluate(job: Job, folder: Path) -> None:
     shown = [*job.task.baselines(test.take(0, 1)), "full", "finetuned"]
     pictures = job.task.panel(test, {name: outputs[name] for name in shown})
     np.savez(folder / "panel.npz", **pictures)  # type: ignore[arg-type]
-    np.savez(folder / "front.npz", **_front_panels(job, test))  # type: ignore[arg-type]
+    np.savez(folder / "front.npz", **_front_pictures(job, test))  # type: ignore[arg-type]
     write_json_atomic(
         folder / "evaluation.json",
         {
@@ -77,14 +79,14 @@ def evaluate(job: Job, folder: Path) -> None:
     )
 
 
-def export(job: Job, folder: Path) -> None:
-    """Exports full and slim network, and checks and times both where Keras is not installed.
+def export(job: LatencyJob, folder: Path) -> None:
+    """Exports full and slim network, and checks and times both without Keras.
 
     Raises:
         BudgetNotMetError: If the exported slim network misses the budget.
     """
     test = job.samples("test").inputs
-    networks = {"full": job.model("train"), "slim": job.model("finetune")}
+    networks = {"full": job.full, "slim": job.model("finetune")}
     sample = first_samples(test, 1)
     for name, network in networks.items():
         export_model(network, folder / name, sample)
@@ -93,15 +95,15 @@ def export(job: Job, folder: Path) -> None:
     if excess > 0:
         raise BudgetNotMetError(
             f"The slim network met the latency budget ({job.budget}) in Keras but not as "
-            f"exported: it took {measured(job.budget, comparison)}. Run again on a quieter "
+            f"exported: it took {job.budget.describe(comparison)}. Run again on a quieter "
             "machine, or raise `search.safety_margin`."
         )
     write_json_atomic(folder / "check.json", {**check.as_dict(), "excess": excess})
 
 
-def report(job: Job) -> dict[str, Any]:
+def report(job: LatencyJob) -> dict[str, Any]:
     """Writes `metrics.json`, `report.html` and its pictures at the top of the run's folder."""
-    metrics = collect_metrics(job)
+    metrics = _collect_metrics(job)
     result = job.search_result()
     table = job.json("search", "table")
     with (
@@ -121,8 +123,68 @@ def report(job: Job) -> dict[str, Any]:
     return metrics
 
 
+def _collect_metrics(job: LatencyJob) -> dict[str, Any]:
+    """Gathers what the stages measured.
+
+    Args:
+        job: A job all of whose stages are finished.
+
+    Returns:
+        Plain JSON values. Latencies in milliseconds; ratios are slim / full, timed interleaved,
+        with their 95 % interval; `exported_excess` is measured / allowed - 1;
+        `export.max_abs_error` is in the unit of the outputs, the worse of both networks.
+    """
+    evaluation = job.json("evaluate", "evaluation")
+    check = job.json("export", "check")
+    result = job.search_result()
+    latency_ms = {
+        name: {
+            "keras": in_keras,
+            "exported": {q: check["latency"][name][f"{q}_ms"] for q in ("median", "q1", "q3")},
+        }
+        for name, in_keras in evaluation["latency_ms"].items()
+    }
+    recipe, task, facts = job.recipe, job.task, job.json("data", "facts")
+    return {
+        "task": recipe.run.task,
+        "columns": dict(task.columns),
+        "quality": evaluation["quality"],
+        "networks": evaluation["networks"],
+        "latency_ms": latency_ms,
+        "latency_ratio": evaluation["latency_ratio"],
+        "exported_ratio": check["ratio"],
+        "exported_excess": check["excess"],
+        "latency_budget": recipe.search.latency_budget,
+        "budget": str(result.budget),
+        "parameters": evaluation["parameters"],
+        "macs": evaluation["macs"],
+        "trials": result.counts(),
+        "search": {
+            "quality": result.quality_name,
+            "target": result.budget.target,
+            "ended_by": result.ended_by,
+            "chosen": job.json("finetune", "chosen"),
+            "rejected": job.json("prune", "finalists")["rejected"],
+        },
+        "rivals": job.json("rivals", "rivals"),
+        "finetuning": {"strategy": recipe.finetuning.strategy, "on": recipe.finetuning.on},
+        "export": {
+            "format": recipe.export.format,
+            "max_abs_error": max(check["max_abs_error"].values()),
+            "relative_error": max(check["relative_error"].values()),
+        },
+        "data_note": facts["note"],
+        "skipped": facts["skipped"],
+        "convention_name": task.convention_name,
+        "convention": task.convention,
+        **task.facts(job.samples("test")),
+        "seconds": job.stages.seconds(),
+        "fingerprint": evaluation["fingerprint"],
+    }
+
+
 def _check_exports(
-    job: Job, folder: Path, networks: Mapping[str, keras.Model], test: Any
+    job: LatencyJob, folder: Path, networks: Mapping[str, keras.Model], test: Any
 ) -> tuple[CheckReport, latency.Comparison]:
     """Checks both exports and times them, in several processes, in more while it is undecided."""
     single = first_samples(test, 1)
@@ -163,28 +225,30 @@ def _check_exports(
     return replace(worst, latency=times, ratio=comparison.ratio), comparison
 
 
-def _front_panels(job: Job, test: Samples) -> dict[str, np.ndarray]:
+def _front_pictures(job: LatencyJob, test: Samples) -> dict[str, np.ndarray]:
     """Image and error of the middle test sample for trials along the front, as pruned."""
     sample = test.take(len(test) // 2, 1)
     network = job.model("train")
-    front = job.search_result().front
-    places = np.unique(np.linspace(0, len(front) - 1, min(len(front), _MOST_PANELS)).round())
     full = predict(network, sample.inputs)
-    panels = {}
-    for place in places.astype(int):
-        trial = front[place]
-        slim = search.build(network, trial.configuration, importance=job.recipe.pruning.importance)
-        pictures = job.task.panel(sample, {"image": predict(slim, sample.inputs), "full": full})
+
+    def draw(slim: keras.Model) -> tuple[np.ndarray, np.ndarray] | None:
+        outputs = {"image": predict(slim, sample.inputs), "full": full}
+        pictures = job.task.panel(sample, outputs)
         if not pictures:
-            return {}
+            return None
         image = pictures["image"]
-        panels[f"image_{trial.number}"] = image
-        panels[f"error_{trial.number}"] = np.abs(image - pictures.get("truth", pictures["full"]))
-    return panels
+        return image, np.abs(image - pictures.get("truth", pictures["full"]))
+
+    panels = front_panels(network, job.search_result(), draw)
+    return {
+        f"{kind}_{panel.trial.number}": getattr(panel, kind)
+        for panel in panels
+        for kind in ("image", "error")
+    }
 
 
 def _read_panels(
-    front: Mapping[str, np.ndarray], trials: Sequence[search.TrialRecord]
+    front: Mapping[str, np.ndarray], trials: Sequence[TrialRecord]
 ) -> list[FrontPanel]:
     return [
         FrontPanel(trial, front[f"image_{trial.number}"], front[f"error_{trial.number}"])

@@ -11,6 +11,8 @@ import keras
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from spade_keras.search.result import TrialRecord
+
 
 class ProgressBar:
     """A bar with a count and a remark; where there is no terminal, a line now and then.
@@ -46,6 +48,11 @@ class ProgressBar:
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
+
+    def advance_to(self, done: int) -> None:
+        """Counts up to a number."""
+        for _ in range(done - self._done):
+            self.advance()
 
     def advance(self, remark: str = "") -> None:
         """Counts one more."""
@@ -90,3 +97,11 @@ def stage_line(console: Console, name: str, what: str) -> Iterator[None]:
     started = time.monotonic()
     yield
     console.print(f"  [green]done[/] in {time.monotonic() - started:.1f} s", highlight=False)
+
+
+def describe_trial(trial: TrialRecord) -> str:
+    """Says in a few words what became of a trial."""
+    if trial.timing is None:
+        return f"#{trial.number} failed: {trial.reason}"
+    quality = trial.state if trial.quality is None else f"quality {trial.quality:.4g}"
+    return f"#{trial.number} {trial.origin}: ratio {trial.timing.latency_ratio:.3f}, {quality}"

@@ -36,10 +36,11 @@ class Stages:
     Args:
         folder: The run's folder; made when the first stage runs.
         results: Names of files in `folder` that are made from the stages. They are removed as soon
-            as a stage has to be made anew, so that they never speak of another run.
+            as a stage has to be made again, so that they never describe another run.
 
     Example:
-        >>>         >>> with tempfile.TemporaryDirectory() as folder, Stages(folder) as stages:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder, Stages(folder) as stages:
         ...     made = stages.run("greet", {"word": "hi"}, lambda at: at.joinpath("a").touch())
         ...     again = stages.is_done("greet", {"word": "hi"})
         >>> made.name, again
@@ -58,8 +59,8 @@ class Stages:
             self._lock.acquire()
         except Timeout:
             raise SpadeError(
-                f"Another process is working on this run. Wait for it to end, or choose another "
-                f"`run.name`. Received: folder={self.folder}"
+                "Another process is working in this folder. Wait for it to end, or choose another "
+                f"one (`run.name`, -o). Received: folder={self.folder}"
             ) from None
         if self._lock.lock_counter == 1:
             self._remove_leftovers()
@@ -85,7 +86,7 @@ class Stages:
     ) -> Path:
         """Makes a stage, unless it is there and was made from the same inputs.
 
-        Whatever was made from a stage is removed when that stage has to be made anew: nothing
+        All that was made from a stage is removed when that stage has to be made again: nothing
         stale stays beside fresh results.
 
         Args:
@@ -93,9 +94,9 @@ class Stages:
             inputs_hash_material: Everything the result depends on: nested dicts, lists, numbers,
                 strings, paths.
             make: Fills the folder it is given. When it raises, the stage does not exist.
-            after: Stages this one reads. Making one of them anew makes this one anew.
+            after: Stages this one reads. Making one of them again makes this one again.
             keep_partial: Whether an interrupted attempt's folder is handed to the next attempt
-                with the same inputs, for a `make` that knows how to go on.
+                with the same inputs, for a `make` that can continue.
 
         Returns:
             The stage's folder.
@@ -201,7 +202,7 @@ class Stages:
         fsync(self.folder)
 
     def _remove(self, name: str) -> None:
-        """Removes a stage and, before it, whatever was made from it."""
+        """Removes a stage and, before it, all that was made from it."""
         for path in sorted(self.folder.glob(f"*/{RECORD}")):
             other = path.parent.name
             record = self._record(other)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -19,8 +19,10 @@ from spade_keras.finetuning import (
     Supervised,
     tuning_options,
 )
-from spade_keras.pipeline.job import Job
 from spade_keras.tasks import Samples
+
+if TYPE_CHECKING:
+    from spade_keras.pipeline.latency_run import LatencyJob
 
 
 def fit_best(  # noqa: PLR0913 - every setting is a keyword of its own
@@ -84,7 +86,7 @@ def fit_best(  # noqa: PLR0913 - every setting is a keyword of its own
 
 
 def fit_full(
-    job: Job, folder: Path, network: keras.Model, epochs: int, label: str
+    job: LatencyJob, folder: Path, network: keras.Model, epochs: int, label: str
 ) -> dict[str, list[float]]:
     """Trains a network by the recipe's `[training]`, on truth or without; see `fit_best`."""
     settings = job.recipe.training
@@ -114,7 +116,7 @@ def fit_full(
 
 
 def fit_by_strategy(
-    job: Job, folder: Path, network: keras.Model, label: str
+    job: LatencyJob, folder: Path, network: keras.Model, label: str
 ) -> dict[str, list[float]]:
     """Trains a network by the recipe's `[finetuning]`; see `fit_best`."""
     settings = job.recipe.finetuning
@@ -130,7 +132,7 @@ def fit_by_strategy(
     )
 
 
-def strategy_tuner(job: Job, network: keras.Model) -> FineTuner:
+def strategy_tuner(job: LatencyJob, network: keras.Model) -> FineTuner:
     """Wraps a network in the fine-tuning strategy of the recipe, for `strategy_batches`."""
     settings = job.recipe.finetuning
     strategy = settings.strategy
@@ -142,7 +144,7 @@ def strategy_tuner(job: Job, network: keras.Model) -> FineTuner:
     return Supervised(network, distance=job.task.distance(strategy, network, inputs))
 
 
-def strategy_batches(job: Job, split: str, *, shuffle: bool = True) -> keras.utils.PyDataset:
+def strategy_batches(job: LatencyJob, split: str, *, shuffle: bool = True) -> keras.utils.PyDataset:
     """Serves a split as the fine-tuning strategy of the recipe may see it.
 
     The truth is loaded for the supervised strategy alone. For "school" the teacher's answers to
@@ -162,8 +164,8 @@ def _self_supervised(network: keras.Model, settings: Any) -> SelfSupervised:
     return SelfSupervised(network, equivariance_weight=settings.equivariance_weight)
 
 
-def _measurements(job: Job, split: str, settings: Any) -> keras.utils.PyDataset:
-    """Serves measurements alone, split anew every time where the recipe says so."""
+def _measurements(job: LatencyJob, split: str, settings: Any) -> keras.utils.PyDataset:
+    """Serves measurements alone, split differently every time where the recipe says so."""
     batches = job.batches(split, settings.batch_size)
     if not settings.splitting:
         return batches
@@ -173,11 +175,11 @@ def _measurements(job: Job, split: str, settings: Any) -> keras.utils.PyDataset:
     )
 
 
-def _truth(job: Job, samples: Samples) -> Any:
+def _truth(job: LatencyJob, samples: Samples) -> Any:
     return samples.truth
 
 
-def _lessons(job: Job, samples: Samples) -> np.ndarray:
+def _lessons(job: LatencyJob, samples: Samples) -> np.ndarray:
     return predict(job.model("train"), samples.inputs)
 
 

@@ -57,19 +57,19 @@ class Reconstruction(Task):
     def distance(
         self, strategy: str, network: keras.Model, inputs: Any
     ) -> Callable[[Any, Any], Any]:
-        """Returns the mean squared error, whatever images are compared."""
+        """Returns the mean squared error."""
         return image_distance
 
-    def quality(
+    def objective(
         self,
         strategy: str,
         inputs: Any,
         *,
         targets: np.ndarray | None = None,
         teacher: keras.Model | None = None,
-    ) -> search.Quality:
+    ) -> search.Objective:
         """Returns the PSNR against truth or teacher, or the held-out self-supervised loss."""
-        return search.strategy_quality(strategy, inputs, targets=targets, teacher=teacher)
+        return search.strategy_objective(strategy, inputs, targets=targets, teacher=teacher)
 
     def scores(self, samples: Samples, outputs: np.ndarray) -> dict[str, Any]:
         """Returns the scores of the source, each with its standard deviation."""
@@ -80,7 +80,7 @@ class Reconstruction(Task):
         return self.source.baselines(samples)
 
     def timed(self, network: keras.Model) -> keras.Model:
-        """Returns an equilibrium network of as many iterations as it is counted in."""
+        """Returns the equilibrium network truncated to its reference iteration count."""
         if not isinstance(network, DeepEquilibrium):
             return network
         return network.with_iterations(network.iterations)

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from spade_keras.backend.batches import count_samples, first_samples
-from spade_keras.search import Quality
+from spade_keras.search import Objective
 
 SPLITS = ("train", "validation", "test")
 
@@ -38,7 +38,7 @@ class Samples:
 
     @property
     def judged_inputs(self) -> Any:
-        """Inputs together with what is held out: for losses and qualities, not for networks."""
+        """Inputs together with what is held out: for losses and objectives, not for networks."""
         return self.inputs if self.held_out is None else {**self.inputs, **self.held_out}
 
     def take(self, start: int, count: int) -> Samples:
@@ -131,14 +131,14 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def quality(
+    def objective(
         self,
         strategy: str,
         inputs: Any,
         *,
         targets: np.ndarray | None = None,
         teacher: keras.Model | None = None,
-    ) -> Quality:
+    ) -> Objective:
         """Returns how a candidate is judged by what its fine-tuning strategy may see.
 
         Args:
@@ -165,7 +165,7 @@ class Task(ABC):
         return network
 
     def network_facts(self, network: keras.Model, samples: Samples) -> dict[str, Any]:
-        """Returns what else is to be told of a network, as plain JSON values."""
+        """Returns extra facts of a network for the report, as plain JSON values."""
         return {}
 
     def baselines(self, samples: Samples) -> dict[str, np.ndarray]:

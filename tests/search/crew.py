@@ -11,7 +11,7 @@ import keras
 
 from spade_keras import latency, search
 from spade_keras.pruning import count_parameters, find_groups
-from spade_keras.search.quality import Quality
+from spade_keras.search.objective import Objective
 from spade_keras.search.storage import open_storage
 
 
@@ -45,13 +45,13 @@ def fake_timer(network):
     return time_candidate
 
 
-class Parameters(Quality):
+class Parameters(Objective):
     name = "parameters"
 
     def __init__(self, hangs_at):
         self.hangs_at = hangs_at
 
-    def __call__(self, network):
+    def __call__(self, network, report=None):
         if self.hangs_at:
             with latency.device_lock():
                 Path(self.hangs_at).touch()
@@ -70,7 +70,7 @@ def work(job):
         storage=open_storage(job["storage"], heartbeat_s=1, grace_s=2),
         name=job["name"],
         seeds=("uniform",),  # the others judge a quality outside of any trial
-        quality=Parameters(job["hangs_at"]),
+        objective=Parameters(job["hangs_at"]),
         timer=fake_timer(network),
         space=search.SearchSpace.from_groups(find_groups(network), multiple=1, minimum=1),
     )

@@ -117,20 +117,17 @@ def test_a_joint_search_finds_depth_before_width(network, blocks):
     widths = {g.name: (4, g.width) for g in pruning.find_groups(network) if not g.fixed}
     space = search.SearchSpace.from_edges(widths, iterations=(1, 2, 3), blocks=blocks)
 
-    class Kept(search.Quality):
+    class Kept(search.Objective):
         name = "kept"
 
-        def __init__(self):
-            super().__init__({})
-
-        def __call__(self, candidate):
+        def __call__(self, candidate, report=None):
             return float(pruning.count_parameters(candidate) + candidate.iterations)
 
     result = search.run(
         network,
         budget=search.LatencyBudget(0.7),
         data=None,
-        quality=Kept(),
+        objective=Kept(),
         timer=lambda candidate: timed(candidate.iterations / 3),
         space=space,
         trials=25,

@@ -7,8 +7,8 @@ import pytest
 from spade_keras import pruning
 from spade_keras.networks import UnrolledPGD, priors
 from spade_keras.operators import CartesianMRI
-from spade_keras.search.kept_importance import KeptShare, kept_shares
 from spade_keras.search.knapsack import knapsack_curve, predicted_cost
+from spade_keras.search.objective import KeptShare, kept_shares
 from spade_keras.search.seeds import (
     SEEDS,
     iterations_curve,

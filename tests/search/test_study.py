@@ -10,7 +10,7 @@ from spade_keras.errors import BudgetNotMetError, SpadeError
 from spade_keras.networks import UnrolledPGD, priors
 from spade_keras.operators import CartesianMRI
 from spade_keras.pruning import count_parameters, find_groups
-from spade_keras.search.quality import Quality
+from spade_keras.search.objective import Objective
 from spade_keras.search.storage import open_storage
 
 
@@ -50,7 +50,7 @@ def parameter_timer(network):
     return lambda candidate: comparison(count_parameters(candidate) / full)
 
 
-class Parameters(Quality):
+class Parameters(Objective):
     """More parameters, better quality; remembers what it was asked."""
 
     name = "parameters"
@@ -58,14 +58,14 @@ class Parameters(Quality):
     def __init__(self):
         self.asked = []
 
-    def __call__(self, network):
+    def __call__(self, network, report=None):
         self.asked.append(count_parameters(network))
         return float(self.asked[-1])
 
 
 def run(network, budget=0.6, trials=12, **options):
     options = {
-        "quality": Parameters(),
+        "objective": Parameters(),
         "timer": parameter_timer(network),
         "space": search.SearchSpace.from_groups(find_groups(network), multiple=2, minimum=2),
         "seeds": (),
@@ -78,7 +78,7 @@ def run(network, budget=0.6, trials=12, **options):
 
 def test_best_is_the_best_of_those_within_the_budget(network):
     quality = Parameters()
-    result = run(network, quality=quality)
+    result = run(network, objective=quality)
     full = count_parameters(network)
     assert result.counts()["total"] == 12 == len(result.trials)
     assert result.counts()["feasible"] + result.counts()["infeasible"] == 12
@@ -108,7 +108,7 @@ def test_a_pair_of_widths_is_timed_and_judged_once(network):
         timed.append(tuple(w.shape for w in candidate.weights))
         return timer(candidate)
 
-    result = run(network, trials=30, timer=counting, quality=quality)
+    result = run(network, trials=30, timer=counting, objective=quality)
     distinct = {tuple(t.widths.values()) for t in result.trials}
     assert len(timed) == len(set(timed)) == len(distinct) < 30
     assert len(quality.asked) == len(set(map(tuple, (t.widths.values() for t in result.ranking))))
@@ -178,7 +178,7 @@ def test_real_clock(network, slices):
 @pytest.mark.parametrize("strategy", ["school", "self_supervised", "supervised"])
 def test_quality_prefers_what_its_strategy_is_after(network, slices, strategy):
     other = make_network(seed=4)
-    quality = search.strategy_quality(
+    quality = search.strategy_objective(
         strategy, slices.inputs, targets=slices.targets, teacher=network
     )
     if strategy == "school":
@@ -189,7 +189,7 @@ def test_quality_prefers_what_its_strategy_is_after(network, slices, strategy):
         assert ideal(network) > 100 > quality(network)
     else:
         loss = 10 ** (-quality(network) / 10)
-        tuner = search.quality.SelfSupervised(network)
+        tuner = search.scores.SelfSupervised(network)
         prediction = network(slices.inputs, training=False)
         expected = tuner.strategy_loss(slices.inputs, None, prediction, training=False)
         assert loss == pytest.approx(float(keras.ops.convert_to_numpy(expected)), rel=1e-4)
@@ -200,7 +200,7 @@ def test_only_the_supervised_quality_sees_the_truth(network, slices):
     scores = {}
     for strategy in ("school", "self_supervised", "supervised"):
         for truth in (slices.targets, poison):
-            quality = search.strategy_quality(
+            quality = search.strategy_objective(
                 strategy, slices.inputs, targets=truth, teacher=make_network(seed=4)
             )
             scores.setdefault(strategy, []).append(quality(network))
@@ -210,10 +210,10 @@ def test_only_the_supervised_quality_sees_the_truth(network, slices):
 
 
 def test_wrong_options(network, slices):
-    with pytest.raises(ValueError, match="sampler='cma'"):
+    with pytest.raises(ValueError, match=r"`sampler` must be one of .*tpe.*sampler='cma'"):
         run(network, sampler="cma")
     with pytest.raises(ValueError, match="strategy='school', targets missing, teacher missing"):
-        search.strategy_quality("school", slices.inputs)
+        search.strategy_objective("school", slices.inputs)
 
 
 def test_goes_on_with_the_trials_there_are(network, tmp_path):
@@ -248,11 +248,11 @@ def test_half_a_line_at_the_end_is_cut_off(network, tmp_path):
 
 def test_nan_quality_fails_its_trial_and_the_search_goes_on(network):
     class Sometimes(Parameters):
-        def __call__(self, candidate):
+        def __call__(self, candidate, report=None):
             value = super().__call__(candidate)
             return float("nan") if len(self.asked) == 1 else value
 
-    result = run(network, quality=Sometimes())
+    result = run(network, objective=Sometimes())
     assert result.counts()["failed"] == 1
     assert result.counts()["feasible"] + result.counts()["infeasible"] == 12
     assert np.isfinite(result.best.quality)
@@ -282,7 +282,7 @@ def trace_of(result):
 
 def test_pareto_mode_judges_all_and_returns_the_front(network):
     quality = Parameters()
-    result = run(network, budget=0.3, trials=20, pareto=True, quality=quality)
+    result = run(network, budget=0.3, trials=20, pareto=True, objective=quality)
     assert all(t.quality is not None for t in result.trials)
     assert {t.state for t in result.trials} == {"feasible", "infeasible"}
     for trial in result.trials:
@@ -317,14 +317,14 @@ def test_every_sampler_finds_something(network, sampler):
 
 
 def test_stops_by_time_and_by_stagnation(network):
-    result = run(network, trials=100, timeout_s=0.0)
+    result = run(network, trials=100, timeout_minutes=1e-9)
     assert (result.ended_by, result.trials) == ("timeout", ())
 
     class Constant(Parameters):
-        def __call__(self, candidate):
+        def __call__(self, candidate, report=None):
             return 1.0
 
-    result = run(network, trials=100, stagnation=4, quality=Constant())
+    result = run(network, trials=100, stagnation=4, objective=Constant())
     assert result.ended_by == "stagnation"
     first = next(i for i, t in enumerate(result.trials) if t.state == "feasible")
     assert len(result.trials) == first + 1 + 4
@@ -346,14 +346,14 @@ def test_a_study_of_something_else_is_refused(network, tmp_path):
         run(make_network(seed=5), trials=3, storage=journal)
     with pytest.raises(SpadeError, match="another budget"):
         run(network, budget=0.5, trials=3, storage=journal)
-    with pytest.raises(SpadeError, match="other objectives"):
+    with pytest.raises(SpadeError, match="another number of objectives"):
         run(network, trials=3, storage=journal, pareto=True)
 
     class Other(Parameters):
         name = "something else"
 
-    with pytest.raises(SpadeError, match="Its quality is another one"):
-        run(network, trials=3, storage=journal, quality=Other())
+    with pytest.raises(SpadeError, match="It maximizes something else"):
+        run(network, trials=3, storage=journal, objective=Other())
     assert len(run(network, trials=3, storage=journal).trials) == 3
 
 
@@ -363,7 +363,7 @@ def test_times_of_another_device_are_not_mixed_unless_told_to(network, tmp_path,
     here = latency.fingerprint()
     elsewhere = {**here, "device": {**here["device"], "name": "Another CPU"}}
     monkeypatch.setattr(latency, "fingerprint", lambda *_, **__: elsewhere)
-    with pytest.raises(SpadeError, match=r"device name was .*, is Another CPU"):
+    with pytest.raises(SpadeError, match=r"device.name was .*, is Another CPU"):
         run(network, trials=3, storage=journal)
     assert len(run(network, trials=3, storage=journal, mix_devices=True).trials) == 3
 
@@ -378,13 +378,13 @@ def test_times_of_another_device_are_not_mixed_unless_told_to(network, tmp_path,
 )
 def test_one_candidate_that_fails_says_why_and_the_search_goes_on(network, error, reason):
     class Raising(Parameters):
-        def __call__(self, candidate):
+        def __call__(self, candidate, report=None):
             value = super().__call__(candidate)
             if len(self.asked) == 2:
                 raise error
             return value
 
-    result = run(network, quality=Raising())
+    result = run(network, objective=Raising())
     assert [t.reason for t in result.trials if t.state == "failed"] == [reason]
     assert result.counts()["feasible"] + result.counts()["infeasible"] == 12
 
@@ -403,13 +403,13 @@ def test_an_interrupted_trial_is_tried_again(network, tmp_path):
     journal = tmp_path / "study.journal"
 
     class Interrupting(Parameters):
-        def __call__(self, candidate):
+        def __call__(self, candidate, report=None):
             if len(self.asked) == 1:
                 raise KeyboardInterrupt
             return super().__call__(candidate)
 
     with pytest.raises(KeyboardInterrupt):
-        run(network, storage=journal, quality=Interrupting())
+        run(network, storage=journal, objective=Interrupting())
     again = run(network, storage=journal)
     assert trace_of(again)[-1][0] != "failed"
     lost = [t for t in again.trials if t.state == "failed"]

@@ -11,11 +11,11 @@ from spade_keras import latency, pipeline, search, tasks
 from spade_keras.backend.batches import predict
 from spade_keras.errors import SpadeError
 from spade_keras.export import CheckReport
-from spade_keras.pipeline import closing
-from spade_keras.pipeline.job import Job
+from spade_keras.pipeline import LatencyJob, closing, latency_run
 from spade_keras.pipeline.run_folder import Stages
 from spade_keras.pruning import count_parameters
 from spade_keras.recipe import load_recipe
+from spade_keras.registry import CLASSIFIERS
 
 SIZE, CLASSES = 12, 3
 ON_TF = keras.backend.backend() == "tensorflow"
@@ -96,13 +96,13 @@ def parameter_clock(monkeypatch):
 
 def stages_of(settings, *names):
     """Runs stages one after the other, without those that export."""
-    this = Job(settings, Stages(settings.run_folder), Console(quiet=True))
+    this = LatencyJob(settings, Stages(settings.run_folder), Console(quiet=True))
     makers = {
-        "data": pipeline.make_data,
-        "train": pipeline.train,
-        "search": pipeline.search_widths,
-        "prune": pipeline.prune,
-        "finetune": pipeline.finetune,
+        "data": latency_run.make_data,
+        "train": latency_run.train,
+        "search": latency_run.search_widths,
+        "prune": latency_run.prune,
+        "finetune": latency_run.finetune,
     }
     for name in names or makers:
         folder = settings.run_folder / name
@@ -247,7 +247,7 @@ def _with_logits(model, features):
 )
 def test_a_classifier_that_does_not_fit_the_data_is_named(file, tmp_path, shape, classes, message):
     path = tmp_path / "other.keras"
-    tasks.classifiers.convolutional(shape, classes, filters=[2]).save(path)
+    CLASSIFIERS["convolutional"](shape, classes, filters=[2]).save(path)
     settings = recipe(tmp_path, file, f'network.path="{path}"')
     stages_of(settings, "data")
     with pytest.raises(SpadeError, match=message) as caught:

@@ -1,4 +1,4 @@
-"""What a search maximizes, and the qualities of classifiers."""
+"""What a search maximizes, and the scores of classifiers."""
 
 import sys
 
@@ -8,19 +8,14 @@ import optuna
 import pytest
 
 from spade_keras import pruning
-from spade_keras.errors import UserFunctionError
+from spade_keras.errors import UserCodeError, UserFunctionError
 from spade_keras.finetuning import Supervised
 from spade_keras.networks import UnrolledPGD, priors
 from spade_keras.operators import CartesianMRI
-from spade_keras.search.objectives import (
-    OBJECTIVES,
-    AsPruned,
-    KeptImportance,
-    ShortFineTune,
-    UserFunction,
-)
-from spade_keras.search.quality import Accuracy, LogitAgreement, Quality, strategy_quality
-from spade_keras.search.user_function import load_function
+from spade_keras.registry import OBJECTIVES
+from spade_keras.search.objective import KeptImportance, Objective, ShortFineTune, UserFunction
+from spade_keras.search.scores import Accuracy, LogitAgreement, OutputAgreement, strategy_objective
+from spade_keras.search.user_code import load_function
 
 
 def make_classifier(activation=None, seed=0, units=3):
@@ -48,16 +43,15 @@ class Batches(keras.utils.PyDataset):
         return self.x[part], self.y[part]
 
 
-class NegativeError(Quality):
+class NegativeError(Objective):
     """Minus the squared error against fixed targets; remembers every answer."""
 
     name = "negative error"
 
     def __init__(self, x, y):
-        super().__init__(x)
-        self.y, self.seen = y, []
+        self.inputs, self.y, self.seen = x, y, []
 
-    def __call__(self, network):
+    def __call__(self, network, report=None):
         answer = keras.ops.convert_to_numpy(network(self.inputs, training=False))
         self.seen.append(-float(np.mean((answer - self.y) ** 2)))
         return self.seen[-1]
@@ -70,11 +64,10 @@ def make_short(samples, **options):
     return quality, ShortFineTune(quality, Supervised, Batches(samples, targets), **options)
 
 
-def test_as_pruned_is_the_quality_itself(samples):
-    quality = NegativeError(samples, np.zeros((40, 3)))
-    objective = AsPruned(quality)
+def test_as_pruned_is_the_score_itself(samples):
+    objective = NegativeError(samples, np.zeros((40, 3)))
     model = make_classifier()
-    assert objective(model) == quality.seen[0]
+    assert objective(model) == objective.as_pruned(model) == objective.seen[0]
     assert (objective.name, objective.rungs) == ("negative error", 1)
 
 
@@ -215,9 +208,8 @@ def test_functions_come_from_the_current_folder(tmp_path, monkeypatch):
             load_function(spec, argument="--evaluate")
         assert f"--evaluate={spec!r}" in str(caught.value)
     # What is missing is not the user's module but one that it imports: Python's own words.
-    with pytest.raises(ModuleNotFoundError, match="no_such_package_p4") as caught:
+    with pytest.raises(UserCodeError, match=r"ModuleNotFoundError.*no_such_package_p4"):
         load_function("needs_more_p4:score")
-    assert not isinstance(caught.value, UserFunctionError)
 
 
 @pytest.mark.parametrize("one_hot", [False, True])
@@ -279,7 +271,7 @@ def test_only_the_supervised_quality_sees_the_labels(samples):
     scores = {}
     for strategy in ("school", "supervised"):
         for labels in (np.zeros(40, int), poison):
-            quality = strategy_quality(
+            quality = strategy_objective(
                 strategy, samples, targets=labels, teacher=teacher, task="classification"
             )
             scores.setdefault(strategy, []).append(quality(model))
@@ -297,12 +289,25 @@ def test_a_broken_network_has_no_accuracy(samples):
 
 def test_wrong_tasks(samples):
     with pytest.raises(ValueError, match="task='detection'"):
-        strategy_quality("school", samples, task="detection")
+        strategy_objective("school", samples, task="detection")
     with pytest.raises(ValueError, match=r"for classification.*strategy='self_supervised'"):
-        strategy_quality("self_supervised", samples, task="classification")
+        strategy_objective("self_supervised", samples, task="classification")
     with pytest.raises(ValueError, match=r"shape \(39,\) for 40 samples"):
         Accuracy(samples, np.zeros(39))
 
 
 def test_objectives_by_name():
     assert sorted(OBJECTIVES) == ["as_pruned", "kept_importance", "short_finetune"]
+
+
+def test_output_agreement_is_the_signal_to_error_ratio():
+    inputs = np.array([[1.0], [-1.0]])
+    full = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+    full.layers[0].kernel.assign([[1.0]])
+    agreement = OutputAgreement(full, inputs)
+    assert agreement(full) == pytest.approx(120)
+    other = keras.models.clone_model(full)
+    other.layers[0].kernel.assign([[0.9]])
+    assert agreement(other) == pytest.approx(20, abs=1e-4)  # a tenth of the signal is lost
+    other.layers[0].kernel.assign([[0.0]])
+    assert agreement(other) == pytest.approx(0, abs=1e-6)  # as good as the mean

@@ -1,4 +1,4 @@
-"""One trial: build the candidate, time it, reject it or judge it."""
+"""One trial: build the candidate, time it interleaved with the full network, judge or reject it."""
 
 from __future__ import annotations
 
@@ -12,20 +12,59 @@ from typing import Any
 import keras
 import optuna
 
-from spade_keras import latency
+from spade_keras import backend, latency
 from spade_keras.errors import CandidateError, SpadeError
 from spade_keras.search.budget import LatencyBudget
 from spade_keras.search.candidate import CandidateBuilder
-from spade_keras.search.objectives import Objective
+from spade_keras.search.objective import Objective
 from spade_keras.search.result import Timing, TrialRecord
 from spade_keras.search.space import Configuration
 
 Timer = Callable[[keras.Model], latency.Comparison]
 """Times a candidate against the full network."""
 
+# Fewer windows do not show a 99th percentile.
+_TAIL_PAIRS = 100
+
+
+def interleaved_timer(
+    network: keras.Model,
+    inputs: Any,
+    *,
+    pairs: int = 20,
+    batch_size: int = 1,
+    single_calls: bool = False,
+) -> Timer:
+    """Returns a function that times a candidate interleaved with `network`.
+
+    The full network is compiled once, not once per candidate.
+
+    Args:
+        network: The full network.
+        inputs: Arrays, or a dict, list or tuple of them, with the samples on the first axis; the
+            first ones are used, repeated if they are too few.
+        pairs: Timed windows of each; at least 100 when calls are timed singly, for their tail.
+        batch_size: Samples in a call.
+        single_calls: Whether a window is one call, however short.
+    """
+    sample = latency.fill_batch(inputs, batch_size)
+    full = backend.inference_function(network, sample)
+    windows = max(pairs, _TAIL_PAIRS) if single_calls else pairs
+
+    def time_candidate(candidate: keras.Model) -> latency.Comparison:
+        return latency.compare(
+            full,
+            backend.inference_function(candidate, sample),
+            pairs=windows,
+            single_calls=single_calls,
+            described=sample,
+        )
+
+    return time_candidate
+
 
 class Evaluation:
-    """What is known of candidates, and how more is found out.
+    """Times and judges candidates, each once.
 
     Args:
         build: Makes the network of a configuration.
@@ -81,7 +120,7 @@ class Evaluation:
         """Tries a candidate for Optuna.
 
         Args:
-            trial: Told the timing, the constraint and the quality on the way.
+            trial: Gets the timing, the constraint and the quality on the way.
             configuration: What to try.
             seconds: Gets the seconds spent on each phase, however the trial ends.
 
@@ -179,7 +218,7 @@ class _Phases:
 
 @contextmanager
 def _reasons() -> Iterator[None]:
-    """Turns whatever goes wrong with one candidate into a `CandidateError` that says what."""
+    """Turns any failure of one candidate into a `CandidateError` that gives the reason."""
     try:
         yield
     except (optuna.TrialPruned, CandidateError, latency.DeviceBusyError):

@@ -6,7 +6,6 @@ import sys
 import keras
 import numpy as np
 import pytest
-from tests.test_cli import output_of
 
 from spade_keras import cli
 from spade_keras.pruning import count_parameters
@@ -14,7 +13,7 @@ from tests.parameter_clock import ParameterClock
 
 pytestmark = pytest.mark.once
 
-QUICK = ["--no-staircase", "--multiple", "2", "--trials", "5"]
+QUICK = ["--no-staircase", "--width-multiple", "2", "--trials", "5"]
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +37,15 @@ def folder(tmp_path_factory):
 def clock(monkeypatch, folder):
     monkeypatch.chdir(folder)
     clock = ParameterClock()
-    monkeypatch.setattr("spade_keras.search.study.interleaved_timer", clock.timer)
+    monkeypatch.setattr("spade_keras.search.interleaved_timer", clock.timer)
     monkeypatch.setattr("spade_keras.latency.compare_in_fresh_process", clock.compare)
     return clock
+
+
+def output_of(capsys):
+    """Standard output and error with the line breaks and boxes of the terminal taken out."""
+    captured = capsys.readouterr()
+    return [" ".join(text.replace("│", " ").split()) for text in (captured.out, captured.err)]
 
 
 @pytest.fixture
@@ -56,7 +61,7 @@ def search_arguments(out, *more, budget="0.5"):
     return ["search", "model.keras", *asked, *QUICK, *more]
 
 
-def test_search_then_verify(clock, tmp_path, capsys):
+def test_search_then_replay(clock, tmp_path, capsys):
     out = tmp_path / "found"
     assert cli.main(search_arguments(out, "--evaluate", "cli_task:evaluate")) == 0
     shown, _ = output_of(capsys)
@@ -71,15 +76,15 @@ def test_search_then_verify(clock, tmp_path, capsys):
     kept = json.loads((out / "receipt.json").read_text())
     assert kept["ratio"]["value"] == count_parameters(slim) / 555
 
-    assert cli.main(["verify", str(out / "receipt.json")]) == 0
+    assert cli.main(["replay", str(out / "receipt.json")]) == 0
     assert "Holds on the receipt's device" in output_of(capsys)[0]
     clock.slowdown = 5.0
-    assert cli.main(["verify", str(out / "receipt.json"), "--full", "model.keras"]) == 3
+    assert cli.main(["replay", str(out / "receipt.json"), "--full", "model.keras"]) == 3
     assert "Does not hold" in output_of(capsys)[0]
-    assert cli.main(["verify", str(out / "receipt.json"), "--slim", "model.keras"]) == 2
+    assert cli.main(["replay", str(out / "receipt.json"), "--slim", "model.keras"]) == 2
     assert "`slim` must be the file" in output_of(capsys)[1]
     (out / "receipt.json").write_text(json.dumps({**kept, "date": "1999-01-01"}))
-    assert cli.main(["verify", str(out / "receipt.json")]) == 2
+    assert cli.main(["replay", str(out / "receipt.json")]) == 2
     assert "damaged or edited" in output_of(capsys)[1]
 
 
@@ -128,12 +133,12 @@ def test_ctrl_c_ends_with_130_and_says_how_to_go_on(clock, tmp_path, capsys, mon
         (["--data", "absent_task:data"], ["no module 'absent_task'"]),
         (["--evaluate", "cli_task"], ["must read module:function"]),
         (["--evaluate", "cli_task:evalute"], ["Did you mean 'evaluate'"]),
-        (["--sampler", "best"], ["`sampler` must be one of"]),
+        (["--sampler", "best"], ["`sampler` must be one of", "tpe"]),
         (["--seeds", "uniform,lucky"], ["`seeds` must be among", "lucky"]),
         (["--warm-start", "absent"], ["must be the folder of a finished"]),
         (["--iterations", "2,x"], ["must read 2,3,4"]),
         (["--iterations", "2"], ["it does not iterate"]),
-        (["--multiple", "99"], ["No channel group may change"]),
+        (["--width-multiple", "99"], ["No channel group may change"]),
         (["-o", "."], ["must be a new or empty folder", "model.keras"]),
     ],
     ids=lambda value: " ".join(value)[:30],

@@ -1,11 +1,7 @@
-"""How good a candidate is, judged only by what its fine-tuning strategy may see.
-
-Higher is better; every quality is computed on held-out data.
-"""
+"""Objectives computed on held-out data, each of what one fine-tuning strategy may see."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from typing import Any
 
 import keras
@@ -15,9 +11,10 @@ from scipy.special import log_softmax
 from spade_keras.backend.batches import batches, count_samples, predict
 from spade_keras.finetuning import SelfSupervised
 from spade_keras.metrics import psnr_per_image
+from spade_keras.search.objective import Objective, Report
 
 
-class Quality(ABC):
+class _HeldOut(Objective):
     """Scores a network on held-out inputs.
 
     Args:
@@ -25,25 +22,21 @@ class Quality(ABC):
         batch_size: Samples per forward pass.
     """
 
-    name: str
-    """What the score is, for reports."""
-
     def __init__(self, inputs: Any, *, batch_size: int = 4) -> None:
         self.inputs = keras.tree.map_structure(np.asarray, inputs)
         self.batch_size = batch_size
 
-    @abstractmethod
-    def __call__(self, network: keras.Model) -> float:
-        """Returns the score, higher is better."""
+    def _outputs(self, network: keras.Model) -> np.ndarray:
+        return predict(network, self.inputs, batch_size=self.batch_size)
 
 
-class ValidationPSNR(Quality):
+class ValidationPSNR(_HeldOut):
     """Mean PSNR against the ground truth, for images scaled to [0, 1].
 
     Args:
-        inputs: See `Quality`.
+        inputs: Held-out inputs: an array, or a dict, list or tuple of arrays, samples first.
         targets: The ground truth.
-        batch_size: See `Quality`.
+        batch_size: Samples per forward pass.
     """
 
     name = "validation PSNR (dB)"
@@ -52,60 +45,60 @@ class ValidationPSNR(Quality):
         super().__init__(inputs, batch_size=batch_size)
         self.targets = np.asarray(targets)
 
-    def __call__(self, network: keras.Model) -> float:
+    def __call__(self, candidate: keras.Model, report: Report | None = None) -> float:
         """Returns the mean PSNR in dB."""
-        return _mean_psnr(self.targets, predict(network, self.inputs, batch_size=self.batch_size))
+        return _mean_psnr(self.targets, self._outputs(candidate))
 
 
-class TeacherAgreement(Quality):
+class TeacherAgreement(_HeldOut):
     """Mean PSNR of a candidate's output against the unpruned network's.
 
     Args:
-        inputs: See `Quality`.
+        inputs: Held-out inputs: an array, or a dict, list or tuple of arrays, samples first.
         teacher: The unpruned network; it runs once.
-        batch_size: See `Quality`.
+        batch_size: Samples per forward pass.
     """
 
     name = "agreement with the full network (PSNR, dB)"
 
     def __init__(self, inputs: Any, teacher: keras.Model, *, batch_size: int = 4) -> None:
         super().__init__(inputs, batch_size=batch_size)
-        self.lessons = predict(teacher, self.inputs, batch_size=self.batch_size)
+        self._answers = self._outputs(teacher)
 
-    def __call__(self, network: keras.Model) -> float:
+    def __call__(self, candidate: keras.Model, report: Report | None = None) -> float:
         """Returns the mean PSNR in dB."""
-        return _mean_psnr(self.lessons, predict(network, self.inputs, batch_size=self.batch_size))
+        return _mean_psnr(self._answers, self._outputs(candidate))
 
 
-class SelfSupervisedScore(Quality):
+class SelfSupervisedScore(_HeldOut):
     """-10 log10 of the held-out self-supervised loss."""
 
     name = "held-out self-supervised loss (-10 log10)"
 
-    def __call__(self, network: keras.Model) -> float:
+    def __call__(self, candidate: keras.Model, report: Report | None = None) -> float:
         """Returns the score in dB."""
-        tuner = SelfSupervised(network)
+        tuner = SelfSupervised(candidate)
         losses, sizes = [], []
         for batch in batches(self.inputs, self.batch_size):
-            prediction = network(batch, training=False)
+            prediction = candidate(batch, training=False)
             loss = tuner.strategy_loss(batch, None, prediction, training=False)
             losses.append(float(keras.ops.convert_to_numpy(loss)))
             sizes.append(count_samples(batch))
         return float(-10 * np.log10(np.average(losses, weights=sizes)))
 
 
-class Accuracy(Quality):
+class Accuracy(_HeldOut):
     """Share of samples whose largest output, or whose output above one half, is the right class.
 
     Args:
-        inputs: See `Quality`.
+        inputs: Held-out inputs: an array, or a dict, list or tuple of arrays, samples first.
         labels: Class numbers `(samples,)`, or one-hot rows `(samples, classes)`.
-        batch_size: See `Quality`.
+        batch_size: Samples per forward pass.
         from_logits: Whether the network's outputs are logits; for a single output per sample its
             class is 1 above 0 then, else above one half. None: see `LogitAgreement`.
 
     Raises:
-        ValueError: If there are not as many labels as inputs.
+        ValueError: If there is not one label per sample.
     """
 
     name = "validation accuracy"
@@ -125,25 +118,25 @@ class Accuracy(Quality):
                 f"{labels.shape} for {samples} samples"
             )
 
-    def __call__(self, network: keras.Model) -> float:
+    def __call__(self, candidate: keras.Model, report: Report | None = None) -> float:
         """Returns the accuracy between 0 and 1; NaN if an output or a label is."""
-        outputs = predict(network, self.inputs, batch_size=self.batch_size)
+        outputs = self._outputs(candidate)
         known = np.isfinite(outputs).all() and np.isfinite(self.labels).all()
         classes = _argmax(_log_probabilities(outputs, self.from_logits))
         return float(np.mean(classes == self.labels)) if known else float("nan")
 
 
-class LogitAgreement(Quality):
+class LogitAgreement(_HeldOut):
     """-10 log10 of the mean KL(teacher || candidate) over held-out inputs, in dB.
 
     The divergence itself falls by orders of magnitude as a candidate nears its teacher; on the
-    logarithmic scale equal factors are equal steps, as for the other qualities. Unlike the share of
+    logarithmic scale equal factors are equal steps, as for the other scores. Unlike the share of
     equal decisions it tells apart candidates that decide alike. It ends at 120 dB.
 
     Args:
-        inputs: See `Quality`.
+        inputs: Held-out inputs: an array, or a dict, list or tuple of arrays, samples first.
         teacher: The unpruned network; it runs once.
-        batch_size: See `Quality`.
+        batch_size: Samples per forward pass.
         from_logits: Whether outputs are logits. None: they are, unless the teacher's lie between 0
             and 1 and, with several per sample, sum to 1.
     """
@@ -159,34 +152,69 @@ class LogitAgreement(Quality):
         from_logits: bool | None = None,
     ) -> None:
         super().__init__(inputs, batch_size=batch_size)
-        outputs = predict(teacher, self.inputs, batch_size=batch_size)
+        outputs = self._outputs(teacher)
         self.from_logits = not _are_probabilities(outputs) if from_logits is None else from_logits
-        self.lessons = _log_probabilities(outputs, self.from_logits)
+        self._answers = _log_probabilities(outputs, self.from_logits)
 
-    def __call__(self, network: keras.Model) -> float:
+    def __call__(self, candidate: keras.Model, report: Report | None = None) -> float:
         """Returns the agreement in dB."""
-        outputs = predict(network, self.inputs, batch_size=self.batch_size)
-        answers = _log_probabilities(outputs, self.from_logits)
-        divergence = np.sum(np.exp(self.lessons) * (self.lessons - answers), axis=-1).mean()
+        outputs = self._outputs(candidate)
+        logits = _log_probabilities(outputs, self.from_logits)
+        divergence = np.sum(np.exp(self._answers) * (self._answers - logits), axis=-1).mean()
         return float(-10 * np.log10(np.maximum(divergence, _LEAST_DIVERGENCE)))
 
 
+class OutputAgreement(Objective):
+    """How closely a candidate's outputs follow the full model's, in dB; for any model.
+
+        -10 log10( sum |f_slim(x) - f(x)|^2 / sum |f(x) - mean f(x)|^2 ),  mean over the outputs
+
+    0 dB is as good as answering with the mean; the full model itself gives 120 dB.
+
+    Args:
+        full: The full model; it runs once.
+        inputs: Held-out inputs, in the structure the model takes, samples first.
+        batch_size: Samples per forward pass.
+    """
+
+    name = "agreement with the full model (signal to error, dB)"
+
+    def __init__(self, full: keras.Model, inputs: Any, *, batch_size: int = 16) -> None:
+        self.inputs = keras.tree.map_structure(np.asarray, inputs)
+        self.batch_size = batch_size
+        self._answers = self._outputs(full)
+
+    def __call__(self, candidate: keras.Model, report: Report | None = None) -> float:
+        """Returns the agreement in dB."""
+        pairs = zip(self._outputs(candidate), self._answers, strict=True)
+        return float(np.mean([_signal_to_error(output, full) for output, full in pairs]))
+
+    def _outputs(self, model: keras.Model) -> list[np.ndarray]:
+        """Each output for all samples, computed without compiling the model."""
+        parts = [
+            [keras.ops.convert_to_numpy(x) for x in keras.tree.flatten(model(b, training=False))]
+            for b in batches(self.inputs, self.batch_size)
+        ]
+        joined = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return [x.astype("complex128" if np.iscomplexobj(x) else "float64") for x in joined]
+
+
 TASKS = ("reconstruction", "classification")
-"""What `strategy_quality` knows qualities for."""
+"""What `strategy_objective` knows scores for."""
 
 _LEAST_DIVERGENCE = 1e-12
 _LEAST_PROBABILITY = 1e-7
 
 
-def strategy_quality(
+def strategy_objective(
     strategy: str,
     inputs: Any,
     *,
     targets: Any = None,
     teacher: keras.Model | None = None,
     task: str = "reconstruction",
-) -> Quality:
-    """Returns the quality that a fine-tuning strategy may be judged by.
+) -> Objective:
+    """Returns the score that a fine-tuning strategy may be judged by.
 
     Args:
         strategy: "supervised", "school" or, for reconstruction, "self_supervised".
@@ -241,3 +269,10 @@ def _log_probabilities(outputs: np.ndarray, from_logits: bool | None) -> np.ndar
     if outputs.shape[-1] == 1:
         outputs = np.concatenate([1 - outputs, outputs], axis=-1)
     return np.log(np.maximum(outputs, _LEAST_PROBABILITY))
+
+
+def _signal_to_error(output: np.ndarray, full: np.ndarray) -> float:
+    signal = np.sum(np.abs(full - full.mean()) ** 2)
+    error = np.sum(np.abs(output - full) ** 2)
+    # A floor of 120 dB, for outputs that are equal, and for constant ones.
+    return float(-10 * np.log10(max(error, 1e-12 * signal, 1e-300) / max(signal, 1e-300)))

@@ -1,10 +1,14 @@
-"""What a search maximizes: the quality of a candidate, before or after some fine-tuning."""
+"""What a search maximizes: a number per candidate, before or after some fine-tuning.
+
+The scores on held-out data are in `scores`.
+"""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -12,20 +16,22 @@ import numpy as np
 
 from spade_keras.errors import UserFunctionError
 from spade_keras.finetuning import IMAGE_CLIP_NORM, FineTuner, tuning_options
-from spade_keras.pruning import find_groups
-from spade_keras.search.kept_importance import kept_shares
-from spade_keras.search.quality import Quality
-from spade_keras.search.user_function import load_function
+from spade_keras.pruning import Group, find_groups
+from spade_keras.pruning import importance as importances
+from spade_keras.pruning.parts import iterations_of, parts_of
+from spade_keras.pruning.selection import removal_order
+from spade_keras.pruning.weights import WeightTable
+from spade_keras.search.user_code import load_function
 
 Report = Callable[[int, float], None]
-"""Told a step and the quality reached by then; raises `optuna.TrialPruned` to stop the trial."""
+"""Takes a step and the value reached by then; raises `optuna.TrialPruned` to stop the trial."""
 
 
 class Objective(ABC):
     """Judges a candidate; higher is better."""
 
     name: str
-    """What is maximized, for reports; a study goes on under the same name alone."""
+    """What is maximized, for reports; a study can only be resumed with the same name."""
     rungs: int = 1
     """Number of reports a candidate may give before its value is known."""
 
@@ -35,7 +41,7 @@ class Objective(ABC):
 
         Args:
             candidate: A network of its own, which the objective may train in place.
-            report: Called after each rung, counted from 1, with the quality so far.
+            report: Called after each rung, counted from 1, with the value so far.
         """
 
     def as_pruned(self, candidate: keras.Model) -> float:
@@ -43,30 +49,14 @@ class Objective(ABC):
         return self(candidate)
 
 
-class AsPruned(Objective):
-    """The quality of a candidate as it comes from pruning.
-
-    Args:
-        quality: Judges it.
-    """
-
-    def __init__(self, quality: Quality) -> None:
-        self.name = quality.name
-        self._quality = quality
-
-    def __call__(self, candidate: keras.Model, report: Report | None = None) -> float:
-        """Returns the quality."""
-        return float(self._quality(candidate))
-
-
 class ShortFineTune(Objective):
-    """The quality of a candidate after a few steps of fine-tuning.
+    """A score of a candidate after a few steps of fine-tuning.
 
     Adam with gradients clipped to a small norm, its rate rising over a tenth of the steps and
     falling to zero by a cosine. The candidate is trained in place.
 
     Args:
-        quality: Judges it; must see no more than the strategy of `tuner` may.
+        score: Judges the tuned candidate; must see no more than the strategy of `tuner` may.
         tuner: Wraps a candidate in the fine-tuning strategy, such as `finetuning.Supervised`.
         batches: What to train on.
         epochs: Passes over `batches`.
@@ -80,7 +70,7 @@ class ShortFineTune(Objective):
 
     def __init__(
         self,
-        quality: Quality,
+        score: Objective,
         tuner: Callable[[keras.Model], FineTuner],
         batches: keras.utils.PyDataset,
         *,
@@ -98,53 +88,49 @@ class ShortFineTune(Objective):
         for name, value in numbers.items():
             if not value > 0:
                 raise ValueError(f"`{name}` must be above 0. Received: {name}={value}")
-        steps = epochs * len(batches)
-        if rungs > steps:
+        self._steps = epochs * len(batches)
+        if rungs > self._steps:
             raise ValueError(
-                f"`rungs` must be at most the number of training steps, {steps}. "
+                f"`rungs` must be at most the number of training steps, {self._steps}. "
                 f"Received: rungs={rungs}"
             )
-        self.name = f"{quality.name} after {steps} steps"
+        self.name = f"{score.name} after {self._steps} steps"
         self.rungs = rungs
-        self._quality = quality
+        self._score = score
         self._tuner = tuner
         self._batches = batches
         self._epochs = epochs
-        self._learning_rate = learning_rate
-        self._clip_norm = clip_norm
+        self._compiled: dict[str, Any] = {
+            "learning_rate": learning_rate,
+            "steps": self._steps,
+            "warmup": max(1, self._steps // 10),
+            "clip_norm": clip_norm,
+        }
 
     def __call__(self, candidate: keras.Model, report: Report | None = None) -> float:
-        """Returns the quality after the last step.
+        """Returns the score after the last step.
 
         Raises:
             optuna.TrialPruned: If `report` does.
         """
         tuner = self._tuner(candidate)
-        steps = self._epochs * len(self._batches)
-        tuner.compile(
-            **tuning_options(
-                learning_rate=self._learning_rate,
-                steps=steps,
-                warmup=max(1, steps // 10),
-                clip_norm=self._clip_norm,
-            )
-        )
-        rungs = _Rungs(self._quality, steps, self.rungs, report)
+        tuner.compile(**tuning_options(**self._compiled))
+        rungs = _Rungs(self._score, self._steps, self.rungs, report)
         tuner.fit(self._batches, epochs=self._epochs, verbose=0, callbacks=[rungs])
         return rungs.reached
 
     def as_pruned(self, candidate: keras.Model) -> float:
-        """Returns the quality before the first step."""
-        return float(self._quality(candidate))
+        """Returns the score before the first step."""
+        return float(self._score(candidate))
 
 
 class _Rungs(keras.callbacks.Callback):
     """Judges the network whenever another part of the training is done."""
 
-    def __init__(self, quality: Quality, steps: int, rungs: int, report: Report | None) -> None:
+    def __init__(self, score: Objective, steps: int, rungs: int, report: Report | None) -> None:
         super().__init__()
         self.reached = math.nan
-        self._quality = quality
+        self._score = score
         self._report = report
         self._ends = [round(steps * (rung + 1) / rungs) for rung in range(rungs)]
         self._done = 0
@@ -157,7 +143,7 @@ class _Rungs(keras.callbacks.Callback):
         if self._report is None and not last:
             return
         # Under JAX asking for the model is what brings its trained weights back into it.
-        self.reached = float(self._quality(self.model.network))
+        self.reached = float(self._score(self.model.network))
         if self._report is not None:
             self._report(self._ends.index(self._done) + 1, self.reached)
 
@@ -181,8 +167,8 @@ class KeptImportance(Objective):
     def __init__(self, network: keras.Model, importance: str = "group_l1") -> None:
         self.name = f"share of importance kept ({importance})"
         self._shares = kept_shares(network, importance)
-        self._iterations = getattr(network, "iterations", None)
-        self._priors = set(getattr(network, "priors", ()))
+        self._iterations = iterations_of(network)
+        self._parts = set(parts_of(network))
 
     def __call__(self, candidate: keras.Model, report: Report | None = None) -> float:
         """Returns the share, above 0 and at most 1."""
@@ -196,13 +182,13 @@ class KeptImportance(Objective):
             else:
                 value *= 1 - part
         # Where each iteration has a prior of its own, those cut off are missing groups.
-        if self._iterations and set(candidate.priors) == self._priors:
+        if self._iterations and set(parts_of(candidate)) == self._parts:
             value *= candidate.iterations / self._iterations
         return value
 
 
 class UserFunction(Objective):
-    """What a function of the user's own returns.
+    """What a user's function returns.
 
     Args:
         function: From a candidate to a real number, higher is better; or its name as
@@ -226,24 +212,65 @@ class UserFunction(Objective):
         Raises:
             UserFunctionError: If it is no finite real number.
         """
-        return _real(self._function(candidate), self.name)
+        value: Any = self._function(candidate)
+        if keras.ops.is_tensor(value):
+            value = keras.ops.convert_to_numpy(value)
+        array = np.asarray(value)
+        if array.size == 1 and array.dtype.kind in "iuf" and np.isfinite(array).all():
+            return float(array.reshape(()))
+        shown = f"{value!r:.80} of type {type(value).__name__}"
+        raise UserFunctionError(
+            f"`{self.name}` must return one finite real number, higher is better. Received: {shown}"
+        )
 
 
-def _real(value: Any, name: str) -> float:
-    if keras.ops.is_tensor(value):
-        value = keras.ops.convert_to_numpy(value)
-    array = np.asarray(value)
-    if array.size == 1 and array.dtype.kind in "iuf" and np.isfinite(array).all():
-        return float(array.reshape(()))
-    shown = f"{value!r:.80} of type {type(value).__name__}"
-    raise UserFunctionError(
-        f"`{name}` must return one finite real number, higher is better. Received: {shown}"
+@dataclass(frozen=True)
+class KeptShare:
+    """What a group keeps of its importance.
+
+    Attributes:
+        weight: Number of kernels that write or read the group's channels.
+        shares: Share kept by the best n channels, at index n: from 0 to 1.
+    """
+
+    weight: int
+    shares: np.ndarray
+
+
+def kept_shares(network: keras.Model, importance: str = "group_l1") -> dict[str, KeptShare]:
+    """Scores every group that may change.
+
+    Args:
+        network: A Keras model, or a network with `priors`.
+        importance: Criterion by which channels are kept, as `pruning.make_plan` takes it.
+
+    Returns:
+        Group -> what it keeps at each width. A group on which the importance has nothing to say,
+        or whose scores are all zero, loses the same share per channel.
+    """
+    criterion = (
+        importances.IMPORTANCES.make(importance) if isinstance(importance, str) else importance
     )
+    weights = WeightTable(network)
+    found = {}
+    for group in find_groups(network):
+        if group.fixed:
+            continue
+        scores = importances.group_scores(criterion, group, weights)
+        if scores is None or not np.any(scores > 0):
+            scores = np.ones(group.width)
+        found[group.name] = KeptShare(_kernels(group), _shares(group, scores))
+    return found
 
 
-OBJECTIVES: dict[str, type[Objective]] = {
-    "as_pruned": AsPruned,
-    "short_finetune": ShortFineTune,
-    "kept_importance": KeptImportance,
-}
-"""Objectives by name."""
+def _shares(group: Group, scores: np.ndarray) -> np.ndarray:
+    positive = scores - min(0.0, float(scores.min()))
+    kept_first = positive[removal_order(group, scores)[::-1]]
+    total = np.concatenate([[0.0], np.cumsum(kept_first)])
+    return total / total[-1]
+
+
+def _kernels(group: Group) -> int:
+    slots = importances.magnitude_slots(group)
+    kernels = {(s.layer, s.weight_index) for s in slots if s.role != "parameter"}
+    return max(1, len(kernels))

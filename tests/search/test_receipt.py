@@ -8,9 +8,9 @@ import pytest
 
 from spade_keras import pruning, search
 from spade_keras.errors import ReceiptError
-from spade_keras.search.acceptance import compare_for, measured
-from spade_keras.search.model_identity import ModelIdentity
-from spade_keras.search.receipt import Receipt, read_receipt, replay, write_receipt
+from spade_keras.search.finalists import compare_for
+from spade_keras.search.receipt import ModelIdentity, Receipt, read_receipt, write_receipt
+from spade_keras.search.replay import replay
 from tests.parameter_clock import ParameterClock, comparison
 
 INPUTS = np.zeros((1, 8, 8, 2), "float32")
@@ -148,7 +148,7 @@ def test_other_files_are_refused_and_the_same_model_saved_again_is_not(receipt, 
     ],
 )
 def test_measurements_are_told_in_the_terms_of_the_budget(text, words):
-    assert measured(search.LatencyBudget.parse(text), comparison(0.3)) == words
+    assert search.LatencyBudget.parse(text).describe(comparison(0.3)) == words
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The folder of a search: claimed by one process, its results whole or absent."""
+"""The folder of a search of any model, claimed by one process; and the job kept with its study."""
 
 from __future__ import annotations
 
@@ -9,18 +9,22 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import filelock
+import optuna
 
-from spade_keras.errors import JobMismatchError, SpadeError
+from spade_keras.errors import JobMismatchError
 from spade_keras.files import write_json_atomic
-from spade_keras.model_search.job import SearchJob
+from spade_keras.pipeline.run_folder import Stages
 from spade_keras.search.layer_table import LayerTable
+from spade_keras.search.storage import describe_storage, quiet_optuna, storage_errors
+from spade_keras.tasks.any_model import SearchJob
 
 JOURNAL = "study.journal"
+FULL = "full.keras"
+"""The searched model, where it came from memory."""
 RESULTS = ("search.json", "report.json", "report.html", "plan.json", "slim.keras", "receipt.json")
 """What a search leaves; the receipt is moved in last and removed first."""
 
-_JOB, _TABLE, _LOCK, _FRESH = "job.json", "layers.json", ".lock", ".results-"
+_JOB, _TABLE, _ATTRIBUTE = "job.json", "layers.json", "job"
 
 
 @contextlib.contextmanager
@@ -37,30 +41,18 @@ def claimed(folder: Path, job: SearchJob) -> Iterator[None]:
     """
     marker = folder / _JOB
     others = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    strange = [name for name in others if name != _LOCK and not name.startswith(JOURNAL)]
+    own = (".lock", FULL)
+    strange = [name for name in others if name not in own and not name.startswith(JOURNAL)]
     if not marker.exists() and (strange or (folder.exists() and not folder.is_dir())):
         raise JobMismatchError(
             f"`-o` must be a new or empty folder, or that of the same search (with a {_JOB}). "
             f"Received: -o {folder}, which holds {', '.join(sorted(strange)[:5]) or 'a file'}. "
             "Choose another folder."
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / _LOCK)
-    try:
-        lock.acquire(blocking=False)
-    except filelock.Timeout:
-        raise SpadeError(
-            f"Another process is searching into this folder. Received: -o {folder}. Wait for it, "
-            "or help it with: spade-keras search worker"
-        ) from None
-    try:
+    with Stages(folder):
         if marker.exists():
             job.check_same(_read_job(marker), f"The folder {folder}")
-        for left in folder.glob(f"{_FRESH}*"):
-            shutil.rmtree(left)
         yield
-    finally:
-        lock.release()
 
 
 def mark(folder: Path, job: SearchJob) -> None:
@@ -72,13 +64,13 @@ def mark(folder: Path, job: SearchJob) -> None:
 def results(folder: Path) -> Iterator[Path]:
     """Yields an empty folder, and moves what was written into it to its place at the end.
 
-    What an earlier end of the search left is removed: a receipt is only ever there beside the
-    files it speaks of.
+    The results of an earlier attempt are removed: a receipt is only ever there beside the files it
+    refers to.
 
     Args:
         folder: The folder of the search.
     """
-    fresh = folder / f"{_FRESH}{os.getpid()}"
+    fresh = folder / ".attempt-results"  # leftovers go when the folder is claimed
     fresh.mkdir()
     try:
         yield fresh
@@ -92,11 +84,11 @@ def results(folder: Path) -> Iterator[Path]:
 
 
 def kept_table(folder: Path, table: LayerTable | None) -> LayerTable | None:
-    """Keeps the layers' times for when the search goes on, or returns those kept.
+    """Keeps the layers' times for when the search is resumed, or returns those kept.
 
     Args:
         folder: The folder of the search.
-        table: The times, if they were measured just now.
+        table: The times, if they have just been measured.
     """
     path = folder / _TABLE
     if table is not None:
@@ -108,8 +100,52 @@ def kept_table(folder: Path, table: LayerTable | None) -> LayerTable | None:
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise JobMismatchError(
-            f"{path} cannot be read: {error}. Remove it to go on without the layers' times."
+            f"{path} cannot be read: {error}. Remove it to continue without the layers' times."
         ) from error
+
+
+def announce(storage: optuna.storages.BaseStorage, name: str, job: SearchJob) -> None:
+    """Keeps a job with its study, so that workers need the study's name alone.
+
+    Args:
+        storage: As `search.open_storage` returns it.
+        name: The study; it is made if it is missing.
+        job: The job.
+
+    Raises:
+        JobMismatchError: If the study belongs to another search.
+    """
+    with storage_errors(storage), quiet_optuna():
+        study = optuna.create_study(
+            study_name=name,
+            storage=storage,
+            directions=["maximize", "minimize"] if job.options.pareto else ["maximize"],
+            load_if_exists=True,
+        )
+        known = study.user_attrs.get(_ATTRIBUTE)
+        where = f"The study {name!r} in {describe_storage(storage)}"
+        if known is not None:
+            job.check_same(SearchJob.from_dict(known), where)
+        elif study.user_attrs:
+            raise JobMismatchError(
+                f"{where} was not begun by `spade-keras search`. Choose another one (--study)."
+            )
+        study.set_user_attr(_ATTRIBUTE, job.as_dict())
+
+
+def read_announced(storage: optuna.storages.BaseStorage, name: str) -> SearchJob | None:
+    """Returns the job kept with a study; None if there is no such study, or it has none.
+
+    Args:
+        storage: As `search.open_storage` returns it.
+        name: The study.
+    """
+    with storage_errors(storage):
+        if name not in optuna.get_all_study_names(storage):
+            return None
+        study = optuna.load_study(study_name=name, storage=storage)
+        content = study.user_attrs.get(_ATTRIBUTE)
+    return None if content is None else SearchJob.from_dict(content)
 
 
 def _read_job(path: Path) -> SearchJob:
@@ -117,6 +153,6 @@ def _read_job(path: Path) -> SearchJob:
         return SearchJob.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise JobMismatchError(
-            f"{path} cannot be read, so it cannot be told which search the folder holds: {error}. "
+            f"{path} cannot be read, so it is unknown which search the folder holds: {error}. "
             "Choose another folder."
         ) from error

@@ -17,12 +17,11 @@ from rich.console import Console
 
 from spade_keras import data, latency, pipeline, search
 from spade_keras.errors import BudgetNotMetError
-from spade_keras.pipeline import slimming
-from spade_keras.pipeline.job import Job
+from spade_keras.pipeline import LatencyJob, latency_run
 from spade_keras.pipeline.run_folder import Stages
 from spade_keras.pruning import count_parameters
 from spade_keras.recipe import load_recipe
-from spade_keras.search import acceptance
+from spade_keras.search import finalists as finals
 
 TINY = [
     "data.height=48",
@@ -56,7 +55,7 @@ def recipe(folder, *overrides):
 
 
 def job(settings):
-    return Job(settings, Stages(settings.run_folder), Console(quiet=True))
+    return LatencyJob(settings, Stages(settings.run_folder), Console(quiet=True))
 
 
 def comparison(share):
@@ -143,7 +142,7 @@ def test_metrics_hold_what_was_measured(finished):
     assert metrics["exported_ratio"]["value"] == pytest.approx(
         exported["slim"]["exported"]["median"] / exported["full"]["exported"]["median"], rel=0.3
     )
-    assert metrics["exported_ratio"]["processes"] >= acceptance.PROCESSES
+    assert metrics["exported_ratio"]["processes"] >= finals.PROCESSES
     assert metrics["trials"]["total"] >= 4
     assert metrics["trials"]["feasible"] + metrics["trials"]["infeasible"] == 4
     assert metrics["export"]["format"] == "saved_model"
@@ -181,7 +180,7 @@ def test_training_helps_even_here(finished):
 def test_the_full_network_computes_in_the_dtype_of_the_recipe(finished, tmp_path):
     settings = recipe(tmp_path, "network.dtype=bfloat16", "training.epochs=1")
     shutil.copytree(finished[0].run_folder / "data", settings.run_folder / "data")
-    pipeline.train(job(settings), tmp_path)
+    latency_run.train(job(settings), tmp_path)
     network = keras.saving.load_model(tmp_path / "network.keras")
     computing = {layer.compute_dtype for layer in network.prior.layers if layer.weights}
     assert "bfloat16" in computing
@@ -217,11 +216,11 @@ def rerun_stages(settings, source, target, poison):
             slices = data.MeasuredSlices.load(path)
             slices.targets[:] = np.nan
             slices.save(path)
-    this = Job(settings, Stages(target), Console(quiet=True))
+    this = LatencyJob(settings, Stages(target), Console(quiet=True))
     for name, stage in (
-        ("search", pipeline.search_widths),
-        ("prune", pipeline.prune),
-        ("finetune", pipeline.finetune),
+        ("search", latency_run.search_widths),
+        ("prune", latency_run.prune),
+        ("finetune", latency_run.finetune),
     ):
         (target / name).mkdir()
         stage(this, target / name)
@@ -266,7 +265,7 @@ def searched(settings, finished):
         shutil.copytree(finished[0].run_folder / stage, settings.run_folder / stage)
     for name in ("search", "prune", "finetune"):
         (settings.run_folder / name).mkdir()
-    pipeline.search_widths(this, settings.run_folder / "search")
+    latency_run.search_widths(this, settings.run_folder / "search")
     return this, search.SearchResult.from_dict(this.json("search", "result")).ranking
 
 
@@ -286,10 +285,10 @@ def test_what_misses_the_budget_when_timed_again_is_no_finalist(
     monkeypatch.setattr(search, "interleaved_timer", parameter_timer(slower))
     if all_miss:
         with pytest.raises(BudgetNotMetError, match="missed it when they were timed again"):
-            pipeline.prune(this, folder)
+            latency_run.prune(this, folder)
         assert not list(folder.iterdir())
         return
-    pipeline.prune(this, folder)
+    latency_run.prune(this, folder)
     chosen = this.json("prune", "finalists")
     assert 1 <= len(chosen["finalists"]) <= 2
     assert all(finalist["ratio"]["high"] <= 0.6 for finalist in chosen["finalists"])
@@ -311,7 +310,7 @@ def test_the_better_finalist_that_is_fast_enough_in_a_fresh_process_is_accepted(
         "search.finalists=2",
     )
     this, _ = searched(settings, finished)
-    pipeline.prune(this, settings.run_folder / "prune")
+    latency_run.prune(this, settings.run_folder / "prune")
     finalists = this.json("prune", "finalists")["finalists"]
     assert [finalist["name"] for finalist in finalists] == ["finalist_0", "finalist_1"]
     asked = []
@@ -323,17 +322,17 @@ def test_the_better_finalist_that_is_fast_enough_in_a_fresh_process_is_accepted(
         return comparison(0.7) if late else parameter_process(full, slim, inputs)
 
     monkeypatch.setattr(latency, "compare_in_fresh_process", process)
-    monkeypatch.setattr(slimming, "fit_by_strategy", lambda *arguments: {"loss": [0.0]})
+    monkeypatch.setattr(latency_run, "fit_by_strategy", lambda *arguments: {"loss": [0.0]})
     folder = settings.run_folder / "finetune"
     if len(slow) == 2:
         with pytest.raises(BudgetNotMetError, match=r"fresh processes: trial \d+ took 0\.700 of"):
-            pipeline.finetune(this, folder)
+            latency_run.finetune(this, folder)
         assert not (folder / "network.keras").exists()
         assert not (folder / "receipt.json").exists()
         return
-    pipeline.finetune(this, folder)
+    latency_run.finetune(this, folder)
     chosen = this.json("finetune", "chosen")
-    quality = this.quality(this.model("train"))
+    quality = this.score(this.model("train"))
     other = next(path for path in folder.glob("finalist_*.keras"))
     scores = [quality(this.model("finetune")), quality(this.model("finetune", other.stem))]
     assert (scores[0] >= scores[1]) == (not slow)
@@ -378,7 +377,7 @@ def test_depth_is_judged_after_a_short_fine_tuning(finished, tmp_path, overrides
     this = job(settings)
     for stage in ("data", "train"):
         shutil.copytree(finished[0].run_folder / stage, settings.run_folder / stage)
-    objective = slimming._objective(this, this.model("train"))
+    objective = latency_run._objective(this, this.model("train"))
     assert objective.name.startswith(expected)
     assert ("steps" in objective.name) == ("steps" in expected)
 

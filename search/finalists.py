@@ -1,0 +1,306 @@
+"""The end of a search: its best candidates rebuilt, fine-tuned, timed again, and one accepted."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from spade_keras import latency
+from spade_keras.backend.batches import count_samples, first_samples
+from spade_keras.errors import BudgetNotMetError
+from spade_keras.files import save_model, write_bytes_atomic
+from spade_keras.pruning import PruningPlan
+from spade_keras.search.budget import LatencyBudget
+from spade_keras.search.candidate import plan_for, realize
+from spade_keras.search.receipt import Receipt, write_receipt
+from spade_keras.search.result import SearchResult
+from spade_keras.search.space import Configuration
+from spade_keras.search.trial import Timer
+
+Compare = Callable[..., latency.Comparison]
+"""Has the signature of `latency.compare_in_fresh_process`."""
+FineTune = Callable[[keras.Model, keras.Model], Any]
+"""Called with the slim and the full model; trains the slim one, or returns another to take."""
+
+PROCESSES, MOST_PROCESSES = 3, 9
+_PAIRS, _TAIL_PAIRS = 30, 600
+_ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A candidate that was timed again after the search.
+
+    Attributes:
+        trial: Its number.
+        configuration: What was chosen.
+        plan: Which channels stay.
+        comparison: The latest measurement, interleaved with the full model.
+        quality: In the search, then as fine-tuned; None if it is not known.
+        accepted: Whether it met the budget in fresh processes.
+    """
+
+    trial: int
+    configuration: Configuration
+    plan: PruningPlan
+    comparison: latency.Comparison
+    quality: float | None = None
+    accepted: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values."""
+        return {
+            "trial": self.trial,
+            "accepted": self.accepted,
+            "ratio": self.comparison.ratio.as_dict(),
+            "quality": self.quality,
+        }
+
+
+def preselect(
+    network: keras.Model,
+    result: SearchResult,
+    *,
+    timer: Callable[[int], Timer],
+    pairs: int,
+    rejected: list[Finalist],
+    say: Callable[[str], None],
+) -> Iterator[tuple[Finalist, keras.Model]]:
+    """Rebuilds the contenders one by one and yields those that meet the budget when timed again.
+
+    The best of many noisy timings is too good to be true. So each is timed again in this process,
+    twice as long while it is undecided, and must meet the budget with its safety margin.
+
+    Args:
+        network: The full network, in the dtype of the budget.
+        result: The search, whose `contenders` are tried in their order.
+        timer: Makes a timer of that many pairs of windows.
+        pairs: Of the first attempt.
+        rejected: Gets those that miss the budget.
+        say: Shows a line to the user.
+    """
+    for trial in result.contenders:
+        plan = plan_for(network, trial.configuration, importance=result.importance)
+        slim = realize(network, trial.configuration, plan)
+        for attempt in range(_ATTEMPTS):
+            comparison = timer(pairs * 2**attempt)(slim)
+            if not result.budget.is_undecided(comparison, margin=True):
+                break
+        say(f"trial {trial.number} timed again: {result.budget.describe(comparison)}")
+        finalist = Finalist(trial.number, trial.configuration, plan, comparison, trial.quality)
+        if result.budget.excess(comparison) > 0:
+            rejected.append(finalist)
+        else:
+            yield finalist, slim
+
+
+def accept(  # noqa: PLR0913 - every setting is a keyword of its own
+    candidates: Iterable[tuple[Finalist, keras.Model]],
+    *,
+    count: int,
+    full: keras.Model,
+    full_path: Path,
+    slim_path: Path,
+    inputs: Any,
+    budget: LatencyBudget,
+    score: Callable[[keras.Model], float],
+    say: Callable[[str], None],
+    finetune: FineTune | None = None,
+    pairs: int | None = None,
+    imports: Sequence[str] = (),
+    compare: Compare | None = None,
+) -> tuple[list[Finalist], Finalist | None]:
+    """Fine-tunes candidates and accepts the best that meets the budget in fresh processes.
+
+    They are taken `count` at a time: all are tuned and scored, then timed as they would ship, the
+    best first, until one meets the budget with the pessimistic end of its interval.
+
+    Args:
+        candidates: See `preselect`.
+        count: How many are tuned before the best of them is timed.
+        full: The full model, in the dtype of the budget.
+        full_path: The `.keras` file of the full model.
+        slim_path: Gets the accepted model; `plan.json` and `receipt.json` go beside it.
+        inputs: Held-out inputs. Every process is given other ones: the time of some networks
+            depends on them, and that of a slim one may depend on them differently.
+        budget: What the latency must meet, safety margin aside.
+        score: Judges a fine-tuned model, higher is better.
+        say: Shows a line to the user.
+        finetune: See `FineTune`; None ships candidates as pruned.
+        pairs: See `compare_for`.
+        imports: See `compare_for`.
+        compare: See `compare_for`.
+
+    Returns:
+        Those timed in fresh processes, in that order; and the accepted one, None if none met the
+        budget.
+    """
+    folder = slim_path.parent
+    reference = full_path
+    if budget.dtype is not None:
+        reference = folder / ".full.keras"
+        save_model(full, reference)
+    compare = _with_varied_inputs(inputs, budget.batch_size, compare)
+    remaining = iter(candidates)
+    tried: list[Finalist] = []
+    while group := list(itertools.islice(remaining, count)):
+        tuned: list[tuple[Finalist, Path]] = []
+        for finalist, slim in group:
+            if finetune is not None:
+                slim = finetuned(finetune, slim, full)
+            if finetune is not None or finalist.quality is None:
+                finalist = replace(finalist, quality=float(score(slim)))
+            path = folder / f"finalist_{len(tried) + len(tuned)}.keras"
+            save_model(slim, path)
+            tuned.append((finalist, path))
+        for finalist, path in sorted(tuned, key=_by_quality):
+            comparison = compare_for(
+                budget, reference, path, inputs, pairs=pairs, imports=imports, compare=compare
+            )
+            met = budget.is_met(comparison)
+            verdict = "meets" if met else "misses"
+            say(
+                f"trial {finalist.trial} in fresh processes {verdict} the budget: "
+                f"{budget.describe(comparison)}"
+            )
+            tried.append(replace(finalist, comparison=comparison, accepted=met))
+            if met:
+                path.rename(slim_path)
+                _record(tried[-1], full_path, slim_path, budget, imports)
+                return tried, tried[-1]
+    return tried, None
+
+
+def not_met(
+    result: SearchResult, rejected: Sequence[Finalist], tried: Sequence[Finalist] = ()
+) -> BudgetNotMetError:
+    """Says why no finalist was accepted.
+
+    Args:
+        result: The search.
+        rejected: Those that missed the budget when timed again in one process.
+        tried: Those that missed it in fresh processes.
+    """
+    if not tried:
+        missed = (
+            f" {len(rejected)} candidates that met it during the search missed it when they were "
+            "timed again."
+        )
+        return BudgetNotMetError(result.failure() + (missed if rejected else ""))
+    times = [f"trial {f.trial} took {result.budget.describe(f.comparison)}" for f in tried]
+    return BudgetNotMetError(
+        f"No finalist met the latency budget ({result.budget}) when it was timed in fresh "
+        f"processes: {'; '.join(times)}. Rerun on a quieter machine, raise `safety_margin`, or "
+        "allow more `finalists`."
+    )
+
+
+def compare_for(
+    budget: LatencyBudget,
+    full: Path,
+    slim: Path,
+    inputs: Any,
+    *,
+    pairs: int | None = None,
+    mode: str | None = None,
+    imports: Sequence[str] = (),
+    compare: Compare | None = None,
+) -> latency.Comparison:
+    """Times two saved models interleaved in several processes, as a budget demands.
+
+    Three processes say how much one process differs from the next. While the budget lies within
+    the interval, three more are added, up to nine in all: a close call is decided by more
+    evidence, and never by the best of several tries, since all of them count.
+
+    Args:
+        budget: What will be asked of the result.
+        full: `.keras` file of the full model.
+        slim: `.keras` file of the slim model.
+        inputs: Inputs of both, with `budget.batch_size` samples.
+        pairs: Timed windows of each in the first three processes together; by default 30, or 600
+            single calls for a tail.
+        mode: See `latency.compare`.
+        imports: Modules that register the models' own classes.
+        compare: Times them; by default `latency.compare_in_fresh_process`.
+
+    Returns:
+        The measurements of all processes, pooled.
+    """
+    compare = compare or latency.compare_in_fresh_process
+    pairs = pairs or (_TAIL_PAIRS if budget.single_calls else _PAIRS)
+    comparisons: list[latency.Comparison] = []
+    while len(comparisons) < MOST_PROCESSES:
+        comparisons += [
+            compare(
+                full,
+                slim,
+                inputs,
+                pairs=max(5, math.ceil(pairs / PROCESSES)),
+                mode=mode,
+                single_calls=budget.single_calls,
+                imports=imports,
+            )
+            for _ in range(PROCESSES)
+        ]
+        if not budget.is_undecided(latency.pool(comparisons)):
+            break
+    return latency.pool(comparisons)
+
+
+def _with_varied_inputs(inputs: Any, size: int, compare: Compare | None) -> Compare:
+    starts = itertools.cycle(range(0, count_samples(inputs), size))
+
+    def varied(full: Path, slim: Path, _: Any, **options: Any) -> latency.Comparison:
+        sample = latency.fill_batch(first_samples(inputs, size, next(starts)), size)
+        return (compare or latency.compare_in_fresh_process)(full, slim, sample, **options)
+
+    return varied
+
+
+def finetuned(finetune: FineTune, slim: keras.Model, full: keras.Model) -> keras.Model:
+    """Fine-tunes a model.
+
+    Args:
+        finetune: See `FineTune`.
+        slim: The model, trained in place or replaced.
+        full: The full model.
+
+    Raises:
+        ValueError: If the function returns anything but a model or None.
+    """
+    returned = finetune(slim, full)
+    if returned is None:
+        return slim
+    if not isinstance(returned, keras.Model):
+        raise ValueError(
+            "`finetune` must train the model it is given and return nothing, or return a Keras "
+            f"model to take in its place. Received: {type(returned).__name__}"
+        )
+    return returned
+
+
+def _by_quality(tuned: tuple[Finalist, Path]) -> float:
+    quality = tuned[0].quality
+    return math.inf if quality is None or math.isnan(quality) else -quality
+
+
+def _record(
+    accepted: Finalist, full: Path, slim: Path, budget: LatencyBudget, imports: Sequence[str]
+) -> None:
+    write_bytes_atomic(slim.parent / "plan.json", accepted.plan.to_json().encode())
+    receipt = Receipt.of(
+        full,
+        slim,
+        budget=budget,
+        comparison=accepted.comparison,
+        plan=accepted.plan,
+        configuration=accepted.configuration,
+        imports=imports,
+    )
+    write_receipt(slim.parent / "receipt.json", receipt)

@@ -1,0 +1,194 @@
+"""Replaying a receipt: the same files timed again, on this device or another."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from spade_keras import latency
+from spade_keras.errors import ReceiptError
+from spade_keras.files import load_model
+from spade_keras.search.candidate import realize
+from spade_keras.search.finalists import Compare, compare_for
+from spade_keras.search.precision import in_dtype
+from spade_keras.search.receipt import ModelIdentity, Receipt, differences
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What replaying a receipt found.
+
+    Args:
+        receipt: What was replayed.
+        comparison: The new measurement.
+        differences: Entries of the fingerprint that differ from the receipt -> then, now.
+        rebuilt: Whether the slim model was rebuilt from the full one and the plan.
+    """
+
+    receipt: Receipt
+    comparison: latency.Comparison
+    differences: dict[str, tuple[Any, Any]]
+    rebuilt: bool
+
+    @property
+    def holds(self) -> bool:
+        """Whether the new measurement meets the budget."""
+        return self.receipt.budget.is_met(self.comparison)
+
+    @property
+    def same_device(self) -> bool:
+        """Whether the device is the receipt's; software may differ."""
+        return not any(name.split(".")[0] == "device" for name in self.differences)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values."""
+        return {
+            "holds": self.holds,
+            "same_device": self.same_device,
+            "differences": {name: list(values) for name, values in self.differences.items()},
+            "rebuilt": self.rebuilt,
+            "measured": self.comparison.as_dict(),
+        }
+
+    def __str__(self) -> str:
+        receipt = self.receipt
+        device = "the receipt's device" if self.same_device else "another device"
+        lines = [
+            f"{'Holds' if self.holds else 'Does not hold'} on {device}. Budget: {receipt.budget}.",
+            f"  receipt  {receipt.budget.describe(receipt.comparison)}, {receipt.date}",
+            f"  now      {receipt.budget.describe(self.comparison)}",
+        ]
+        if receipt.budget.is_undecided(self.comparison):
+            lines.append(
+                "  The budget lies within the interval, so it was not shown to be met. Measure "
+                "again on a quieter machine, or with more --pairs."
+            )
+        if self.rebuilt:
+            lines.append("  The slim model was rebuilt from the full one and the plan.")
+        lines += [
+            f"  differs from the receipt: {name}: {then} -> {now}"
+            for name, (then, now) in self.differences.items()
+        ]
+        return "\n".join(lines)
+
+
+def replay(
+    receipt: Receipt,
+    full: str | Path,
+    slim: str | Path | None = None,
+    *,
+    inputs: Any = None,
+    pairs: int | None = None,
+    compare: Compare | None = None,
+) -> Replay:
+    """Times the files of a receipt again, on the device in use.
+
+    Args:
+        receipt: The receipt.
+        full: `.keras` file of the full model.
+        slim: `.keras` file of the slim model. None: it is made from the full one and the plan;
+            its weights are then those of the plan, not fine-tuned, and take as long.
+        inputs: Inputs to time with. By default standard normal numbers of the recorded shapes,
+            zeros for integers and booleans.
+        pairs: Timed windows of each model at first; see `compare_for`.
+        compare: See `compare_for`.
+
+    Returns:
+        Whether it holds, and what differs from the receipt.
+
+    Raises:
+        ReceiptError: If a file is not the one in the receipt, or `inputs` have other
+            shapes.
+    """
+    full = Path(full)
+    _check_identity("full", receipt.full, full)
+    described = receipt.fingerprint["inputs"]
+    if inputs is None:
+        inputs = _random_inputs(described)
+    with tempfile.TemporaryDirectory() as folder:
+        if slim is not None:
+            made = Path(slim)
+            _check_identity("slim", receipt.slim, made)
+        reference = full
+        if slim is None or receipt.budget.dtype is not None:
+            network = in_dtype(load_model(full), receipt.budget.dtype)
+            if receipt.budget.dtype is not None:
+                reference = Path(folder) / "full.keras"
+                network.save(reference)
+        if slim is None:
+            made = Path(folder) / "slim.keras"
+            realize(network, receipt.configuration, receipt.plan).save(made)
+        comparison = compare_for(
+            receipt.budget,
+            reference,
+            made,
+            inputs,
+            pairs=pairs,
+            mode=receipt.fingerprint["mode"] if _same_backend(receipt) else None,
+            imports=receipt.imports,
+            compare=compare,
+        )
+    now = comparison.b.fingerprint
+    if now["inputs"] != described:
+        raise ReceiptError(
+            f"`inputs` must have the shapes and dtypes of the receipt: {described}. Received: "
+            f"{now['inputs']}"
+        )
+    return Replay(receipt, comparison, differences(receipt.fingerprint, now), slim is None)
+
+
+def find_file(wanted: ModelIdentity, receipt: str | Path) -> Path | None:
+    """Finds a file of a receipt by its name.
+
+    Args:
+        wanted: Which file.
+        receipt: The receipt's file: its folder is looked into first, then the one above, then the
+            current one.
+
+    Returns:
+        The path, its content unchecked; None if there is none of that name.
+    """
+    folder = Path(receipt).parent
+    found = (place / wanted.name for place in (folder, folder.parent, Path()))
+    return next((path for path in found if path.is_file()), None)
+
+
+def _check_identity(role: str, recorded: ModelIdentity, path: Path) -> None:
+    try:
+        found = ModelIdentity.of(path)
+    except ValueError as error:
+        raise ReceiptError(f"`{role}` cannot be checked: {error}") from error
+    if not recorded.matches(found):
+        raise ReceiptError(
+            f"`{role}` must be the file of the receipt, {recorded.name} with sha256 "
+            f"{recorded.sha256[:16]}..., or the same model saved again. Received: {role}={path} "
+            f"with sha256 {found.sha256[:16]}... and other weights."
+        )
+
+
+def _same_backend(receipt: Receipt) -> bool:
+    return bool(receipt.fingerprint["backend"] == keras.backend.backend())
+
+
+def _random_inputs(described: Sequence[Mapping[str, Any]]) -> Any:
+    """Arrays of the recorded shapes, structured by their names."""
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for entry in described:
+        shape, dtype = tuple(entry["shape"]), str(entry["dtype"])
+        arrays[entry["name"]] = (
+            rng.standard_normal(shape).astype(dtype)
+            if dtype.startswith("float")
+            else np.zeros(shape, dtype)
+        )
+    if list(arrays) == [""]:
+        return arrays[""]
+    if all(name.isdigit() for name in arrays):
+        return list(arrays.values())
+    return arrays

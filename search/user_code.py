@@ -1,0 +1,121 @@
+"""User functions and modules, named as `module:function`; their errors in a few lines."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import functools
+import importlib
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from spade_keras.errors import UserCodeError, UserFunctionError
+
+_LAST_FRAMES = 4
+
+
+def import_module(
+    name: str, *, argument: str = "--import", folder: str | Path | None = None
+) -> ModuleType:
+    """Imports a user's module, such as one that registers layers.
+
+    Args:
+        name: Its dotted name.
+        argument: What named it, for errors.
+        folder: Searched first; by default the current folder.
+
+    Raises:
+        UserFunctionError: If there is no such module.
+        UserCodeError: If it raises while it is imported.
+    """
+    return _import(name, argument, folder, name)
+
+
+def load_function(
+    spec: str, *, argument: str = "evaluate", folder: str | Path | None = None
+) -> Callable[..., Any]:
+    """Imports a function; what it raises later becomes a `UserCodeError`.
+
+    Args:
+        spec: "module:function"; both may have dots.
+        argument: What named it, for errors.
+        folder: Searched first; by default the current folder.
+
+    Raises:
+        UserFunctionError: If `spec` has another form, or there is no such module or function.
+        UserCodeError: If the module raises while it is imported.
+
+    Example:
+        >>> load_function("math:sqrt")(9.0)
+        3.0
+    """
+    module_name, colon, path = spec.partition(":")
+    if not (module_name and colon and path):
+        raise UserFunctionError(
+            f"`{argument}` must read module:function, such as my_metrics:accuracy for the function "
+            f"`accuracy` in my_metrics.py. Received: {argument}={spec!r}"
+        )
+    found: Any = _import(module_name, argument, folder, spec)
+    for name in path.split("."):
+        if not hasattr(found, name):
+            names = [known for known in vars(found) if not known.startswith("_")]
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else f" It has {sorted(names)[:8]}."
+            raise UserFunctionError(
+                f"`{argument}` must name a function of the module. Received: {argument}={spec!r}, "
+                f"and {module_name!r} has no {name!r}.{hint}"
+            )
+        found = getattr(found, name)
+    if not callable(found):
+        raise UserFunctionError(
+            f"`{argument}` must name a function. Received: {argument}={spec!r}, which is a "
+            f"{type(found).__name__}."
+        )
+
+    @functools.wraps(found)
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        with _explained(f"`{argument}`: {spec}"):
+            return found(*arguments, **keywords)
+
+    return call
+
+
+def _import(name: str, argument: str, folder: str | Path | None, received: str) -> ModuleType:
+    place = Path(folder or ".").resolve()
+    if str(place) not in sys.path:
+        sys.path.insert(0, str(place))
+    importlib.invalidate_caches()
+    try:
+        with _explained(f"`{argument}`: importing {name}"):
+            return importlib.import_module(name)
+    except UserCodeError as error:
+        missing = error.__cause__
+        if isinstance(missing, ModuleNotFoundError) and f"{name}.".startswith(f"{missing.name}."):
+            raise UserFunctionError(
+                f"`{argument}` must name a module in {place} or an installed one. Received: "
+                f"{argument}={received!r}, and there is no module {missing.name!r}."
+            ) from missing
+        raise
+
+
+@contextlib.contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Turns an error of user code into one with the frames that matter to its author."""
+    try:
+        yield
+    except (UserFunctionError, UserCodeError):
+        raise
+    except Exception as error:
+        frames = [
+            frame
+            for frame in traceback.extract_tb(error.__traceback__)
+            if frame.filename not in (__file__, contextlib.__file__)
+            and "importlib" not in frame.filename
+        ]
+        shown = "".join(traceback.format_list(frames[:1] + frames[1:][-_LAST_FRAMES:])).rstrip()
+        said = f"{type(error).__name__}: {error}".rstrip(": ")
+        raise UserCodeError(f"{what} raised {said}\n{shown}") from error

@@ -1,0 +1,306 @@
+"""Any saved model: its held-out data, its judge and its fine-tuning, given by the user."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import keras
+from pydantic import AfterValidator, Field
+
+from spade_keras import latency, search
+from spade_keras.errors import JobMismatchError
+from spade_keras.files import load_model
+from spade_keras.registry import IMPORTANCES
+from spade_keras.search.finalists import FineTune, finetuned
+from spade_keras.search.objective import Report
+from spade_keras.search.options import SearchOptions
+from spade_keras.search.precision import in_dtype
+from spade_keras.search.receipt import ModelIdentity
+from spade_keras.search.user_code import import_module, load_function
+from spade_keras.tasks.model_inputs import check_data, is_file, load_data
+from spade_keras.typing import NameIn, Table
+
+Evaluate = Callable[[keras.Model], float]
+"""Scores a model, higher is better."""
+
+
+class SearchJob(Table):
+    """A search of a saved model, as kept in its folder and with its study for other workers.
+
+    Args:
+        path: The `.keras` file.
+        model: Which file it was.
+        data: The held-out data: an `.npz` file or "module:function".
+        options: The options of the search, the budget among them.
+        folder: Where the user's modules are.
+        data_sha256: Of the data; None for a function.
+        evaluate: "module:function" that scores a model; None: agreement with the full one.
+        finetune: "module:function", called with the slim and the full model.
+        imports: Modules that register the model's own classes.
+        importance: Criterion by which channels are kept.
+        seed: Of the sampler.
+        space: `SearchSpace.as_dict()` of what may be chosen, once it is known.
+        backend: The Keras backend.
+    """
+
+    path: str
+    model: ModelIdentity
+    data: str
+    options: SearchOptions
+    folder: str
+    data_sha256: str | None = None
+    evaluate: str | None = None
+    finetune: str | None = None
+    imports: tuple[str, ...] = Field(default=(), strict=False)
+    importance: Annotated[str, AfterValidator(NameIn(IMPORTANCES))] = "group_l1"
+    seed: int = 0
+    space: dict[str, Any] | None = None
+    backend: str = Field(default_factory=lambda: str(keras.backend.backend()))
+
+    @classmethod
+    def of(
+        cls,
+        model: str | Path,
+        data: str,
+        options: SearchOptions,
+        *,
+        folder: str | Path | None = None,
+        **fields: Any,
+    ) -> Self:
+        """Describes a search, with hashes of its files.
+
+        Args:
+            model: The `.keras` file.
+            data: See `SearchJob`; a file's path is relative to the current folder.
+            options: See `SearchJob`.
+            folder: Where the user's modules are; by default the current folder.
+            **fields: Other fields of `SearchJob`.
+
+        Raises:
+            ValueError: If a file is missing or damaged.
+        """
+        located, data_sha256 = _locate(data)
+        IMPORTANCES.check(fields.get("importance", "group_l1"))
+        return cls(
+            path=str(Path(model).resolve()),
+            model=ModelIdentity.of(model),
+            data=located,
+            options=options,
+            folder=str(Path(folder or ".").resolve()),
+            **{"data_sha256": data_sha256, **fields},
+        )
+
+    def elsewhere(self, model: str | Path | None = None, data: str | None = None) -> Self:
+        """Returns the job for a worker that has its files in another place.
+
+        Args:
+            model: Its `.keras` file; None: the recorded path.
+            data: Its data; None: the recorded ones.
+
+        Raises:
+            JobMismatchError: If a file is not the one that the job was made for.
+            ValueError: If one cannot be read.
+        """
+        path = Path(model or self.path)
+        if not path.is_file():
+            raise ValueError(
+                f"`--model` must be the model that is searched, {self.model.name}: the path "
+                f"recorded with the study is not there. Received: --model={path}"
+            )
+        found = ModelIdentity.of(path)
+        if not found.matches(self.model):
+            raise JobMismatchError(
+                "`--model` must be the model that the study was begun for, with sha256 "
+                f"{self.model.sha256[:16]}... Received: --model={path} with sha256 "
+                f"{found.sha256[:16]}..."
+            )
+        located, data_sha256 = _locate(data or self.data)
+        if self.data_sha256 not in (None, data_sha256):
+            raise JobMismatchError(
+                "`--data` must be the file that the study was begun with, with sha256 "
+                f"{str(self.data_sha256)[:16]}... Received: --data={located}"
+            )
+        folder = self.folder if Path(self.folder).is_dir() else str(Path.cwd())
+        moved = {"path": str(path.resolve()), "data": located, "folder": folder}
+        return self.model_copy(update=moved)
+
+    def check_same(self, other: SearchJob, where: str) -> None:
+        """Refuses to continue a search that was begun for something else.
+
+        Args:
+            other: The job kept at `where`.
+            where: A study or a folder, for the message.
+
+        Raises:
+            JobMismatchError: Names every difference.
+        """
+        before, now = other._fixed(), self._fixed()
+        differences = [
+            f"{name} was {before[name]}, is {now[name]}"
+            for name in now
+            if before[name] != now[name]
+        ]
+        if not self.model.matches(other.model):
+            shown = [
+                f"{job.model.name} with sha256 {job.model.sha256[:16]}..." for job in (other, self)
+            ]
+            differences.append("model was {}, is {}".format(*shown))
+        if differences:
+            raise JobMismatchError(
+                f"{where} belongs to another search: {'; '.join(differences)}. Choose another "
+                "folder (-o) or study (--study), or give the same arguments to continue."
+            )
+
+    def _fixed(self) -> dict[str, Any]:
+        """What a study's trials depend on; the rest may change when a search continues."""
+        return {
+            "data_sha256": self.data_sha256,
+            "evaluate": self.evaluate,
+            "importance": self.importance,
+            "budget": str(self.options.budget),
+            "safety_margin": self.options.safety_margin,
+            "objective": self.options.objective,
+            "pareto": self.options.pareto,
+            "backend": self.backend,
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values, which `from_dict` reads."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def from_dict(cls, content: Any) -> Self:
+        """Reads what `as_dict` returned.
+
+        Raises:
+            ValueError: If it is no job.
+        """
+        return cls.model_validate_json(json.dumps(content))
+
+
+class AnyModel:
+    """A model to be searched, with everything that judges its candidates.
+
+    Args:
+        network: The trained model.
+        inputs: Held-out inputs, samples first.
+        options: The options of the search.
+        evaluate: Scores a model; None: agreement with the full model.
+        finetune: See `finalists.FineTune`.
+        importance: Criterion by which channels are kept.
+        objective: What the search maximizes, in place of `options.objective`.
+
+    Attributes:
+        full: The model in the dtype of the budget.
+        score: Judges finalists as they would ship, and candidates unless the options say otherwise.
+        objective: What the search maximizes.
+
+    Raises:
+        ValueError: If the inputs are unusable or do not fit the model.
+    """
+
+    def __init__(
+        self,
+        network: keras.Model,
+        inputs: Any,
+        options: SearchOptions,
+        *,
+        evaluate: Evaluate | None = None,
+        finetune: FineTune | None = None,
+        importance: str = "group_l1",
+        objective: search.Objective | None = None,
+    ) -> None:
+        self.network = network
+        self.inputs = inputs
+        self.options = options
+        self.finetune = finetune
+        self.budget = options.budget
+        self.full = in_dtype(network, self.budget.dtype)
+        self.sample = latency.fill_batch(inputs, self.budget.batch_size)
+        self._check_fits()
+        self.score: search.Objective = (
+            search.OutputAgreement(network, inputs)
+            if evaluate is None
+            else search.UserFunction(evaluate)
+        )
+        self.objective = objective or self._objective(importance)
+
+    @classmethod
+    def load(cls, job: SearchJob) -> Self:
+        """Loads the model, data and functions that a job names."""
+        for module in job.imports:
+            import_module(module, folder=job.folder)
+        functions: dict[str, Any] = {
+            name: load_function(spec, argument=f"--{name}", folder=job.folder)
+            for name in ("evaluate", "finetune")
+            if (spec := getattr(job, name)) is not None
+        }
+        network = load_model(job.path)
+        inputs, _ = load_data(job.data, network, folder=job.folder)
+        return cls(network, inputs, job.options, importance=job.importance, **functions)
+
+    def timer(self, pairs: int) -> search.Timer:
+        """Returns what times candidates interleaved with the full model."""
+        return search.interleaved_timer(
+            self.full,
+            self.inputs,
+            pairs=pairs,
+            batch_size=self.budget.batch_size,
+            single_calls=self.budget.single_calls,
+        )
+
+    def _objective(self, importance: str) -> search.Objective:
+        """Judged as pruned unless asked otherwise: a user's fine-tuning may take hours."""
+        if self.options.objective == "kept_importance":
+            return search.KeptImportance(self.network, importance)
+        if self.options.objective != "short_finetune":
+            return self.score
+        if self.finetune is None:
+            raise ValueError(
+                "`objective` may be short_finetune only with `finetune`, your function that trains "
+                "a candidate. Received: objective='short_finetune'"
+            )
+        return _AfterFineTune(self.score, self.finetune, self.full)
+
+    def _check_fits(self) -> None:
+        check_data(self.inputs, None, "data")
+        try:
+            self.full(self.sample, training=False)
+        except Exception as error:
+            shapes = [tuple(array.shape) for array in keras.tree.flatten(self.sample)]
+            said = str(error).strip().split("\n")[0]
+            raise ValueError(
+                f"`data` must fit the model. Received: arrays of the shapes {shapes}, on which "
+                f"{self.network.name} raises {type(error).__name__}: {said}"
+            ) from error
+
+
+class _AfterFineTune(search.Objective):
+    """A score after the user's fine-tuning of the candidate."""
+
+    def __init__(self, score: search.Objective, finetune: FineTune, full: keras.Model) -> None:
+        self.name = f"{score.name} after fine-tuning"
+        self._score, self._finetune, self._full = score, finetune, full
+
+    def __call__(self, candidate: keras.Model, report: Report | None = None) -> float:
+        return self._score(finetuned(self._finetune, candidate, self._full))
+
+    def as_pruned(self, candidate: keras.Model) -> float:
+        return self._score(candidate)
+
+
+def _locate(data: str) -> tuple[str, str | None]:
+    """Where the data are, and the hash of a file of them."""
+    if not data or not is_file(data):
+        return data, None
+    path = Path(data).resolve()
+    try:
+        return str(path), hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ValueError(
+            f"`--data` must be an .npz file or module:function. Received: --data={data}: {error}"
+        ) from error
