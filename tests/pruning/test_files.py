@@ -163,7 +163,7 @@ def test_files_that_carry_code_or_unknown_classes_are_refused(tmp_path):
         ({}, r"Exactly one of .* Received: \[\]"),
         ({"ratio": 0.5, "target_macs": 0.5}, r"Received: \['ratio', 'target_macs'\]"),
         ({"ratio": 1.5}, "Received: ratio=1.5"),
-        ({"ratio": 0.5, "importance": "l1"}, "Received: importance='l1'"),
+        ({"ratio": 0.5, "importance": "l1"}, "Unknown importance.*Received: 'l1'"),
     ],
 )
 def test_bad_settings_write_nothing(saved, tmp_path, settings, message):
