@@ -99,7 +99,8 @@ def run(storage: str, url: str, workers: int, trials: int) -> dict[str, Any]:
     for pid in alive:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-    return {"workers": workers, "exit_codes": dict(codes), **count(study.get_trials(), trials)}
+    figures = {"date": datetime.date.today().isoformat(), "exit_codes": dict(codes)}
+    return {**figures, **count(study.get_trials(), trials)}
 
 
 def count(found: list[FrozenTrial], trials: int) -> dict[str, Any]:
@@ -134,7 +135,7 @@ def main() -> None:
     parser.add_argument("--storage", required=True, help="postgresql://user:password@host/database")
     parser.add_argument("--proxy", action="store_true", help="connect the workers through a proxy")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 10, 50, 200])
-    parser.add_argument("--trials", type=int, default=6, help="per worker, at least 200 in all")
+    parser.add_argument("--trials", type=int, default=2, help="per worker, at least 200 in all")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     way, proxy, url = "postgresql", None, options.storage
@@ -142,18 +143,18 @@ def main() -> None:
         way = "proxy"
         proxy, url = start_proxy(options.storage)
     stored = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    stored["machine"] = {"cores": os.cpu_count(), "python": sys.version.split()[0]}
+    stored["settings"] = {"heartbeat_s": HEARTBEAT_S, "grace_s": GRACE_S}
     try:
-        rows = [run(options.storage, url, n, max(200, options.trials * n)) for n in options.workers]
+        for workers in options.workers:
+            row = run(options.storage, url, workers, max(200, options.trials * workers))
+            print(json.dumps(row), flush=True)
+            stored.setdefault(way, {})[str(workers)] = row
+            RESULT.write_text(json.dumps(stored, indent=1) + "\n")
     finally:
         if proxy is not None:
             proxy.kill()
             proxy.wait()
-    for row in rows:
-        print(json.dumps(row))
-    stored[way] = {"date": datetime.date.today().isoformat(), "rows": rows}
-    stored["machine"] = {"cores": os.cpu_count(), "python": sys.version.split()[0]}
-    stored["settings"] = {"heartbeat_s": HEARTBEAT_S, "grace_s": GRACE_S}
-    RESULT.write_text(json.dumps(stored, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ class ProxyWorker(Worker):
 
     @contextlib.contextmanager
     def guard(self, name: str) -> Iterator[None]:  # noqa: D102
-        lock = f"@lock {name}"
+        lock, wait_s = f"@lock {name}", 0.02
         while True:
             try:
                 held = self.storage.create_new_study([StudyDirection.MINIMIZE], lock)
@@ -119,7 +119,8 @@ class ProxyWorker(Worker):
                     sign = other, self.storage.get_study_user_attrs(other).get("beat")
                     if self._is_stale(lock, sign):
                         self.storage.delete_study(other)
-                time.sleep(random.uniform(0.01, 0.1))
+                time.sleep(random.uniform(0, wait_s))
+                wait_s = min(1.5 * wait_s, 2)  # hundreds of workers may wait
 
         def beat(number: int) -> None:
             self.storage.set_study_user_attr(held, "beat", number)

@@ -15,7 +15,10 @@ from pathlib import Path
 import optuna
 import pytest
 import sqlalchemy
+import typer
+from typer.testing import CliRunner
 
+from spade_keras.cli.proxy import proxy as proxy_command
 from spade_keras.errors import MissingExtraError, StorageError
 from spade_keras.search.database import hide_password
 from spade_keras.search.proxy import serve
@@ -218,6 +221,20 @@ def test_a_proxy_without_grpc(monkeypatch):
     monkeypatch.setitem(sys.modules, "grpc", None)
     with pytest.raises(MissingExtraError, match=r"spade-keras\[proxy\]"):
         serve("postgresql://me:secret@127.0.0.1:1/db")
+
+
+def test_the_command_serves_until_it_is_interrupted(monkeypatch):
+    served = []
+
+    def interrupted(*arguments):
+        served.append(arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("spade_keras.search.proxy.serve", interrupted)
+    app = typer.Typer()
+    app.command()(proxy_command)
+    done = CliRunner().invoke(app, ["--storage", "postgresql://host/db", "--port", "13001"])
+    assert (done.exit_code, served) == (0, [("postgresql://host/db", "localhost", 13001)])
 
 
 def test_a_proxy_that_is_lost(postgresql):
