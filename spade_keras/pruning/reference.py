@@ -22,6 +22,7 @@ from spade_keras.pruning.rules.passing import mixes_channels
 from spade_keras.pruning.trace import Call, Graph, is_functional, trace, without_activation
 
 Watch = Callable[[Call, list[Any]], None]
+Before = Callable[[Call, Mapping[int, Any]], None]
 
 
 def masked_values(
@@ -64,6 +65,7 @@ class Replay:
         analysis: With it, channels that are not alive are absent where channels are mixed.
         alive: A flag per label.
         calibration: Adjusts the weights as the model runs.
+        before: Called before every call with the tensors so far, by the id of their symbols.
     """
 
     def __init__(
@@ -73,7 +75,9 @@ class Replay:
         analysis: Analysis | None = None,
         alive: np.ndarray | None = None,
         calibration: Calibration | None = None,
+        before: Before | None = None,
     ) -> None:
+        self.before = before
         self.values = values
         self.watch = watch
         self.analysis = analysis
@@ -99,6 +103,8 @@ class Replay:
         tensors = {id(x): value for x, value in zip(graph.inputs, inputs, strict=True)}
         final = {id(x) for x in graph.outputs} if top else set()
         for call in graph.calls:
+            if self.before is not None:
+                self.before(call, tensors)
             if any(id(x) in final for x in call.outputs):
                 results = self._final(call, tensors)
             else:
