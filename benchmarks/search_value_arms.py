@@ -20,7 +20,7 @@ from search_value_lab import (
 )
 from search_value_searches import objective_study, search_arms
 
-from spade_keras.pipeline import make_data, train
+from spade_keras.pipeline.latency_run import make_data, train
 from spade_keras.pruning.importance.magnitude import Random
 
 STUDY_SEED = 0

@@ -13,7 +13,7 @@ import numpy as np
 from spade_keras.pruning import find_groups
 from spade_keras.pruning.cost import PlanCost
 from spade_keras.pruning.graph.weights import WeightTable
-from spade_keras.search.kept_importance import KeptShare
+from spade_keras.search.objective import KeptShare
 from spade_keras.search.space import Configuration, Curve, SearchSpace, checked_amount
 
 Cost = Callable[[Configuration], float]

@@ -18,9 +18,9 @@ from spade_keras.errors import UserFunctionError
 from spade_keras.finetuning import IMAGE_CLIP_NORM, FineTuner, tuning_options
 from spade_keras.pruning import Group, find_groups
 from spade_keras.pruning import importance as importances
+from spade_keras.pruning.graph.weights import WeightTable
 from spade_keras.pruning.parts import iterations_of, parts_of
 from spade_keras.pruning.selection import removal_order
-from spade_keras.pruning.weights import WeightTable
 from spade_keras.search.user_code import load_function
 
 Report = Callable[[int, float], None]

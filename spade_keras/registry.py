@@ -221,6 +221,7 @@ IMPORTANCES = Registry(
         "group_l1": "pruning.importance.magnitude:GroupL1",
         "group_l2": "pruning.importance.magnitude:GroupL2",
         "lamp": "pruning.importance.magnitude:Lamp",
+        "obs": "pruning.importance.obs:OptimalBrainSurgeon",
         "random": "pruning.importance.magnitude:Random",
         "taylor": "pruning.importance.taylor:Taylor",
     },

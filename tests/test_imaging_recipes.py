@@ -11,7 +11,7 @@ from spade_keras.pipeline import LatencyJob, closing, latency_run
 from spade_keras.pipeline.run_folder import Stages
 from spade_keras.pruning import count_parameters
 from spade_keras.recipe import load_recipe
-from spade_keras.search import acceptance
+from spade_keras.search import finalists
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="the networks have tests on every backend"
@@ -129,7 +129,7 @@ def runs(tmp_path_factory):
                 patch.setattr(search, "interleaved_timer", timer)
                 patch.setattr(latency, "compare_in_fresh_process", process)
                 patch.setattr(latency, "compare", lambda a, b, *_, **__: comparison(ratio(a, b)))
-                patch.setattr(acceptance, "PROCESSES", 1)
+                patch.setattr(finalists, "PROCESSES", 1)
                 patch.setattr(closing, "check_saved_models", check)
                 patch.setattr(closing, "saved_model", lambda *_: None)
                 metrics = pipeline.run(settings, Console(quiet=True))

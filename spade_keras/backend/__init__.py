@@ -32,6 +32,7 @@ __all__ = [
     "peak_memory_bytes",
     "reset_peak_memory",
     "settings",
+    "show",
     "synchronize",
     "to_complex",
     "to_real",
@@ -105,6 +106,18 @@ def inference_function(
             f"{keras.backend.backend()} backend. Received: mode={mode}"
         )
     return implementation.inference_function(model, _in_floatx(inputs), chosen)
+
+
+def show(values: Any, callback: Callable[[Any], None]) -> None:
+    """Calls back with tensors as NumPy arrays, from inside a `keras.ops.while_loop` too.
+
+    Under JAX the call may come later; `jax.effects_barrier` is part of `synchronize`.
+
+    Args:
+        values: Tensors of the backend in use, or a dict, list or tuple of them.
+        callback: Called once with the arrays in the same structure.
+    """
+    _implementation().show(values, callback)
 
 
 def synchronize(outputs: Any) -> None:

@@ -42,9 +42,15 @@ def inference_function(model: Any, inputs: Any, mode: str) -> Callable[[], Any]:
     return lambda: compiled(trainable, fixed, resident)
 
 
+def show(values: Any, callback: Callable[[Any], None]) -> None:
+    """Calls back from inside of compiled loops as well."""
+    jax.debug.callback(lambda x: callback(jax.tree.map(np.asarray, x)), values)
+
+
 def synchronize(outputs: Any) -> None:
-    """Blocks until `outputs` are computed."""
+    """Blocks until `outputs` are computed and everything is shown."""
     jax.block_until_ready(outputs)
+    jax.effects_barrier()
 
 
 def device() -> hardware.Device:

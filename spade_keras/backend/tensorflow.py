@@ -27,6 +27,11 @@ def inference_function(model: Callable[..., Any], inputs: Any, mode: str) -> Cal
     return lambda: compiled(resident)
 
 
+def show(values: Any, callback: Callable[[Any], None]) -> None:
+    """Calls back at once: outside of a compiled function, loops run in Python."""
+    callback(keras.tree.map_structure(keras.ops.convert_to_numpy, values))
+
+
 def synchronize(outputs: Any) -> None:
     """Blocks until every device has finished the work handed to it."""
     del outputs  # a GPU's stream is waited for as a whole, which costs no copy of the output

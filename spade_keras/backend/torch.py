@@ -30,6 +30,11 @@ def inference_function(model: Callable[..., Any], inputs: Any, mode: str) -> Cal
     return run
 
 
+def show(values: Any, callback: Callable[[Any], None]) -> None:
+    """Calls back at once: outside of a compiled function, loops run in Python."""
+    callback(keras.tree.map_structure(keras.ops.convert_to_numpy, values))
+
+
 def synchronize(outputs: Any) -> None:
     """Blocks until the streams of the devices that hold `outputs` are empty."""
     devices = {

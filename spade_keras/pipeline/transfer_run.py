@@ -16,9 +16,8 @@ from spade_keras.backend.batches import predict
 from spade_keras.errors import SpadeError
 from spade_keras.export import check_saved_models, export_model
 from spade_keras.files import read_npz, write_bytes_atomic, write_json_atomic
-from spade_keras.pipeline.job import StageJob
 from spade_keras.pipeline.progress import ProgressBar
-from spade_keras.pipeline.stage import Pipeline, Stage
+from spade_keras.pipeline.steps import Pipeline, Stage, StageJob
 from spade_keras.pruning import PruningPlan
 from spade_keras.recipe import TransferRecipe
 from spade_keras.report import transfer_table, write_transfer_report

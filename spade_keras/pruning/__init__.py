@@ -13,6 +13,7 @@ from spade_keras.pruning.basis import (
     rank_plan,
 )
 from spade_keras.pruning.blocks import ResidualBlock, drop_blocks, find_residual_blocks
+from spade_keras.pruning.compensation import Calibration, calibrate
 from spade_keras.pruning.cost import MacReport, count_macs, count_parameters
 from spade_keras.pruning.groups import Group, Slot, find_groups
 from spade_keras.pruning.importance import IMPORTANCES, Importance
@@ -38,6 +39,7 @@ __all__ = [
     "BasisPruning",
     "BasisScaling",
     "BlockStep",
+    "Calibration",
     "ChannelRule",
     "ChannelStep",
     "GradualPruning",
@@ -57,6 +59,7 @@ __all__ = [
     "TraceError",
     "VerificationError",
     "VerificationReport",
+    "calibrate",
     "copy_model",
     "count_macs",
     "count_parameters",

@@ -11,6 +11,7 @@ import numpy as np
 
 from spade_keras.pruning import importance as importances
 from spade_keras.pruning.blocks import drop_blocks
+from spade_keras.pruning.compensation import Calibration
 from spade_keras.pruning.cost import PlanCost, check_built
 from spade_keras.pruning.graph.weights import WeightTable
 from spade_keras.pruning.groups import Group, find_groups
@@ -43,6 +44,7 @@ def make_plan(  # noqa: PLR0913 - every setting is a keyword of its own
     blocks: Collection[str] = (),
     after: PruningPlan | None = None,
     inputs: Any = None,
+    calibration: Calibration | None = None,
 ) -> PruningPlan:
     """Decides which channels of a model to remove; the model itself is not changed.
 
@@ -67,6 +69,7 @@ def make_plan(  # noqa: PLR0913 - every setting is a keyword of its own
         after: An earlier plan; channels, blocks and costs are then those of what it leaves.
         inputs: Arrays or shapes to count multiply-accumulates for, where the model's own
             input shapes leave sizes open.
+        calibration: What the readers of the model see, for `importance="obs"`; see `calibrate`.
 
     Returns:
         The plan, with every group of the model and why it is fixed if it is; the steps of
@@ -93,6 +96,8 @@ def make_plan(  # noqa: PLR0913 - every setting is a keyword of its own
         model = rebuild(model, dropped)
         after = dropped if after is None else after.then(dropped)
     protect = [protect] if isinstance(protect, str) else list(protect)
+    if importance == "obs":
+        importance = _optimal_brain_surgeon(calibration)
     planner = _Planner(model, importance, inputs)
     planner.limit(round_to, minimum_width, protect)
     if widths is not None:
@@ -110,6 +115,15 @@ def make_plan(  # noqa: PLR0913 - every setting is a keyword of its own
     selection |= {"scope": scope, "round_to": round_to, "minimum_width": minimum_width}
     plan = planner.plan(chosen, selection | {"protect": protect})
     return plan if after is None else after.then(plan)
+
+
+def _optimal_brain_surgeon(calibration: Calibration | None) -> importances.ImportanceFunction:
+    if calibration is None:
+        raise ValueError(
+            "`importance='obs'` ranks channels by what their readers see: pass "
+            "`calibration=calibrate(model, inputs)`. Received: calibration=None"
+        )
+    return importances.IMPORTANCES.make("obs", calibration)
 
 
 class _Planner:

@@ -11,6 +11,11 @@ from spade_keras.errors import PlanMismatchError
 from spade_keras.pruning.basis.merging import build_ranks
 from spade_keras.pruning.basis.rank_groups import check_ranks
 from spade_keras.pruning.blocks import check_blocks, leave_out_blocks
+from spade_keras.pruning.compensation import (
+    Calibration,
+    refit_in_closed_form,
+    refit_sequentially,
+)
 from spade_keras.pruning.graph.analysis import analyze
 from spade_keras.pruning.graph.narrowing import Read
 from spade_keras.pruning.graph.partition import partition
@@ -20,7 +25,13 @@ from spade_keras.pruning.plan import BlockStep, ChannelStep, GroupPlan, PruningP
 from spade_keras.pruning.replay import replay
 
 
-def rebuild(model: Any, plan: PruningPlan) -> Any:
+def rebuild(
+    model: Any,
+    plan: PruningPlan,
+    *,
+    calibration: Calibration | None = None,
+    sequential: bool = True,
+) -> Any:
     """Builds the slim model of a plan; the original stays as it is.
 
     A Functional or Sequential model gives one of the same kind. A subclassed model gives a
@@ -29,6 +40,10 @@ def rebuild(model: Any, plan: PruningPlan) -> Any:
     Args:
         model: The model the plan was made for, or a network with `priors`.
         plan: The plan.
+        calibration: What the model's readers see (`calibrate`): they are refitted to make up for
+            what was removed, by least squares, without labels or training. None: weights are cut.
+        sequential: Whether the readers are fitted one after the other on what the slim model
+            computes so far, which is better; otherwise in closed form, which is faster.
 
     Returns:
         The slim model with the kept weights, or the network with slim priors.
@@ -47,9 +62,49 @@ def rebuild(model: Any, plan: PruningPlan) -> Any:
         >>> slim.get_layer("wide").filters, model.get_layer("wide").filters
         (4, 8)
     """
+    slim = model
     for step in plan.steps:
-        model = apply_step(model, step)
-    return model
+        slim = _apply(slim, step, calibration)
+    if calibration is not None and sequential:
+        kept = _kept_of_original(model, plan)
+        for key, part in parts_of(slim).items():
+            if key in calibration.parts:
+                refit_sequentially(
+                    parts_of(model)[key], part, kept.get(key, {}), calibration.parts[key]
+                )
+    return slim
+
+
+def _apply(model: Any, step: Step, calibration: Calibration | None) -> Any:
+    """Applies a step, readers of removed channels being corrected where they were measured."""
+    if calibration is None or not isinstance(step, ChannelStep):
+        return apply_step(model, step)
+    values: dict[int, np.ndarray] = {}
+    for key, kept in check_step(model, step).items():
+        if key in calibration.parts:
+            found, _ = refit_in_closed_form(parts_of(model)[key], kept, calibration.parts[key])
+            values |= found
+
+    def read(variable: Any) -> np.ndarray:
+        known = values.get(id(variable))
+        return keras.ops.convert_to_numpy(variable) if known is None else known
+
+    return apply_step(model, step, read)
+
+
+def _kept_of_original(model: Any, plan: PruningPlan) -> dict[str, dict[str, tuple[int, ...]]]:
+    """The channels of the original that a plan keeps, by part and group."""
+    kept: dict[str, dict[str, tuple[int, ...]]] = {}
+    for step in plan.steps:
+        for entry in step.groups if isinstance(step, ChannelStep) else ():
+            for key in parts_of(model):
+                prefix = prefix_of(key)
+                if entry.name.startswith(prefix):
+                    groups = kept.setdefault(key, {})
+                    name = entry.name[len(prefix) :]
+                    before = groups.get(name, tuple(range(entry.width)))
+                    groups[name] = tuple(before[channel] for channel in entry.kept)
+    return kept
 
 
 def apply_step(model: Any, step: Step, read: Read = keras.ops.convert_to_numpy) -> Any:

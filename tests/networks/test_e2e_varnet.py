@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from spade_keras.data import equispaced_mask
+from spade_keras.data import MASKS
 from spade_keras.networks import E2EVarNet, NormUNet, VarNet, priors
 from spade_keras.networks.e2e_varnet import autocalibration_window
 from spade_keras.operators import CartesianMRI
@@ -36,6 +36,12 @@ def run(network, inputs):
 
 def maps_of(network, inputs):
     return ops.convert_to_numpy(network.estimate_sensitivities(inputs))
+
+
+def equispaced_mask(width, acceleration, acs_lines, offset=0):
+    shape = (width, width)
+    mask = MASKS["equispaced"]
+    return mask(shape, acceleration=acceleration, acs_lines=acs_lines, offset=offset)[0]
 
 
 def test_maps_are_the_normalized_answers_on_the_central_lines():

@@ -38,8 +38,7 @@ from spade_keras.search import (
     TrialRecord,
 )
 from spade_keras.search.layer_table import LayerTime
-from spade_keras.search.model_identity import ModelIdentity
-from spade_keras.search.receipt import Receipt
+from spade_keras.search.receipt import ModelIdentity, Receipt
 from spade_keras.search.result import Timing
 
 pytestmark = pytest.mark.once

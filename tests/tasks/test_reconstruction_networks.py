@@ -5,7 +5,7 @@ import pytest
 
 from spade_keras.networks import NETWORKS, UnrolledPGD, priors
 from spade_keras.operators import CartesianMRI, Downsampling
-from spade_keras.recipe.networks import RECONSTRUCTION_NETWORKS
+from spade_keras.recipe.imaging import RECONSTRUCTION_NETWORKS
 from spade_keras.registry import PRIORS
 from spade_keras.tasks.reconstruction_networks import make_network
 

@@ -21,6 +21,7 @@ from spade_keras.pruning.proof.randomization import LayerwiseScaling, Values
 from spade_keras.pruning.rules.rule import mixes_channels
 
 Watch = Callable[[Call, list[Any]], None]
+Before = Callable[[Call, Mapping[int, Any]], None]
 
 
 def masked_values(
@@ -52,6 +53,7 @@ class Replay:
         analysis: Labels of the model; needed with `alive`.
         alive: A flag per label; channels that are not alive are absent where channels mix.
         scaling: Adjusts the weights as the model runs.
+        before: Called before every call with the tensors so far, by the id of their symbols.
     """
 
     def __init__(
@@ -61,7 +63,9 @@ class Replay:
         analysis: Analysis | None = None,
         alive: np.ndarray | None = None,
         scaling: LayerwiseScaling | None = None,
+        before: Before | None = None,
     ) -> None:
+        self.before = before
         self.values = values
         self.watch = watch
         self.analysis = analysis
@@ -81,6 +85,8 @@ class Replay:
         tensors = {id(x): value for x, value in zip(graph.inputs, inputs, strict=True)}
         final = {id(x) for x in graph.outputs} if top else set()
         for call in graph.calls:
+            if self.before is not None:
+                self.before(call, tensors)
             if any(id(x) in final for x in call.outputs):
                 results = self._final(graph, call, tensors)
             else:

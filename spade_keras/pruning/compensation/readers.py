@@ -1,0 +1,197 @@
+"""Kernels that contract channels, each as a plain matrix product.
+
+    output = patches(x) M + bias
+
+with patches of shape (rows, blocks, channels, taps) and M of (blocks, channels, taps, outputs). A
+dense layer has one tap, a 3x3 convolution nine, a grouped convolution one block per group. For a
+transposed convolution a row is one input position and the outputs are what it adds to its window,
+so overlapping windows are fitted one by one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+Rows = Callable[[int], np.ndarray]
+"""Chooses which of so many rows are looked at; returns their numbers."""
+
+_CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+_TRANSPOSES = (
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+)
+_SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
+_ATTENTION = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
+_CELLS = (keras.layers.SimpleRNN, keras.layers.LSTM, keras.layers.GRU)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One kernel of one layer.
+
+    Args:
+        variable: The kernel.
+        index: Its position in the layer's weights.
+        bias: The bias added to its product; None if there is none that can be refitted.
+        axis: The kernel's axis that runs over the channels.
+        blocks: Groups of a grouped convolution, else 1.
+        argument: Which of the call's tensors it reads.
+        patches: From the tensor `(batch, ...)` and a choice of rows to `(rows, blocks, channels,
+            taps)`.
+    """
+
+    variable: Any
+    index: int
+    bias: Any
+    axis: int
+    blocks: int
+    argument: int
+    patches: Callable[[np.ndarray, Rows], np.ndarray]
+
+    def matrix(self, kernel: np.ndarray) -> np.ndarray:
+        """Writes a kernel as `(blocks, channels, taps, outputs)`."""
+        front = np.moveaxis(np.asarray(kernel, np.float64), self.axis, 0)
+        if self._has_taps:
+            taps = front.reshape(len(front), -1, self.blocks, front.shape[-1] // self.blocks)
+            return taps.transpose(2, 0, 1, 3)
+        return front.reshape(1, len(front), 1, -1)
+
+    def kernel(self, matrix: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+        """Writes a matrix as a kernel of some shape; the inverse of `matrix`."""
+        front_shape = (shape[self.axis], *np.delete(shape, self.axis))
+        if self._has_taps:
+            matrix = matrix.transpose(1, 2, 0, 3)
+        return np.moveaxis(matrix.reshape(front_shape), 0, self.axis)
+
+    @property
+    def _has_taps(self) -> bool:
+        """Whether the window's axes belong to the contraction: convolutions that gather."""
+        rank = len(self.variable.shape)
+        return rank > 2 and self.axis == rank - 2
+
+
+def readers_of(layer: Any) -> list[Reader]:
+    """Lists the kernels of a layer that can be refitted; empty for other layers.
+
+    Args:
+        layer: A built layer.
+    """
+    kind = type(layer)
+
+    def reader(kernel: Any, bias: Any, axis: int, patches: Any, **options: int) -> Reader:
+        index = next(i for i, variable in enumerate(layer.weights) if variable is kernel)
+        settings = {"blocks": 1, "argument": 0, **options}
+        return Reader(kernel, index, bias, axis % len(kernel.shape), patches=patches, **settings)
+
+    if kind is keras.layers.Dense:
+        return [reader(layer.kernel, layer.bias, 0, _last_axis)]
+    if kind in _CONVOLUTIONS and not (layer.groups > 1 and layer.kernel.shape[-2] == 1):
+        return [reader(layer.kernel, layer.bias, -2, _windows_of(layer), blocks=layer.groups)]
+    if kind in _TRANSPOSES:
+        # Every output collects several rows, so the bias is none of theirs.
+        return [reader(layer.kernel, None, -1, _positions_of(layer))]
+    if kind in _SEPARABLE:
+        outputs = _depthwise_outputs_of(layer)
+        return [reader(layer.pointwise_kernel, layer.bias, -2, outputs)]
+    if kind in _CELLS:
+        bias = layer.cell.bias if layer.cell.use_bias else None
+        plain = bias is not None and len(bias.shape) == 1
+        return [reader(layer.cell.kernel, bias if plain else None, 0, _last_axis)]
+    if kind in _ATTENTION:
+        # A call is (query, value) or (query, value, key).
+        parts = [(layer._query_dense, 0), (layer._value_dense, 1), (layer._key_dense, 2)]
+        return [reader(d.kernel, d.bias, 0, _last_axis, argument=at) for d, at in parts]
+    return []
+
+
+def _last_axis(x: np.ndarray, rows: Rows) -> np.ndarray:
+    flat = x.reshape(-1, x.shape[-1])
+    return flat[rows(len(flat))][:, None, :, None]
+
+
+def _channels_last(layer: Any, x: np.ndarray) -> np.ndarray:
+    return np.moveaxis(x, 1, -1) if layer.data_format == "channels_first" else x
+
+
+def _positions_of(layer: Any) -> Callable[[np.ndarray, Rows], np.ndarray]:
+    return lambda x, rows: _last_axis(_channels_last(layer, x), rows)
+
+
+def _windows_of(layer: Any) -> Callable[[np.ndarray, Rows], np.ndarray]:
+    def patches(x: np.ndarray, rows: Rows) -> np.ndarray:
+        x = _channels_last(layer, x)
+        gathered = _gather(x, layer, rows)  # (rows, taps, channels)
+        count, taps, channels = gathered.shape
+        parts = gathered.reshape(count, taps, layer.groups, channels // layer.groups)
+        return parts.transpose(0, 2, 3, 1)
+
+    return patches
+
+
+def _depthwise_outputs_of(layer: Any) -> Callable[[np.ndarray, Rows], np.ndarray]:
+    def patches(x: np.ndarray, rows: Rows) -> np.ndarray:
+        x = _channels_last(layer, x)
+        gathered = _gather(x, layer, rows)
+        depthwise = np.asarray(keras.ops.convert_to_numpy(layer.depthwise_kernel))
+        depthwise = depthwise.reshape(gathered.shape[1], gathered.shape[2], -1)
+        outputs = np.einsum("rtc,tcm->rcm", gathered, depthwise)
+        return outputs.reshape(len(outputs), 1, -1, 1)
+
+    return patches
+
+
+def _gather(x: np.ndarray, layer: Any, rows: Rows) -> np.ndarray:
+    """Reads the windows of the chosen output positions: `(rows, taps, channels)`.
+
+    Keras pads "same" as TensorFlow does on every backend: the odd pixel goes behind.
+    """
+    sizes = x.shape[1:-1]
+    kernel, strides, dilation = layer.kernel_size, layer.strides, layer.dilation_rate
+    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+    padding = [_padding(layer.padding, *sides) for sides in zip(sizes, reach, strides, strict=True)]
+    padded = np.pad(x, [(0, 0), *padding, (0, 0)])
+    counts = [
+        (size - r) // stride + 1
+        for size, r, stride in zip(padded.shape[1:-1], reach, strides, strict=True)
+    ]
+    chosen = np.unravel_index(rows(len(x) * math.prod(counts)), (len(x), *counts))
+    starts = [at * stride for at, stride in zip(chosen[1:], strides, strict=True)]
+    taps = [
+        padded[(chosen[0], *(s + t * d for s, t, d in zip(starts, tap, dilation, strict=True)))]
+        for tap in itertools.product(*map(range, kernel))
+    ]
+    return np.stack(taps, axis=1)
+
+
+def _padding(kind: str, size: int, reach: int, stride: int) -> tuple[int, int]:
+    if kind == "valid":
+        return 0, 0
+    if kind == "causal":
+        return reach - 1, 0
+    total = max((math.ceil(size / stride) - 1) * stride + reach - size, 0)
+    return total // 2, total - total // 2
+
+
+def row_chooser(most: int, seed: int) -> Rows:
+    """Makes a choice of at most so many rows, the same for the same count and seed."""
+
+    def choose(count: int) -> np.ndarray:
+        if count <= most:
+            return np.arange(count)
+        return np.random.default_rng([seed, count]).choice(count, most, replace=False)
+
+    return choose
+
+
+def chunks(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Cuts rows into chunks of at most `size`."""
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
