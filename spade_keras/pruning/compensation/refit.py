@@ -2,7 +2,7 @@
 
 With X what a reader sees, G = X^T X / N, K the kept rows of its matrix W and R the removed ones:
 
-    closed form   W'_K = W_K + (G_KK + eps I)^-1 G_KR W_R
+    closed form   W'_K = W_K + (G_KK + eps D)^-1 G_KR W_R
     sequential    W'   = argmin ||X' W' - X W||^2 + N eps ||W' - W_0||^2
 
 where X' is what the slim model computes so far: that takes up the errors of everything before. The
@@ -37,8 +37,8 @@ from spade_keras.pruning.graph.partition import partition
 from spade_keras.pruning.graph.trace import Call
 from spade_keras.pruning.groups import Group
 
-RIDGE = 1e-4
-"""Relative to the mean of the diagonal of G."""
+RIDGE = 1e-6
+"""Relative to the diagonal of G."""
 
 Kept = Mapping[str, Sequence[int]]
 
@@ -373,13 +373,22 @@ def _rows_kept(channels: np.ndarray, weights: np.ndarray, reader: Reader) -> np.
 
 
 def _solve(gram: np.ndarray, missing: np.ndarray, ridge: float) -> np.ndarray:
-    """(G + eps I)^-1 B, eps relative to the mean of the diagonal."""
-    epsilon = ridge * float(np.trace(gram)) / max(1, len(gram))
-    if not epsilon > 0:
-        return np.zeros_like(missing)  # only zeros are seen: nothing can be fitted
+    """(G + eps D)^-1 B, D being the diagonal of G: a channel's scale does not matter.
+
+    What is seen only as zeros cannot be fitted and keeps its weights.
+    """
     from scipy.linalg import solve
 
-    return np.asarray(solve(gram + epsilon * np.eye(len(gram)), missing, assume_a="pos"))
+    scale = np.sqrt(np.diagonal(gram))
+    seen = scale > 0
+    found = np.zeros_like(missing)
+    if seen.any():
+        unit = 1 / scale[seen]
+        scaled = unit[:, None] * gram[np.ix_(seen, seen)] * unit
+        scaled[np.diag_indices_from(scaled)] += ridge
+        solved = solve(scaled, unit[:, None] * missing[seen], assume_a="pos")
+        found[seen] = unit[:, None] * solved
+    return found
 
 
 def _energy(gram: np.ndarray, weights: np.ndarray) -> float:
