@@ -55,7 +55,8 @@ class _Group(TyperGroup):
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        self.commands = _LazyCommands()  # type: ignore[assignment]
+        commands: Any = _LazyCommands()  # a Mapping is enough: nothing is added to it
+        self.commands = commands
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Joins the first two words where they name a command."""

@@ -232,7 +232,7 @@ class Network(FullNetwork):
 
 
 class Unrolled(Network):
-    """A network of so many iterations with one prior."""
+    """A network of `iterations` steps that share one prior."""
 
     iterations: Iterations = 5
 

@@ -117,7 +117,7 @@ class TransferPruning(Pruning):
     validation accuracy, until `patience[i]` epochs in a row cost more, or the layers have at most
     the share `stop_at` of their parameters. `closing_epochs` train the factors without pruning,
     then `tuning_epochs` all weights. `channel_ratio` is the share of channels that double pruning
-    removes first. Whatever is pruned learns from the labels and, with the weight `teacher_share`,
+    removes first. Pruned networks learn from the labels and, with the weight `teacher_share`,
     from the original's answers, softened by `temperature`.
     """
 

@@ -52,7 +52,8 @@ class Averaging(networks.UnrolledPGD):
 
     def get_config(self):
         config = super().get_config()
-        return {**config, "first": config.pop("initial_step")}
+        config["first"] = config.pop("initial_step")
+        return config
 
 
 @PRIORS.register("NAME")
