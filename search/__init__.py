@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from spade_keras.search.budget import LatencyBudget
     from spade_keras.search.candidate import build, plan_for, rank_choices, realize
     from spade_keras.search.finalists import Finalist, accept, preselect
+    from spade_keras.search.layer_insights import choose_space
     from spade_keras.search.layer_table import LayerTable
     from spade_keras.search.objective import (
         KeptImportance,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from spade_keras.search.seeds import propose
     from spade_keras.search.space import Configuration, RankVariable, SearchSpace, WidthVariable
     from spade_keras.search.storage import open_storage
-    from spade_keras.search.study import Search, choose_space, run
+    from spade_keras.search.study import Search, run
     from spade_keras.search.trial import Timer, interleaved_timer
     from spade_keras.search.workers import Worker, join
 
@@ -102,7 +103,8 @@ __getattr__ = lazy_attributes(
         "seeds": "propose",
         "space": "Configuration RankVariable SearchSpace WidthVariable",
         "storage": "open_storage",
-        "study": "Search choose_space run",
+        "layer_insights": "choose_space",
+        "study": "Search run",
         "trial": "Timer interleaved_timer",
         "workers": "Worker join",
     },

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from spade_keras import pruning
+from spade_keras.pruning.importance import ImportanceFunction, find_importance
 from spade_keras.pruning.parts import iterations_of, parts_of
 from spade_keras.search.precision import with_dtype
 from spade_keras.search.space import Configuration
@@ -39,7 +40,10 @@ def rank_choices(network: keras.Model, *, multiple: int = 8) -> dict[str, tuple[
 
 
 def plan_for(
-    network: keras.Model, configuration: Configuration, *, importance: str = "group_l1"
+    network: keras.Model,
+    configuration: Configuration,
+    *,
+    importance: str | ImportanceFunction = "group_l1",
 ) -> pruning.PruningPlan:
     """Plans the blocks, widths and ranks of a configuration, for `realize`.
 
@@ -59,14 +63,20 @@ def plan_for(
 
 
 def build(
-    network: keras.Model, configuration: Configuration, *, importance: str = "group_l1"
+    network: keras.Model,
+    configuration: Configuration,
+    *,
+    importance: str | ImportanceFunction = "group_l1",
 ) -> keras.Model:
     """Builds the network of a configuration; see `plan_for`."""
     return CandidateBuilder(network, importance=importance)(configuration)
 
 
 def realize(
-    network: keras.Model, configuration: Configuration, plan: pruning.PruningPlan
+    network: keras.Model,
+    configuration: Configuration,
+    plan: pruning.PruningPlan,
+    calibration: pruning.Calibration | None = None,
 ) -> keras.Model:
     """Builds the network of a configuration by a plan that was made for it.
 
@@ -74,8 +84,10 @@ def realize(
         network: The full network.
         configuration: Its iterations and precision are read.
         plan: The blocks, widths and ranks.
+        calibration: Statistics of `network`, by which readers are refitted; None: they are cut.
     """
-    slim = pruning.rebuild(_shorten(network, configuration.iterations), plan)
+    base = _shorten(network, configuration.iterations)
+    slim = pruning.rebuild(base, plan, calibration=calibration)
     return slim if configuration.dtype is None else with_dtype(slim, configuration.dtype)
 
 
@@ -85,11 +97,19 @@ class CandidateBuilder:
     Args:
         network: The full network.
         importance: Criterion by which channels are kept.
+        calibration: Statistics of `network`, by which readers are refitted in closed form.
     """
 
-    def __init__(self, network: keras.Model, *, importance: str = "group_l1") -> None:
+    def __init__(
+        self,
+        network: keras.Model,
+        *,
+        importance: str | ImportanceFunction = "group_l1",
+        calibration: pruning.Calibration | None = None,
+    ) -> None:
         self.network = network
-        self.importance = importance
+        self.importance = find_importance(importance, calibration)
+        self.calibration = calibration
         self._depth: tuple[Any, tuple[pruning.PruningPlan | None, keras.Model]] | None = None
 
     def __call__(self, configuration: Configuration) -> keras.Model:
@@ -102,7 +122,7 @@ class CandidateBuilder:
         blocks, base = self._at_depth(configuration)
         widths = self.canonical(configuration).widths
         plan = pruning.make_plan(base, widths=widths, importance=self.importance)
-        slim = pruning.rebuild(base, plan)
+        slim = pruning.rebuild(base, plan, calibration=self.calibration, sequential=False)
         plan = plan if blocks is None else blocks.then(plan)
         ranks = _cheaper(slim, configuration.ranks)
         if ranks:

@@ -15,7 +15,8 @@ from spade_keras import latency
 from spade_keras.backend.batches import count_samples, first_samples
 from spade_keras.errors import BudgetNotMetError
 from spade_keras.files import save_model, write_bytes_atomic
-from spade_keras.pruning import PruningPlan
+from spade_keras.pruning import Calibration, PruningPlan
+from spade_keras.pruning.importance import find_importance
 from spade_keras.search.budget import LatencyBudget
 from spade_keras.search.candidate import plan_for, realize
 from spade_keras.search.receipt import Receipt, write_receipt
@@ -71,6 +72,7 @@ def preselect(
     pairs: int,
     rejected: list[Finalist],
     say: Callable[[str], None],
+    calibration: Calibration | None = None,
 ) -> Iterator[tuple[Finalist, keras.Model]]:
     """Rebuilds the contenders one by one and yields those that meet the budget when timed again.
 
@@ -84,10 +86,12 @@ def preselect(
         pairs: Of the first attempt.
         rejected: Gets those that miss the budget.
         say: Shows a line to the user.
+        calibration: Statistics of the network, by which readers are refitted layer by layer.
     """
+    importance = find_importance(result.importance, calibration)
     for trial in result.contenders:
-        plan = plan_for(network, trial.configuration, importance=result.importance)
-        slim = realize(network, trial.configuration, plan)
+        plan = plan_for(network, trial.configuration, importance=importance)
+        slim = realize(network, trial.configuration, plan, calibration)
         for attempt in range(_ATTEMPTS):
             comparison = timer(pairs * 2**attempt)(slim)
             if not result.budget.is_undecided(comparison, margin=True):

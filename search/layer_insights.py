@@ -9,10 +9,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from spade_keras import latency
+from spade_keras import latency, pruning
 from spade_keras.latency import LatencyCache
 from spade_keras.pruning import Group, find_groups
+from spade_keras.pruning.parts import iterations_of, parts_of
+from spade_keras.search.candidate import rank_choices
 from spade_keras.search.layer_table import LayerTable, PredictionError
+from spade_keras.search.options import SearchOptions
 from spade_keras.search.result import TrialRecord
 from spade_keras.search.space import Configuration, SearchSpace
 
@@ -218,3 +221,55 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
         ).rstrip()
         for row in rows
     ]
+
+
+def choose_space(
+    network: keras.Model,
+    inputs: Any,
+    options: SearchOptions,
+    on_layer: Callable[[int, int], None] | None = None,
+) -> tuple[SearchSpace, LayerTable | None]:
+    """Lists what a search may choose.
+
+    Args:
+        network: The full network, as it is timed.
+        inputs: Arrays of one call.
+        options: See `SearchOptions`.
+        on_layer: Called with the layers timed so far and their number.
+
+    Returns:
+        The space, with the network's own iterations and dtype where they are searched; and, where
+        layers are timed for it, their times.
+
+    Raises:
+        ValueError: If the network has no such iterations, or no group may change.
+    """
+    joint: dict[str, Any] = {
+        "multiple": options.width_multiple,
+        "minimum": options.minimum_width or options.width_multiple,
+    }
+    if options.iterations:
+        own = iterations_of(network)
+        if own is None or not 1 <= min(options.iterations) <= max(options.iterations) <= own:
+            raise ValueError(
+                "`iterations` must be counts from 1 to the network's own, which is "
+                f"{own or 'none: it does not iterate'}. Received: "
+                f"iterations={list(options.iterations)}"
+            )
+        joint["iterations"] = sorted({*options.iterations, own})
+    if options.blocks:
+        joint["blocks"] = [block.name for block in pruning.find_residual_blocks(network)]
+    if options.dtypes:
+        joint["dtypes"] = list(dict.fromkeys((_own_dtype(network), *options.dtypes)))
+    if options.ranks:
+        joint["ranks"] = rank_choices(network, multiple=options.width_multiple)
+    if options.staircase:
+        return measured_space(network, inputs, on_layer=on_layer, **joint)
+    return SearchSpace.from_groups(pruning.find_groups(network), **joint), None
+
+
+def _own_dtype(network: keras.Model) -> str:
+    """What most of a network computes in; the layers that make its outputs may differ."""
+    layers = (layer for part in parts_of(network).values() for layer in part._flatten_layers())
+    weighted = (x for x in layers if x.weights and not isinstance(x, keras.Model))
+    return next((str(layer.compute_dtype) for layer in weighted), keras.config.floatx())

@@ -164,8 +164,13 @@ class KeptImportance(Objective):
         importance: Criterion by which channels are kept.
     """
 
-    def __init__(self, network: keras.Model, importance: str = "group_l1") -> None:
-        self.name = f"share of importance kept ({importance})"
+    def __init__(
+        self,
+        network: keras.Model,
+        importance: str | importances.ImportanceFunction = "group_l1",
+    ) -> None:
+        named = importance if isinstance(importance, str) else type(importance).__name__
+        self.name = f"share of importance kept ({named})"
         self._shares = kept_shares(network, importance)
         self._iterations = iterations_of(network)
         self._parts = set(parts_of(network))
@@ -237,7 +242,9 @@ class KeptShare:
     shares: np.ndarray
 
 
-def kept_shares(network: keras.Model, importance: str = "group_l1") -> dict[str, KeptShare]:
+def kept_shares(
+    network: keras.Model, importance: str | importances.ImportanceFunction = "group_l1"
+) -> dict[str, KeptShare]:
     """Scores every group that may change.
 
     Args:
@@ -248,9 +255,7 @@ def kept_shares(network: keras.Model, importance: str = "group_l1") -> dict[str,
         Group -> what it keeps at each width. A group on which the importance has nothing to say,
         or whose scores are all zero, loses the same share per channel.
     """
-    criterion = (
-        importances.IMPORTANCES.make(importance) if isinstance(importance, str) else importance
-    )
+    criterion = importances.find_importance(importance)
     weights = WeightTable(network)
     found = {}
     for group in find_groups(network):

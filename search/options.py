@@ -77,6 +77,8 @@ class SearchOptions(Table):
         blocks: Whether residual blocks may be dropped.
         dtypes: What the priors may compute in besides their own dtype.
         ranks: Whether layers may be split into pairs of lower rank.
+        compensate: Whether the readers of removed channels are refitted to inputs, without labels:
+            in closed form for every candidate, layer by layer for finalists.
         pairs: Timed windows of full network and candidate.
         finalists: Candidates to fine-tune and time again, of which the best is taken.
         warm_start: Folder of an earlier run or search, whose best configurations are tried first.
@@ -104,6 +106,7 @@ class SearchOptions(Table):
     blocks: bool = False
     dtypes: tuple[Dtype, ...] = Field(default=(), max_length=3, strict=False)
     ranks: bool = False
+    compensate: bool = False
     pairs: int = Field(default=20, ge=5)
     finalists: int = Field(default=3, ge=1, le=20)
     warm_start: str | None = None
@@ -190,6 +193,7 @@ class SearchFields(TypedDict, total=False):
     blocks: bool
     dtypes: tuple[str, ...]
     ranks: bool
+    compensate: bool
     pairs: int
     finalists: int
     warm_start: SearchResult | str | Path | None

@@ -12,8 +12,10 @@ import keras
 import optuna
 
 from spade_keras.errors import BudgetNotMetError
+from spade_keras.pruning import Calibration
+from spade_keras.pruning.importance import find_importance
 from spade_keras.search.budget import LatencyBudget
-from spade_keras.search.candidate import build
+from spade_keras.search.candidate import plan_for, realize
 from spade_keras.search.precision import in_dtype
 from spade_keras.search.space import Configuration, SearchSpace
 
@@ -195,19 +197,28 @@ class SearchResult:
         timed = [t for t in self.trials if t.timing is not None]
         return min(timed, key=lambda t: t.latency_ratio or 0.0, default=None)
 
-    def build(self, network: keras.Model, trial: TrialRecord | None = None) -> keras.Model:
+    def build(
+        self,
+        network: keras.Model,
+        trial: TrialRecord | None = None,
+        calibration: Calibration | None = None,
+    ) -> keras.Model:
         """Builds a configuration with everything it chose: widths, depth, ranks and dtype.
 
         Args:
             network: The full network that was searched.
             trial: Whose configuration; by default the best one's.
+            calibration: Statistics of the network, by which readers are refitted; needed where
+                the search ranked channels by "obs".
 
         Raises:
             BudgetNotMetError: If no trial is given and none met the budget.
         """
         chosen = self.best if trial is None else trial
         full = in_dtype(network, self.budget.dtype)
-        return build(full, chosen.configuration, importance=self.importance)
+        importance = find_importance(self.importance, calibration)
+        plan = plan_for(full, chosen.configuration, importance=importance)
+        return realize(full, chosen.configuration, plan, calibration)
 
     @classmethod
     def read(cls, folder: str | Path) -> SearchResult:

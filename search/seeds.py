@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from spade_keras.pruning.importance import ImportanceFunction
 from spade_keras.registry import SEEDS
 from spade_keras.search.knapsack import Cost, knapsack_curve, predicted_cost
 from spade_keras.search.objective import kept_shares
@@ -45,7 +46,7 @@ class Proposer:
     network: keras.Model
     space: SearchSpace
     quality: Callable[[Configuration], float] | None
-    importance: str
+    importance: str | ImportanceFunction
     cost: Cost
     priced_by: str
 
@@ -83,7 +84,7 @@ def propose(
     excess: Excess,
     quality: Callable[[Configuration], float] | None = None,
     table: Any = None,
-    importance: str = "group_l1",
+    importance: str | ImportanceFunction = "group_l1",
     inputs: Any = None,
 ) -> list[tuple[str, Configuration]]:
     """Brings families of configurations to the budget, by measuring.

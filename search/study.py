@@ -15,11 +15,11 @@ import optuna
 
 from spade_keras import latency, pruning
 from spade_keras.errors import CandidateError, SpadeError
-from spade_keras.pruning.parts import iterations_of, parts_of
+from spade_keras.pruning.importance import ImportanceFunction, find_importance
 from spade_keras.registry import PRUNERS, SAMPLERS
 from spade_keras.search.budget import LatencyBudget
-from spade_keras.search.candidate import CandidateBuilder, rank_choices
-from spade_keras.search.layer_insights import bottleneck, measured_space, prediction_error
+from spade_keras.search.candidate import CandidateBuilder
+from spade_keras.search.layer_insights import bottleneck, choose_space, prediction_error
 from spade_keras.search.layer_table import LayerTable
 from spade_keras.search.objective import KeptImportance, Objective
 from spade_keras.search.options import SearchFields, SearchOptions
@@ -49,6 +49,7 @@ def run(  # noqa: PLR0913 - every setting is a keyword of its own
     space: SearchSpace | None = None,
     table: LayerTable | None = None,
     importance: str = "group_l1",
+    calibration: pruning.Calibration | None = None,
     seed: int = 0,
     name: str = "widths",
     on_trial: Callable[[TrialRecord], None] | None = None,
@@ -70,6 +71,9 @@ def run(  # noqa: PLR0913 - every setting is a keyword of its own
         table: Times of the layers, for seeds that propose by time; None: they count
             multiplications.
         importance: Criterion by which channels are kept.
+        calibration: Statistics of `network` (`pruning.calibrate`), by which the readers of every
+            candidate are refitted in closed form; needed for the importance "obs". None: with
+            `compensate`, they are measured on the inputs of `data`.
         seed: Of the sampler; trial n draws with `seed + n`, also after an interruption.
         name: Name of the study in its storage.
         on_trial: Called with every finished trial.
@@ -92,8 +96,11 @@ def run(  # noqa: PLR0913 - every setting is a keyword of its own
     options = SearchOptions.of(budget, options, objective=named, **given)
     limit = options.budget
     inputs, targets = data if isinstance(data, tuple) else (data, None)
+    if calibration is None and options.compensate and inputs is not None:
+        calibration = pruning.calibrate(network, inputs)
     if not isinstance(objective, Objective):
-        objective = _objective(options, network, inputs, targets, importance)
+        criterion = find_importance(importance, calibration)
+        objective = _objective(options, network, inputs, targets, criterion)
     network = in_dtype(network, limit.dtype)
     example = None if inputs is None else latency.fill_batch(inputs, limit.batch_size)
     if timer is None:
@@ -116,6 +123,7 @@ def run(  # noqa: PLR0913 - every setting is a keyword of its own
         space,
         options,
         importance=importance,
+        calibration=calibration,
         table=table,
         example=example,
         warm_start=warm_start,
@@ -125,60 +133,12 @@ def run(  # noqa: PLR0913 - every setting is a keyword of its own
     return search.optimize(storage, on_trial)
 
 
-def choose_space(
+def _objective(
+    options: SearchOptions,
     network: keras.Model,
     inputs: Any,
-    options: SearchOptions,
-    on_layer: Callable[[int, int], None] | None = None,
-) -> tuple[SearchSpace, LayerTable | None]:
-    """Lists what a search may choose.
-
-    Args:
-        network: The full network, as it is timed.
-        inputs: Arrays of one call.
-        options: See `SearchOptions`.
-        on_layer: Called with the layers timed so far and their number.
-
-    Returns:
-        The space, with the network's own iterations and dtype where they are searched; and, where
-        layers are timed for it, their times.
-
-    Raises:
-        ValueError: If the network has no such iterations, or no group may change.
-    """
-    joint: dict[str, Any] = {
-        "multiple": options.width_multiple,
-        "minimum": options.minimum_width or options.width_multiple,
-    }
-    if options.iterations:
-        own = iterations_of(network)
-        if own is None or not 1 <= min(options.iterations) <= max(options.iterations) <= own:
-            raise ValueError(
-                "`iterations` must be counts from 1 to the network's own, which is "
-                f"{own or 'none: it does not iterate'}. Received: "
-                f"iterations={list(options.iterations)}"
-            )
-        joint["iterations"] = sorted({*options.iterations, own})
-    if options.blocks:
-        joint["blocks"] = [block.name for block in pruning.find_residual_blocks(network)]
-    if options.dtypes:
-        joint["dtypes"] = list(dict.fromkeys((_own_dtype(network), *options.dtypes)))
-    if options.ranks:
-        joint["ranks"] = rank_choices(network, multiple=options.width_multiple)
-    if options.staircase:
-        return measured_space(network, inputs, on_layer=on_layer, **joint)
-    return SearchSpace.from_groups(pruning.find_groups(network), **joint), None
-
-
-def _own_dtype(network: keras.Model) -> str:
-    """What most of a network computes in; the layers that make its outputs may differ."""
-    layers = (layer for part in parts_of(network).values() for layer in part._flatten_layers())
-    weighted = (x for x in layers if x.weights and not isinstance(x, keras.Model))
-    return next((str(layer.compute_dtype) for layer in weighted), keras.config.floatx())
-
-
-def _objective(
-    options: SearchOptions, network: keras.Model, inputs: Any, targets: Any, importance: str
+    targets: Any,
+    importance: ImportanceFunction,
 ) -> Objective:
     if options.objective == "kept_importance":
         return KeptImportance(network, importance)
@@ -208,6 +168,7 @@ class Search:
         space: What may be chosen.
         options: Its sampler, pruner, seeds, pareto, mix_devices and ends are read.
         importance: Criterion by which channels are kept.
+        calibration: See `run`.
         table: See `run`.
         example: Inputs of one call, to count multiplications for.
         warm_start: An earlier search, whose best configurations are tried first.
@@ -222,12 +183,14 @@ class Search:
     space: SearchSpace
     options: SearchOptions
     importance: str = "group_l1"
+    calibration: pruning.Calibration | None = None
     table: LayerTable | None = None
     example: Any = None
     warm_start: SearchResult | None = None
     seed: int = 0
     name: str = "widths"
     _evaluation: Evaluation = field(init=False, repr=False)
+    _criterion: ImportanceFunction = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.options.pareto and self.options.pruner != "none":
@@ -235,8 +198,11 @@ class Search:
                 "`pruner` must be 'none' with `pareto=True`: Optuna's pruners compare one "
                 f"objective alone. Received: pruner={self.options.pruner!r}"
             )
+        self._criterion = find_importance(self.importance, self.calibration)
         self._evaluation = Evaluation(
-            CandidateBuilder(self.network, importance=self.importance),
+            CandidateBuilder(
+                self.network, importance=self._criterion, calibration=self.calibration
+            ),
             self.timer,
             self.budget,
             self.objective,
@@ -282,12 +248,17 @@ class Search:
                 _check_failures(tried, describe_storage(worker.storage))
             return self._result(tuple(_records(study)), ended_by() or "trials")
 
+    @property
+    def _quality_name(self) -> str:
+        """What is maximized; candidates that are refitted do not compare with cut ones."""
+        return self.objective.name + (", readers refitted" if self.calibration else "")
+
     def _result(self, trials: tuple[TrialRecord, ...], ended_by: str) -> SearchResult:
         error = None if self.table is None else prediction_error(self.table, trials)
         return SearchResult(
             budget=self.budget,
             trials=trials,
-            quality_name=self.objective.name,
+            quality_name=self._quality_name,
             space=self.space,
             fingerprint=latency.fingerprint(),
             ended_by=ended_by,
@@ -310,7 +281,7 @@ class Search:
                 "network": network_digest(self.network),
                 "space": self.space.as_dict(),
                 "budget": asdict(self.budget),
-                "quality": self.objective.name,
+                "quality": self._quality_name,
                 "directions": directions,
                 "fingerprint": latency.fingerprint(),
             }
@@ -341,7 +312,7 @@ class Search:
             excess=self._excess,
             quality=self._evaluation.quality_as_pruned,
             table=self.table,
-            importance=self.importance,
+            importance=self._criterion,
             inputs=self.example,
         )
 

@@ -147,6 +147,13 @@ def prune(
     ] = None,
     importance: Annotated[str, typer.Option(help="What ranks channels.")] = "group_l1",
     round_to: Annotated[int, typer.Option(min=1, help="Keep multiples of this width.")] = 1,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE.npz|module:function",
+            help="Inputs on which the readers of removed channels are refitted; no labels.",
+        ),
+    ] = None,
     shape: Annotated[
         str | None, typer.Option(metavar="N,...", help="Input shape, batch first.")
     ] = None,
@@ -171,7 +178,7 @@ def prune(
         )
     import_library()
     from spade_keras.pruning import files
-    from spade_keras.tasks.model_inputs import parse_shape
+    from spade_keras.tasks.model_inputs import load_data, parse_shape
 
     with refusals_are_mistakes():
         text = files.prune_model(
@@ -184,6 +191,7 @@ def prune(
             importance=importance,
             round_to=round_to,
             input_shape=None if shape is None else parse_shape(shape)[1],
+            inputs_of=None if data is None else lambda network: load_data(data, network)[0],
         )
     typer.echo(text)
 

@@ -213,6 +213,7 @@ class _ModelSearch:
                 space=SearchSpace.from_dict(job.space or {}),
                 table=self.table,
                 importance=job.importance,
+                calibration=task.calibration,
                 seed=job.seed,
                 name=self.name,
                 on_trial=after,
@@ -228,6 +229,7 @@ class _ModelSearch:
             pairs=self.job.options.pairs,
             rejected=self.rejected,
             say=self.say,
+            calibration=task.calibration,
         )
         return accept(
             passing,
@@ -264,7 +266,9 @@ class _ModelSearch:
             result=result,
             table=self.table,
             receipt=None if accepted is None else read_receipt(folder / "receipt.json"),
-            front_panels=front_panels(task.network, result, picture_of_any(task.full, task.inputs)),
+            front_panels=front_panels(
+                task.network, result, picture_of_any(task.full, task.inputs), task.calibration
+            ),
             importances={group: np.diff(k.shares).tolist() for group, k in kept.items()},
             chosen=None if accepted is None else accepted.trial,
             finalists=[Remeasured.from_dict(finalist) for finalist in finalists],

@@ -239,7 +239,7 @@ def _front_pictures(job: LatencyJob, test: Samples) -> dict[str, np.ndarray]:
         image = pictures["image"]
         return image, np.abs(image - pictures.get("truth", pictures["full"]))
 
-    panels = front_panels(network, job.search_result(), draw)
+    panels = front_panels(network, job.search_result(), draw, job.calibration)
     return {
         f"{kind}_{panel.trial.number}": getattr(panel, kind)
         for panel in panels

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from spade_keras import latency
+from spade_keras.pruning import Calibration
 from spade_keras.report import FrontPanel
 from spade_keras.search.result import SearchResult
 
@@ -19,13 +20,19 @@ Picture = Callable[[keras.Model], tuple[np.ndarray, np.ndarray] | None]
 """From a network to its image and its error, `(height, width)`; None where there is no image."""
 
 
-def front_panels(network: keras.Model, result: SearchResult, picture: Picture) -> list[FrontPanel]:
+def front_panels(
+    network: keras.Model,
+    result: SearchResult,
+    picture: Picture,
+    calibration: Calibration | None = None,
+) -> list[FrontPanel]:
     """Builds at most eight networks of the front and draws what they make of one sample.
 
     Args:
         network: The full network.
         result: The search.
         picture: Draws a network's output.
+        calibration: See `SearchResult.build`.
 
     Returns:
         Image and error of each, the fastest first; empty where a network makes no image.
@@ -34,7 +41,7 @@ def front_panels(network: keras.Model, result: SearchResult, picture: Picture) -
     places = np.unique(np.linspace(0, len(front) - 1, min(len(front), _MOST)).round().astype(int))
     panels = []
     for trial in (front[place] for place in places):
-        drawn = picture(result.build(network, trial))
+        drawn = picture(result.build(network, trial, calibration))
         if drawn is None:
             return []
         panels.append(FrontPanel(trial, *drawn))

@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-from spade_keras import data, latency, search, tasks
+from spade_keras import data, latency, pruning, search, tasks
 from spade_keras.backend.batches import first_samples
 from spade_keras.files import save_model, write_json_atomic
 from spade_keras.pipeline.closing import evaluate, export, report
@@ -24,6 +24,7 @@ from spade_keras.pipeline.training import (
     strategy_tuner,
 )
 from spade_keras.pruning import PruningPlan
+from spade_keras.pruning.importance import find_importance
 from spade_keras.recipe import SearchRecipe
 from spade_keras.report import closing_table
 from spade_keras.search.finalists import Finalist, accept, not_met, preselect
@@ -91,6 +92,14 @@ class LatencyJob(StageJob):
             targets=validation.truth if supervised else None,
             teacher=full,
         )
+
+    @cached_property
+    def calibration(self) -> pruning.Calibration | None:
+        """Statistics of the full network on training inputs, where readers are refitted."""
+        if not self.options.compensate:
+            return None
+        inputs = self.samples("train").take(0, 32).inputs
+        return pruning.calibrate(self.full, inputs)
 
     def search_result(self) -> search.SearchResult:
         """Loads what the search found."""
@@ -160,6 +169,7 @@ def search_widths(job: LatencyJob, folder: Path) -> None:
             space=space,
             table=table,
             importance=job.recipe.pruning.importance,
+            calibration=job.calibration,
             seed=job.recipe.run.seed,
             name=job.recipe.run.name,
             on_trial=lambda trial: bar.advance(describe_trial(trial)),
@@ -184,6 +194,7 @@ def prune(job: LatencyJob, folder: Path) -> None:
         pairs=job.recipe.export.pairs,
         rejected=rejected,
         say=job.say,
+        calibration=job.calibration,
     )
     for finalist, slim in passing:
         name = f"finalist_{len(finalists)}"
@@ -272,7 +283,8 @@ def _objective(job: LatencyJob, network: keras.Model) -> search.Objective:
     """What the search maximizes: always something that the fine-tuning strategy may see."""
     name = job.options.objective_name
     if name == "kept_importance":
-        return search.KeptImportance(network, job.recipe.pruning.importance)
+        criterion = find_importance(job.recipe.pruning.importance, job.calibration)
+        return search.KeptImportance(network, criterion)
     score = job.score(network)
     if name == "as_pruned":
         return score

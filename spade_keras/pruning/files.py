@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import keras
+
 from spade_keras.errors import OpenSizesError
 from spade_keras.files import load_model, save_model
+from spade_keras.pruning.compensation import calibrate
 from spade_keras.pruning.cost import count_macs, count_parameters
 from spade_keras.pruning.groups import Group, find_groups
 from spade_keras.pruning.plan import PruningPlan
@@ -47,6 +51,7 @@ def prune_model(  # noqa: PLR0913 - one argument per command-line option
     importance: str = "group_l1",
     round_to: int = 1,
     input_shape: tuple[int, ...] | None = None,
+    inputs_of: Callable[[keras.Model], Any] | None = None,
 ) -> str:
     """Prunes a saved model into a new file, which appears whole or not at all.
 
@@ -62,6 +67,7 @@ def prune_model(  # noqa: PLR0913 - one argument per command-line option
         importance: What ranks the channels.
         round_to: Narrower widths are multiples of it.
         input_shape: Shape to count multiply-accumulates for, batch first.
+        inputs_of: Gives inputs of the loaded model, on which readers are refitted; see `calibrate`.
 
     Returns:
         The summary of the plan and what it left of the model.
@@ -82,6 +88,7 @@ def prune_model(  # noqa: PLR0913 - one argument per command-line option
     if len(given) != 1:
         raise ValueError(f"Exactly one of {list(amounts)} must be given. Received: {list(given)}.")
     model = load_model(path)
+    statistics = None if inputs_of is None else calibrate(model, inputs_of(model))
     if plan is not None:
         chosen = _read_plan(Path(plan))
     else:
@@ -93,8 +100,9 @@ def prune_model(  # noqa: PLR0913 - one argument per command-line option
             importance=importance,
             round_to=round_to,
             inputs=input_shape,
+            calibration=statistics,
         )
-    slim = rebuild(model, chosen)
+    slim = rebuild(model, chosen, calibration=statistics)
     save_model(slim, out)
     before, after = count_parameters(model), count_parameters(slim)
     lines = [

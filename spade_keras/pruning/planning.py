@@ -96,9 +96,7 @@ def make_plan(  # noqa: PLR0913 - every setting is a keyword of its own
         model = rebuild(model, dropped)
         after = dropped if after is None else after.then(dropped)
     protect = [protect] if isinstance(protect, str) else list(protect)
-    if importance == "obs":
-        importance = _optimal_brain_surgeon(calibration)
-    planner = _Planner(model, importance, inputs)
+    planner = _Planner(model, importance, inputs, calibration)
     planner.limit(round_to, minimum_width, protect)
     if widths is not None:
         chosen = planner.given_widths(widths)
@@ -117,27 +115,20 @@ def make_plan(  # noqa: PLR0913 - every setting is a keyword of its own
     return plan if after is None else after.then(plan)
 
 
-def _optimal_brain_surgeon(calibration: Calibration | None) -> importances.ImportanceFunction:
-    if calibration is None:
-        raise ValueError(
-            "`importance='obs'` ranks channels by what their readers see: pass "
-            "`calibration=calibrate(model, inputs)`. Received: calibration=None"
-        )
-    return importances.IMPORTANCES.make("obs", calibration)
-
-
 class _Planner:
     """One planning: the groups of a model with their scores, limits and costs."""
 
     def __init__(
-        self, model: Any, importance: str | importances.ImportanceFunction, inputs: Any
+        self,
+        model: Any,
+        importance: str | importances.ImportanceFunction,
+        inputs: Any,
+        calibration: Calibration | None,
     ) -> None:
         self.model = model
         self.groups = find_groups(model)
         self._named = importance if isinstance(importance, str) else type(importance).__name__
-        self._importance = (
-            importances.IMPORTANCES.make(importance) if isinstance(importance, str) else importance
-        )
+        self._importance = importances.find_importance(importance, calibration)
         self._inputs = inputs
         self._weights = WeightTable(model)
         self._scores: dict[str, np.ndarray | None] = {}

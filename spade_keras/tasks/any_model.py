@@ -14,6 +14,8 @@ from pydantic import AfterValidator, Field
 from spade_keras import latency, search
 from spade_keras.errors import JobMismatchError
 from spade_keras.files import load_model
+from spade_keras.pruning import calibrate
+from spade_keras.pruning.importance import find_importance
 from spade_keras.registry import IMPORTANCES
 from spade_keras.search.finalists import FineTune, finetuned
 from spade_keras.search.objective import Report
@@ -196,6 +198,7 @@ class AnyModel:
 
     Attributes:
         full: The model in the dtype of the budget.
+        calibration: Its statistics on the inputs, where candidates are compensated.
         score: Judges finalists as they would ship, and candidates unless the options say otherwise.
         objective: What the search maximizes.
 
@@ -222,6 +225,7 @@ class AnyModel:
         self.full = in_dtype(network, self.budget.dtype)
         self.sample = latency.fill_batch(inputs, self.budget.batch_size)
         self._check_fits()
+        self.calibration = calibrate(self.full, inputs) if options.compensate else None
         self.score: search.Objective = (
             search.OutputAgreement(network, inputs)
             if evaluate is None
@@ -256,7 +260,8 @@ class AnyModel:
     def _objective(self, importance: str) -> search.Objective:
         """Judged as pruned unless asked otherwise: a user's fine-tuning may take hours."""
         if self.options.objective == "kept_importance":
-            return search.KeptImportance(self.network, importance)
+            criterion = find_importance(importance, self.calibration)
+            return search.KeptImportance(self.network, criterion)
         if self.options.objective != "short_finetune":
             return self.score
         if self.finetune is None:

@@ -19,7 +19,8 @@ from spade_keras.pruning.parts import is_network, parts_of, prefix_of
 from spade_keras.pruning.proof.reference import Replay
 
 _CHUNK_ELEMENTS = 2**24
-_MOST_IMAGES = 64
+_MOST_SAMPLES = 128
+_MOST_INPUTS = 4608
 
 
 @dataclass
@@ -95,7 +96,8 @@ def calibrate(
     *,
     batch_size: int = 8,
     rows: int = 4096,
-    images: int = _MOST_IMAGES,
+    samples: int = _MOST_SAMPLES,
+    most_inputs: int = _MOST_INPUTS,
     seed: int = 0,
 ) -> Calibration:
     """Measures what the kernels of a model see: needs neither labels nor targets.
@@ -110,7 +112,8 @@ def calibrate(
             images or some hundred samples.
         batch_size: Samples per forward pass.
         rows: Most rows (samples x positions) that a layer contributes per batch, drawn at random.
-        images: Most inputs of a prior that are kept, drawn at random from all calls.
+        samples: Most samples of a model, or of all calls of a prior, drawn at random.
+        most_inputs: Kernels of more inputs are left out: they stay as they are cut.
         seed: Of both draws.
 
     Returns:
@@ -129,11 +132,12 @@ def calibrate(
     if not count_samples(inputs):
         raise ValueError("`inputs` must hold at least one sample. Received: inputs of length 0")
     if is_network(model):
-        given = _trajectory(model, inputs, batch_size, images, seed)
+        given = _trajectory(model, inputs, batch_size, samples, seed)
     else:
-        given = {"": inputs}
+        choose = row_chooser(samples, seed)(count_samples(inputs))
+        given = {"": keras.tree.map_structure(lambda array: np.asarray(array)[choose], inputs)}
     measured = {
-        key: _measure(part, given[key], batch_size, rows, seed)
+        key: _measure(part, given[key], batch_size, rows, most_inputs, seed)
         for key, part in parts_of(model).items()
         if key in given
     }
@@ -199,7 +203,7 @@ def calls_of(graph: Graph) -> Iterator[Call]:
 
 
 def _measure(
-    model: keras.Model, inputs: Any, batch_size: int, rows: int, seed: int
+    model: keras.Model, inputs: Any, batch_size: int, rows: int, most_inputs: int, seed: int
 ) -> PartCalibration:
     analysis = analyze(model)
     statistics: dict[tuple[str, int], Statistics] = {}
@@ -207,6 +211,8 @@ def _measure(
 
     def see(path: str, call: Call, tensors: Mapping[int, Any]) -> None:
         for reader in readers_of(call.operation):
+            if reader.inputs > most_inputs:
+                continue
             patches = reader.patches(argument_of(call, reader, tensors), choose)
             if not np.isfinite(patches).all():
                 raise ValueError(

@@ -56,6 +56,13 @@ class Reader:
     argument: int
     patches: Callable[[np.ndarray, Rows], np.ndarray]
 
+    @property
+    def inputs(self) -> int:
+        """Rows of the matrix: channels x taps."""
+        shape = self.variable.shape
+        taps = math.prod(shape[: self.axis]) if self._has_taps else 1
+        return int(shape[self.axis]) * taps
+
     def matrix(self, kernel: np.ndarray) -> np.ndarray:
         """Writes a kernel as `(blocks, channels, taps, outputs)`."""
         front = np.moveaxis(np.asarray(kernel, np.float64), self.axis, 0)

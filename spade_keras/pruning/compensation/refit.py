@@ -145,6 +145,8 @@ def refit_sequentially(
             alive = _kept_statistics(sides[0], path, call.operation, kept)
             _shift_statistics(sides, path, call.operation, layer, alive, inputs, batch_size)
         for original, reader in zip(readers_of(call.operation), readers_of(layer), strict=True):
+            if (path, original.index) not in calibration.statistics:
+                continue
             outputs = kept_parts(sides[0], path, original, kept)[1]
             moments = _Moments(sides, path, reader.index, outputs)
             for batch in batches(inputs, batch_size):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from spade_keras.pruning.importance.importance import (
     Importance,
     ImportanceFunction,
+    find_importance,
     group_scores,
     magnitude_slots,
     producer_slots,
@@ -35,6 +36,7 @@ __all__ = [
     "Lamp",
     "Random",
     "Taylor",
+    "find_importance",
     "group_scores",
     "magnitude_slots",
     "producer_slots",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 
 from spade_keras.pruning.graph.weights import WeightTable
 from spade_keras.pruning.groups import Group, Slot
+from spade_keras.registry import IMPORTANCES
 
 _SCALES = ("gamma", "scale")
 
@@ -99,3 +101,27 @@ def group_scores(
     if getattr(importance, "normalize", True) and mean > 0:
         scores = scores / mean
     return scores
+
+
+def find_importance(
+    importance: str | ImportanceFunction, calibration: Any = None
+) -> ImportanceFunction:
+    """Returns an importance by its name, or the one that is given.
+
+    Args:
+        importance: A name in `IMPORTANCES`, an `Importance` or a function of `(group, weights)`.
+        calibration: A `Calibration`, which "obs" needs.
+
+    Raises:
+        ValueError: If the name is unknown or the importance needs arguments.
+    """
+    if not isinstance(importance, str):
+        return importance
+    if importance != "obs":
+        return IMPORTANCES.make(importance)
+    if calibration is None:
+        raise ValueError(
+            "`importance='obs'` ranks channels by what their readers see: pass "
+            "`calibration=calibrate(model, inputs)`. Received: calibration=None"
+        )
+    return IMPORTANCES.make("obs", calibration)

@@ -26,7 +26,8 @@ class OptimalBrainSurgeon(Importance):
     to its removal.
 
     Args:
-        calibration: The statistics of the model's readers; see `calibrate`.
+        calibration: The statistics of the model's readers; see `calibrate`. Scores are kept: use
+            another instance where the weights have changed.
 
     Reference:
         Hassibi and Stork, "Second order derivatives for network pruning: optimal brain surgeon",
@@ -37,16 +38,18 @@ class OptimalBrainSurgeon(Importance):
 
     def __init__(self, calibration: Calibration) -> None:
         self.calibration = calibration
+        self._known: dict[tuple[Any, ...], np.ndarray] = {}
 
     def __call__(self, group: Group, weights: WeightTable) -> np.ndarray:
         """Eliminates the channels of a group one by one; no rows where no reader was measured."""
-        states = [
-            state
-            for slot in group.slots
-            if slot.role == "consumer"
-            for state in self._states(slot, weights)
-        ]
-        return _eliminate(states, group.width)[None] if states else np.zeros((0, group.width))
+        # A search asks for the same groups again and again, and their weights do not change.
+        readers = [slot for slot in group.slots if slot.role == "consumer"]
+        key = (group.name, group.width, *(slot.layer for slot in readers))
+        if key not in self._known:
+            states = [state for slot in readers for state in self._states(slot, weights)]
+            rows = np.zeros((0, group.width))
+            self._known[key] = _eliminate(states, group.width)[None] if states else rows
+        return self._known[key]
 
     def _states(self, slot: Slot, weights: WeightTable) -> list[_State]:
         found = self.calibration.statistics(slot.layer, slot.weight_index)
