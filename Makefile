@@ -76,7 +76,7 @@ $(VENV)/.demo-installed: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.all-installed: pyproject.toml constraints.txt | $(BIN)/python
-	$(INSTALL) --editable ".[tensorflow,jax,torch,recipes,report,postgres,dashboard,dev]"
+	$(INSTALL) --editable ".[tensorflow,jax,torch,recipes,report,postgres,proxy,dashboard,dev]"
 	@# It asks for an older absl-py than the one that is pinned, and runs with that as well.
 	$(INSTALL) --no-deps tensorflow-model-optimization tf_keras
 	@touch $@ $(VENV)/.demo-installed

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import log_softmax
 
 from spade_keras.backend.batches import batches, count_samples, predict
-from spade_keras.finetuning import SelfSupervised
+from spade_keras.finetuning import STRATEGIES, SelfSupervised, judged_as
 from spade_keras.metrics import psnr_per_image
 from spade_keras.search.objective import Objective, Report
 
@@ -217,7 +217,8 @@ def strategy_objective(
     """Returns the score that a fine-tuning strategy may be judged by.
 
     Args:
-        strategy: "supervised", "school" or, for reconstruction, "self_supervised".
+        strategy: "supervised", "school" or, for reconstruction, "self_supervised"; a registered
+            one is judged as its attribute `judged_as` says, by default as "school".
         inputs: Held-out inputs.
         targets: Ground truth, images or labels; used by "supervised" alone.
         teacher: The unpruned network; used by "school" alone.
@@ -229,11 +230,12 @@ def strategy_objective(
     if task not in TASKS:
         raise ValueError(f"`task` must be one of {TASKS}. Received: task={task!r}")
     classifies = task == "classification"
-    if strategy == "supervised" and targets is not None:
+    judged = judged_as(strategy) if strategy in STRATEGIES else None
+    if judged == "supervised" and targets is not None:
         return Accuracy(inputs, targets) if classifies else ValidationPSNR(inputs, targets)
-    if strategy == "school" and teacher is not None:
+    if judged == "school" and teacher is not None:
         return LogitAgreement(inputs, teacher) if classifies else TeacherAgreement(inputs, teacher)
-    if strategy == "self_supervised" and not classifies:
+    if judged == "self_supervised" and not classifies:
         return SelfSupervisedScore(inputs)
     last = "" if classifies else " or 'self_supervised'"
     raise ValueError(

@@ -131,7 +131,7 @@ def runs(tmp_path_factory):
                 patch.setattr(latency, "compare", lambda a, b, *_, **__: comparison(ratio(a, b)))
                 patch.setattr(finalists, "PROCESSES", 1)
                 patch.setattr(closing, "check_saved_models", check)
-                patch.setattr(closing, "saved_model", lambda *_: None)
+                patch.setattr(closing, "export_model", lambda *_: None)
                 metrics = pipeline.run(settings, Console(quiet=True))
             finished[key] = settings, metrics
         return finished[key]

@@ -124,7 +124,7 @@ def test_everything_that_is_installed_is_pinned():
     assert not [version for version in pins.values() if "+" in version]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    used = ("tensorflow", "jax", "torch", "recipes", "report", "dev")
+    used = ("tensorflow", "jax", "torch", "recipes", "report", "proxy", "dev")
     wanted = [*project["dependencies"], *(name for extra in used for name in extras[extra])]
     names = {re.match(r"[\w-]+", text)[0].lower().replace("_", "-") for text in wanted}
     assert names <= set(pins)

@@ -27,7 +27,10 @@ _FINETUNE = "Your function finetune(slim, full): trains slim in place, or return
 _DATA = "Held-out inputs: an .npz file, or a function that returns inputs or (inputs, targets)."
 _BUDGET = "0.5 (of MODEL's latency), 8ms, 'p99<=8ms' or 'throughput>=200/s'."
 _FUNCTION = "module:function"
-_STORAGE = "A journal file, or postgresql://user:password@host/database for many machines."
+_STORAGE = (
+    "A journal file; for many machines postgresql://user:password@host/database or the "
+    "grpc://host:port of `spade-keras search proxy`."
+)
 
 StudyName = Annotated[str, typer.Option("--study", metavar="NAME", help="The study's name.")]
 MixDevices = Annotated[

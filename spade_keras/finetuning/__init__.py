@@ -6,6 +6,7 @@ from spade_keras.finetuning.fine_tuner import (
     FineTuner,
     School,
     Supervised,
+    judged_as,
     mean_squared_error,
     tuning_options,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "Supervised",
     "cross_entropy",
     "divergence",
+    "judged_as",
     "mean_squared_error",
     "split_kspace",
     "tuning_options",

@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 from spade_keras import backend
+from spade_keras.registry import STRATEGIES
 
 IMAGE_CLIP_NORM = 0.01
 """Length to which gradients are cut for images scaled to [0, 1]."""
@@ -29,6 +30,10 @@ class FineTuner(keras.Model):
         distance: Called with `(y_true, y_pred)`, gives a scalar to minimize.
         **kwargs: Of `keras.Model`.
     """
+
+    judged_as = "school"
+    """The strategy whose score judges what this one trains, and whose targets it is given:
+    "supervised" for a strategy that may see the ground truth."""
 
     def __init__(
         self,
@@ -103,6 +108,8 @@ class FineTuner(keras.Model):
 class Supervised(FineTuner):
     """l(f(y), x): the network's output against the ground truth."""
 
+    judged_as = "supervised"
+
     def strategy_loss(
         self, inputs: Mapping[str, Any], targets: Any, prediction: Any, training: bool
     ) -> Any:
@@ -146,6 +153,22 @@ class School(FineTuner):
         """Returns l(f_slim(y), stop_gradient(f(y)))."""
         lesson = ops.stop_gradient(self.teacher(inputs, training=False))
         return self.distance(lesson, prediction)
+
+
+def judged_as(strategy: str) -> str:
+    """Returns the strategy whose score judges a network that `strategy` trained.
+
+    Args:
+        strategy: A name in `STRATEGIES`.
+
+    Raises:
+        ValueError: If there is no such strategy.
+
+    Example:
+        >>> judged_as("supervised")
+        'supervised'
+    """
+    return str(getattr(STRATEGIES[strategy], "judged_as", FineTuner.judged_as))
 
 
 def frozen_copy(model: keras.Model) -> keras.Model:

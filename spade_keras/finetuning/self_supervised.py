@@ -41,6 +41,8 @@ class SelfSupervised(FineTuner):
         Chen, Tachella and Davies, "Equivariant imaging: learning beyond the range space", 2021.
     """
 
+    judged_as = "self_supervised"
+
     def __init__(
         self,
         network: keras.Model,

@@ -14,6 +14,7 @@ import keras
 from spade_keras import data, latency, pruning, search, tasks
 from spade_keras.backend.batches import first_samples
 from spade_keras.files import save_model, write_json_atomic
+from spade_keras.finetuning import judged_as
 from spade_keras.pipeline.closing import evaluate, export, report
 from spade_keras.pipeline.progress import ProgressBar, describe_trial
 from spade_keras.pipeline.steps import Pipeline, Stage, StageJob
@@ -28,10 +29,9 @@ from spade_keras.pruning.importance import find_importance
 from spade_keras.recipe import SearchRecipe
 from spade_keras.report import closing_table
 from spade_keras.search.finalists import Finalist, accept, not_met, preselect
-from spade_keras.search.options import SearchOptions
 from spade_keras.search.precision import in_dtype
 
-DATA_LAYOUT = 2
+DATA_LAYOUT = 3
 """Changes when the data stage writes other files of the same recipe."""
 
 
@@ -47,14 +47,14 @@ class LatencyJob(StageJob):
         return tasks.get(self.recipe)
 
     @cached_property
-    def options(self) -> SearchOptions:
-        """The options of the search."""
-        return SearchOptions(**dict(self.recipe.search))
-
-    @cached_property
     def budget(self) -> search.LatencyBudget:
         """The latency budget of the recipe."""
-        return self.options.budget
+        return self.recipe.search.budget
+
+    @property
+    def imports(self) -> tuple[str, ...]:
+        """The modules that register the classes of the run's networks."""
+        return (*self.task.imports, *self.recipe.run.imports)
 
     @cached_property
     def full(self) -> keras.Model:
@@ -85,11 +85,11 @@ class LatencyJob(StageJob):
         """Returns what judges a network on validation data, by what its strategy may see."""
         validation = self.samples("validation")
         strategy = self.recipe.finetuning.strategy
-        supervised = strategy == "supervised"
+        sees_truth = judged_as(strategy) == "supervised"
         return self.task.objective(
             strategy,
             validation.judged_inputs,
-            targets=validation.truth if supervised else None,
+            targets=validation.truth if sees_truth else None,
             teacher=full,
         )
 
@@ -154,7 +154,7 @@ def train(job: LatencyJob, folder: Path) -> None:
 
 def search_widths(job: LatencyJob, folder: Path) -> None:
     """Searches what meets the latency budget at the best quality."""
-    options = job.options
+    options = job.recipe.search
     full = job.full
     inputs = job.call_of("validation")
     space, table = search.choose_space(full, inputs, options)
@@ -209,7 +209,7 @@ def prune(job: LatencyJob, folder: Path) -> None:
                 "ratio": finalist.comparison.ratio.as_dict(),
             }
         )
-        if len(finalists) == job.options.finalists:
+        if len(finalists) == job.recipe.search.finalists:
             break
     if not finalists:
         raise not_met(result, rejected)
@@ -245,7 +245,7 @@ def finetune(job: LatencyJob, folder: Path) -> None:
         score=job.score(job.model("train")),
         finetune=tune,
         pairs=job.recipe.export.pairs,
-        imports=job.task.imports,
+        imports=job.imports,
         say=job.say,
     )
     if accepted is None:
@@ -281,7 +281,7 @@ def _finalists(
 
 def _objective(job: LatencyJob, network: keras.Model) -> search.Objective:
     """What the search maximizes: always something that the fine-tuning strategy may see."""
-    name = job.options.objective_name
+    name = job.recipe.search.objective_name
     if name == "kept_importance":
         criterion = find_importance(job.recipe.pruning.importance, job.calibration)
         return search.KeptImportance(network, criterion)

@@ -17,6 +17,7 @@ from spade_keras.finetuning import (
     SelfSupervised,
     SplitBatches,
     Supervised,
+    judged_as,
     tuning_options,
 )
 from spade_keras.tasks import Samples
@@ -138,8 +139,8 @@ def strategy_tuner(job: LatencyJob, network: keras.Model) -> FineTuner:
     strategy = settings.strategy
     if strategy == "self_supervised":
         return _self_supervised(network, settings)
-    if strategy not in _TARGETS:
-        return STRATEGIES[strategy](network)
+    if strategy not in ("supervised", "school"):
+        return STRATEGIES.make(strategy, network)  # type: ignore[no-any-return]
     inputs = first_samples(job.samples("validation").inputs, 8)
     return Supervised(network, distance=job.task.distance(strategy, network, inputs))
 
@@ -147,15 +148,16 @@ def strategy_tuner(job: LatencyJob, network: keras.Model) -> FineTuner:
 def strategy_batches(job: LatencyJob, split: str, *, shuffle: bool = True) -> keras.utils.PyDataset:
     """Serves a split as the fine-tuning strategy of the recipe may see it.
 
-    The truth is loaded for the supervised strategy alone. For "school" the teacher's answers to
-    the fixed inputs are computed once, which gives the loss of `School` at a third less cost.
+    The truth is loaded for strategies judged as supervised alone. For "school" the teacher's
+    answers to the fixed inputs are computed once, which gives the loss of `School` at a third less
+    cost.
     """
     settings = job.recipe.finetuning
     if settings.strategy == "self_supervised":
         if shuffle:
             return _measurements(job, split, settings)
         return job.batches(split, settings.batch_size, shuffle=False, judged=True)
-    make = _TARGETS.get(settings.strategy)
+    make = _TARGETS.get(judged_as(settings.strategy))
     targets = make and functools.partial(make, job)
     return job.batches(split, settings.batch_size, targets, shuffle=shuffle)
 

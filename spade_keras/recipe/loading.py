@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import copy
 import difflib
-import importlib
-import sys
 import tomllib
 from collections.abc import Collection, Sequence
 from importlib import resources
@@ -19,10 +17,11 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from spade_keras.errors import RecipeError
+from spade_keras.errors import RecipeError, UserCodeError, UserFunctionError
 from spade_keras.recipe import messages, rules
 from spade_keras.recipe.schemas import schema_of
 from spade_keras.recipe.sections import Recipe
+from spade_keras.search.user_code import import_module
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -91,17 +90,16 @@ def _import_modules(tables: dict[str, Any]) -> list[str]:
     run = tables.get("run")
     names = run.get("imports") if isinstance(run, dict) else None
     problems = []
-    if isinstance(names, list) and names and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
     for index, name in enumerate(names if isinstance(names, list) else ()):
         if not isinstance(name, str) or not all(map(str.isidentifier, name.split("."))):
             continue  # The schema reports it.
         try:
-            importlib.import_module(name)
-        except Exception as error:
+            import_module(name, argument="run.imports")
+        except (UserFunctionError, UserCodeError) as error:
+            cause = error.__cause__
             problems.append(
                 f"`run.imports` must name modules in {Path.cwd()} or installed ones. Received: "
-                f'run.imports[{index}]="{name}", which fails: {type(error).__name__}: {error}'
+                f'run.imports[{index}]="{name}", which fails: {type(cause).__name__}: {cause}'
             )
     return problems
 

@@ -207,7 +207,7 @@ def test_measure_sweeps_batches_in_a_mode(model_file, capsys):
 
 def test_export_hands_over_model_and_inputs(model_file, tmp_path, monkeypatch, capsys):
     calls = []
-    monkeypatch.setattr("spade_keras.export.saved_model", lambda *args: calls.append(args))
+    monkeypatch.setattr("spade_keras.export.export_model", lambda *args: calls.append(args))
     np.savez(tmp_path / "inputs.npz", np.ones((3, 6, 6, 2), "float32"))
     out = tmp_path / "out"
     assert cli.main(["export", str(model_file), "-o", str(out)]) == 0

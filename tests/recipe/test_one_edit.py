@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import keras
 import numpy as np
 import pytest
 from rich.console import Console
 
-from spade_keras import data, finetuning, latency, networks, operators, pipeline, pruning, registry
+from spade_keras import (
+    data,
+    finetuning,
+    latency,
+    networks,
+    operators,
+    pipeline,
+    pruning,
+    registry,
+    search,
+)
+from spade_keras.export import check_saved_models
 from spade_keras.recipe import load_recipe
-from tests.parameter_clock import ParameterClock
+from tests.parameter_clock import ParameterClock, comparison
 
 TABLES = ("OPERATORS", "NETWORKS", "PRIORS", "MASKS", "SOURCES", "IMPORTANCES", "SEEDS")
 
@@ -23,7 +35,7 @@ import keras
 import numpy as np
 
 from spade_keras import finetuning, networks, operators, pruning
-from spade_keras.metrics import CONVENTION, image_quality
+from spade_keras.metrics import SLAB_CONVENTION, image_quality
 from spade_keras.recipe.imaging import Measurements
 from spade_keras.registry import (
     IMPORTANCES, MASKS, NETWORKS, OPERATORS, PRIORS, SEEDS, SOURCES, STRATEGIES
@@ -86,7 +98,7 @@ class Shrinking(finetuning.FineTuner):
 
 @SOURCES.register("NAME")
 class Ramps(Source):
-    convention_name, convention = "ramps", CONVENTION
+    convention_name, convention = "ramps", SLAB_CONVENTION
 
     class section(Measurements):
         mask: str = "NAME"
@@ -178,32 +190,47 @@ def test_every_table_holds_the_registered_options(folder):
     assert recipe.search.seeds == (recipe.finetuning.strategy,) == ("user_edit",)
 
 
-READ_BY_ALL = [
-    (operators, "OPERATORS"),
-    (networks, "NETWORKS"),
-    (networks.priors, "PRIORS"),
-    (data, "MASKS"),
-    (finetuning, "STRATEGIES"),
-    (pruning, "IMPORTANCES"),
-]
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("home", "table"),
+    [
+        (operators, "OPERATORS"),
+        (networks, "NETWORKS"),
+        (networks.priors, "PRIORS"),
+        (data, "MASKS"),
+        (finetuning, "STRATEGIES"),
+        (pruning, "IMPORTANCES"),
+    ],
+)
+def test_sub_packages_show_the_same_table(home, table):
+    assert getattr(home, table) is getattr(registry, table)
 
 
 @pytest.mark.once
-@pytest.mark.skipif(
-    any(getattr(home, table) is not getattr(registry, table) for home, table in READ_BY_ALL),
-    reason="a sub-package still has a table of its own",
-)
 def test_a_run_uses_what_a_recipe_imports(folder, monkeypatch):
     clock = ParameterClock()
     monkeypatch.setattr("spade_keras.search.interleaved_timer", clock.timer)
     monkeypatch.setattr(latency, "compare_in_fresh_process", clock.compare)
     monkeypatch.setattr(latency, "compare", lambda a, b, inputs, **_: clock.timer(a, inputs)(b))
+    monkeypatch.setattr("spade_keras.pipeline.closing.check_saved_models", exports_check)
     settings = load_recipe("mine.toml")
-    pipeline.run(settings, Console(quiet=True))
+    metrics = pipeline.run(settings, Console(quiet=True))
+    assert all("user_edit_module" in call["imports"] for call in clock.compared)
+    assert clock.compared
+    assert metrics["finetuning"]["strategy"] == "user_edit"
+    assert metrics["search"]["quality"] == search.TeacherAgreement.name
     slim = keras.saving.load_model(settings.run_folder / "finetune/network.keras", compile=False)
     assert type(slim).__name__ == "Averaging"
     assert slim.initial_step == 0.5
+    assert type(slim.operator).__name__ == "Halving"
     kept = slim.priors["prior"].get_layer("conv_0").kernel
     full = keras.saving.load_model(settings.run_folder / "train/network.keras", compile=False)
     assert kept.shape[-1] < full.priors["prior"].get_layer("conv_0").kernel.shape[-1] == 16
     assert np.isfinite(kept).all()
+
+
+def exports_check(models, inputs, expected, *, pairs, **options):
+    """Checks exports as it is done in a run; their times are those of the parameter clock."""
+    report = check_saved_models(models, inputs, expected, pairs=pairs, **options)
+    clocked = comparison(0.5)
+    return replace(report, latency={"full": clocked.a, "slim": clocked.b}, ratio=clocked.ratio)

@@ -18,6 +18,7 @@ from rich.console import Console
 from spade_keras.errors import MissingExtraError
 from spade_keras.latency import Comparison, Latency, Ratio
 from spade_keras.pruning import PruningPlan
+from spade_keras.pruning.plan import ChannelStep
 from spade_keras.report import (
     FrontPanel,
     Remeasured,
@@ -110,7 +111,7 @@ def receipt(ratio=0.47):
     return Receipt(
         budget=LatencyBudget(fraction=0.5),
         comparison=Comparison(full, slim, Ratio(ratio, ratio - 0.008, ratio + 0.008, 0.95, 30)),
-        plan=PruningPlan("net", (), "group_l1"),
+        plan=PruningPlan("net", (ChannelStep((), "group_l1"),)),
         configuration=Configuration({"net/<a>": 32, "net/b": 16}),
         full=ModelIdentity("full.keras", "f" * 64, "0" * 64),
         slim=ModelIdentity("slim.keras", "5" * 64, "1" * 64),

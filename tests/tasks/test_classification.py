@@ -123,7 +123,7 @@ def test_a_whole_run(file, parameter_clock, monkeypatch, tmp_path):
         return CheckReport(none, none, {"full": timed.a, "slim": timed.b}, timed.ratio)
 
     monkeypatch.setattr(closing, "check_saved_models", check)
-    monkeypatch.setattr(closing, "saved_model", lambda network, folder, sample: None)
+    monkeypatch.setattr(closing, "export_model", lambda network, folder, sample: None)
     rivals = ON_TF  # one backend is enough for those
     settings = recipe(tmp_path, file, f"evaluation.rivals={str(rivals).lower()}")
     metrics = pipeline.run(settings, Console(quiet=True))

@@ -6,6 +6,7 @@ import pytest
 from spade_keras.networks import NETWORKS, UnrolledPGD, priors
 from spade_keras.operators import CartesianMRI, Downsampling
 from spade_keras.recipe.imaging import RECONSTRUCTION_NETWORKS
+from spade_keras.recipe.schemas import schema_of
 from spade_keras.registry import PRIORS
 from spade_keras.tasks.reconstruction_networks import make_network
 
@@ -27,7 +28,9 @@ CASES = {
 
 
 def make(name, channels=2, **table):
-    settings = RECONSTRUCTION_NETWORKS[name].model_validate({"name": name, **table})
+    network = {"name": name, **table}
+    kind = schema_of({"network": network}).model_fields["network"].annotation
+    settings = kind.model_validate(network)
     operator = Downsampling(2) if name == "usrnet" else CartesianMRI()
     return make_network(settings, operator, channels)
 
