@@ -10,7 +10,6 @@ from typing import Any
 
 import keras
 import numpy as np
-from pydantic import TypeAdapter
 
 from spade_keras import latency
 from spade_keras.pruning import find_groups, find_residual_blocks
@@ -24,6 +23,7 @@ from spade_keras.search.layer_timing import (
     sweep_widths,
 )
 from spade_keras.search.space import Configuration
+from spade_keras.typing import Record
 
 # At least this share of a layer's time is its own and not that of starting it.
 _LEAST_SHARE = 0.05
@@ -115,7 +115,7 @@ class LayerTime:
 
 
 @dataclass(frozen=True)
-class LayerTable:
+class LayerTable(Record):
     """Times of all layers of a network over the widths of its groups.
 
     The time of a layer that two groups change, its input's and its output's, is predicted from
@@ -263,13 +263,9 @@ class LayerTable:
 
     def as_dict(self) -> dict[str, Any]:
         """Returns plain JSON values, which `from_dict` reads, and the staircases beside them."""
-        plain = TypeAdapter(LayerTable).dump_python(self, mode="json")
-        return plain | {"staircases": {g: self.staircase(g).as_dict() for g in self.widths}}
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> LayerTable:
-        """Reads what `as_dict` returned."""
-        return TypeAdapter(cls).validate_python(dict(content))
+        return super().as_dict() | {
+            "staircases": {g: self.staircase(g).as_dict() for g in self.widths}
+        }
 
     def _sum(self, configuration: Configuration) -> float:
         """The sum of the layers' times."""

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import optuna
 
 from spade_keras.pruning import Group
+from spade_keras.typing import Record
 
 # A layer's path never begins so: these names cannot be those of groups.
 _ITERATIONS, _DTYPE, _DROP, _RANK = "@iterations", "@dtype", "@drop ", "@rank "
 
 
 @dataclass(frozen=True)
-class Configuration:
+class Configuration(Record):
     """One choice of everything that is searched.
 
     Attributes:
@@ -39,15 +40,6 @@ class Configuration:
         """Returns a hashable value that is equal for equal configurations."""
         widths, ranks = (tuple(sorted(sizes.items())) for sizes in (self.widths, self.ranks))
         return (widths, self.iterations, tuple(sorted(self.dropped)), self.dtype, ranks)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Returns plain JSON values, which `from_dict` reads."""
-        return {**asdict(self), "dropped": list(self.dropped)}
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Configuration:
-        """Reads what `as_dict` returned."""
-        return cls(**{**content, "dropped": tuple(content.get("dropped", ()))})
 
     def __str__(self) -> str:
         parts = [", ".join(f"{group} {width}" for group, width in self.widths.items())]

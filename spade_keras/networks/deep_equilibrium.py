@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -16,6 +16,7 @@ from spade_keras.networks.reconstruction_network import ReconstructionNetwork, S
 from spade_keras.operators import LinearOperator, check_operator
 from spade_keras.solvers import Solution, anderson, contraction_factor
 from spade_keras.solvers.anderson import check_anderson
+from spade_keras.typing import Record
 
 GRADIENTS = ("truncated", "implicit", "unroll")
 _STATEFUL = (
@@ -232,7 +233,7 @@ class DeepEquilibrium(ReconstructionNetwork):
 
 
 @dataclass(frozen=True)
-class EquilibriumReport:
+class EquilibriumReport(Record):
     """What the solver of a deep equilibrium network reached, one number per sample.
 
     Attributes:
@@ -260,11 +261,6 @@ class EquilibriumReport:
         """Per sample, whether values became infinite, or it stopped unsolved and repelled."""
         rows = zip(self.finite, self.converged, self.contraction, strict=True)
         return tuple(not finite or (not done and not rate < 1) for finite, done, rate in rows)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Returns the fields as plain JSON values."""
-        fields = asdict(self)
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
 
     def __str__(self) -> str:
         """Summarizes it in one line."""

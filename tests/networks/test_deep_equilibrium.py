@@ -108,7 +108,7 @@ def test_the_report_is_right_on_a_linear_map(rate):
     expected = y * (0.95 * (1 - rate)) / (1 - 0.95 * rate)
     np.testing.assert_allclose(run(network, {"measurements": y}), expected, rtol=1e-4, atol=1e-6)
     assert f"{max(report.contraction):.3g}" in str(report)
-    assert EquilibriumReport(**report.as_dict()).as_dict() == report.as_dict()
+    assert EquilibriumReport.from_dict(report.as_dict()) == report
 
 
 def test_a_map_that_repels_is_reported():

@@ -8,16 +8,17 @@ from itertools import islice
 
 import keras
 import numpy as np
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from keras import layers, ops
 
+from spade_keras.errors import VerificationError
 from spade_keras.pruning.verify import measure_difference, verify_plan
 from tests.pruning.random_plans import random_plan, swaps
 
 EXAMPLES = 200 if keras.backend.backend() == "tensorflow" else 30
 SIZE = 4
-SEEN = {"graphs": 0, "narrowed": 0, "mutations": 0}
+SEEN = {"graphs": 0, "quiet": 0, "narrowed": 0, "mutations": 0}
 
 
 class Builder:
@@ -153,7 +154,14 @@ def graphs(draw):
 def check_graph(model, seed):
     generator = np.random.default_rng(seed)
     plan = random_plan(model, generator, lambda size: generator.integers(1, max(size, 2)))
-    verify_plan(model, plan, tolerance=1e-3, seed=seed)
+    try:
+        verify_plan(model, plan, tolerance=1e-3, seed=seed)
+    except VerificationError as error:
+        # An output that hardly varies cannot show a mistake: such a graph counts as not drawn.
+        quiet = "proves nothing" in str(error)
+        SEEN["quiet"] += quiet
+        assume(not quiet)
+        raise
     SEEN["graphs"] += 1
     narrowed = any(len(group.kept) < group.width for group in plan.groups)
     SEEN["narrowed"] += narrowed
@@ -168,5 +176,6 @@ def check_graph(model, seed):
 def test_random_graphs():
     check_graph()
     assert SEEN["graphs"] >= EXAMPLES
+    assert SEEN["quiet"] < 0.1 * SEEN["graphs"]
     assert SEEN["narrowed"] > 0.8 * SEEN["graphs"]
     assert SEEN["mutations"] > 0

@@ -11,12 +11,7 @@ import keras
 import numpy as np
 
 from spade_keras.pruning.groups import Slot
-from spade_keras.pruning.parts import is_network, parts_of, prefix_of
-
-
-def priors_of(model: Any) -> dict[str, keras.Model] | None:
-    """The prunable parts of a network, or None when `model` is itself the part."""
-    return model.priors if is_network(model) else None
+from spade_keras.pruning.parts import parts_of, prefix_of
 
 
 def layers_by_path(model: Any) -> dict[str, keras.Layer]:
