@@ -171,7 +171,7 @@ def choose_space(
 
 
 def _own_dtype(network: keras.Model) -> str:
-    """What most of a network computes in; the layers that make its outputs may differ."""
+    """The dtype of most of a network; the layers that make its outputs may differ."""
     layers = (layer for part in parts_of(network).values() for layer in part._flatten_layers())
     weighted = (x for x in layers if x.weights and not isinstance(x, keras.Model))
     return next((str(layer.compute_dtype) for layer in weighted), keras.config.floatx())

@@ -36,13 +36,13 @@ DATA_LAYOUT = 2
 
 @dataclass
 class LatencyJob(StageJob):
-    """What every stage of a search for a latency budget needs."""
+    """The job of a search for a latency budget, shared by its stages."""
 
     recipe: SearchRecipe
 
     @cached_property
     def task(self) -> tasks.Task:
-        """What the run's data, networks, losses and scores are."""
+        """The task: data, networks, losses and scores."""
         return tasks.get(self.recipe)
 
     @cached_property
@@ -269,7 +269,7 @@ def _finalists(
 
 
 def _objective(job: LatencyJob, network: keras.Model) -> search.Objective:
-    """What the search maximizes: always something that the fine-tuning strategy may see."""
+    """The objective of the search: always computed from data the fine-tuning strategy may see."""
     name = job.options.objective_name
     if name == "kept_importance":
         return search.KeptImportance(network, job.recipe.pruning.importance)
