@@ -1,4 +1,4 @@
-"""What basis scaling removes after a transfer with few samples, and what each part of it is worth.
+"""Basis scaling after a transfer with few samples: what it removes, and what each part is worth.
 
     KERAS_BACKEND=tensorflow python benchmarks/basis_scaling.py [--network vgg resnet] [--seeds 5]
 

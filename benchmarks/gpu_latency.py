@@ -1,4 +1,4 @@
-"""Which widths are fast on this device: staircases, and whole networks cut along them.
+"""Fast widths on this device: staircases, and whole networks cut along them.
 
     KERAS_BACKEND=jax python benchmarks/gpu_latency.py
     KERAS_BACKEND=torch python benchmarks/gpu_latency.py
@@ -12,8 +12,8 @@ For float32 and bfloat16 priors, at batch 1 and at the batch that fills the devi
 
 * staircases: the time of the prior's layers over the width of each channel group;
 * networks: pruned uniformly by 0.1 to 0.6, with the widths as they come, widened as far as the
-  staircases say it is free, and rounded to multiples of 8 and of 16; each timed in turn with the
-  full network of the same dtype and batch.
+  staircases say it is free, and rounded to multiples of 8 and of 16; each timed interleaved with
+  the full network of the same dtype and batch.
 """
 
 from __future__ import annotations

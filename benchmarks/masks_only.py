@@ -1,4 +1,4 @@
-"""What zeros in the kernels give in time (nothing), beside channels removed at equal accuracy.
+"""Time saved by zeros in the kernels (none), beside channels removed at equal accuracy.
 
     KERAS_BACKEND=tensorflow python benchmarks/masks_only.py
 
@@ -10,8 +10,8 @@ digits. Then it is pruned twice and tuned for as many steps at the same rate:
 * structured: of the ratios in `RATIOS`, the largest whose network is as accurate on the validation
   digits as the one with the zeros, or less by one in a hundred at most.
 
-The test digits are looked at for the table alone. Both networks are timed in turn with the full
-one, and the full one with itself. Of the one with the zeros the LiteRT files stand beside that.
+The test digits are looked at for the table alone. Both networks are timed interleaved with
+the full one, and the full one with itself; for the network of zeros LiteRT files are timed too.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""What the multi-coil normal operator A^H A costs, beside the same formula by hand.
+"""The cost of the multi-coil normal operator A^H A, beside the same formula by hand.
 
     KERAS_BACKEND=tensorflow python benchmarks/operators.py
     KERAS_BACKEND=jax python benchmarks/operators.py
     KERAS_BACKEND=torch python benchmarks/operators.py
 
 Each run writes its backend's part of benchmarks/results/operators.json. Every figure is a ratio of
-two functions timed in turn in one process, with its 95 % interval:
+two functions timed interleaved in one process, with its 95 % interval:
 
 * to the same formula in the backend's complex API, coil maps given as complex numbers, with plain
   FFTs and the mask shifted: for a mask over rows and columns, and for a mask of columns, where the
@@ -146,7 +146,7 @@ def deepinv_normal(problem: dict[str, np.ndarray]) -> Callable[[], Any] | str:
         return "needs the PyTorch backend"
     try:
         physics = importlib.import_module("deepinv.physics")
-    except Exception as error:  # whatever goes wrong there is the answer
+    except Exception as error:  # any failure there is the result
         return f"cannot be imported: {type(error).__name__}: {error}"
     torch = importlib.import_module("torch")
     x = torch.tensor(problem["x"]).movedim(-1, 1).contiguous()
@@ -172,7 +172,7 @@ def agreement(found: Any, expected: Any) -> float:
 
 
 def ratio(a: Any, b: Any, pairs: int, described: Any) -> dict[str, Any]:
-    """Times a and b in turn; the ratio is b / a."""
+    """Times a and b interleaved; the ratio is b / a."""
     compared = latency.compare(a, b, described=described, pairs=pairs)
     return {
         "ratio": compared.ratio.value,

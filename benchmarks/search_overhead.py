@@ -1,4 +1,4 @@
-"""What a trial of a search costs beside building, measuring and evaluating its candidate.
+"""The cost of a trial beside building, measuring and evaluating its candidate.
 
     python benchmarks/search_overhead.py                                  # memory and journal
     python benchmarks/search_overhead.py --storage postgresql://user:password@host/database

@@ -1,4 +1,4 @@
-"""What a search for widths is worth, against simpler ways to the same measured latency.
+"""The worth of a search for widths, against simpler ways to the same measured latency.
 
     python benchmarks/search_value.py --minutes 20    # as often as it takes; finished pieces stay
     python benchmarks/search_value.py --accept        # on a quiet machine, when all are there
@@ -7,7 +7,7 @@
 
 The full networks are those of recipes/mri_unrolled_quickstart.toml, one per seed; the seed changes
 the noise of the data, the first weights and the order of the batches. Every arm ends as one network
-per seed and budget: the widest of its kind whose time, measured in turn with the full network,
+per seed and budget: the widest of its kind whose time, measured interleaved with the full network,
 stays below the budget; then tuned on the truth for the same number of steps, and scored on the
 test slab. benchmarks/README.md says what the arms are and how to read the table.
 """

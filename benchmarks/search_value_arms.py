@@ -53,8 +53,8 @@ def all_arms(settings: Settings, *, study: bool = False) -> list[Arm]:
         if study and seed == STUDY_SEED:
             arms += _study(settings, seed)
         arms += search_arms(settings, seed)
-    # What needs a quiet machine comes as early as it can, and short pieces first.
-    # The middle budget, which the goals speak of, is first there with all its arms.
+    # Pieces that need a quiet machine come as early as possible, short ones first.
+    # The middle budget, which the goals refer to, is the first with all its arms.
     main = f"_{percent(settings.study_budget)}"
     return sorted(arms, key=lambda arm: (_later(arm, main), _phase(arm)))
 
@@ -127,7 +127,7 @@ def _study(settings: Settings, seed: int) -> Iterator[Arm]:
 
 
 def _tune_full(lab: Lab, folder: Path) -> None:
-    """What the full network gains by as many more steps: the reference of every loss."""
+    """The gain of the full network by the same number of steps: the reference of every loss."""
     lab.finish(folder, lab.build(lab.full_shape), lab.full_shape)
 
 

@@ -34,7 +34,7 @@ TRIES = 3
 
 @dataclass(frozen=True)
 class Settings:
-    """What every arm gets alike."""
+    """Settings that all arms share."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
     budgets: tuple[float, ...] = (0.7, 0.5, 0.3)
@@ -83,7 +83,7 @@ TINY = Settings(
 
 @dataclass(frozen=True)
 class Shape:
-    """What sets a network's time: its iterations and the width of every group."""
+    """The shape that sets a network's time: its iterations and the width of every group."""
 
     iterations: int
     widths: Widths
@@ -122,12 +122,12 @@ def percent(budget: float) -> str:
 
 
 def tuning_material(settings: Settings) -> dict[str, Any]:
-    """What a tuned network depends on."""
+    """The settings a tuned network depends on."""
     return _chosen(settings, "tuning_epochs", "tuning_rate")
 
 
 def timing_material(settings: Settings, budget: float) -> dict[str, Any]:
-    """What a shape brought to a budget depends on."""
+    """The settings a shape brought to a budget depends on."""
     names = ("minimum_width", "aim", "pairs", "final_pairs")
     return {**_chosen(settings, *names), "budget": budget}
 
@@ -204,7 +204,7 @@ class Lab:
         return Shape(self.full.iterations, {group.name: group.width for group in groups})
 
     def result(self, piece: str) -> dict[str, Any]:
-        """What a finished arm noted."""
+        """The notes of a finished arm."""
         return self.job.json(piece, "result")
 
     def build(self, shape: Shape, importance: Any = "group_l1") -> keras.Model:

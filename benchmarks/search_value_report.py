@@ -36,7 +36,7 @@ Ratios = Mapping[str, Mapping[str, float]]
 
 
 def time_again(labs: Mapping[int, Lab], path: Path, *, plans: bool = False) -> None:
-    """Times finished networks in turn with their full network, in this process.
+    """Times finished networks interleaved with their full network, in this process.
 
     Args:
         labs: The labs by seed.
@@ -193,7 +193,7 @@ def _verification(accepted: Path, verified: Path, budgets: tuple[float, ...]) ->
 
 
 def study_summary(labs: Mapping[int, Lab]) -> dict[str, Any]:
-    """What the study of the objectives says, as plain JSON values."""
+    """The findings of the study of objectives, as plain JSON values."""
     first = next(iter(labs.values()))
     return {
         "date": _now(),

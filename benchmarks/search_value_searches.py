@@ -36,7 +36,7 @@ from spade_keras.search.layer_table import LayerTable
 OBJECTIVES = ("as_pruned", "kept_importance", "half_epoch", "one_epoch", "one_epoch_at_tuning_rate")
 # Kind of search -> the arm that its best trial becomes.
 KINDS = {"searched": "tpe", "random_search": "random_search", "joint": "joint_tpe"}
-# What a search ships: the best of its contenders once they are tuned.
+# A search ships the best of its contenders after tuning.
 CONTENDERS = {
     "searched": ("tpe", "knapsack", "uniform"),
     "joint": ("joint_tpe", "knapsack", "uniform"),
@@ -214,7 +214,7 @@ def _scratch(lab: Lab, folder: Path, piece: str) -> None:
 
 
 def objective(lab: Lab, name: str) -> search.Objective:
-    """What a search maximizes, of what the supervised strategy may see."""
+    """The objectives that the supervised strategy may see."""
     if name == "kept_importance":
         return search.KeptImportance(lab.full)
     validation = lab.job.samples("validation")

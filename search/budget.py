@@ -1,4 +1,4 @@
-"""What the slim network may cost."""
+"""Latency budgets: limits on a ratio, a time, a tail or a rate."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class LatencyBudget:
 
     @property
     def kind(self) -> str:
-        """Which limit is given: one of `LIMITS`."""
+        """The kind of limit: one of `LIMITS`."""
         return next(name for name in LIMITS if getattr(self, name) is not None)
 
     @property
@@ -115,7 +115,7 @@ class LatencyBudget:
 
     @property
     def quantity(self) -> str:
-        """Which field of `Timing` the budget limits."""
+        """The field of `Timing` that the budget limits."""
         return {"fraction": "latency_ratio", "p99_ms": "p99_ms"}.get(self.kind, "latency_ms")
 
     @property

@@ -24,7 +24,7 @@ def rank_choices(network: keras.Model, *, multiple: int = 8) -> dict[str, tuple[
     Args:
         network: The full network.
         multiple: Ranks are multiples of it, at most eight of them spread evenly below the rank
-            from which on a pair costs as much as the layer; the full rank is always among them.
+            at which a pair costs the same as the layer; the full rank is always among them.
 
     Returns:
         Path of the layer -> ranks, for the `ranks` of a `SearchSpace`. Layers that cannot be

@@ -32,7 +32,7 @@ _LOCK = sqlalchemy.text(
 _UNLOCK = sqlalchemy.text("SELECT pg_advisory_unlock(:key)")
 _NOW = sqlalchemy.func.current_timestamp()
 
-# Where a note goes: the column of its name.
+# Column of a note, by its kind.
 _PARAM, _USER, _SYSTEM, _BEAT = (
     (models.TrialParamModel, "param_name"),
     (models.TrialUserAttributeModel, "key"),

@@ -83,7 +83,7 @@ def preselect(
         network: The full network, in the dtype of the budget.
         result: The search, whose `contenders` are tried in their order.
         timer: Makes a timer of that many pairs of windows.
-        pairs: Of the first attempt.
+        pairs: Timed windows of the first attempt.
         rejected: Gets those that miss the budget.
         say: Shows a line to the user.
         calibration: Statistics of the network, by which readers are refitted layer by layer.

@@ -216,7 +216,7 @@ class _PairwiseCost:
         return self.shares[group] * (self.joint[group] @ shares) - self.savings[group]
 
     def differences(self, chosen: np.ndarray, group: np.ndarray, target: np.ndarray) -> np.ndarray:
-        """What moving each `group` to each `target` adds to the cost."""
+        """The cost that moving each `group` to each `target` adds."""
         shares = self.shares[np.arange(len(chosen)), chosen]
         shift = self.shares[group, target] - shares[group]
         saved = self.savings[group, target] - self.savings[group, chosen[group]]

@@ -1,4 +1,4 @@
-"""What a layer table says: widths worth choosing, the bottleneck, and how well it predicts."""
+"""Findings from a layer table: widths worth choosing, the bottleneck, and prediction errors."""
 
 from __future__ import annotations
 

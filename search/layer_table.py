@@ -35,7 +35,7 @@ Measured = Sequence[tuple[Configuration, float]]
 
 @dataclass(frozen=True)
 class Calibration:
-    """What whole networks take, as a function of their layers' times.
+    """The latency of whole networks as a function of their layers' times.
 
         ms = constant + per_iteration * iterations + factor * sum
 

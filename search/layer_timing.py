@@ -29,7 +29,7 @@ _MOST_WARM_UP = 6
 _AGREEING = 3
 _SPREAD = 0.05
 _MOST_ATTEMPTS = 3
-# Of the times kept from earlier so many are checked, and forgotten if too long by this share.
+# Number of cached times that are checked, and the share by which they may be off.
 _CHECKED = 3
 _DISTURBED = 0.2
 
@@ -165,7 +165,7 @@ class LayerTimer:
         done = 0
         for some in _chunks(missing, _TOGETHER):
             measured = self._time(some)
-            # Where other work disturbed all windows, a later run shall measure again.
+            # If other work disturbed all windows, a later run measures again.
             settled = {signature: min(ms) for signature, ms in measured.items() if _agree(ms)}
             self._cache.put(settled, circumstances)
             times |= {signature: min(ms) for signature, ms in measured.items()}
@@ -282,7 +282,7 @@ class Sweep:
     changed: dict[str, dict[int, dict[Place, LayerCall]]] = field(default_factory=dict)
 
     def places(self, group: str) -> set[Place]:
-        """Where the width of a group matters."""
+        """The places at which the width of a group matters."""
         return {place for calls in self.changed[group].values() for place in calls}
 
     def calls(self) -> list[LayerCall]:

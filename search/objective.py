@@ -1,4 +1,4 @@
-"""What a search maximizes: a number per candidate, before or after some fine-tuning.
+"""Objectives of a search: a number per candidate, before or after some fine-tuning.
 
 The scores on held-out data are in `scores`.
 """
@@ -31,7 +31,7 @@ class Objective(ABC):
     """Judges a candidate; higher is better."""
 
     name: str
-    """What is maximized, for reports; a study can only be resumed with the same name."""
+    """Name of the maximized quantity; a study can only be resumed with the same name."""
     rungs: int = 1
     """Number of reports a candidate may give before its value is known."""
 
@@ -186,14 +186,14 @@ class KeptImportance(Objective):
                 value *= float(kept.shares[widths[group]]) ** part
             else:
                 value *= 1 - part
-        # Where each iteration has a prior of its own, those cut off are missing groups.
+        # If each iteration has its own prior, the groups of those cut off are missing.
         if self._iterations and set(parts_of(candidate)) == self._parts:
             value *= candidate.iterations / self._iterations
         return value
 
 
 class UserFunction(Objective):
-    """What a user's function returns.
+    """The value of a user's function.
 
     Args:
         function: From a candidate to a real number, higher is better; or its name as
@@ -231,7 +231,7 @@ class UserFunction(Objective):
 
 @dataclass(frozen=True)
 class KeptShare:
-    """What a group keeps of its importance.
+    """The share of its importance that a group keeps.
 
     Attributes:
         weight: Number of kernels that write or read the group's channels.

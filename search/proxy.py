@@ -1,4 +1,4 @@
-"""A gRPC proxy before the database, for more workers than PostgreSQL bears connections."""
+"""A gRPC proxy in front of the database, for more workers than PostgreSQL has connections."""
 
 from __future__ import annotations
 

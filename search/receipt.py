@@ -28,7 +28,7 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """Which `.keras` file it is: hashes of the file and of the weights in it.
+    """The identity of a `.keras` file: hashes of the file and of the weights in it.
 
     Args:
         name: The file's name, for people.

@@ -22,7 +22,7 @@ from spade_keras.search.receipt import ModelIdentity, Receipt, differences
 
 @dataclass(frozen=True)
 class Replay:
-    """What replaying a receipt found.
+    """The result of replaying a receipt.
 
     Args:
         receipt: What was replayed.

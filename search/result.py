@@ -1,4 +1,4 @@
-"""What a search found."""
+"""The result of a search: its trials, ranked, and the fastest if none met the budget."""
 
 from __future__ import annotations
 

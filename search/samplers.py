@@ -1,4 +1,4 @@
-"""Optuna's samplers and pruners as a search uses them."""
+"""Optuna's samplers and pruners with a search's settings."""
 
 from __future__ import annotations
 

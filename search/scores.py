@@ -200,7 +200,7 @@ class OutputAgreement(Objective):
 
 
 TASKS = ("reconstruction", "classification")
-"""What `strategy_objective` knows scores for."""
+"""Strategies for which `strategy_objective` has scores."""
 
 _LEAST_DIVERGENCE = 1e-12
 _LEAST_PROBABILITY = 1e-7

@@ -25,7 +25,7 @@ _LEAST_SENSITIVITY = 1e-3
 
 @dataclass
 class Proposer:
-    """What a family of seeds is made from; `SEEDS` has functions of it that return a `Curve`.
+    """The inputs of a family of seeds; functions in `SEEDS` take it and return a `Curve`.
 
     Attributes:
         network: The full network.
@@ -307,7 +307,7 @@ def sensitivity_curve(space: SearchSpace, sensitivities: Mapping[str, float]) ->
     rates = 1 / np.sqrt(losses)
     caps = np.array([1 - v.edges[0] / v.edges[-1] for v in space.variables])
     widths = np.array([v.edges[-1] for v in space.variables], float)
-    # What is removed rises piecewise linearly with the level of loss, and bends where a group
+    # The removed share rises piecewise linearly with the level of loss, and bends where a group
     # has reached its narrowest width.
     levels = np.unique(np.concatenate([[0.0], caps / rates]))
     removed = np.array([(np.minimum(caps, level * rates) * widths).sum() for level in levels])

@@ -1,4 +1,4 @@
-"""What a search may choose: widths and, when asked, ranks, depth and precision."""
+"""The search space: widths and, if asked for, ranks, depth and precision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a search keeps its trials: memory, a journal file, PostgreSQL, or a proxy before it."""
+"""Storage of trials: memory, a journal file, PostgreSQL, or a proxy in front of it."""
 
 from __future__ import annotations
 

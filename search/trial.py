@@ -196,7 +196,7 @@ class Evaluation:
 
 
 class _Phases:
-    """Where the time of one trial goes."""
+    """Seconds spent in the phases of one trial."""
 
     def __init__(self, seconds: dict[str, float]) -> None:
         self.seconds = seconds

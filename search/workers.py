@@ -249,7 +249,7 @@ class Worker(abc.ABC):
             study.tell(orphan.number, state=TrialState.FAIL, skip_if_finished=True)
         if orphans:
             known = study.get_trials(deepcopy=False)
-        # What a recovery that was killed has left is enqueued by the next one.
+        # If a recovery was killed half-way, the next one enqueues the rest.
         lost = list(_lost(known))
         for trial in lost:
             study.enqueue_trial(**trial)

@@ -226,7 +226,7 @@ IMPORTANCES = Registry(
         "taylor": "pruning.importance.taylor:Taylor",
     },
 )
-"""What ranks the channels of a group."""
+"""Criteria that rank the channels of a group."""
 
 COMPONENT_IMPORTANCES = Registry(
     "component importance",
@@ -237,7 +237,7 @@ COMPONENT_IMPORTANCES = Registry(
         "taylor": "pruning.basis.importance:TaylorEffect",
     },
 )
-"""What ranks the singular components of decomposed layers."""
+"""Criteria that rank the singular components of decomposed layers."""
 
 # Search
 
@@ -271,7 +271,7 @@ OBJECTIVES = Registry(
         "short_finetune": "search.objective:ShortFineTune",
     },
 )
-"""What a search maximizes."""
+"""Objectives that a search can maximize."""
 
 SEEDS = Registry(
     "family of seeds",
@@ -292,7 +292,7 @@ TASKS = Registry(
         "reconstruction": "tasks.reconstruction:Reconstruction",
     },
 )
-"""What a recipe's data, networks, losses and scores are."""
+"""Tasks: the data, networks, losses and scores of a recipe."""
 
 SOURCES = Registry(
     "source",
@@ -303,7 +303,7 @@ SOURCES = Registry(
         "photographs": "tasks.sources.photographs:Photographs",
     },
 )
-"""Where a reconstruction's measurements come from."""
+"""Sources of a reconstruction's measurements."""
 
 LABELED_SOURCES = Registry("source of labeled samples", {"digits": "data.bundled:load_digits"})
 """Bundled samples with a class each; called with the side of their images."""

@@ -77,7 +77,7 @@ class NameIn:
 
 
 DTYPES = ("float32", "bfloat16", "float16")
-"""What layers can compute in."""
+"""Dtypes that layers can compute in."""
 
 Dtype = Annotated[str, AfterValidator(NameIn(DTYPES))]
 Width = Annotated[int, Field(ge=1, le=4096)]

@@ -1,4 +1,4 @@
-"""What differs between TensorFlow, JAX and PyTorch, behind one set of functions.
+"""Differences between TensorFlow, JAX and PyTorch, behind one set of functions.
 
 The only folder of the project that imports `tensorflow`, `jax` or `torch`. Each of them has one
 file here with the same functions; the file of the backend in use is imported on first use.
@@ -215,7 +215,7 @@ def without_gradient(function: Callable[[Any], Any], x: Any) -> Any:
         x: Its argument.
 
     Returns:
-        What the function returns.
+        The outputs of the function.
     """
     return _implementation().without_gradient(function, x)
 

@@ -111,7 +111,7 @@ def _on_cuda() -> bool:
 def without_gradient(function: Callable[[Any], Any], x: Any) -> Any:
     """Records nothing; see `backend.without_gradient`."""
     with torch.no_grad():
-        # What the function hands through would still be differentiable.
+        # Tensors that the function only passes through would still be differentiable.
         return keras.tree.map_structure(lambda y: y.detach(), function(x))
 
 

@@ -1,4 +1,4 @@
-"""What the commands share: exit codes, arguments, loading a model."""
+"""Exit codes and arguments that the commands share; loading a model."""
 
 from __future__ import annotations
 

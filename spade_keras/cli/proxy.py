@@ -1,4 +1,4 @@
-"""The command that lets very many workers share a database: search proxy."""
+"""The command that lets many workers share a database: search proxy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 _STORAGE = "The database: postgresql://user:password@host/database."
-_HOST = "Network interface to listen on; whoever reaches it may read and write studies."
+_HOST = "Network interface to listen on; anybody who reaches it may read and write studies."
 
 
 def proxy(

@@ -1,4 +1,4 @@
-"""What must happen before keras is imported: the backend is chosen, native start-up noise muted."""
+"""Steps before keras is imported: chooses the backend, mutes native start-up messages."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class FastMRIData:
 
     @property
     def inputs(self) -> dict[str, LazyArray]:
-        """What a network may see, by name, as lazy arrays.
+        """The inputs of a network by name, as lazy arrays.
 
         `measurements`: masked k-space `(slices, coils, height, width, 2)`, of single-coil files
         `(slices, height, width, 2)`; `mask`: `(slices, 1 or height, width)`; `sensitivities`:
@@ -321,7 +321,7 @@ def _crop_kspace(kspace: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _acquired(volume: FastMRIVolume, width: int) -> np.ndarray:
-    """Which columns were acquired; those of a cropped field of view lie farther apart."""
+    """Flags of the acquired columns; those of a cropped field of view lie farther apart."""
     full = volume.shape[-1]
     position = full // 2 + (np.arange(width) - width // 2) * (full / width)
     first, end = volume.acquired

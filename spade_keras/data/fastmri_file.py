@@ -113,7 +113,7 @@ class FastMRIVolume:
 
     @property
     def patient(self) -> str:
-        """What tells patients apart: the attribute `patient_id`, else the file's name."""
+        """Identifies the patient: the attribute `patient_id`, else the file's name."""
         return str(self.attributes.get("patient_id", self.file.name))
 
 

@@ -20,9 +20,9 @@ class MeasuredSlices:
     """Slices, or images, with their measurements; float32 arrays, the slice on the first axis.
 
     Attributes:
-        inputs: What a network may see, by name.
-        targets: True images; None where nobody knows them.
-        scale: What the measurements were divided by.
+        inputs: Inputs of a network by name.
+        targets: True images; None where they are unknown.
+        scale: The measurements were divided by it.
     """
 
     inputs: dict[str, np.ndarray]

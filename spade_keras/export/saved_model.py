@@ -23,7 +23,7 @@ from spade_keras.latency.child_process import run_python
 from spade_keras.typing import Record
 
 FORMATS = ("tf_saved_model",)
-"""What models can be exported to."""
+"""Formats a model can be exported to."""
 
 MARKER = "saved_model.pb"
 
@@ -71,7 +71,7 @@ def export_model(
         format: One of `FORMATS`, in the words of `keras.Model.export`.
 
     Returns:
-        What was written where.
+        The report of the export.
 
     Raises:
         TypeError: If `inputs` is neither a dict of arrays nor an array.

@@ -186,7 +186,7 @@ def self_check(
         stopwatch: Times windows; the default reads the system's clock and blocks on the backend.
 
     Returns:
-        The comparison and the smallest relative difference that can be told from none.
+        The comparison and the smallest relative difference that can be resolved.
 
     Raises:
         ValueError: As `compare`.

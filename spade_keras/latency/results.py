@@ -1,4 +1,4 @@
-"""What a measurement says: times, ratios and the circumstances under which they hold."""
+"""Results of measurements: times, ratios, and the conditions under which they hold."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Staircase(Record):
         return cls(tuple(times), tuple(times.values()), edges, resolution)
 
     def free_widening(self, width: int) -> int:
-        """Returns the widest width that costs no more time than `width`, as far as can be told.
+        """Returns the widest width that costs no more time than `width`, within the resolution.
 
         Args:
             width: One of the widths measured.

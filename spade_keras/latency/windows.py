@@ -44,7 +44,7 @@ class Stopwatch:
 
 
 class Warm(NamedTuple):
-    """What warming up found out about a function.
+    """The result of warming up a function.
 
     Args:
         first_ms: Time of the first call, which traces and compiles.

@@ -55,13 +55,13 @@ SLAB_CONVENTION = (
     "maximum of the truth over all slices of the test slab; SSIM with a uniform 7x7 window; "
     "NMSE = ||error||^2 / ||truth||^2"
 )
-"""What the numbers of `image_quality` mean; to be printed with them."""
+"""The convention of `image_quality`; print it with the numbers."""
 
 CLASS_CONVENTION = (
     "accuracy: share of test samples whose largest score is that of their class; cross-entropy: "
     "mean of -ln p(class), in nats"
 )
-"""What the numbers of `class_quality` mean; to be printed with them."""
+"""The convention of `class_quality`; print it with the numbers."""
 
 LUMA_WEIGHTS = (65.481, 128.553, 24.966)
 """Of R, G and B in 8 bits, over 255; ITU-R BT.601 with an offset of 16."""

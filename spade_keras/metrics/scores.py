@@ -1,4 +1,4 @@
-"""What an evaluation returns."""
+"""The result of an evaluation: scores with the convention that defines them."""
 
 from __future__ import annotations
 

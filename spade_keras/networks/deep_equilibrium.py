@@ -234,7 +234,7 @@ class DeepEquilibrium(ReconstructionNetwork):
 
 @dataclass(frozen=True)
 class EquilibriumReport(Record):
-    """What the solver of a deep equilibrium network reached, one number per sample.
+    """The solver's result for a deep equilibrium network, one number per sample.
 
     Attributes:
         residual: ||T(x) - x|| / ||T(x)|| of the solution.

@@ -1,4 +1,4 @@
-"""What all reconstruction networks are: exchangeable priors, a number of iterations, one config."""
+"""The base of reconstruction networks: exchangeable priors, an iteration count, one config."""
 
 from __future__ import annotations
 

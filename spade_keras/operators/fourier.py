@@ -29,7 +29,7 @@ from spade_keras.operators.complex_pair import Pair, join, multiply
 
 @dataclass(frozen=True)
 class FFTConvention:
-    """Where a transform has its zero frequency, and how it is scaled.
+    """Place of the zero frequency and scale of a transform.
 
     The methods give what surrounds the plain transform F (unscaled) and its inverse F^-1 so that
     A = W_a F D and A^H = D^H F^-1 W_b hold, and A^H A = F^-1 W_n F.

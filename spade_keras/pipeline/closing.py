@@ -27,7 +27,7 @@ from spade_keras.tasks import Samples
 if TYPE_CHECKING:
     from spade_keras.pipeline.latency_run import LatencyJob
 
-# What is checked goes through a file, and real test sets are large.
+# The checked inputs go through a file, and real test sets are large.
 _MOST_CHECKED_BYTES = 2**28
 
 

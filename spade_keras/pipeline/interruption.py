@@ -11,8 +11,8 @@ from typing import Any
 class Interruption:
     """Asks a loop to stop at the first Ctrl-C, and leaves the second one to the system.
 
-    A study survives a kill at any moment, so ending at once loses the trial under way alone. Only
-    the main thread can hear Ctrl-C; in another one this does nothing.
+    A study survives being killed at any moment, so ending at once loses the current trial only.
+    Python delivers Ctrl-C to the main thread; in another one this does nothing.
 
     Example:
         >>> with Interruption() as interruption:

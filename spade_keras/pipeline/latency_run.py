@@ -37,13 +37,13 @@ DATA_LAYOUT = 3
 
 @dataclass
 class LatencyJob(StageJob):
-    """What every stage of a search for a latency budget needs."""
+    """The job of a search for a latency budget, shared by its stages."""
 
     recipe: SearchRecipe
 
     @cached_property
     def task(self) -> tasks.Task:
-        """What the run's data, networks, losses and scores are."""
+        """The task: data, networks, losses and scores."""
         return tasks.get(self.recipe)
 
     @cached_property
@@ -96,7 +96,7 @@ class LatencyJob(StageJob):
     @cached_property
     def calibration(self) -> pruning.Calibration | None:
         """Statistics of the full network on training inputs, where readers are refitted."""
-        if not self.options.compensate:
+        if not self.recipe.search.compensate:
             return None
         inputs = self.samples("train").take(0, 32).inputs
         return pruning.calibrate(self.full, inputs)
@@ -280,7 +280,7 @@ def _finalists(
 
 
 def _objective(job: LatencyJob, network: keras.Model) -> search.Objective:
-    """What the search maximizes: always something that the fine-tuning strategy may see."""
+    """The objective of the search: always computed from data the fine-tuning strategy may see."""
     name = job.recipe.search.objective_name
     if name == "kept_importance":
         criterion = find_importance(job.recipe.pruning.importance, job.calibration)

@@ -22,7 +22,7 @@ JOURNAL = "study.journal"
 FULL = "full.keras"
 """The searched model, where it came from memory."""
 RESULTS = ("search.json", "report.json", "report.html", "plan.json", "slim.keras", "receipt.json")
-"""What a search leaves; the receipt is moved in last and removed first."""
+"""The files that a search writes; the receipt is moved in last and removed first."""
 
 _JOB, _TABLE, _ATTRIBUTE = "job.json", "layers.json", "job"
 

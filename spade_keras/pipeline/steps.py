@@ -1,4 +1,4 @@
-"""What every run is made of: its stages in an order, and what all of them share."""
+"""The parts of every run: its stages in order, and the job they share."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Pipeline:
 
 @dataclass
 class StageJob:
-    """What every stage of every run needs.
+    """The job of a run, shared by its stages.
 
     Attributes:
         recipe: The validated recipe.

@@ -42,7 +42,7 @@ _MOST_CHECKED = 256
 
 @dataclass
 class TransferJob(StageJob):
-    """What every stage of a transfer needs."""
+    """The job of a transfer, shared by its stages."""
 
     recipe: TransferRecipe
 

@@ -168,7 +168,7 @@ class PlanCost:
     def _narrow(
         self, group: Group, removed: int, shapes: dict[int, tuple[int, ...]]
     ) -> tuple[int, int]:
-        """What a group saves; its weights' entries in `shapes` shrink."""
+        """The savings of a group; its weights' entries in `shapes` shrink."""
         touched = {key for key, _ in self._cuts[group.name]}
         before = {key: shapes[key] for key in touched}
         for (key, axis), positions in self._cuts[group.name].items():

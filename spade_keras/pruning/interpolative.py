@@ -1,4 +1,4 @@
-"""Channel pruning without labels: channels go that the others can interpolate."""
+"""Channel pruning without labels: removes the channels that the others can interpolate."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _LINEAR = (
 
 @dataclass(frozen=True)
 class Interpolation:
-    """What interpolative pruning made.
+    """The result of interpolative pruning.
 
     Args:
         model: The slim model, whose next layers make up for the channels that went.
@@ -220,7 +220,7 @@ def _refuse_named(model: Any, refused: Mapping[str, str], settings: Mapping[str,
 def _activations(
     analysis: Analysis, readers: Mapping[str, _Reader], inputs: Any
 ) -> dict[str, np.ndarray]:
-    """What each reader gets, one column per channel of its group."""
+    """The inputs of each reader, one column per channel of its group."""
     wanted = {reader.tensor for reader in readers.values()}
     found: dict[int, np.ndarray] = {}
 

@@ -1,4 +1,4 @@
-"""What will be removed, decided once: a frozen, JSON-able plan that explains itself."""
+"""Pruning plans: frozen, JSON-able, with the reason for everything they keep."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _Strict:
 
 @dataclass(frozen=True)
 class GroupPlan(_Strict):
-    """What happens to one group of coupled channels.
+    """The plan for one group of coupled channels.
 
     Args:
         name: The group, named after the first layer that produces its channels.
@@ -52,7 +52,7 @@ class GroupPlan(_Strict):
 
 @dataclass(frozen=True)
 class LayerRank(_Strict):
-    """What becomes of one layer that is decomposed into singular components.
+    """The plan for one layer that is decomposed into singular components.
 
     Args:
         name: Path of the layer.
@@ -107,7 +107,7 @@ class BlockStep(_Strict):
 
     @property
     def entries(self) -> tuple[BlockStep, ...]:
-        """What saves something: the step itself."""
+        """The items that save something: the step itself."""
         return (self,)
 
     def summary(self, model: str) -> str:
@@ -140,7 +140,7 @@ class ChannelStep(_Strict):
 
     @property
     def entries(self) -> tuple[GroupPlan, ...]:
-        """What saves something: the groups."""
+        """The items that save something: the groups."""
         return self.groups
 
     def summary(self, model: str) -> str:
@@ -190,7 +190,7 @@ class RankStep(_Strict):
 
     @property
     def entries(self) -> tuple[LayerRank, ...]:
-        """What saves something: the layers."""
+        """The items that save something: the layers."""
         return self.layers
 
     def summary(self, model: str) -> str:

@@ -18,7 +18,7 @@ Between = Callable[[Any, PruningPlan, int], Any]
 
 @dataclass(frozen=True)
 class GradualPruning:
-    """What gradual pruning made.
+    """The result of gradual pruning.
 
     Args:
         model: The slim model after the last step.

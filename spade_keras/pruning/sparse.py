@@ -92,7 +92,7 @@ class GroupSparsity(keras.callbacks.Callback):
 
 @dataclass(frozen=True)
 class _Channels:
-    """Where a group's channels live: per slice the variable, its axis, and each place's owner."""
+    """The places of a group's channels: per slice its variable, axis, and each place's owner."""
 
     width: int
     slices: tuple[tuple[Any, int, np.ndarray], ...]

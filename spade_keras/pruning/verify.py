@@ -279,7 +279,7 @@ class _WithoutBranches(Replay):
 
 
 def _ends(branches: Any) -> dict[int, Any]:
-    """What each branch adds, by the id of the addition."""
+    """The tensor that each branch adds, by the id of the addition."""
     return {
         id(branch.addition): next(x for x in branch.addition.inputs if x is not branch.skip)
         for branch in branches

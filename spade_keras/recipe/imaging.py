@@ -1,4 +1,4 @@
-"""The tables `[data]` and `[network]` of a reconstruction: what they hold depends on their names.
+"""The tables `[data]` and `[network]` of a reconstruction, whose keys depend on their names.
 
 `recipe.schemas` derives the tables of networks, priors and sources that a user registers.
 """
@@ -298,7 +298,7 @@ DATA: dict[str, type[Measurements]] = {
     "mni152": BrainTemplate,
     "photographs": Photographs,
 }
-"""What `[data]` holds, by its `source`."""
+"""The table `[data]`, by its `source`."""
 
 RECONSTRUCTION_NETWORKS: dict[str, type[Network]] = {
     "deep_equilibrium": DeepEquilibrium,
@@ -307,9 +307,9 @@ RECONSTRUCTION_NETWORKS: dict[str, type[Network]] = {
     "usrnet": USRNet,
     "varnet": VarNet,
 }
-"""What `[network]` holds, by its `name`."""
+"""The table `[network]`, by its `name`."""
 
 BUNDLED_PRIORS: dict[str, type[Prior]] = dict.fromkeys(
     ("dncnn", "edsr", "res_unet", "unet"), BundledPrior
 )
-"""What `[network.prior]` holds, by its `name`."""
+"""The table `[network.prior]`, by its `name`."""

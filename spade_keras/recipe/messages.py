@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, in sentences: the key, what is allowed, what was received."""
+"""Mistakes in a recipe as sentences: the key, the allowed values, the received one."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def key_of(
         names.append(str(path.pop(0)))
         field = table.model_fields.get(names[-1])
         inner = section_in(field) if field else None
-    # What is left are positions and, as pydantic has it, the branches of unions.
+    # The rest of the location is positions and pydantic's names for the branches of unions.
     return tuple(names), table, next((part for part in path if isinstance(part, int)), None)
 
 
@@ -121,7 +121,7 @@ def _names(field: FieldInfo) -> tuple[Any, ...]:
 
 
 def _allowed(field: FieldInfo) -> str:
-    """What a field accepts, in words: derived from the schema, so that the two cannot disagree."""
+    """The allowed values of a field in words, read from the schema so that they agree."""
     if section_in(field):
         return "a table"
     if _validator(field, BudgetText):

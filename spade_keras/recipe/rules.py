@@ -1,4 +1,4 @@
-"""What must hold between the tables of a recipe; what holds within one is its method `mistakes`.
+"""Rules between the tables of a recipe; rules within one are its method `mistakes`.
 
 A rule's arguments are the tables it reads: it applies where they have these types. It yields
 sentences that open with the keys to change; `broken_rules` adds what these keys are.

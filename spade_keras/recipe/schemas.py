@@ -22,7 +22,7 @@ SCHEMAS: dict[str, type[Recipe]] = {
     "classification": ClassificationRecipe,
     "transfer": TransferRecipe,
 }
-"""What a recipe holds, by its `run.task`."""
+"""The schema of a recipe, by its `run.task`."""
 
 # A name this near to a known one is taken for it, so that its other keys are checked too.
 _NEAR = 0.85

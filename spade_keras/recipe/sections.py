@@ -36,7 +36,7 @@ class Section(Table):
 
 
 class Run(Section):
-    """What is done, where the results go, and the seed of everything random.
+    """The task of the run, the place of its results, and the seed of everything random.
 
     `imports` are modules that register operators, networks and so on; the current folder is
     searched first.
@@ -120,7 +120,7 @@ class Training(Section):
 
 
 class Pruning(Section):
-    """Which channels go first."""
+    """The criterion by which channels are removed."""
 
     importance: Annotated[str, AfterValidator(NameIn(IMPORTANCES))] = "group_l1"
 
@@ -147,13 +147,13 @@ class FineTuning(Section):
 
 
 class Evaluation(Section):
-    """What is compared at the end."""
+    """The comparisons at the end."""
 
     rivals: bool = True
 
 
 class Export(Section):
-    """What leaves the toolkit, and how often full and slim are timed there."""
+    """The exported networks, and how often full and slim are timed there."""
 
     format: Literal["saved_model"] = "saved_model"
     pairs: int = Field(default=50, ge=5)

@@ -110,7 +110,7 @@ class TransferTraining(Section):
 
 
 class TransferPruning(Pruning):
-    """What goes: components in phases that end when accuracy suffers, channels in one cut.
+    """Pruning of components in phases that end when accuracy suffers, of channels in one cut.
 
     `importance` ranks channels, `component_importance` components. Phase i prunes the share
     `shares[i]` of all components after every epoch that costs at most `allowed_loss` of the
@@ -152,7 +152,7 @@ class TransferPruning(Pruning):
 
 
 class TransferEvaluation(Section):
-    """What is compared at the end, and how it is timed, interleaved with the original."""
+    """The comparisons at the end, timed interleaved with the original."""
 
     rivals: bool = True
     batch_size: int = Field(default=30, ge=1)
@@ -221,4 +221,4 @@ RULES = (
     _widths_fit_pictures,
     _imagenet_enlarges,
 )
-"""What must hold between the tables."""
+"""Rules between the tables."""

@@ -1,4 +1,4 @@
-"""What a run or a search found: tables on the terminal, pages that open offline, JSON."""
+"""Reports of runs and searches: tables on the terminal, pages that open offline, JSON."""
 
 from spade_keras.report.findings import FrontPanel, Remeasured, SearchFindings
 from spade_keras.report.run import closing_table, columns, table_rows, verdict, write_report

@@ -1,4 +1,4 @@
-"""What a search found, and how it ended: the objects and sentences behind its figures and pages."""
+"""The findings of a search: the objects and sentences behind its figures and pages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from spade_keras.search.receipt import Receipt
 
 PARTS = ("build", "compile", "measure", "evaluate", "overhead")
-"""Where the time of a trial goes."""
+"""Phases of a trial, whose times are reported."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Remeasured:
 
 @dataclass(frozen=True)
 class GroupProfile:
-    """What a trial made of a channel group.
+    """A channel group in a trial.
 
     Attributes:
         group: Its name.
@@ -85,7 +85,7 @@ class GroupProfile:
 
 @dataclass(frozen=True)
 class SearchFindings:
-    """What a report on a search is made from.
+    """The inputs of a search's report.
 
     Attributes:
         result: All trials.

@@ -1,4 +1,4 @@
-"""What a run found: one table on the terminal, one page with figures on disk.
+"""The report of a run: one table on the terminal, one page with figures on disk.
 
 Both are made from `metrics.json` by the same functions, so they cannot disagree.
 """
@@ -201,7 +201,7 @@ def _cards(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def _change_card(metrics: Mapping[str, Any]) -> tuple[str, str, str]:
-    """What slimming changed in the first of the task's scores."""
+    """The change of the task's first score between full and slim network."""
     quality = metrics["quality"]
     key, heading = next(iter(_scores(metrics).items()))
     name, _, unit = heading.partition(" / ")
@@ -216,7 +216,7 @@ def _change_card(metrics: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def _equilibrium_rows(metrics: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """What solvers reached, for networks that iterate to a tolerance."""
+    """Residuals and iterations, for networks that iterate to a tolerance."""
     for network, facts in metrics.get("networks", {}).items():
         if "contraction" in facts:
             iterations = facts["iterations"]

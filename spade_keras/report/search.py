@@ -1,4 +1,4 @@
-"""What a search found: sentences and a table on the terminal, one page, one JSON file.
+"""The report of a search: sentences and a table on the terminal, one page, one JSON file.
 
 All three are made from one `SearchFindings`, so they cannot disagree.
 """

@@ -1,4 +1,4 @@
-"""What a transfer found: one table on the terminal, one page with its figure on disk.
+"""The report of a transfer: one table on the terminal, one page with its figure on disk.
 
 Both are made from `metrics.json` by the same functions, so they cannot disagree.
 """

@@ -158,7 +158,7 @@ class SearchJob(Table):
             )
 
     def _fixed(self) -> dict[str, Any]:
-        """What a study's trials depend on; the rest may change when a search continues."""
+        """The settings that trials depend on; the others may change when a search continues."""
         return {
             "data_sha256": self.data_sha256,
             "evaluate": self.evaluate,
@@ -299,7 +299,7 @@ class _AfterFineTune(search.Objective):
 
 
 def _locate(data: str) -> tuple[str, str | None]:
-    """Where the data are, and the hash of a file of them."""
+    """The place of the data, and the hash of their file."""
     if not data or not is_file(data):
         return data, None
     path = Path(data).resolve()

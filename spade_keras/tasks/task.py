@@ -1,4 +1,4 @@
-"""What the stages of a run ask of its task."""
+"""The interface between the stages of a run and its task."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What a report says of the data.
+    """Facts about the data, for the report.
 
     Attributes:
         note: What the data are and what figures on them can show.
@@ -74,7 +74,7 @@ class Task(ABC):
     convention_name: str
     """Name of the convention of `scores`; to be printed with its numbers."""
     convention: str
-    """What the numbers of `scores` mean."""
+    """The meaning of the numbers in `scores`."""
     columns: Mapping[str, str]
     """Scores that a table shows: key of `scores` -> heading, the most important first."""
     clip_norm: float
@@ -94,7 +94,7 @@ class Task(ABC):
             say: Shows a line to the user.
 
         Returns:
-            What the data are, for the report.
+            Facts about the data, for the report.
         """
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""What tuning with TensorFlow Model Optimization was asked for, and what came of it."""
+"""Settings and results of tuning with TensorFlow Model Optimization."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class KernelSummary:
 
 @dataclasses.dataclass(frozen=True)
 class TfmotReport(Record):
-    """What was tuned, and what the file computes and takes.
+    """Settings of a tuning, and the quality, size and time of its file.
 
     The keys "float32" and "int8" stand for the LiteRT files of the tuned network; both compute
     one sample a call on one thread of the CPU, and take and give float32.

@@ -59,7 +59,7 @@ def named_variables(layer: Any) -> dict[str, Any]:
     return {
         variable.name.split("/")[-1].split(":")[0]: variable
         for variable in layer.weights
-        # Those of a layer that clustering gave back have no layer in their names.
+        # Weights of a layer that clustering has stripped have no layer in their names.
         if variable.name.startswith(f"{inner.name}/") or "/" not in variable.name
     }
 

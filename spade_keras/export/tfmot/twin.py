@@ -31,7 +31,7 @@ _ACTIVATIONS = frozenset(
         "tanh",
     }
 )
-# What 8-bit kernels compute together with a layer; other activations become layers of their own.
+# Activations that 8-bit kernels fuse with a layer; others become layers of their own.
 _FUSED = ("linear", "relu", "softmax")
 
 

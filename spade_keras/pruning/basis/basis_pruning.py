@@ -119,7 +119,7 @@ class BasisPruning(keras.callbacks.Callback):
             COMPONENT_IMPORTANCES.make(importance) if isinstance(importance, str) else importance
         )
         self.history: list[PruningRound] = []
-        """What happened in each epoch."""
+        """The record of each epoch."""
         self._target = model
 
     def on_train_begin(self, logs: Any = None) -> None:

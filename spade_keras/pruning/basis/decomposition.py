@@ -259,7 +259,7 @@ def _set_trainable(model: Any, trainable: Collection[str]) -> None:
     """Freezes all but the scaling factors and what is asked for."""
     heads = output_layers(analyze(model).graph) if "head" in trainable else set()
     leaves = []
-    # What holds other layers must train for these to train; setting it spreads to all of them.
+    # A container must be trainable for its layers to train; setting it spreads to all of them.
     for layer in model._flatten_layers():
         if list(layer._flatten_layers(include_self=False, recursive=False)):
             layer.trainable = True

@@ -178,7 +178,7 @@ def _stock_layers(
 
 
 def _ending(pair: Pair) -> dict[str, Any]:
-    """What the last layer of a merged pair takes over from the scaling layer."""
+    """Settings that the last layer of a merged pair takes over from the scaling layer."""
     scaling = pair.scaling
     return {
         "name": scaling.name,

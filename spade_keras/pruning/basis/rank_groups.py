@@ -1,4 +1,4 @@
-"""Which layers can be decomposed, into how many components, and why others cannot."""
+"""Layers that can be decomposed, into how many components, and why others cannot."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compensation: the readers of removed channels are refitted, so that a slim model starts good."""
+"""Compensation: refits the layers that read removed channels, to restore their outputs."""
 
 from spade_keras.pruning.compensation.calibration import Calibration, calibrate
 from spade_keras.pruning.compensation.refit import (

@@ -1,4 +1,4 @@
-"""What the readers of a model see on some inputs: the statistics that compensation needs."""
+"""Second moments of the inputs of a model's kernels: the statistics that compensation needs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MOST_INPUTS = 4608
 
 @dataclass
 class Statistics:
-    """Second moments of what one reader sees.
+    """Second moments of the inputs of one reader, a kernel that contracts channels.
 
     Args:
         gram: `[X 1]^T [X 1] / rows` of every block, float64, `(blocks, n + 1, n + 1)` with
@@ -51,11 +51,11 @@ class PartCalibration:
     """The statistics of one model, or of one prior of a network.
 
     Args:
-        inputs: What it was called on, in the structure it takes.
+        inputs: Its inputs during calibration, in the structure it takes.
         statistics: By the path of a layer and the kernel's position in its weights.
         batch_size: Samples per forward pass.
         rows: Most rows per batch and layer.
-        seed: Of the choice of rows.
+        seed: Seed of the choice of rows.
     """
 
     inputs: Any
@@ -100,9 +100,9 @@ def calibrate(
     most_inputs: int = _MOST_INPUTS,
     seed: int = 0,
 ) -> Calibration:
-    """Measures what the kernels of a model see: needs neither labels nor targets.
+    """Measures the inputs of a model's kernels; needs neither labels nor targets.
 
-    The priors of a network are measured on what the network itself hands them, over all its
+    The priors of a network are measured on the images that the network passes to them, over all
     iterations; those of an equilibrium network on the way to the fixed point. A kernel of n inputs
     (channels x window) needs n x n numbers of 8 bytes.
 
@@ -114,7 +114,7 @@ def calibrate(
         rows: Most rows (samples x positions) that a layer contributes per batch, drawn at random.
         samples: Most samples of a model, or of all calls of a prior, drawn at random.
         most_inputs: Kernels of more inputs are left out: they stay as they are cut.
-        seed: Of both draws.
+        seed: Seed of both draws.
 
     Returns:
         The statistics, for `make_plan(..., importance="obs")` and `rebuild(..., calibration=)`.
@@ -150,7 +150,7 @@ def watch_calls(
     """Runs a model once, eagerly, and shows every call before it is made.
 
     Args:
-        analysis: Of the model.
+        analysis: Analysis of the model.
         inputs: One batch.
         see: Called with the path of the operation, the call and the tensors so far by the id of
             their symbols; raises `Seen` to end the run.
@@ -168,7 +168,7 @@ def watch_calls(
 
 
 def argument_of(call: Call, reader: Reader, tensors: Mapping[int, Any]) -> np.ndarray:
-    """What a reader is given in a call."""
+    """The input of a reader in a call."""
     tensor = call.inputs[min(reader.argument, len(call.inputs) - 1)]
     return np.asarray(keras.ops.convert_to_numpy(tensors[id(tensor)]))
 
@@ -189,7 +189,7 @@ def second_moment(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 class Seen(Exception):  # noqa: N818 - no error: ends a run early
-    """What was looked for has been seen."""
+    """Raised to end a run as soon as the wanted tensor was seen."""
 
 
 def calls_of(graph: Graph) -> Iterator[Call]:
@@ -231,7 +231,7 @@ def _measure(
 
 
 def _trajectory(network: Any, inputs: Any, batch_size: int, most: int, seed: int) -> dict[str, Any]:
-    """What a network hands to each of its priors, a random choice over all calls."""
+    """The inputs that a network passes to each prior, a random choice over all calls."""
     kept = {key: _Reservoir(most, seed) for key in network.priors}
     with contextlib.ExitStack() as stack:
         for key, prior in network.priors.items():

@@ -1,13 +1,13 @@
-"""Refitting what reads removed channels, in closed form and layer by layer.
+"""Refitting the layers that read removed channels, in closed form and layer by layer.
 
-With X what a reader sees, G = X^T X / N, K the kept rows of its matrix W and R the removed ones:
+With X the inputs of a reader, G = X^T X / N, K the kept and R the removed rows of its matrix W:
 
     closed form   W'_K = W_K + (G_KK + eps D)^-1 G_KR W_R
     sequential    W'   = argmin ||X' W' - X W||^2 + N eps ||W' - W_0||^2
 
-where X' is what the slim model computes so far: that takes up the errors of everything before. The
-bias is one more row, of ones. The ridge pulls towards the weights there are, not towards zero, so
-that nothing changes where nothing was lost.
+where X' is computed by the slim model, so that a fit also corrects the errors of all layers before
+it. The bias is one more row, of ones. The ridge pulls towards the current weights W_0, not towards
+zero, so that nothing changes where nothing was lost.
 
 Reference:
     He et al., "Channel pruning for accelerating very deep neural networks", 2017.
@@ -45,7 +45,7 @@ Kept = Mapping[str, Sequence[int]]
 
 @dataclass(frozen=True)
 class ReaderError:
-    """How well a refitted reader stands for the original.
+    """Relative output error of a reader, before and after it is refitted.
 
     Args:
         layer: Path of the layer.
@@ -281,7 +281,7 @@ def _refit(
 
 
 def _kept_statistics(analysis: Analysis, path: str, layer: Any, kept: Kept) -> np.ndarray:
-    """Which channels of a batch normalization stay."""
+    """Flags of the channels of a batch normalization that stay."""
     alive = np.ones(layer.moving_mean.shape, bool)
     for group in partition(analysis).groups:
         for slot in group.slots:
@@ -377,7 +377,7 @@ def _rows_kept(channels: np.ndarray, weights: np.ndarray, reader: Reader) -> np.
 def _solve(gram: np.ndarray, missing: np.ndarray, ridge: float) -> np.ndarray:
     """(G + eps D)^-1 B, D being the diagonal of G: a channel's scale does not matter.
 
-    What is seen only as zeros cannot be fitted and keeps its weights.
+    Inputs that are always zero cannot be fitted and keep their weights.
     """
     from scipy.linalg import solve
 

@@ -26,7 +26,7 @@ class Branch:
 
     @property
     def skips(self) -> dict[int, Any]:
-        """What replaces the sum when the branch is left out, by the id of the sum."""
+        """The tensor that replaces the sum when the branch is left out, by the id of the sum."""
         return {id(self.addition.outputs[0]): self.skip}
 
     @property

@@ -1,4 +1,4 @@
-"""What remains of tensors and weights once some labels are gone."""
+"""Tensors and weights narrowed to the labels that are kept."""
 
 from __future__ import annotations
 

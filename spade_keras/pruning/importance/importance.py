@@ -1,4 +1,4 @@
-"""What an importance is: scores of a group's channels, one row per member."""
+"""The base of importances: scores of a group's channels, one row per member."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Structured optimal brain surgeon: the order in which channels can go, readers being refitted."""
+"""Structured optimal brain surgeon: ranks channels by the error left after refitting."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _RIDGE = 1e-4
 
 
 class OptimalBrainSurgeon(Importance):
-    """Error of the group's readers when a channel goes, all channels before it having gone.
+    """Error of the group's readers when a channel is removed after all less important ones.
 
         e_c = sum over readers of tr(W_c^T [(G^-1)_cc]^-1 W_c) / tr(W^T G W)
 

@@ -1,1 +1,1 @@
-"""What `verify_plan` needs: random weights, and the masked original."""
+"""The means of `verify_plan`: random weights, and the masked original."""

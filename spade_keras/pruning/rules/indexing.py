@@ -169,7 +169,7 @@ class SliceRule(ChannelRule):
         return labels[tuple(key)]
 
     def resize(self, change: Change) -> Any:
-        """Cuts out as many positions as remain."""
+        """Cuts out the number of positions that remain."""
         shape = tuple(
             size if size == -1 or old == new else new
             for size, old, new in zip(change.operation.shape, *change.outputs[0], strict=True)

@@ -97,7 +97,7 @@ class GroupNormalizationRule(AxisMixing):
         rank = len(x.shape)
         axis = layer.axis % rank
         width = int(x.shape[axis])
-        # Where every channel is its own group, there are as many groups as kept channels.
+        # If every channel is its own group, one group per kept channel remains.
         groups = min(layer.groups, width)
         values = ops.moveaxis(x, axis, 1)
         flat = ops.reshape(values, (values.shape[0], groups, -1))

@@ -1,4 +1,4 @@
-"""What a rule is, and the two views of a layer call it works with."""
+"""The base of channel rules, and the two views of a layer call they work with."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ class ChannelCall:
 
 @dataclass
 class Change:
-    """What a plan does to one operation: the view a rule rebuilds it from.
+    """One operation under a plan: the view from which a rule rebuilds it.
 
     Args:
         operation: The original layer or operation.

@@ -1,4 +1,4 @@
-"""Where the measurements of a reconstruction come from, and how its images are judged."""
+"""Sources of measurements for reconstruction, with splits, scores and pictures."""
 
 from spade_keras.registry import SOURCES
 from spade_keras.tasks.sources.source import IMAGE_COLUMNS, Source
