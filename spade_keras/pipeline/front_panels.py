@@ -20,7 +20,7 @@ Picture = Callable[[keras.Model], tuple[np.ndarray, np.ndarray] | None]
 
 
 def front_panels(network: keras.Model, result: SearchResult, picture: Picture) -> list[FrontPanel]:
-    """Builds at most eight networks of the front and draws what they make of one sample.
+    """Builds at most eight networks of the front and draws their output for one sample.
 
     Args:
         network: The full network.
