@@ -99,7 +99,7 @@ class Arm:
 
     Attributes:
         seed: Whose network.
-        name: Of the piece.
+        name: Name of the piece.
         make: Fills its folder.
         material: What it depends on, other pieces apart.
         after: Pieces of the same seed that it reads.

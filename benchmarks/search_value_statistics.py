@@ -23,8 +23,8 @@ def paired_interval(
     Args:
         better: Scores `(seeds, slices)`.
         worse: The same shape.
-        confidence: Of the percentile interval.
-        seed: Of the resampling.
+        confidence: Confidence of the percentile interval.
+        seed: Seed of the resampling.
     """
     difference = np.asarray(better, "float64") - np.asarray(worse, "float64")
     if difference.ndim != 2:

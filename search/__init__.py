@@ -1,4 +1,4 @@
-"""Width search: the best quality within a latency measured on the device in use."""
+"""Search for the best quality within a latency budget measured on the device in use."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class LatencyBudget:
         safety_margin: Share of the budget left unused by the search, 0 <= margin < 1, so that the
             network found still meets the budget when it is measured again.
         batch_size: Samples in a call: the budget is for this batch.
-        dtype: What full network and candidates compute in, such as "bfloat16"; None: as they do.
+        dtype: Dtype of full network and candidates, such as "bfloat16"; None: their own.
 
     Raises:
         ValueError: If none or several limits are given, or one is out of its range.
@@ -134,9 +134,9 @@ class LatencyBudget:
         return self.kind == "p99_ms"
 
     def excess(self, comparison: Comparison, *, margin: bool = True) -> float:
-        """Says by how much a network misses the budget.
+        """Returns by how much a network misses the budget.
 
-        The pessimistic end of the 95 % interval counts, so that noise does not pass for speed.
+        The pessimistic end of the 95 % interval counts, so that noise is not taken for speed.
 
         Args:
             comparison: Full network (`a`) and candidate (`b`), timed interleaved, with
@@ -159,7 +159,7 @@ class LatencyBudget:
         return self.excess(comparison, margin=False) <= 0
 
     def is_undecided(self, comparison: Comparison, *, margin: bool = False) -> bool:
-        """Whether the limit lies within the interval: it may be met, which was not shown.
+        """Whether the limit lies within the interval, so that the budget may or may not be met.
 
         Args:
             comparison: See `excess`.
@@ -176,7 +176,7 @@ class LatencyBudget:
         return low <= limit < high
 
     def describe(self, comparison: Comparison) -> str:
-        """Says what was measured, in the budget's own terms, with its 95 % interval.
+        """Describes a measurement in the terms of the budget, with its 95 % interval.
 
         Args:
             comparison: See `excess`.

@@ -49,8 +49,8 @@ def plan_for(
 
     Args:
         network: The full network; it is left as it is.
-        configuration: The choice; blocks, widths and ranks of what went with a dropped block, or
-            with an iteration that had a prior of its own, are passed over.
+        configuration: The choice; entries for layers that are gone with a dropped block, or with
+            an iteration that had its own prior, are ignored.
         importance: Criterion by which channels are kept.
 
     Returns:
@@ -131,9 +131,9 @@ class CandidateBuilder:
         return plan, slim
 
     def canonical(self, configuration: Configuration) -> Configuration:
-        """Leaves out the widths of groups that went with a dropped block or iteration.
+        """Leaves out the widths of groups that are gone with a dropped block or iteration.
 
-        Configurations that differ in those alone are one network.
+        Configurations that differ in those alone are the same network.
         """
         shared = len(parts_of(self.network)) < 2
         if not configuration.dropped and (shared or configuration.iterations is None):

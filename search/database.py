@@ -61,8 +61,8 @@ class Database(RDBStorage):
 
     Parameters and attributes of a running trial wait in memory. One transaction writes them with
     the next heartbeat, with the first user attribute after the parameters, and before the trial
-    changes its state. A killed worker hence loses nothing that a retry needs: the parameters are
-    stored before the candidate is built. A trial of this process is read from memory as well.
+    changes its state. So a killed worker loses nothing that a retry needs: the parameters are
+    stored before the candidate is built. Trials of this process are read from memory.
 
     Optuna has no such transaction. Its table schema, checked when the storage is opened, is used
     here rather than its private methods.
@@ -78,7 +78,7 @@ class Database(RDBStorage):
     def reuse_trials(self, reuse: bool) -> None:
         """Lets this thread sample a trial from the trials it has just read.
 
-        They are read again after it has set a parameter or changed a state.
+        The trials are read again after it has set a parameter or changed a state.
         """
         self._thread.reuses = reuse
 
@@ -150,7 +150,7 @@ class Database(RDBStorage):
             self._notes.setdefault(trial_id, {})[kind, name] = row
 
     def write(self, trial_id: int) -> None:
-        """Writes what waits of a trial.
+        """Writes the pending parameters and attributes of a trial.
 
         Raises:
             UpdateFinishedTrialError: If another worker has ended the trial; the notes are dropped.
@@ -277,8 +277,8 @@ def advisory_lock(engine: sqlalchemy.Engine, name: str) -> Iterator[None]:
     """Holds a lock of the server, which is released when the connection ends.
 
     Args:
-        engine: Of the database.
-        name: What is locked; equal for all who exclude each other.
+        engine: Engine of the database.
+        name: Name of the lock; the same for all that exclude each other.
     """
     key = {"key": int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)}
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -312,7 +312,7 @@ def database_errors(url: str) -> Iterator[None]:
 
 
 def hide_password(url: str) -> str:
-    """Returns `url` as it may be shown."""
+    """Returns `url` without its password, for messages."""
     with contextlib.suppress(sqlalchemy.exc.ArgumentError, ValueError):
         parsed = sqlalchemy.make_url(url)
         # An unquoted @ makes the rest of the password a part of the host.

@@ -40,8 +40,8 @@ class Finalist:
 
     Attributes:
         trial: Its number.
-        configuration: What was chosen.
-        plan: Which channels stay.
+        configuration: Its configuration.
+        plan: Its plan.
         comparison: The latest measurement, interleaved with the full model.
         quality: In the search, then as fine-tuned; None if it is not known.
         accepted: Whether it met the budget in fresh processes.
@@ -76,8 +76,8 @@ def preselect(
 ) -> Iterator[tuple[Finalist, keras.Model]]:
     """Rebuilds the contenders one by one and yields those that meet the budget when timed again.
 
-    The best of many noisy timings is too good to be true. So each is timed again in this process,
-    twice as long while it is undecided, and must meet the budget with its safety margin.
+    The best of many noisy timings is too optimistic. So each contender is timed again in this
+    process, for longer while it is undecided, and must meet the budget with its safety margin.
 
     Args:
         network: The full network, in the dtype of the budget.
@@ -122,7 +122,7 @@ def accept(  # noqa: PLR0913 - every setting is a keyword of its own
 ) -> tuple[list[Finalist], Finalist | None]:
     """Fine-tunes candidates and accepts the best that meets the budget in fresh processes.
 
-    They are taken `count` at a time: all are tuned and scored, then timed as they would ship, the
+    They are taken `count` at a time: all are tuned and scored, then timed in their final form,
     best first, until one meets the budget with the pessimistic end of its interval.
 
     Args:
@@ -131,9 +131,9 @@ def accept(  # noqa: PLR0913 - every setting is a keyword of its own
         full: The full model, in the dtype of the budget.
         full_path: The `.keras` file of the full model.
         slim_path: Gets the accepted model; `plan.json` and `receipt.json` go beside it.
-        inputs: Held-out inputs. Every process is given other ones: the time of some networks
-            depends on them, and that of a slim one may depend on them differently.
-        budget: What the latency must meet, safety margin aside.
+        inputs: Held-out inputs. Every process gets different ones, since the time of some
+            networks depends on them, and that of a slim one may depend on them differently.
+        budget: The budget to meet, safety margin aside.
         score: Judges a fine-tuned model, higher is better.
         say: Shows a line to the user.
         finetune: See `FineTune`; None ships candidates as pruned.
@@ -218,12 +218,12 @@ def compare_for(
 ) -> latency.Comparison:
     """Times two saved models interleaved in several processes, as a budget demands.
 
-    Three processes say how much one process differs from the next. While the budget lies within
-    the interval, three more are added, up to nine in all: a close call is decided by more
-    evidence, and never by the best of several tries, since all of them count.
+    Three processes show how much processes differ. While the budget lies within the interval,
+    three more are added, up to nine in all: a close call is decided by more evidence, never by
+    the best of several tries, since all of them count.
 
     Args:
-        budget: What will be asked of the result.
+        budget: The budget that the result is compared with.
         full: `.keras` file of the full model.
         slim: `.keras` file of the slim model.
         inputs: Inputs of both, with `budget.batch_size` samples.

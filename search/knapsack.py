@@ -278,7 +278,7 @@ def predicted_cost(
         network: The full network.
         table: A `LayerTable`, or anything with `predict_ms(configuration)`; None: widths are
             priced by multiply-accumulates, and by parameters where input sizes are open.
-        inputs: What to count multiply-accumulates for; see `pruning.count_macs`.
+        inputs: Inputs to count multiply-accumulates for; see `pruning.count_macs`.
 
     Returns:
         "layer times", "MACs" or "parameters"; and the function of a configuration.

@@ -36,8 +36,8 @@ def measured_space(
 ) -> tuple[SearchSpace, LayerTable]:
     """Times the layers of every group at each width and keeps the right edges.
 
-    The narrowest width always stays: layers timed alone only propose, and on a busy machine may
-    propose wrongly; only whole networks decide whether a budget is out of reach.
+    The narrowest width always stays, because times of single layers may be wrong on a busy
+    machine: only whole networks decide whether a budget is out of reach.
 
     Args:
         network: The full network.
@@ -130,18 +130,19 @@ def latency_by_group(
 ) -> str:
     """Lists per group what its layers cost, which widths are worth choosing, and what is free.
 
-    Layers are timed alone, at every width that is a multiple of `multiple`; the widths are worth
-    choosing whose next wider one is slower (`latency.right_edges`).
+    Layers are timed alone, at every width that is a multiple of `multiple`. A width is worth
+    choosing if the next wider one is slower (`latency.right_edges`).
 
     Args:
         model: A Keras model, or a network with `priors`.
         inputs: Inputs of one forward pass.
-        multiple: Step of the widths tried; None: an eighth of each group's width, or what the
-            group demands.
-        **options: Of `LayerTable.measure`: `cache`, `repeats`, `mode`, `on_layer`, `timer`.
+        multiple: Step of the widths tried; None: an eighth of each group's width, or the group's
+            own step.
+        **options: Options of `LayerTable.measure`: `cache`, `repeats`, `mode`, `on_layer`,
+            `timer`.
 
     Returns:
-        A text table, the costliest group first, with the circumstances of the measurement.
+        A text table, the costliest group first, with the conditions of the measurement.
 
     Raises:
         ValueError: If `multiple` is below 1.

@@ -25,7 +25,7 @@ from spade_keras.search.layer_timing import (
 from spade_keras.search.space import Configuration
 from spade_keras.typing import Record
 
-# At least this share of a layer's time is its own and not that of starting it.
+# Least share of a layer's time that is taken for its own, and not for starting it.
 _LEAST_SHARE = 0.05
 
 
@@ -62,7 +62,7 @@ class Calibration:
             iterations: Iterations of each; 1 if it has none.
             times: Measured milliseconds of each.
         """
-        # scipy.optimize takes a moment to import, which only those who fit shall wait for.
+        # Imported here because it takes a moment, and only fitting needs it.
         from scipy.optimize import nnls
 
         columns = {"factor": np.asarray(sums, float)}
@@ -123,17 +123,17 @@ class LayerTable(Record):
 
         t(w_in, w_out) = t(w_in, full) t(full, w_out) / t(full, full)
 
-    and the network's is the sum over all calls. The sum leaves out what is not in a layer and
-    counts what the compiler fuses: `calibrated` corrects for both by measurements of whole
-    networks, and `error` states what remains. The table proposes; only a measurement decides.
+    and the network's is the sum over all calls. The sum leaves out operations outside of layers
+    and counts those that the compiler fuses: `calibrated` corrects both by measurements of whole
+    networks, and `error` states the remaining error. The table proposes; a measurement decides.
 
     Args:
         layers: The layers' times.
         widths: Group -> widths measured, ascending; the last is the full one.
         iterations: Iterations of the network; None if it has none.
         blocks: Residual block -> paths of the layers that go with it.
-        dtype: What the priors compute in.
-        fingerprint: The circumstances under which the times hold.
+        dtype: Dtype of the priors.
+        fingerprint: The conditions under which the times hold.
         calibration: See `calibrated`.
     """
 
@@ -165,7 +165,7 @@ class LayerTable(Record):
             inputs: Inputs of one forward pass, of the batch size to predict.
             widths: Group -> candidate widths; the full one may be left out.
             timer: Returns milliseconds by signature.
-            **options: Of the default timer: `cache`, `repeats`, `mode`, `on_layer`; see
+            **options: Options of the default timer: `cache`, `repeats`, `mode`, `on_layer`; see
                 `LayerTimer`.
 
         Raises:
@@ -210,8 +210,8 @@ class LayerTable(Record):
         """Returns a table with the same layers, fitted to whole networks' times.
 
         Args:
-            measured: Configurations with their milliseconds; better a dozen than two, and among
-                them the full and the narrowest one.
+            measured: Configurations with their milliseconds, preferably a dozen, with the full
+                and the narrowest one among them.
 
         Raises:
             ValueError: If `measured` is empty or a time is not above 0.
@@ -225,7 +225,7 @@ class LayerTable(Record):
         """Compares predictions with whole networks' times.
 
         Args:
-            measured: Configurations with their milliseconds, others than those calibrated with.
+            measured: Configurations with their milliseconds, not those of the calibration.
 
         Raises:
             ValueError: If `measured` is empty or a time is not above 0.

@@ -41,7 +41,7 @@ class LayerCall:
     Args:
         path: Path of the layer in its model.
         kind: Class of the layer or operation.
-        config: What makes the layer again.
+        config: Configuration from which the layer can be made again.
         arguments: Positional and keyword arguments, tensors being symbolic and of known shape.
         operation: The operation itself where it has no weights and no configuration.
         weights: Shapes of the layer's weights.
@@ -72,8 +72,8 @@ class LayerCall:
     def signature(self) -> str:
         """A short text that is equal for calls that take the same time.
 
-        That is: equal class, configuration (names, initializers and other things of training
-        apart), weights, input shapes, dtypes and other arguments.
+        These have equal class, weights, input shapes, dtypes, other arguments, and configuration
+        (apart from names, initializers and other settings of training).
         """
         described = keras.tree.map_structure(_describe, self.arguments)
         kind = f"{self.kind.__module__}.{self.kind.__qualname__}"
@@ -121,11 +121,11 @@ def make_floor() -> LayerCall:
 
 
 class LayerTimer:
-    """Times layers that were not timed under these circumstances before.
+    """Times layers that were not timed under these conditions before.
 
     Args:
-        cache: Where times are looked up and kept; None: in the user's cache folder. Times taken
-            on a busy machine are detected and dropped.
+        cache: Cache of times; None: the one in the user's cache folder. Times taken on a busy
+            machine are detected and dropped.
         repeats: Windows per layer, and the same number again, at most twice, while three of them
             do not agree on the fastest. The fastest is the layer's time: other work only ever
             adds to it.
@@ -152,8 +152,8 @@ class LayerTimer:
         """Returns milliseconds by signature; calls of one signature are timed once.
 
         Args:
-            calls: What to time. Neighbors are timed interleaved, which makes their order of speed
-                the most reliable.
+            calls: Calls to time. Neighbors are timed interleaved, which makes the order of their
+                speeds most reliable.
         """
         circumstances = latency.fingerprint(mode=self.mode)
         distinct = {call.signature: call for call in calls}
@@ -175,10 +175,10 @@ class LayerTimer:
         return times
 
     def _were_disturbed(self, known: Mapping[str, float], calls: Mapping[str, LayerCall]) -> bool:
-        """Whether times kept from earlier are too long, by timing the longest of them again.
+        """Whether cached times are too long, by timing the longest of them again.
 
-        Other work only ever adds time: where layers are much faster now, all were disturbed then;
-        where they are slower, something disturbs them now.
+        Other work only ever adds time: if layers are much faster now, all were disturbed then; if
+        they are slower, something disturbs them now.
         """
         longest = sorted(known, key=lambda signature: -known[signature])[:_CHECKED]
         if not longest:

@@ -58,11 +58,11 @@ class ShortFineTune(Objective):
     Args:
         score: Judges the tuned candidate; must see no more than the strategy of `tuner` may.
         tuner: Wraps a candidate in the fine-tuning strategy, such as `finetuning.Supervised`.
-        batches: What to train on.
+        batches: Training data.
         epochs: Passes over `batches`.
         rungs: Number of equal parts of the training, each of which ends with a report.
         learning_rate: The highest one.
-        clip_norm: Length to which gradients are cut.
+        clip_norm: Norm to which gradients are clipped.
 
     Raises:
         ValueError: If a number is not positive, or there are more rungs than steps.
@@ -125,7 +125,7 @@ class ShortFineTune(Objective):
 
 
 class _Rungs(keras.callbacks.Callback):
-    """Judges the network whenever another part of the training is done."""
+    """Judges the network after every part of the training."""
 
     def __init__(self, score: Objective, steps: int, rungs: int, report: Report | None) -> None:
         super().__init__()
@@ -153,11 +153,11 @@ class KeptImportance(Objective):
 
         product over groups g of share_g ^ (k_g / sum k)
 
-    with share_g the importance of the channels that group g keeps, of all its channels', and k_g
-    the number of kernels that write or read them. A group that went with a dropped residual block
-    keeps nothing but lets its signal pass: it counts with the share `1 - k_g / sum k` of a network
-    that lost so many of its kernels. Where iterations share their prior, the value is multiplied by
-    the share of iterations kept.
+    with share_g the importance of the channels that group g keeps, relative to all its channels,
+    and k_g the number of kernels that write or read them. A group that is gone with a dropped
+    residual block keeps nothing but lets its signal pass: it counts with the share
+    `1 - k_g / sum k`, for the kernels that are lost. If iterations share their prior, the value is
+    multiplied by the share of iterations kept.
 
     Args:
         network: The full network.
@@ -252,8 +252,8 @@ def kept_shares(
         importance: Criterion by which channels are kept, as `pruning.make_plan` takes it.
 
     Returns:
-        Group -> what it keeps at each width. A group on which the importance has nothing to say,
-        or whose scores are all zero, loses the same share per channel.
+        Group -> share kept at each width. A group that the importance cannot score, or whose
+        scores are all zero, loses the same share per channel.
     """
     criterion = importances.find_importance(importance)
     weights = WeightTable(network)

@@ -57,11 +57,11 @@ class SearchOptions(Table):
         latency_budget: What the slim network may cost, as `LatencyBudget.parse` reads it
             (`--budget` on the command line, `budget=` in Python).
         batch_size: Samples per timed call.
-        dtype: What the full network and the candidates compute in; None: what they do already.
+        dtype: Dtype of the full network and the candidates; None: the one they have.
         safety_margin: Share of the budget that the search leaves unused.
         trials: Finished trials to end with.
         timeout_minutes: No new trial starts after that.
-        stagnation: End after so many trials without a better one.
+        stagnation: End after this number of trials without a better one.
         objective: What is maximized. None: quality as pruned where widths alone are searched,
             which predicted their quality after fine-tuning best; else quality after a short
             fine-tuning, since a network cut in depth or rank loses less in the end than at once.
@@ -75,7 +75,7 @@ class SearchOptions(Table):
         minimum_width: The least width; None: `width_multiple`.
         iterations: Iteration counts to choose from, for networks that iterate.
         blocks: Whether residual blocks may be dropped.
-        dtypes: What the priors may compute in besides their own dtype.
+        dtypes: Dtypes of the priors to try besides their own.
         ranks: Whether layers may be split into pairs of lower rank.
         compensate: Whether the readers of removed channels are refitted to inputs, without labels:
             in closed form for every candidate, layer by layer for finalists.
@@ -120,7 +120,7 @@ class SearchOptions(Table):
         base: SearchOptions | None = None,
         **fields: Any,
     ) -> Self:
-        """Makes the options of Python arguments or of words on a command line.
+        """Makes the options from Python arguments or from words on a command line.
 
         Args:
             budget: In place of `latency_budget`; the batch size, dtype and safety margin of a

@@ -54,7 +54,7 @@ def _with_policy(model: keras.Model, dtype: str) -> keras.Model:
     for layer in _makers(analyze(copy).graph):
         for inner in layer._flatten_layers():
             inner.dtype_policy = POLICIES["float32"]
-    # The graph of the copy was drawn with the dtypes of the original; this one has the new ones.
+    # The graph of the copy still has the dtypes of the original; copying traces it again.
     return copy_model(copy)
 
 

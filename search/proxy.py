@@ -65,7 +65,7 @@ class Proxy(GrpcStorageProxy):
 def serve(storage: str, host: str = "localhost", port: int = 13000) -> None:
     """Serves a database to workers that pass `grpc://host:port` as their storage, until killed.
 
-    It keeps nothing itself: workers that lose it stop, and resume with the next one.
+    The proxy stores nothing itself: workers that lose it stop, and resume with the next one.
 
     Args:
         storage: URL of a PostgreSQL database.
@@ -140,7 +140,7 @@ class ProxyWorker(Worker):
         ]
 
     def _is_stale(self, whose: Any, sign: Any) -> bool:
-        """Whether a sign of life has been the same for as long as this worker may wait."""
+        """Whether a heartbeat has not changed for the whole grace period."""
         now = time.monotonic()
         if self._signs.get(whose, (None, 0.0))[0] != (sign,):
             self._signs[whose] = (sign,), now

@@ -32,9 +32,9 @@ class ModelIdentity:
 
     Args:
         name: The file's name, for people.
-        sha256: Of the file. It changes when the same model is saved again.
-        weights_sha256: Of the weights' names, shapes, dtypes and values, optimizers left out. It
-            stays when the same model is saved again.
+        sha256: Hash of the file. It changes when the same model is saved again.
+        weights_sha256: Hash of the weights' names, shapes, dtypes and values, without optimizers.
+            It stays when the same model is saved again.
     """
 
     name: str
@@ -73,14 +73,14 @@ class Receipt:
     """A plan that was accepted, and the measurement it was accepted by.
 
     Args:
-        budget: What the slim model had to meet.
+        budget: The budget that the slim model met.
         comparison: Full (`a`) and slim model (`b`) as timed interleaved, with the fingerprint.
-        plan: Which channels stay.
-        configuration: Everything that was chosen, the plan's widths among it.
-        full: Which file the full model was.
-        slim: Which file the slim model was.
-        date: When it was measured, in UTC.
-        version: Of spade-keras.
+        plan: The plan of blocks, channels and ranks.
+        configuration: The accepted configuration; the plan has its widths.
+        full: File of the full model.
+        slim: File of the slim model.
+        date: Date of the measurement, in UTC.
+        version: Version of spade-keras.
         imports: Modules that register the models' own classes.
     """
 
@@ -201,13 +201,13 @@ def write_receipt(path: str | Path, receipt: Receipt) -> None:
 def read_receipt(path: str | Path) -> Receipt:
     """Reads a receipt.
 
-    The digest finds damage and slips of an editor; it is no signature.
+    The digest detects damage and accidental edits; it is not a signature.
 
     Args:
         path: The JSON file.
 
     Raises:
-        ReceiptError: If it is no receipt, of another version, damaged or changed.
+        ReceiptError: If the file is no receipt, has another version, is corrupt or was edited.
     """
     path = Path(path)
     try:
@@ -251,13 +251,13 @@ def network_digest(network: keras.Model) -> str:
 def check_same(
     stored: dict[str, Any], now: dict[str, Any], where: str, *, mix_devices: bool
 ) -> None:
-    """Refuses to continue a study that was begun for something else.
+    """Refuses to continue a study that was started with other settings.
 
     Args:
-        stored: What the study was begun with.
-        now: What it would continue with.
+        stored: Settings the study was started with.
+        now: Settings it would continue with.
         where: Name and place of the study, for the message.
-        mix_devices: Whether times of different devices may stand in one study.
+        mix_devices: Whether one study may mix times of different devices.
 
     Raises:
         SpadeError: If a value differs; names it and the remedy.

@@ -25,7 +25,7 @@ class Replay:
     """The result of replaying a receipt.
 
     Args:
-        receipt: What was replayed.
+        receipt: The replayed receipt.
         comparison: The new measurement.
         differences: Entries of the fingerprint that differ from the receipt -> then, now.
         rebuilt: Whether the slim model was rebuilt from the full one and the plan.
@@ -92,8 +92,8 @@ def replay(
     Args:
         receipt: The receipt.
         full: `.keras` file of the full model.
-        slim: `.keras` file of the slim model. None: it is made from the full one and the plan;
-            its weights are then those of the plan, not fine-tuned, and take as long.
+        slim: `.keras` file of the slim model. None: it is rebuilt from the full one and the plan,
+            not fine-tuned, which does not change its time.
         inputs: Inputs to time with. By default standard normal numbers of the recorded shapes,
             zeros for integers and booleans.
         pairs: Timed windows of each model at first; see `compare_for`.
@@ -147,8 +147,8 @@ def find_file(wanted: ModelIdentity, receipt: str | Path) -> Path | None:
     """Finds a file of a receipt by its name.
 
     Args:
-        wanted: Which file.
-        receipt: The receipt's file: its folder is looked into first, then the one above, then the
+        wanted: Identity of the file.
+        receipt: The receipt's file: its folder is searched first, then the one above, then the
             current one.
 
     Returns:

@@ -25,7 +25,7 @@ STATES = (FEASIBLE, INFEASIBLE, STOPPED, FAILED)
 
 @dataclass(frozen=True)
 class Timing:
-    """How long a candidate takes, beside the full network.
+    """The latency of a candidate, beside the full network's.
 
     Attributes:
         latency_ms: Median time of a call.
@@ -53,12 +53,12 @@ class TrialRecord:
         state: "feasible"; "infeasible" (rejected by its latency); "stopped" (its short
             fine-tuning was not promising); or "failed".
         origin: The seed's or the sampler's name.
-        configuration: What was tried.
+        configuration: The configuration that was tried.
         timing: None if it failed before being timed.
         quality: Higher is better; None unless it was judged.
-        seconds: Where the time went: "build", "compile", "measure", "evaluate", "overhead".
+        seconds: Seconds of its phases: "build", "compile", "measure", "evaluate", "overhead".
         reason: Why it failed; None unless it did.
-        worker: Which process tried it.
+        worker: Name of the process that ran it.
     """
 
     number: int
@@ -123,13 +123,13 @@ class SearchResult:
     """All trials of a search.
 
     Attributes:
-        budget: What they had to meet.
+        budget: The latency budget.
         trials: In the order of their numbers.
-        quality_name: What `TrialRecord.quality` measures.
-        space: What could be chosen.
-        fingerprint: Of the device and software that timed the candidates.
+        quality_name: Meaning of `TrialRecord.quality`.
+        space: The search space.
+        fingerprint: Device and software that timed the candidates.
         ended_by: "trials", "timeout" or "stagnation".
-        bottleneck: Where most of the full network's time goes, if it is known.
+        bottleneck: Group that takes most of the full network's time, if it is known.
         prediction_error: How far layer times predicted the time of the candidates: "median" and
             "maximum" relative error over so many "configurations"; None if they did not.
         importance: Criterion by which channels were kept.
@@ -158,8 +158,8 @@ class SearchResult:
         """The ranking, but the best of every origin comes before the second of any.
 
         The maximum over many trials owes part of its quality to the errors of a cheap objective;
-        a seed that was proposed for other reasons does not. So finalists, which are judged after
-        their fine-tuning, come from different origins where there are several.
+        a seed does not, since it was proposed for other reasons. So finalists, which are judged
+        after their fine-tuning, come from different origins if there are several.
         """
         ahead = {trial.origin: trial for trial in reversed(self.ranking)}
         first = [t for t in self.ranking if ahead[t.origin] is t]

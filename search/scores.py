@@ -129,9 +129,9 @@ class Accuracy(_HeldOut):
 class LogitAgreement(_HeldOut):
     """-10 log10 of the mean KL(teacher || candidate) over held-out inputs, in dB.
 
-    The divergence itself falls by orders of magnitude as a candidate nears its teacher; on the
+    The divergence falls by orders of magnitude as a candidate approaches its teacher; on the
     logarithmic scale equal factors are equal steps, as for the other scores. Unlike the share of
-    equal decisions it tells apart candidates that decide alike. It ends at 120 dB.
+    equal decisions it distinguishes candidates that decide alike. It is capped at 120 dB.
 
     Args:
         inputs: Held-out inputs: an array, or a dict, list or tuple of arrays, samples first.
@@ -225,7 +225,7 @@ def strategy_objective(
         task: One of `TASKS`.
 
     Raises:
-        ValueError: If the task or strategy is unknown, or lacks what it is judged by.
+        ValueError: If the task or strategy is unknown, or the data it is judged by are missing.
     """
     if task not in TASKS:
         raise ValueError(f"`task` must be one of {TASKS}. Received: task={task!r}")

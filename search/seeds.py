@@ -29,12 +29,12 @@ class Proposer:
 
     Attributes:
         network: The full network.
-        space: What may be chosen.
+        space: The search space.
         quality: Quality of a configuration as pruned, higher is better; asked once per group by
             the sensitivity family alone.
         importance: Criterion by which channels are kept.
         cost: Predicts the cost of a configuration.
-        priced_by: What the prediction is made of.
+        priced_by: Unit of the prediction: layer times, MACs or parameters.
 
     Example:
         >>> @SEEDS.register("half")
@@ -93,18 +93,18 @@ def propose(
         names: Keys of `SEEDS`. Where iterations or ranks are searched, fewer iterations and lower
             ranks at full widths are proposed as well.
         network: The full network.
-        space: What may be chosen.
+        space: The search space.
         excess: Measures a configuration; asked about five times per family.
         quality: See `Proposer`.
         table: A `LayerTable`; see `predicted_cost`.
         importance: Criterion by which channels are kept.
-        inputs: What to count multiply-accumulates for, where there is no table: arrays, or for
-            models that are no networks with `priors` shapes.
+        inputs: Inputs to count multiply-accumulates for if there is no table: arrays, or shapes
+            for models without `priors`.
 
     Returns:
-        Origin and configuration, each configuration once; families that meet the budget nowhere
-        are left out. The last is the narrowest configuration, the fastest there is: a budget that
-        it misses is out of reach.
+        Origin and configuration, each configuration once; families that never meet the budget are
+        left out. The last is the narrowest configuration, the fastest there is: a budget that it
+        misses is out of reach.
 
     Raises:
         ValueError: If a name is unknown, or "sensitivity" is asked for without a quality.
@@ -144,9 +144,9 @@ def to_budget(
     Args:
         curve: The family; see `Curve`.
         excess: Measures a configuration. The full one is always asked, for the scale.
-        steps: How many others may be asked; fewer are if one is met within 2 %.
-        predicted: Predicts the cost of a configuration in any unit; None: the amount itself is
-            taken for what the cost falls with.
+        steps: Most other configurations to measure; fewer if the budget is met within 2 %.
+        predicted: Predicts the cost of a configuration in any unit; None: the cost is assumed to
+            fall linearly with the amount.
 
     Returns:
         The configuration, or None if none of those asked met the budget.
@@ -242,7 +242,7 @@ class _Bracket:
 def sensitivities(
     space: SearchSpace, quality: Callable[[Configuration], float], *, ratio: float = 0.5
 ) -> dict[str, float]:
-    """Measures what each group's pruning costs in quality, that group alone pruned.
+    """Measures the loss of quality when each group alone is pruned.
 
     Args:
         space: The widths allowed.

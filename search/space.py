@@ -13,7 +13,7 @@ import optuna
 from spade_keras.pruning import Group
 from spade_keras.typing import Record
 
-# A layer's path never begins so: these names cannot be those of groups.
+# No layer's path begins like this, so these names cannot be confused with groups.
 _ITERATIONS, _DTYPE, _DROP, _RANK = "@iterations", "@dtype", "@drop ", "@rank "
 
 
@@ -25,9 +25,9 @@ class Configuration(Record):
         widths: Width of every group that may change.
         iterations: Iterations of the network; None: its own count.
         dropped: Residual blocks left out, by their names in `pruning.find_residual_blocks`.
-        dtype: What the priors compute in; None: as they do.
-        ranks: Components of every layer that keeps fewer than all of its kernel's; where its
-            widths leave it so narrow that a pair of this rank saves nothing, it stays whole.
+        dtype: Dtype of the priors; None: their own.
+        ranks: Components kept of each layer that is split into a pair; if its widths leave it so
+            narrow that a pair of this rank saves nothing, it stays whole.
     """
 
     widths: dict[str, int]
@@ -106,7 +106,7 @@ class SearchSpace:
         variables: One per channel group that may change, in the network's order.
         iterations: Iteration counts allowed, ascending, the network's own last; empty: its own.
         blocks: Residual blocks that may be left out.
-        dtypes: What the priors may compute in, their own first; empty: their own.
+        dtypes: Dtypes of the priors to choose from, their own first; empty: their own.
         ranks: One per layer that may become a pair of layers; see `pruning.basis`.
     """
 

@@ -31,8 +31,8 @@ def open_storage(
     Args:
         storage: None: memory. A path: a journal file, for the processes of one machine. A URL
             `postgresql://user:password@host:port/database`: for workers on many machines; or
-            `grpc://host:port` of a proxy before the database, for very many. An Optuna storage is
-            returned as it is.
+            `grpc://host:port` of a proxy in front of the database, for very many. An Optuna
+            storage is returned as it is.
         heartbeat_s: URLs: seconds between two heartbeats of a worker inside a trial.
         grace_s: URLs: seconds without one after which its trial is retried elsewhere.
 
@@ -57,7 +57,7 @@ def open_storage(
 
 
 def describe_storage(storage: BaseStorage) -> str:
-    """Returns where `storage` keeps its trials, without passwords, for messages."""
+    """Returns the place of a storage, without passwords, for messages."""
     if isinstance(storage, Journal):
         return str(storage.path)
     if isinstance(storage, RDBStorage):
@@ -71,7 +71,7 @@ def describe_storage(storage: BaseStorage) -> str:
 
 @contextlib.contextmanager
 def quiet_optuna() -> Iterator[None]:
-    """Keeps Optuna from logging what is reported here: new studies and failed candidates."""
+    """Silences Optuna's log of new studies and failed candidates, which are reported here."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
@@ -177,8 +177,8 @@ class _Backend(JournalFileBackend):
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        # A start or an end must survive a power cut; what a running trial notes waits for its
-        # end, because every wait for the disk takes milliseconds.
+        # A start or an end must survive a power cut; notes of a running trial wait for its end,
+        # because every wait for the disk takes milliseconds.
         lasting = any("trial_id" not in log or "state" in log for log in logs)
         try:
             with self._system_lock:

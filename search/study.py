@@ -63,18 +63,18 @@ def run(  # noqa: PLR0913 - every setting is a keyword of its own
         network: The trained full network; it is left as it is.
         data: Held-out data: inputs alone (an unnamed objective is then the agreement with
             `network`), or a tuple `(inputs, targets)` (it is then the PSNR); samples first.
-        budget: What a candidate's latency must meet: a `LatencyBudget`, or 0.5, "8ms",
-            "p99<=8ms", "throughput>=200/s"; None: that of `options`.
+        budget: Latency budget of a candidate: a `LatencyBudget`, or 0.5, "8ms", "p99<=8ms",
+            "throughput>=200/s"; None: that of `options`.
         options: See `SearchOptions`; None: the defaults.
         timer: Times a candidate; None: interleaved with `network`, in this process.
-        space: What may be chosen; None: see `choose_space`.
+        space: The search space; None: see `choose_space`.
         table: Times of the layers, for seeds that propose by time; None: they count
             multiplications.
         importance: Criterion by which channels are kept.
         calibration: Statistics of `network` (`pruning.calibrate`), by which the readers of every
             candidate are refitted in closed form; needed for the importance "obs". None: with
             `compensate`, they are measured on the inputs of `data`.
-        seed: Of the sampler; trial n draws with `seed + n`, also after an interruption.
+        seed: Seed of the sampler; trial n draws with `seed + n`, also after an interruption.
         name: Name of the study in its storage.
         on_trial: Called with every finished trial.
         **fields: Fields of `SearchOptions`, in place of those of `options`.
@@ -158,21 +158,21 @@ _WARM_STARTS = 10
 
 @dataclass
 class Search:
-    """One search; see `run` for what is not explained here.
+    """One search; see also `run`.
 
     Attributes:
         network: The trained full network, in the dtype of the budget.
-        budget: What a candidate's latency must meet.
+        budget: Latency budget of a candidate.
         objective: Judges a candidate, higher is better; with `pareto` those over the budget too.
         timer: Times a candidate against the full network.
-        space: What may be chosen.
-        options: Its sampler, pruner, seeds, pareto, mix_devices and ends are read.
+        space: The search space.
+        options: Only its sampler, pruner, seeds, pareto, mix_devices and limits are read.
         importance: Criterion by which channels are kept.
         calibration: See `run`.
         table: See `run`.
         example: Inputs of one call, to count multiplications for.
         warm_start: An earlier search, whose best configurations are tried first.
-        seed: Of the sampler.
+        seed: Seed of the sampler.
         name: Name of the study in its storage.
     """
 

@@ -69,7 +69,7 @@ class Evaluation:
     Args:
         build: Makes the network of a configuration.
         timer: Times it.
-        budget: What its latency must meet.
+        budget: Its latency budget.
         objective: Judges it.
         judge_all: Whether quality is computed for candidates over the budget too.
     """
@@ -92,7 +92,7 @@ class Evaluation:
         self._qualities: dict[tuple[Any, ...], float] = {}
 
     def remember(self, record: TrialRecord) -> None:
-        """Takes over what a finished trial measured, so that it is not measured again."""
+        """Takes over the measurements of a finished trial, so that they are not repeated."""
         key = self._build.canonical(record.configuration).key()
         if record.timing is not None:
             self._timings.setdefault(key, record.timing)
@@ -121,7 +121,7 @@ class Evaluation:
 
         Args:
             trial: Gets the timing, the constraint and the quality on the way.
-            configuration: What to try.
+            configuration: The configuration to try.
             seconds: Gets the seconds spent on each phase, however the trial ends.
 
         Returns:

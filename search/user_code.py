@@ -25,7 +25,7 @@ def import_module(
 
     Args:
         name: Its dotted name.
-        argument: What named it, for errors.
+        argument: Name of the argument it came from, for errors.
         folder: Searched first; by default the current folder.
 
     Raises:
@@ -38,11 +38,11 @@ def import_module(
 def load_function(
     spec: str, *, argument: str = "evaluate", folder: str | Path | None = None
 ) -> Callable[..., Any]:
-    """Imports a function; what it raises later becomes a `UserCodeError`.
+    """Imports a function; its later errors become a `UserCodeError`.
 
     Args:
         spec: "module:function"; both may have dots.
-        argument: What named it, for errors.
+        argument: Name of the argument it came from, for errors.
         folder: Searched first; by default the current folder.
 
     Raises:

@@ -73,9 +73,9 @@ def join(storage: BaseStorage) -> Worker:
 class Worker(abc.ABC):
     """A process, or a thread, that takes trials of studies in one storage.
 
-    Trials start, and are recovered, under a guard of the storage: a trial bears its worker's name
-    before anybody else looks, so that a running one without a name was left behind by a killed
-    worker, as is one whose worker is gone.
+    Trials start, and are recovered, under a guard of the storage. A trial gets its worker's name
+    under that guard, so a running one without a name was left behind by a killed worker, like one
+    whose worker is gone.
 
     Optuna's `RetryHeartbeatStaleTrialCallback` is not enough: it copies the constraints, which
     the new trial could not set, and never retries a trial whose worker, or whose recovery, was
@@ -101,12 +101,12 @@ class Worker(abc.ABC):
 
     @abc.abstractmethod
     def guard(self, name: str) -> AbstractContextManager[None]:
-        """Holds one matter of the storage alone, among all workers; a killed one lets go.
+        """Locks a name in the storage against all other workers; released if this one is killed.
 
-        It must not be taken twice.
+        It is not reentrant.
 
         Args:
-            name: The matter.
+            name: The name.
         """
 
     @abc.abstractmethod
@@ -141,7 +141,7 @@ class Worker(abc.ABC):
                 )
 
     def recover(self, study: optuna.Study) -> list[FrozenTrial]:
-        """Ends the trials of killed workers and enqueues them again; living workers go on.
+        """Ends the trials of killed workers and enqueues them again; living workers continue.
 
         A trial is enqueued again with its parameters, its `origin`, and the user attributes
         `retry_of` (its number) and `retries`; without its constraints, which Optuna would not let
@@ -175,8 +175,8 @@ class Worker(abc.ABC):
             study: The study.
             trials: Trials wanted of all workers together; failed ones do not count.
             sampler: Makes the sampler of a trial from the number of trials before it.
-            stop: Asked while waiting; True gives up.
-            poll_s: Seconds between two looks while waiting.
+            stop: Called while waiting; True ends the wait.
+            poll_s: Seconds between two checks while waiting.
 
         Returns:
             A running trial for `work`, or None: there are enough, or `stop` said so.
@@ -206,7 +206,7 @@ class Worker(abc.ABC):
 
         It is complete, or pruned by `optuna.TrialPruned`, or failed with the user attribute
         `reason` if the value is not finite or the objective raises. A trial that another worker
-        has ended meanwhile, because this one gave no sign of life, stays as that worker left it.
+        has ended meanwhile, because this one missed its heartbeats, stays as that worker left it.
 
         Args:
             study: The study.

@@ -33,7 +33,7 @@ class RecipeError(SpadeError):
 
 
 class BadFileError(SpadeError):
-    """A data file does not hold what was expected.
+    """A data file lacks expected content.
 
     Args:
         file: The file.
@@ -115,7 +115,7 @@ class RebuildError(SpadeError):
 
 
 class VerificationError(SpadeError):
-    """A slim model differs from its masked original, or the check could not have noticed."""
+    """A slim model differs from its masked original, or the check would not have noticed."""
 
 
 class OpenSizesError(SpadeError, ValueError):
@@ -146,7 +146,7 @@ class JobMismatchError(SpadeError, ValueError):
 
 
 class UserFunctionError(SpadeError, ValueError):
-    """A user's function cannot be found, or returns what it must not."""
+    """A user's function cannot be found, or returns something of the wrong kind."""
 
 
 class UserCodeError(SpadeError):
@@ -158,7 +158,7 @@ class ReceiptError(SpadeError, ValueError):
 
 
 class DeviceBusyError(SpadeError, TimeoutError):
-    """Another process kept the device's timing lock for longer than this one would wait."""
+    """Another process held the device's timing lock for longer than this one waits."""
 
 
 class ChildFailedError(SpadeError):
@@ -166,7 +166,7 @@ class ChildFailedError(SpadeError):
 
 
 class FreshProcessError(ChildFailedError):
-    """A comparison failed in its own process; holds what failed there."""
+    """A comparison failed in its own process; holds the error from there."""
 
 
 class ExportError(SpadeError):

@@ -60,7 +60,7 @@ def write_json_atomic(path: str | Path, content: Any) -> None:
 
     Args:
         path: The file; its folder must exist.
-        content: What to write. Paths, pydantic models and NumPy scalars and arrays are allowed.
+        content: Plain values, paths, pydantic models, NumPy scalars and arrays.
 
     Raises:
         TypeError: If `content` holds something JSON cannot express.
@@ -186,7 +186,7 @@ def jsonable(value: Any) -> Any:
     """Returns paths, pydantic models and NumPy values as plain JSON values.
 
     Args:
-        value: What `json.dumps` could not write; made for its `default`.
+        value: A value that `json.dumps` cannot write; for its argument `default`.
 
     Raises:
         TypeError: If it cannot be written as JSON.

@@ -17,7 +17,7 @@ class Registry(Mapping[str, Any]):
     """Names of one kind of thing, each imported when it is first asked for.
 
     Args:
-        kind: What is named, for error messages, such as "operator".
+        kind: Kind of the entries, for error messages, such as "operator".
         entries: Name -> "module:attribute", the module relative to spade_keras.
 
     Example:

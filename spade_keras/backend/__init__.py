@@ -207,7 +207,7 @@ def loss_gradients(
 def without_gradient(function: Callable[[Any], Any], x: Any) -> Any:
     """Computes `function(x)` as a constant: no gradient passes, to `x` or to what it closes over.
 
-    Nothing is kept for a backward pass that never comes, and under JAX the function may hold a
+    Nothing is stored for a backward pass, and under JAX the function may contain a
     `keras.ops.while_loop`, which could not be differentiated backward.
 
     Args:
@@ -263,9 +263,9 @@ def attach_gradient(value: Any, carrier: Any, backward: Callable[[Any], Any]) ->
 
 
 # `keras.ops.fft2` takes and returns pairs of real tensors, which costs several copies on each side
-# of a transform. Here values stay complex between transforms. What goes into and comes out of an
-# operator, and every weight, is real: gradients of complex *variables* differ between backends,
-# those of real tensors through complex values do not.
+# of a transform. Here values stay complex between transforms. Inputs and outputs of operators, and
+# all weights, are real: gradients of complex *variables* differ between backends, those of real
+# tensors through complex values do not.
 
 
 def to_complex(x: Any) -> Any:

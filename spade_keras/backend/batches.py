@@ -61,12 +61,12 @@ def fill_batch(inputs: Any, batch_size: int) -> Any:
 def predict(network: Any, inputs: Any, *, batch_size: int = 4) -> np.ndarray:
     """Runs a network on every batch, without compiling it.
 
-    A network that is looked at once is not worth the compilation that `network.predict` does: a
-    search would spend most of its time there.
+    For a network that is used once, the compilation in `network.predict` does not pay: a search
+    would spend most of its time there.
 
     Args:
         network: A Keras model with one output.
-        inputs: What it takes, as in `batches`.
+        inputs: Its inputs, as in `batches`.
         batch_size: Samples per call.
 
     Returns:

@@ -16,7 +16,7 @@ from spade_keras.backend import hardware
 MODES = ("jit", "eager")
 
 # The compiled gradient of each model for the loss used last, so that a loop over batches compiles
-# once. It refers to the model weakly and goes when the model goes.
+# once. It refers to the model weakly and is dropped with it.
 _GRADIENTS: weakref.WeakKeyDictionary[
     keras.Model, tuple[Callable[[Any, Any], Any], Callable[..., Any]]
 ] = weakref.WeakKeyDictionary()
@@ -126,8 +126,8 @@ def _gradient_function(
 
 def without_gradient(function: Callable[[Any], Any], x: Any) -> Any:
     """Stops the gradient of all that enters the function; see `backend.without_gradient`."""
-    # Stopping what comes out would be too late: a loop that values under differentiation enter
-    # cannot be differentiated backward.
+    # Stopping gradients at the outputs would be too late: a loop whose inputs are under
+    # differentiation cannot be differentiated backward.
     x = keras.tree.map_structure(jax.lax.stop_gradient, x)
     pure, constants = jax.closure_convert(function, x)
     return pure(x, *map(jax.lax.stop_gradient, constants))

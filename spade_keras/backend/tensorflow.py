@@ -60,7 +60,7 @@ def versions() -> dict[str, str]:
 
 
 def settings() -> dict[str, str]:
-    """Lists threads (0: as many as cores) and whether float32 may be computed as TF32."""
+    """Lists threads (0: one per core) and whether float32 may be computed as TF32."""
     threading = tf.config.threading
     return {
         "intra_op_threads": str(threading.get_intra_op_parallelism_threads()),

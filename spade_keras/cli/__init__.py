@@ -35,7 +35,7 @@ COMMANDS = {
 
 
 class _LazyCommands(Mapping[str, Any]):
-    """Commands that are imported when they are asked for."""
+    """Commands that are imported when they are called."""
 
     def __getitem__(self, name: str) -> Any:
         module, _, function = COMMANDS[name].partition(":")

@@ -87,7 +87,7 @@ def search(
     ] = None,
     importance: Annotated[str, typer.Option(help="Ranks the channels to keep.")] = "group_l1",
     study: StudyName = "search",
-    seed: Annotated[int, typer.Option(help="Of the sampler.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the sampler.")] = 0,
     **fields: Any,
 ) -> None:
     """Find the configuration of any Keras model that meets a latency budget at the best quality.

@@ -88,7 +88,7 @@ def _is_installed(package: str) -> bool:
 
 @contextlib.contextmanager
 def _native_messages_held_back() -> Iterator[None]:
-    """Keeps what native libraries write to stderr, and shows it only if the import fails.
+    """Holds back the stderr of native libraries, and shows it only if the import fails.
 
     TensorFlow logs before its log level is read, so the environment variable alone is not enough.
     """

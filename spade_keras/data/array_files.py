@@ -95,9 +95,9 @@ def load_nifti(path: str | Path, *, slices: str = "axial", peak: float | None = 
 
 
 def load_kspace(path: str | Path, *, coil_maps: CoilMapFunction | None = None) -> MeasuredSlices:
-    """Reads measured k-space, without true images; what is 0 in all coils was not sampled.
+    """Reads measured k-space, without true images; points that are 0 in all coils are unsampled.
 
-    k-space is centered, as `operators.CartesianMRI` has it, and divided by the maximum of the
+    k-space must be centered, as in `operators.CartesianMRI`. It is divided by the maximum of the
     zero-filled magnitude image over all slices, so that images are about [0, 1].
 
     Args:

@@ -1,4 +1,4 @@
-"""Data that come with installed packages, so that nothing is downloaded."""
+"""Data bundled with installed packages, so that nothing is downloaded."""
 
 from __future__ import annotations
 

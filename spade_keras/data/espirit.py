@@ -30,13 +30,13 @@ def espirit_maps(
     Args:
         kspace: Masked k-space `(coils, height, width)`, complex.
         mask: `(1 or height, width)`, not 0 where sampled.
-        calibration: Side of the central square that is used, at most that which is fully sampled.
+        calibration: Side of the central square to use, limited to the fully sampled one.
         kernel_width: Side of the kernels, in samples.
         threshold: Singular values of the calibration matrix below this fraction of the largest
             count as noise.
         crop: Maps are 0 where the eigenvalue is not above it: outside of the object.
-        cache_folder: Where maps are kept, by a hash of the data and of these parameters; None
-            keeps none. Computing them takes seconds per slice.
+        cache_folder: Cache of maps, by a hash of the data and of these parameters; None: no
+            cache. Computing maps takes seconds per slice.
 
     Returns:
         complex64 array `(coils, height, width)`; the sum of squares over coils is 1 in the

@@ -26,7 +26,7 @@ CoilMapFunction = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class FastMRISettings:
-    """How slices are read; see `open_fastmri`."""
+    """Settings of the reader; see `open_fastmri`."""
 
     mask: MaskFunction | None
     target: str | None
@@ -49,7 +49,7 @@ class FastMRIData:
         skipped: File -> why it was left out.
         volume_index: For every slice the position of its volume in `volumes`, for metrics that
             are taken per volume.
-        scales: Lazily, for every slice what its measurements and targets were divided by.
+        scales: Lazily, for every slice the divisor of its measurements and targets.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class FastMRIData:
         Args:
             validation: Patients to select by.
             test: Patients to report on.
-            seed: Of the draw.
+            seed: Seed of the draw.
 
         Returns:
             Training, validation and test data.
@@ -241,7 +241,7 @@ def open_fastmri(
         crop: `"recon"`: k-space of the field of view of the reconstruction, in both directions,
             before it is undersampled: every volume has one size, and the stored images fit. It
             simulates a scanner of that field of view. `"readout"`: only the fully sampled rows'
-            direction is cropped, which is exact: what is undersampled is what was acquired, as in
+            direction is cropped, which is exact: the acquired samples are undersampled, as in
             fastMRI's leaderboard. `"none"`: as stored.
         scaling: `"volume"`: measurements and targets are divided by the maximum of the zero-filled
             magnitude image of the volume's middle slice, so that images are about [0, 1]; no

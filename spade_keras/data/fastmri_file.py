@@ -1,4 +1,4 @@
-"""One fastMRI file: its header, whether it is sound, and slices read from it."""
+"""One fastMRI file: its header, checks of its content, and slices read from it."""
 
 from __future__ import annotations
 

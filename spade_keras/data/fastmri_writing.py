@@ -22,7 +22,7 @@ from spade_keras.files import write_atomic
 
 @dataclass(frozen=True)
 class FastMRILayout:
-    """How a simulated volume was acquired.
+    """The acquisition of a simulated volume.
 
     Attributes:
         coils: Number of receiver coils; None writes a single-coil file.
@@ -53,7 +53,7 @@ def write_fastmri_like(
     """Writes a file exactly as fastMRI's are laid out, from magnitude images.
 
     Rows are oversampled twofold, as scanners do along the readout. The stored images are the
-    center crop of |ifft2c(kspace)|, with the noise and without what the padding lost.
+    center crop of |ifft2c(kspace)|, with the noise and the loss by padding.
 
     Args:
         path: The file, `*.h5`; it appears whole or not at all.
@@ -62,8 +62,8 @@ def write_fastmri_like(
         mask: `(width of k-space,)`, 1 where sampled: writes an undersampled file with its `mask`
             and without stored images, as the test sets are.
         acquisition: Kind of scan.
-        patient_id: Of the patient; None: the name of the file.
-        seed: Of phases, coils and noise.
+        patient_id: Identifies the patient; None: the name of the file.
+        seed: Seed of phases, coils and noise.
 
     Raises:
         ValueError: If the shapes do not fit together.

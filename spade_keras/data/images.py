@@ -102,7 +102,7 @@ def random_patches(
             smaller than a patch give none.
         count: Number of patches.
         size: Side, or `(height, width)`; patches that are not square are not turned.
-        seed: Of everything random.
+        seed: Seed of everything random.
 
     Returns:
         float32 array `(count, height, width, channels)`.

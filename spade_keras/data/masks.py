@@ -103,7 +103,7 @@ def random(
         shape: `(height, width)`.
         acceleration: Columns over sampled columns, the central block included.
         acs_lines: Columns of the central (autocalibration) block.
-        seed: Of the draw.
+        seed: Seed of the draw.
 
     Returns:
         float32 array `(1, width)`; `round(width / acceleration)` are ones.

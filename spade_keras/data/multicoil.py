@@ -63,7 +63,7 @@ def simulate_multicoil(
         acs_lines: Fully sampled columns in the center.
         noise_std: Standard deviation of real and imaginary part of the noise in every sample of
             the unitary k-space, in the unit of the image.
-        seed: Of everything random.
+        seed: Seed of everything random.
 
     Returns:
         `MeasuredSlices`: inputs `measurements` `(slices, coils, height, width, 2)`, zero where not

@@ -18,9 +18,9 @@ _T = TypeVar("_T")
 
 
 class LazyArray:
-    """Entries along a first axis, read when indexed; indexed like an array, never held whole.
+    """Entries along a first axis, read when indexed like an array, never held as a whole.
 
-    `keras.tree` takes it for a leaf, so `SliceDataset` and batching treat it like an array.
+    `keras.tree` treats it as a leaf, so `SliceDataset` and batching handle it like an array.
 
     Args:
         read: Returns entry `i`, for i from 0 to `length - 1`. Must be picklable for data sets that
@@ -155,7 +155,7 @@ class DataFile:
 def read_all(
     files: Iterable[Path], read: Callable[[Path], _T], *, skip_bad: bool
 ) -> tuple[list[_T], dict[str, str]]:
-    """Returns what `read` makes of the files, and file -> reason of the bad ones it skipped."""
+    """Returns the results of `read`, and file -> reason for the bad files that it skipped."""
     good: list[_T] = []
     skipped: dict[str, str] = {}
     for file in files:

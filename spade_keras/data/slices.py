@@ -54,7 +54,7 @@ class SliceDataset(keras.utils.PyDataset):
 
     Args:
         inputs: An array, or a dict of arrays, with the slices on the first axis.
-        targets: Array of targets; None: there are none to be seen.
+        targets: Array of targets; None: inputs alone are served.
         batch_size: Slices in a batch; the last batch of an unshuffled set may be smaller.
         shuffle_seed: Seed of the order; None keeps the given order. A shuffled set drops the last
             incomplete batch, so that all batches have one shape and compile once.
@@ -157,7 +157,7 @@ def random_split(samples: int, *, validation: int, test: int, seed: int = 0) -> 
         samples: Number of samples.
         validation: Samples to select by.
         test: Samples to report on.
-        seed: Of the draw.
+        seed: Seed of the draw.
 
     Returns:
         A `Split` of indices.
@@ -186,7 +186,7 @@ def group_split(groups: Sequence[str], *, validation: int, test: int, seed: int 
         groups: The group of every sample.
         validation: Groups to select by.
         test: Groups to report on.
-        seed: Of the draw; the order of the samples does not matter.
+        seed: Seed of the draw; the order of the samples does not matter.
 
     Returns:
         A `Split` of indices of samples.

@@ -59,7 +59,7 @@ def motion_kernel(seed: int = 0, *, length: float = 20.0, size: int = 25) -> np.
     and smoothed by half a pixel.
 
     Args:
-        seed: Of the path.
+        seed: Seed of the path.
         length: Length of the path in pixels.
         size: Side of the kernel.
 
@@ -162,7 +162,7 @@ def simulate_super_resolution(
         noise_std: Standard deviation of the noise, or the range from which each image's is drawn.
         every_kernel: Whether every image is degraded by every kernel (the protocol of twelve
             kernels), image by image; else each image is degraded by one, drawn at random.
-        seed: Of everything random.
+        seed: Seed of everything random.
 
     Returns:
         `MeasuredSlices`: inputs `measurements`

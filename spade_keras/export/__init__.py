@@ -1,4 +1,4 @@
-"""Exporting models, and checking each export where it will run."""
+"""Exporting models, and checking each export in a process without Keras."""
 
 from __future__ import annotations
 

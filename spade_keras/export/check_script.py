@@ -1,6 +1,6 @@
 """Loads, compares and times SavedModels in a process without Keras and spade-keras.
 
-    python -P saved_model_check.py FOLDER
+    python -P check_script.py FOLDER
 
 reads `job.json` and `arrays.npz` of FOLDER and writes `answer.json` there. This is a script, not a
 module of the library: it imports TensorFlow and NumPy, and runs the one file of the library that
@@ -22,7 +22,7 @@ _FORBIDDEN = ("keras", "tf_keras", "spade_keras")
 
 
 def _forbid_keras() -> None:
-    """Makes importing Keras fail: TensorFlow would import it, though a SavedModel needs it not."""
+    """Makes importing Keras fail: TensorFlow imports it, but a SavedModel does not need it."""
     loaded = _loaded_forbidden()
     if loaded:
         raise RuntimeError(f"Already imported when the check began: {', '.join(loaded)}")

@@ -1,4 +1,4 @@
-"""Checking exported models where they will run: without Keras, in a fresh process."""
+"""Checking exported models in a fresh process without Keras, as they will run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SCRIPT = Path(__file__).with_name("check_script.py")
 
 @dataclass(frozen=True)
 class CheckReport(Record):
-    """Exported models as a process that knows TensorFlow alone finds them.
+    """Errors and times of exported models in a process with TensorFlow alone.
 
     Args:
         max_abs_error: Per model, the largest distance of its outputs from the expected ones.
@@ -51,10 +51,10 @@ def check_saved_models(
     single_calls: bool = False,
     lock: bool = True,
 ) -> CheckReport:
-    """Compares SavedModels with what they should give, and times them interleaved.
+    """Compares SavedModels with their expected outputs, and times them interleaved.
 
     Both happen in a process that imports TensorFlow and NumPy but can import neither Keras nor
-    spade-keras: what is measured there is what ships.
+    spade-keras, as in deployment.
 
     Args:
         folders: One or two SavedModels by name; with two, the first is the reference of the ratio.
@@ -63,7 +63,7 @@ def check_saved_models(
             arrays by output name.
         pairs: Windows of each model, timed A-B-B-A.
         warmup: Most windows to warm up each model for.
-        timing_batch: Time the first so many inputs only; None for all.
+        timing_batch: Number of inputs to time, from the first on; None for all.
         single_calls: Whether a window is one call, however short: averaging hides the tail.
         lock: Whether to wait until no other process is timing on this device.
 

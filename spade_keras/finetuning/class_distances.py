@@ -34,7 +34,7 @@ def divergence(
         y_true: Class scores of the teacher, `(batch, classes)`.
         y_pred: Class scores of the slim network.
         from_logits: Whether scores are logits; else probabilities.
-        temperature: T. Above 1 the unlikely classes count more, in which a teacher's knowledge is.
+        temperature: T. Above 1 unlikely classes count more, which carry the teacher's knowledge.
 
     Returns:
         A scalar, the mean over the batch.

@@ -20,7 +20,7 @@ class FineTuner(keras.Model):
     """Trains a network by a strategy's loss, through `compile` and `fit`.
 
     The wrapped network is trained in place; saving a tuner, or its weights, saves the network, so
-    that callbacks such as `ModelCheckpoint` write what will be shipped.
+    that callbacks such as `ModelCheckpoint` write the network to ship.
 
     A strategy implements `strategy_loss`. Data may come with or without targets; metrics are
     computed only when there are targets.
@@ -28,7 +28,7 @@ class FineTuner(keras.Model):
     Args:
         network: The network to train.
         distance: Called with `(y_true, y_pred)`, gives a scalar to minimize.
-        **kwargs: Of `keras.Model`.
+        **kwargs: Arguments of `keras.Model`.
     """
 
     judged_as = "school"
@@ -80,7 +80,7 @@ class FineTuner(keras.Model):
     def compute_metrics(
         self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
     ) -> dict[str, Any]:
-        """Updates the compiled metrics where there is a target, else reports the loss alone."""
+        """Updates the compiled metrics if there are targets, else reports the loss alone."""
         if y is None:
             return {m.name: m.result() for m in self.metrics if m.name == "loss"}
         return super().compute_metrics(x, y, y_pred, sample_weight)
@@ -134,7 +134,7 @@ class School(FineTuner):
     Args:
         network: The slim network, trained in place.
         teacher: The unpruned network; a frozen copy is kept, so it stays trainable itself.
-        **kwargs: Of `FineTuner`.
+        **kwargs: Arguments of `FineTuner`.
 
     Reference:
         Park et al., "Efficient model-based deep learning via network pruning and fine-tuning",
@@ -192,14 +192,14 @@ def tuning_options(
 ) -> dict[str, Any]:
     """Returns arguments of `compile`: Adam on clipped gradients, and how a step is compiled.
 
-    A just pruned network and a small batch give gradients of very different lengths; clipping them
-    allows a learning rate several times higher.
+    The norm of gradients varies widely just after pruning and in small batches; clipping allows a
+    learning rate several times higher.
 
     Args:
         learning_rate: After a linear rise; falls to zero by a cosine.
         steps: Steps of the whole training.
         warmup: Steps of the rise, which starts at a twentieth of `learning_rate`.
-        clip_norm: Length to which gradients are cut.
+        clip_norm: Norm to which gradients are clipped.
     """
     schedule = keras.optimizers.schedules.CosineDecay(
         learning_rate / 20,

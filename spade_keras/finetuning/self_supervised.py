@@ -16,13 +16,13 @@ from spade_keras.operators import TRANSFORMS, LinearOperator
 class SelfSupervised(FineTuner):
     """w_c l(A f(y), y) + w_e l(f(A phi x1), phi x1), with x1 = f(y): consistency and equivariance.
 
-    phi is a random transform that the operator calls informative: one that does not commute with
-    A^H A, so that it shows the network what its own measurements miss. Images that are not square
-    get only the transforms that keep their shape. No gradient flows through phi x1 as a target.
-    Targets of the data are ignored.
+    phi is a random transform from the operator's informative ones, which do not commute with
+    A^H A and so teach the network the part that its own measurements miss. Images that are not
+    square get only the transforms that keep their shape. No gradient flows through phi x1 as a
+    target. Targets of the data are ignored.
 
-    Consistency includes measurements that were held out from the network (see `split_kspace`): it
-    cannot meet those by repeating its inputs.
+    Consistency includes measurements held out from the network (see `split_kspace`), which it
+    cannot fit by repeating its inputs.
 
     For evaluation phi is always the first transform, so that a held-out loss is repeatable.
 
@@ -31,8 +31,8 @@ class SelfSupervised(FineTuner):
         operator: The forward model A; by default `network.operator`.
         consistency_weight: w_c.
         equivariance_weight: w_e.
-        seed: Of the random transforms.
-        **kwargs: Of `FineTuner`.
+        seed: Seed of the random transforms.
+        **kwargs: Arguments of `FineTuner`.
 
     Raises:
         ValueError: If there is no operator, or it names no informative transform known here.

@@ -1,4 +1,4 @@
-"""Splitting measured k-space into points given to a network and points held out to judge it."""
+"""Splitting measured k-space into input points and points held out to judge a network."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ def split_kspace(
 
 
 class SplitBatches(keras.utils.PyDataset):
-    """Serves batches of inputs whose sampled points are split afresh every time.
+    """Serves batches of inputs with a new random split of their sampled points every time.
 
     Args:
         batches: Serves `(inputs,)`, without targets.
         share: Share that is held out; see `split_kspace`.
-        center: Of `split_kspace`.
-        seed: Of the draws.
+        center: See `split_kspace`.
+        seed: Seed of the draws.
 
     Reference:
         Yaman et al., "Self-supervised learning of physics-guided reconstruction neural networks
@@ -100,7 +100,7 @@ def held_out_measurements(inputs: Mapping[str, Any]) -> dict[str, Any]:
     """Returns inputs in which the held-out measurements replace the given ones.
 
     Args:
-        inputs: What `split_kspace` returns.
+        inputs: Inputs from `split_kspace`.
     """
     return {**inputs, **_held_out(inputs)}
 
@@ -109,7 +109,7 @@ def all_measurements(inputs: Mapping[str, Any]) -> dict[str, Any]:
     """Returns inputs with both the given and the held-out measurements.
 
     Args:
-        inputs: What `split_kspace` returns, or plain inputs, of which nothing is held out.
+        inputs: Inputs from `split_kspace`, or plain inputs without held-out points.
     """
     # The two sets of points are disjoint, so measurements and masks add up.
     return {**inputs, **{name: inputs[name] + value for name, value in _held_out(inputs).items()}}

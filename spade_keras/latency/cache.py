@@ -1,4 +1,4 @@
-"""Times kept on disk, to be measured once per device, software and settings."""
+"""Times cached on disk, measured once per device, software and settings."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class LatencyCache:
     """Times by name, valid under one fingerprint each.
 
     They are in one SQLite file, so several processes may use a cache at once. The fingerprint's
-    inputs are left out: what was measured, its input shapes included, belongs into the name.
+    inputs are left out: the name must identify the measured thing with its input shapes.
 
     Args:
         folder: Where the file lies; None: in the user's cache folder.
@@ -71,8 +71,8 @@ class LatencyCache:
         A damaged file is set aside with a warning.
 
         Args:
-            name: What was measured.
-            fingerprint: The circumstances under which the time is to hold; see
+            name: Name of the measured thing.
+            fingerprint: The conditions under which the time must hold; see
                 `latency.fingerprint`.
         """
         if not self.path.exists():
@@ -94,13 +94,13 @@ class LatencyCache:
         return None
 
     def put(self, times_ms: Mapping[str, float], fingerprint: Mapping[str, Any]) -> None:
-        """Keeps times; one of the same name and circumstances is replaced.
+        """Stores times; one of the same name and fingerprint is replaced.
 
-        Where they cannot be written, on a full disk for instance, a warning says so.
+        If they cannot be written, on a full disk for instance, a warning says so.
 
         Args:
-            times_ms: Milliseconds by what was measured.
-            fingerprint: The circumstances under which they were measured.
+            times_ms: Milliseconds by name.
+            fingerprint: The conditions under which they were measured.
 
         Raises:
             ValueError: If a time is not a finite number of at least 0.

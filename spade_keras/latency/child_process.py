@@ -1,4 +1,4 @@
-"""Running Python in a process of its own, with everything it says when it fails."""
+"""Running Python in its own process; errors hold its whole output."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def run_python(
     """Runs the interpreter of this process and waits for it.
 
     Args:
-        arguments: What follows `python` on the command line.
-        purpose: What the process does, for the error.
+        arguments: Words after `python` on the command line.
+        purpose: Purpose of the process, for the error.
         environment: Variables to set, or to unset where the value is None.
         folder: Its working folder.
         timeout_s: Seconds after which it is killed.
         raises: The error to raise.
 
     Raises:
-        ChildFailedError: Or `raises`: if it fails or takes longer; holds all that it wrote.
+        ChildFailedError: Or `raises`: if it fails or takes longer; holds its output.
     """
     variables = dict(os.environ)
     for name, value in environment.items():

@@ -38,7 +38,7 @@ def compare_in_fresh_process(  # noqa: PLR0913 - every setting is a keyword of i
 ) -> Comparison:
     """Times two saved models interleaved in a new process, as a deployment would run them.
 
-    Nothing that this process compiled, cached or left in memory can favor a model. The new one
+    So nothing that this process compiled, cached or left in memory can favor a model. The new one
     runs the same Keras backend with the same `floatx`, image data format and dtype policy.
 
     Args:
@@ -100,7 +100,7 @@ def compare_in_fresh_process(  # noqa: PLR0913 - every setting is a keyword of i
 
 
 def run_job(arguments: Sequence[str]) -> None:
-    """Does the comparison that a folder describes and leaves its answer there.
+    """Runs the comparison that a folder describes and writes its result there.
 
     Args:
         arguments: The new process's arguments; the last is the folder.

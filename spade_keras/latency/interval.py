@@ -22,8 +22,7 @@ def ratio_interval(
 
     The interval is the paired percentile bootstrap: pairs are resampled with replacement, so that
     anything that slows both windows of a pair cancels. On skewed samples with bursts, 10 to 40
-    pairs, it covers the true ratio as often as it says, more reliably than the basic or the
-    bias-corrected one.
+    pairs, its coverage is closer to nominal than that of the basic or the bias-corrected one.
 
     Args:
         a_ms: Times of the reference, in the order measured.
@@ -108,12 +107,12 @@ def quantile_interval(
 
 
 def pool(comparisons: Sequence[Comparison], *, confidence: float = 0.95) -> Comparison:
-    """Makes one comparison of those of several processes.
+    """Pools the comparisons of several processes into one.
 
         log r = mean_i log r_i +- t(n - 1) s(log r_i) / sqrt(n)
 
     Memory layout, thread placement and the compiler's choices differ between processes and shift
-    all windows of one process together. More windows therefore say nothing about the next
+    all windows of one process together. So more windows of one process do not predict the next
     process; the differences between n processes do.
 
     Args:

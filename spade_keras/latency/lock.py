@@ -1,4 +1,4 @@
-"""One timing at a time: a lock per device that all processes of a machine's user share."""
+"""One timing at a time: a lock per device, shared by all processes of a user."""
 
 from __future__ import annotations
 

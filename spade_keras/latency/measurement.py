@@ -74,8 +74,8 @@ def measure(  # noqa: PLR0913 - every setting is a keyword of its own
         described: The inputs of a function that is timed without any, for the fingerprint.
         repeats: Windows to time. A window is one call, or several below a millisecond.
         warmup: Most windows to warm up for; it ends earlier when the last three agree within 5 %.
-        single_calls: Whether every window is one call, however short, as the tail of the
-            distribution (`p99_ms`) asks for: the mean of several calls hides it.
+        single_calls: Whether every window is one call, however short. The tail (`p99_ms`) needs
+            this: the mean of several calls hides it.
         mode: How the backend runs the model, one of `backend.modes()`.
         lock: Whether to wait until no other process is timing on this device.
         stopwatch: Times windows; the default reads the system's clock and blocks on the backend.
@@ -174,7 +174,7 @@ def self_check(
     lock: bool = True,
     stopwatch: Stopwatch | None = None,
 ) -> SelfCheck:
-    """Times a model against itself: what differs then is the noise of this machine.
+    """Times a model against itself, which shows the noise of this machine.
 
     Args:
         model: See `measure`; compiled twice, as two models would be.
@@ -233,7 +233,7 @@ def sweep_batches(
         model: A Keras model.
         inputs: Real inputs with a batch axis; they are repeated to fill larger batches.
         batches: The batch sizes.
-        **options: Of `measure`.
+        **options: Options of `measure`.
 
     Returns:
         One entry per batch size, in the order given.

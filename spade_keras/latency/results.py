@@ -20,7 +20,7 @@ class Latency(Record):
         q1_ms: First quartile.
         q3_ms: Third quartile.
         p99_ms: 99th percentile; with fewer than a hundred windows close to the longest.
-        compile_ms: What the first call took more than the median one: tracing and compiling.
+        compile_ms: Time of the first call beyond the median: tracing and compiling.
         samples: Milliseconds per call of every window, in the order measured.
         calls_per_window: Calls averaged in a window; more than one below a millisecond.
         stable: Whether warming up ended because the windows agreed; if not, it ran into its limit
@@ -117,8 +117,8 @@ class SelfCheck(Record):
 
     Args:
         comparison: Its ratio differs from 1 by noise alone.
-        resolvable: The smallest relative difference that this machine can tell from none with as
-            many pairs: the larger distance of the interval's ends from 1.
+        resolvable: The smallest relative difference that this machine resolves with this number
+            of pairs: the larger distance of the interval's ends from 1.
     """
 
     comparison: Comparison
@@ -153,7 +153,7 @@ def summarize(
         calls_per_window: Calls averaged in a window.
         stable: Whether warming up ended because the windows agreed.
         peak_memory_bytes: Peak memory; None where unknown.
-        fingerprint: The circumstances of the measurement.
+        fingerprint: The conditions of the measurement.
 
     Returns:
         Its statistics.

@@ -1,4 +1,4 @@
-"""Time over width is a staircase: only its right edges are worth choosing."""
+"""Staircases of time over width, of which only the right edges are worth choosing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RESOLUTION = 0.03
 
 @dataclass(frozen=True)
 class Staircase(Record):
-    """The time over the width of something that can be made narrower.
+    """Time as a function of a width.
 
     Args:
         widths: Widths measured, ascending; the last is the full width.

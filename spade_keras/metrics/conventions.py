@@ -1,4 +1,4 @@
-"""Named conventions: what is compared, over what, with which data range and window."""
+"""Named conventions: the images compared, per slice or volume, data range and window."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Convention:
-    """How PSNR, SSIM and NMSE are taken.
+    """The way PSNR, SSIM and NMSE are computed.
 
     Attributes:
-        name: To be printed with every number.
-        description: What the numbers mean.
-        window: Of SSIM: `"uniform"` (7x7) or `"gaussian"` (11x11, standard deviation 1.5).
+        name: Name to print with every number.
+        description: Meaning of the numbers.
+        window: Window of SSIM: `"uniform"` (7x7) or `"gaussian"` (11x11, standard deviation 1.5).
         per_volume: Whether the slices of a volume give one number, and its maximum the range.
         luma: Whether images are rounded to 8 bits and colors reduced to their luma.
     """

@@ -98,7 +98,7 @@ class PSNR(_ImageMetric):
             number is the convention's if every batch holds one volume.
         border: Pixels to cut off every side; for `sr_y` the scale.
         name: Name of the metric; None: `psnr_db`, followed by the convention unless it is `image`.
-        dtype: Of the accumulation; by default float32.
+        dtype: Dtype of the accumulation; by default float32.
 
     Input shape:
         `y_true` and `y_pred`: `(batch, height, width, channels)`; two channels are real and

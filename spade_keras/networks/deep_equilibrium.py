@@ -51,25 +51,26 @@ class DeepEquilibrium(ReconstructionNetwork):
     * "unroll": differentiates `max_iterations` plain applications from A^H y; for small numbers.
       Outside training the network solves as usual.
 
-    Every application must be the same function, so layers that draw at random or keep statistics
-    are refused in the prior. Normalization within a sample is allowed, but seldom contracts.
+    Every application must be the same function, so random layers and layers that update
+    statistics are refused in the prior. Normalization within a sample is allowed, but T then
+    seldom contracts.
 
     Args:
         operator: The forward model A, of norm about 1.
         prior: Functional model that maps an image batch to one of the same shape. Images are
             padded with zeros to a size that its poolings divide.
-        iterations: Reference iteration count. The number a solve takes depends on weights and
-            data, so costs are counted, and a search compares networks, at this number.
-        tolerance: Of ||T(x) - x|| / ||T(x)||. 0 for exactly `max_iterations` iterations.
+        iterations: Reference iteration count. The number of iterations in a solve depends on
+            weights and data, so costs and times of a search are taken at this count.
+        tolerance: Bound on ||T(x) - x|| / ||T(x)||. 0 for exactly `max_iterations` iterations.
         max_iterations: Most evaluations of T in a solve.
         gradient: "truncated", "implicit" or "unroll".
         gradient_steps: Applications with a truncated gradient.
-        memory: Of Anderson acceleration, like the next two; see `solvers.anderson`.
+        memory: Parameter of Anderson acceleration, like the next two; see `solvers.anderson`.
         ridge: Relative to the mean square of the gaps.
         damping: Share of a step that is taken.
         initial_step: Start value of gamma; 1 suits an operator of norm 1.
         initial_mixing: Start value of alpha.
-        **kwargs: Of `keras.Model`, such as `name`.
+        **kwargs: Arguments of `keras.Model`, such as `name`.
 
     Input shape:
         Dict with `measurements` and the operator's parameters, in their shapes.
@@ -204,7 +205,7 @@ class DeepEquilibrium(ReconstructionNetwork):
     def with_iterations(self, iterations: int) -> DeepEquilibrium:
         """Returns a new network of exactly that many iterations, with copies of all weights.
 
-        Its time depends on neither weights nor data, so it is the one to measure and to search.
+        Its time depends on neither weights nor data: measure and search this one.
 
         Raises:
             ValueError: If `iterations` is below 1.
@@ -216,7 +217,7 @@ class DeepEquilibrium(ReconstructionNetwork):
         """Returns a new network that solves to a tolerance, with copies of all weights.
 
         Args:
-            tolerance: Of the relative residual.
+            tolerance: Bound on the relative residual.
             max_iterations: Most evaluations of T.
 
         Raises:

@@ -34,7 +34,7 @@ class E2EVarNet(ReconstructionNetwork):
         sensitivity: Functional model V from complex images to complex images. None: the
             published U-Net of 4 poolings and 8 channels.
         output: "image" or "magnitude"; see `VarNet`.
-        **kwargs: Of `keras.Model`, such as `name`.
+        **kwargs: Arguments of `keras.Model`, such as `name`.
 
     Input shape:
         Dict with `measurements` `(batch, coils, height, width, 2)`, `mask` `(batch, 1 or height,

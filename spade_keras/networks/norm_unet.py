@@ -10,8 +10,8 @@ from keras import ops
 
 from spade_keras.operators.linear_operator import restore_objects
 
-# Keeps the gradient at a constant image finite; far below the variance of raw k-space data, whose
-# values are of the order of 1e-5.
+# Keeps the gradient at a constant image finite; far below the variance of raw k-space data, with
+# values around 1e-5.
 _SMALLEST_VARIANCE = 1e-24
 
 
@@ -21,13 +21,13 @@ class NormUNet(keras.layers.Layer):
 
     The prior D thus sees images of unit spread at any scale, and N(a x + b) = a N(x) + b for every
     a > 0 and b, which may differ between samples and channels (not for a < 0, which changes the
-    sign of what D sees).
+    sign of D's input).
 
     The normalized image is padded with zeros, its mean, to a size that D takes, and cropped after.
 
     Args:
         prior: Functional model D from images to images of the same shape, such as `priors.unet`.
-        **kwargs: Of `keras.layers.Layer`, such as `name`.
+        **kwargs: Arguments of `keras.layers.Layer`, such as `name`.
 
     Input shape:
         `(batch, height, width, channels)`, any height and width.
@@ -87,8 +87,8 @@ class NormUNet(keras.layers.Layer):
 def size_multiple(prior: keras.Model) -> int:
     """Returns the number that the height and width of a prior's input must be multiples of.
 
-    The product of the strides of all its poolings and convolutions, which is exact for networks
-    that go down once and up again; a prior with parallel strided branches needs less.
+    It is the product of the strides of all its poolings and convolutions: exact for networks that
+    go down once and up again; a prior with parallel strided branches needs less.
 
     Raises:
         ValueError: If `prior` is not a Keras model.

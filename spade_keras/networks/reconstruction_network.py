@@ -24,7 +24,7 @@ class ReconstructionNetwork(keras.Model):
     One with several priors overrides `priors`, `_arguments` and `prior_input_shapes`.
 
     Args:
-        **kwargs: Of `keras.Model`, such as `name`.
+        **kwargs: Arguments of `keras.Model`, such as `name`.
     """
 
     condition_channels: int = 0
@@ -37,7 +37,7 @@ class ReconstructionNetwork(keras.Model):
     """Attributes that hold its own weights: numbers, or vectors with one entry per iteration."""
 
     def __init__(self, **kwargs: Any) -> None:
-        # Measurements lose too much in 16 bits; the policy of the priors stays their own.
+        # Measurements lose too much in 16 bits; priors keep their own policy.
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
         self.built = True  # all weights are made by the constructor
@@ -103,13 +103,13 @@ class ReconstructionNetwork(keras.Model):
         return {name: copy_prior(p) for name, p in self._priors_within(iterations).items()}
 
     def _arguments(self, priors: Mapping[str, keras.Model]) -> dict[str, Any]:
-        """The constructor's arguments that make this network again, with these priors."""
+        """The constructor's arguments for a copy of this network with these priors."""
         settings = {name: getattr(self, name) for name in self.settings}
         return {"operator": self.operator, "prior": priors["prior"], **settings}
 
     def _copy(self, priors: Mapping[str, keras.Model], **changes: Any) -> Any:
         config = self.get_config()
-        # A subclass may have renamed or replaced arguments: its config decides which there are.
+        # A subclass may have renamed or replaced arguments, so they are read from its config.
         arguments = {k: v for k, v in self._arguments(priors).items() if k in config}
         own = {k: v for k, v in config.items() if k not in (*arguments, "trainable")}
         network = type(self)(**{**restore_objects(own), **arguments, **changes})

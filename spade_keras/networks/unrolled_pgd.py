@@ -26,7 +26,7 @@ class UnrolledPGD(ReconstructionNetwork):
         prior: Functional model that maps an image batch to one of the same shape.
         iterations: Number of iterations, at least 1.
         initial_step: Start value of every step size; 1 suits an operator of norm 1.
-        **kwargs: Of `keras.Model`, such as `name`.
+        **kwargs: Arguments of `keras.Model`, such as `name`.
 
     Input shape:
         Dict with `measurements` and the operator's parameters, in their shapes.

@@ -26,9 +26,9 @@ class USRNet(ReconstructionNetwork):
     to remove as a constant map beta_k. A small network makes all alpha_k and beta_k from the noise
     level of the data and the scale s, so one model serves many scales, kernels and noise levels.
 
-    The scale decides shapes. A network of one operator has one scale and starts from the measured
-    image with every pixel repeated. A network of several takes the start `initial` as an input and
-    infers the scale of a batch from its height.
+    The scale determines shapes. A network of one operator has one scale and starts from the
+    measured image with every pixel repeated. A network of several takes the start `initial` as an
+    input and infers the scale of a batch from its height.
 
     Args:
         operator: The forward model, with the attribute `scale`, the parameter `kernel` and the
@@ -36,13 +36,13 @@ class USRNet(ReconstructionNetwork):
         prior: Functional model from an image and one more channel, the map of beta_k, to an image.
         iterations: Number of iterations, at least 1.
         hidden: Width of the two hidden layers that make the alpha_k and beta_k.
-        **kwargs: Of `keras.Model`, such as `name`.
+        **kwargs: Arguments of `keras.Model`, such as `name`.
 
     Input shape:
         Dict with `measurements` `(batch, height / s, width / s, channels)`, `kernel` `(batch,
         kernel height, kernel width)`, `noise_level` `(batch,)` or `(batch, 1, 1, 1)`, the standard
         deviation of the noise in units of the image, and `initial` `(batch, height, width,
-        channels)`, which a network of one scale can do without.
+        channels)`, optional for a network of one scale.
 
     Output shape:
         `(batch, height, width, channels)`, float32.

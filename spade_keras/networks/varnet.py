@@ -39,7 +39,7 @@ class VarNet(ReconstructionNetwork):
         iterations: Number of cascades; where `prior` is a sequence, None or its length.
         output: "image": complex, 2 channels; "magnitude": the root of the sum of squares, 1
             channel, as in fastMRI's targets.
-        **kwargs: Of `keras.Model`, such as `name`.
+        **kwargs: Arguments of `keras.Model`, such as `name`.
 
     Input shape:
         Dict with `measurements` `(batch, coils, height, width, 2)`, `mask` `(batch, 1 or height,

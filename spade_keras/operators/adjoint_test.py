@@ -19,7 +19,7 @@ class AdjointReport:
     Attributes:
         random_error: With a random y.
         aligned_error: With y = A x + 0.1 ||A x|| noise, where a wrongly scaled adjoint shows.
-        tolerance: What both may be at most.
+        tolerance: Largest value allowed for both.
     """
 
     random_error: float
@@ -29,7 +29,7 @@ class AdjointReport:
     @property
     def passed(self) -> bool:
         """Whether both errors are within the tolerance."""
-        # Each by itself: a maximum may hide a NaN.
+        # Compared one by one, since a maximum may hide a NaN.
         return self.random_error <= self.tolerance and self.aligned_error <= self.tolerance
 
 
@@ -52,7 +52,7 @@ def adjoint_test(
         parameters: The operator's other arguments (mask, coil maps, kernels); by default its
             `example_parameters`.
         tolerance: Largest relative mismatch allowed.
-        seed: Of the random probes.
+        seed: Seed of the random probes.
 
     Raises:
         ValueError: If a probe exceeds the tolerance, or A x is zero, which proves nothing.

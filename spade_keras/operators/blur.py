@@ -30,7 +30,7 @@ class Blur(LinearOperator):
         boundary: "circular": periodic, by FFT. "reflect": mirrored about the border pixels, which
             are not repeated, by convolution. "valid": keeps only pixels whose whole neighborhood
             is inside the image, by convolution.
-        **kwargs: Of `keras.layers.Layer`, such as `name`.
+        **kwargs: Arguments of `keras.layers.Layer`, such as `name`.
 
     Input shape:
         `x`: `(batch, height, width, channels)`; all channels get the same blur.
@@ -53,7 +53,7 @@ class Blur(LinearOperator):
     """
 
     parameter_names = ("kernel",)
-    # Of kernels that are not symmetric themselves.
+    # For kernels that are not symmetric themselves.
     informative_transforms = ("rotate90", "scale")
     uninformative_transforms = ("shift",)
     settings = ("boundary",)

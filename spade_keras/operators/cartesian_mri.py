@@ -41,7 +41,7 @@ class CartesianMRI(_CartesianSampling):
             (centered and unitary: also sigpy's and deepinv's), "modl" (unitary, zero frequency
             first: the mask then has that order, too), or "calgary" (zero frequency first,
             unscaled: A is then larger by the root of the number of pixels).
-        **kwargs: Of `keras.layers.Layer`, such as `name`.
+        **kwargs: Arguments of `keras.layers.Layer`, such as `name`.
 
     Input shape:
         `x`: `(batch, height, width, 2)`, complex image as two channels.
@@ -125,7 +125,7 @@ class SingleCoilMRI(_CartesianSampling):
 
     Args:
         fft: The convention of the Fourier transform; see `CartesianMRI`.
-        **kwargs: Of `keras.layers.Layer`, such as `name`.
+        **kwargs: Arguments of `keras.layers.Layer`, such as `name`.
 
     Input shape:
         `x`: `(batch, height, width, 2)`, complex image as two channels.

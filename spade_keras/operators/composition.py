@@ -1,4 +1,4 @@
-"""Operators made of operators: one after another, side by side, or times a number."""
+"""Operators made of operators: composed, stacked, or scaled."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from spade_keras.operators.linear_operator import LinearOperator, Shape, check_o
 class _Members(LinearOperator):
     """Operators whose parameters have names of their own.
 
-    A name that one member alone has stays as it is. One that several have gets the member's
+    A name that a single member has stays as it is. A name that several have gets the member's
     position, counted from 0: two blurs take `kernel_0` and `kernel_1`. A name in `shared` stays as
     it is, and all members that have it get the same tensor.
     """
@@ -43,7 +43,7 @@ class _Members(LinearOperator):
         )
 
     def _members(self, parameters: Mapping[str, Any]) -> list[tuple[Any, dict[str, Any]]]:
-        """Every member with its parameters, under the names it knows them by."""
+        """Every member with its parameters, under their names in the member."""
         return [
             (member, {inner: parameters[outer] for inner, outer in names.items()})
             for member, names in zip(self.operators, self._names, strict=True)
@@ -70,13 +70,13 @@ class Composition(_Members):
     Parameters keep their names; those that several members have are numbered by position
     (`kernel_0`, `kernel_1`), unless they are shared.
 
-    Its informative transforms are those of any member. Whether members undo each other's effect
-    depends on the parameters; `commutator` measures it.
+    Transforms that are informative for any member are informative for it. Whether members undo
+    each other's effect depends on the parameters; `commutator` measures it.
 
     Args:
         operators: The members; the first is applied to the image.
         shared: Names of parameters for which all members get the same tensor.
-        **kwargs: Of `keras.layers.Layer`, such as `name`.
+        **kwargs: Arguments of `keras.layers.Layer`, such as `name`.
 
     Raises:
         ValueError: If there is no member, or two parameters would have the same name.
@@ -137,7 +137,7 @@ class Stacking(_Members):
     Args:
         operators: The members.
         shared: Names of parameters for which all members get the same tensor.
-        **kwargs: Of `keras.layers.Layer`, such as `name`.
+        **kwargs: Arguments of `keras.layers.Layer`, such as `name`.
 
     Output shape:
         `(batch, n, ...)` with the members' output shape `(batch, ...)`.
@@ -186,7 +186,7 @@ class Scaling(LinearOperator):
     Args:
         operator: The operator A, whose parameters it takes.
         factor: A finite real number.
-        **kwargs: Of `keras.layers.Layer`, such as `name`.
+        **kwargs: Arguments of `keras.layers.Layer`, such as `name`.
 
     Raises:
         ValueError: If `operator` is no LinearOperator or `factor` not a finite number.

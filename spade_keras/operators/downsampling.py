@@ -24,7 +24,7 @@ class Downsampling(LinearOperator):
 
     Args:
         scale: Decimation factor of both axes, at least 1.
-        **kwargs: Of `keras.layers.Layer`, such as `name`.
+        **kwargs: Arguments of `keras.layers.Layer`, such as `name`.
 
     Input shape:
         `x`: `(batch, height, width, channels)`; height and width are multiples of `scale`.

@@ -22,7 +22,7 @@ def _rotation(quarters: int) -> Transform:
                 "Rotations by 90 degrees need square images; pad them to a square. "
                 f"Received: height={height}, width={width}"
             )
-        if quarters == 2:  # `rot90` mixes up images that are not square under TensorFlow
+        if quarters == 2:  # TensorFlow's `rot90` scrambles images that are not square
             return ops.flip(ops.flip(image, axis=1), axis=2)
         return ops.rot90(image, k=quarters, axes=(1, 2))
 
@@ -75,8 +75,8 @@ def commutator(
 ) -> float:
     """Measures ||T A^H A x - A^H A T x|| / ||T A^H A x||.
 
-    Where it is zero, equivariance under T teaches a network nothing beyond its measurements: what A
-    misses of x, it misses of T x as well. From 0.05 on a transform counts as informative.
+    If it is zero, equivariance under T teaches a network nothing beyond its measurements: A loses
+    the same part of T x as of x. From 0.05 on a transform counts as informative.
 
     Args:
         operator: The operator A.
@@ -85,7 +85,7 @@ def commutator(
         x_shape: Shape of the image batch, `(batch, height, width, channels)`.
         parameters: The operator's other arguments; by default its `example_parameters`.
         image: The image batch x; by default a phantom of random ellipses.
-        seed: Of the phantom and of the example parameters.
+        seed: Seed of the phantom and of the example parameters.
 
     Raises:
         ValueError: If the name is unknown.

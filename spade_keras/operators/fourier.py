@@ -31,8 +31,8 @@ from spade_keras.operators.complex_pair import Pair, join, multiply
 class FFTConvention:
     """Place of the zero frequency and scale of a transform.
 
-    The methods give what surrounds the plain transform F (unscaled) and its inverse F^-1 so that
-    A = W_a F D and A^H = D^H F^-1 W_b hold, and A^H A = F^-1 W_n F.
+    The methods give the factors around the plain transform F (unscaled) and its inverse F^-1 with
+    which A = W_a F D and A^H = D^H F^-1 W_b hold, and A^H A = F^-1 W_n F.
 
     Attributes:
         centered: Whether origin and zero frequency are at floor(N / 2) instead of 0.
@@ -69,7 +69,7 @@ class FFTConvention:
         if not self.unitary:
             weights = weights * _root(height, width) ** 2
         if self.centered:
-            # Where the mask has length 1 along an axis, a shift changes nothing.
+            # A mask of length 1 along an axis is not changed by a shift.
             weights = ops.roll(weights, (-(height // 2), -(width // 2)), axis=(-2, -1))
         return ops.cast(weights, "complex64")
 

@@ -84,8 +84,8 @@ class LinearOperator(keras.layers.Layer):
             x_shape: Shape of the image batch, `(batch, height, width, channels)`.
             parameters: The operator's other arguments.
             iterations: Most applications of A^H A.
-            tolerance: Of the relative residual; see `power_iteration`.
-            seed: Of the first image.
+            tolerance: Bound on the relative residual; see `power_iteration`.
+            seed: Seed of the first image.
 
         Returns:
             The norm, from below: steps of at most 1 / norm^2 are safe with a small margin.
@@ -104,7 +104,7 @@ class LinearOperator(keras.layers.Layer):
 
         Args:
             x_shape: Shape of the image batch, `(batch, height, width, channels)`.
-            seed: Of the random draw.
+            seed: Seed of the random draw.
         """
         if self.parameter_names:
             raise NotImplementedError(

@@ -51,7 +51,7 @@ class Inpainting(LinearOperator):
 
 @keras.saving.register_keras_serializable(package="spade_keras")
 class Denoising(LinearOperator):
-    """y = x: only noise stands between image and measurements.
+    """y = x: the measurements are the image with noise.
 
     No transform is informative: all commute with the identity.
 

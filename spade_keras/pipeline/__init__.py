@@ -80,6 +80,6 @@ def run(recipe: Any, console: Console) -> dict[str, Any]:
 
 
 def closing_table(metrics: Mapping[str, Any]) -> Table:
-    """Makes the table that a run ends with, of what `run` returned."""
+    """Makes the closing table of a run from the result of `run`."""
     pipeline: Pipeline = PIPELINES[metrics["task"]]
     return pipeline.table(metrics)

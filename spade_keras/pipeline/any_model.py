@@ -53,7 +53,7 @@ def search_model(
     An interrupted search continues when it is run again.
 
     Args:
-        job: What to do.
+        job: The search to run.
         folder: Gets `RESULTS`; new, empty, or that of the same search.
         console: Where progress is shown.
         name: The study.
@@ -112,8 +112,8 @@ def join_search(
         storage: A journal file or a database's URL.
         name: The study.
         console: Where progress is shown.
-        model: Where the model is here; None: where it was there.
-        data: Where the data are here; None: where they were there.
+        model: Path of the model on this machine; None: the recorded one.
+        data: The data on this machine; None: the recorded ones.
         mix_devices: Whether to continue a study timed on another device.
         timer: See `search_model`.
 

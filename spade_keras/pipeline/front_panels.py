@@ -26,7 +26,7 @@ def front_panels(
     picture: Picture,
     calibration: Calibration | None = None,
 ) -> list[FrontPanel]:
-    """Builds at most eight networks of the front and draws what they make of one sample.
+    """Builds at most eight networks of the front and draws their output for one sample.
 
     Args:
         network: The full network.

@@ -35,7 +35,7 @@ class Optimized:
 
     Attributes:
         model: The slim model.
-        plan: Which channels stay.
+        plan: The plan of blocks, channels and ranks.
         receipt: The measurement it was accepted by.
         result: All trials of the search.
         network: The full model.
@@ -90,14 +90,14 @@ def optimize(  # noqa: PLR0913 - every setting is a keyword of its own
 
     Args:
         model: A built Keras model, trained; it is left as it is.
-        budget: What a call may cost: 0.5 (of the model's latency), "8ms", "p99<=8ms",
+        budget: Limit on the latency: 0.5 (of the model's), "8ms", "p99<=8ms",
             "throughput>=200/s", or a `LatencyBudget`.
         data: Held-out inputs in the structure the model takes, samples first.
         evaluate: Scores a model, higher is better; None: agreement with `model`.
         finetune: Called with a slim model and `model`; trains the slim one in place, or returns
             another to take. None: the slim model is as pruned.
         importance: Criterion by which channels are kept.
-        seed: Of the sampler.
+        seed: Seed of the sampler.
         folder: Keeps the results, and lets an interrupted search continue; None: a temporary one.
         imports: Modules that register classes of the model's own.
         verbose: Whether to show progress.

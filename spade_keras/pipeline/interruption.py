@@ -25,7 +25,7 @@ class Interruption:
         self._before: Any = None
 
     def __enter__(self) -> Interruption:
-        # A process started to ignore Ctrl-C (nohup, a shell's background job) goes on ignoring it.
+        # A process started to ignore Ctrl-C (nohup, a shell's background job) still ignores it.
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             self._before = signal.signal(signal.SIGINT, self._hear)
         return self

@@ -66,7 +66,7 @@ class LatencyJob(StageJob):
         return self.task.load(self.stages.folder / "data", split)
 
     def timer(self, full: keras.Model, pairs: int) -> search.Timer:
-        """Returns what times networks interleaved with `full`, as the task wants them timed."""
+        """Returns the timer of networks, interleaved with `full`, in the form the task times."""
         timer = search.interleaved_timer(
             self.task.timed(full),
             self.call_of("validation"),
@@ -82,7 +82,7 @@ class LatencyJob(StageJob):
         return latency.fill_batch(first_samples(self.samples(split).inputs, size), size)
 
     def score(self, full: keras.Model) -> search.Objective:
-        """Returns what judges a network on validation data, by what its strategy may see."""
+        """Returns the score of a network on validation data that its strategy may see."""
         validation = self.samples("validation")
         strategy = self.recipe.finetuning.strategy
         sees_truth = judged_as(strategy) == "supervised"
@@ -102,7 +102,7 @@ class LatencyJob(StageJob):
         return pruning.calibrate(self.full, inputs)
 
     def search_result(self) -> search.SearchResult:
-        """Loads what the search found."""
+        """Loads the result of the search."""
         return search.SearchResult.from_dict(self.json("search", "result"))
 
     def batches(
@@ -121,7 +121,7 @@ class LatencyJob(StageJob):
             batch_size: Samples in a batch, at most all.
             targets: Makes the targets of the samples; None: there are none.
             shuffle: Whether to draw a new order after every epoch.
-            judged: Whether to serve what is held out of the inputs with them.
+            judged: Whether to serve the held-out measurements with the inputs.
         """
         samples = self.samples(split)
         return data.SliceDataset(
@@ -133,7 +133,7 @@ class LatencyJob(StageJob):
 
 
 def make_data(job: LatencyJob, folder: Path) -> None:
-    """Makes the three splits of the task's data, and notes what they are."""
+    """Makes the three splits of the task's data, and notes their facts."""
     facts = job.task.make_data(folder, job.say)
     if facts.skipped:
         job.say(f"{len(facts.skipped)} bad files left out, see the report")
@@ -153,7 +153,7 @@ def train(job: LatencyJob, folder: Path) -> None:
 
 
 def search_widths(job: LatencyJob, folder: Path) -> None:
-    """Searches what meets the latency budget at the best quality."""
+    """Searches the configuration of the best quality within the latency budget."""
     options = job.recipe.search
     full = job.full
     inputs = job.call_of("validation")

@@ -15,11 +15,11 @@ from spade_keras.search.result import TrialRecord
 
 
 class ProgressBar:
-    """A bar with a count and a remark; where there is no terminal, a line now and then.
+    """A bar with a count and a remark; without a terminal, a line now and then.
 
     Args:
         console: Where to draw.
-        label: What is counted.
+        label: Name of the counted things.
         total: How many there will be.
     """
 
@@ -69,7 +69,7 @@ class EpochProgress(keras.callbacks.Callback):
 
     Args:
         console: Where to draw.
-        label: What is trained.
+        label: Name of the trained network.
         epochs: Their number.
     """
 
@@ -100,7 +100,7 @@ def stage_line(console: Console, name: str, what: str) -> Iterator[None]:
 
 
 def describe_trial(trial: TrialRecord) -> str:
-    """Says in a few words what became of a trial."""
+    """Describes the outcome of a trial in a few words."""
     if trial.timing is None:
         return f"#{trial.number} failed: {trial.reason}"
     quality = trial.state if trial.quality is None else f"quality {trial.quality:.4g}"

@@ -1,4 +1,4 @@
-"""Stage folders that are either complete or absent, so that a killed run can be continued.
+"""Stage folders that are either complete or absent, so that a killed run can continue.
 
 A stage writes into a hidden folder beside its final place; when it is done, a record goes in, every
 file is flushed to the disk, and one rename makes the stage visible. A run killed at any moment
@@ -86,8 +86,8 @@ class Stages:
     ) -> Path:
         """Makes a stage, unless it is there and was made from the same inputs.
 
-        All that was made from a stage is removed when that stage has to be made again: nothing
-        stale stays beside fresh results.
+        When a stage is made again, everything that was made from it is removed: nothing stale
+        stays beside fresh results.
 
         Args:
             name: The stage's name and folder: letters, digits, '_' and '-'.
@@ -95,8 +95,8 @@ class Stages:
                 strings, paths.
             make: Fills the folder it is given. When it raises, the stage does not exist.
             after: Stages this one reads. Making one of them again makes this one again.
-            keep_partial: Whether an interrupted attempt's folder is handed to the next attempt
-                with the same inputs, for a `make` that can continue.
+            keep_partial: Whether an interrupted attempt's folder is kept for the next attempt with
+                the same inputs, for a `make` that can continue.
 
         Returns:
             The stage's folder.
@@ -144,7 +144,7 @@ class Stages:
     def seconds(self) -> dict[str, float]:
         """Returns the seconds each finished stage took, in the order they finished.
 
-        Of a stage that was interrupted, only the attempt that finished it counts.
+        For a stage that was interrupted, only the attempt that finished it counts.
         """
         records = [
             record
@@ -202,7 +202,7 @@ class Stages:
         fsync(self.folder)
 
     def _remove(self, name: str) -> None:
-        """Removes a stage and, before it, all that was made from it."""
+        """Removes a stage and, before it, everything that was made from it."""
         for path in sorted(self.folder.glob(f"*/{RECORD}")):
             other = path.parent.name
             record = self._record(other)

@@ -62,7 +62,7 @@ def mark(folder: Path, job: SearchJob) -> None:
 
 @contextlib.contextmanager
 def results(folder: Path) -> Iterator[Path]:
-    """Yields an empty folder, and moves what was written into it to its place at the end.
+    """Yields an empty folder, whose files are moved to their place at the end.
 
     The results of an earlier attempt are removed: a receipt is only ever there beside the files it
     refers to.

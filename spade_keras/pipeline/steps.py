@@ -23,7 +23,7 @@ class Stage:
 
     Args:
         name: Its name and folder.
-        what: What it does, for the terminal.
+        what: Its description, for the terminal.
         make: Takes the job and the folder that it fills.
         sections: The parts of the recipe and the device its result depends on.
         after: Stages it reads.
@@ -40,13 +40,13 @@ class Stage:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """How the recipes of one kind are run.
+    """The way recipes of one kind are run.
 
     Args:
         job: Makes the argument of every stage from recipe, stage folders and console.
         order: Gives the stages of a recipe in their order.
         report: Writes the results of the finished job, and returns the content of `metrics.json`.
-        table: Makes the table that a run ends with from that content.
+        table: Makes the closing table from that content.
         results: Files that `report` writes.
     """
 
@@ -94,7 +94,7 @@ class StageJob:
         return load_model(self.stages.folder / stage / f"{name}.keras")
 
     def json(self, stage: str, name: str) -> Any:
-        """Loads what a finished stage wrote as JSON."""
+        """Loads JSON that a finished stage wrote."""
         return json.loads((self.stages.folder / stage / f"{name}.json").read_text())
 
     def seed(self, offset: int) -> None:

@@ -45,10 +45,10 @@ def fit_best(  # noqa: PLR0913 - every setting is a keyword of its own
         train: Training batches.
         validation: Held-out batches of the same kind.
         epochs: Passes over `train`.
-        learning_rate: Of Adam after a rise over half an epoch; falls to zero by a cosine.
-        checkpoint: Where to keep the best weights meanwhile, ending in `.weights.h5`; removed.
-        clip_norm: Length to which gradients are cut.
-        compile_options: Of `compile`, such as loss and metrics.
+        learning_rate: Rate of Adam after a rise over half an epoch; falls to zero by a cosine.
+        checkpoint: Temporary file of the best weights, ending in `.weights.h5`.
+        clip_norm: Norm to which gradients are clipped.
+        compile_options: Arguments of `compile`, such as loss and metrics.
         callbacks: More callbacks.
 
     Returns:
@@ -148,9 +148,8 @@ def strategy_tuner(job: LatencyJob, network: keras.Model) -> FineTuner:
 def strategy_batches(job: LatencyJob, split: str, *, shuffle: bool = True) -> keras.utils.PyDataset:
     """Serves a split as the fine-tuning strategy of the recipe may see it.
 
-    The truth is loaded for strategies judged as supervised alone. For "school" the teacher's
-    answers to the fixed inputs are computed once, which gives the loss of `School` at a third less
-    cost.
+    The truth is loaded only for strategies judged as supervised. For "school" the teacher's outputs
+    are computed once, since the inputs are fixed: the loss of `School` at a third less cost.
     """
     settings = job.recipe.finetuning
     if settings.strategy == "self_supervised":
@@ -167,7 +166,7 @@ def _self_supervised(network: keras.Model, settings: Any) -> SelfSupervised:
 
 
 def _measurements(job: LatencyJob, split: str, settings: Any) -> keras.utils.PyDataset:
-    """Serves measurements alone, split differently every time where the recipe says so."""
+    """Serves measurements alone, with a new splitting every time if the recipe asks for it."""
     batches = job.batches(split, settings.batch_size)
     if not settings.splitting:
         return batches

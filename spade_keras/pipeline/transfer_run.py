@@ -146,7 +146,7 @@ def make_data(job: TransferJob, folder: Path) -> None:
 
 
 def make_source(job: TransferJob, folder: Path) -> None:
-    """Makes the network that is transferred: trained on the source task, or elsewhere."""
+    """Makes the network to transfer: trained on the source task, or elsewhere."""
     job.seed(1)
     settings = job.recipe.network
     shape = job.target["train"][0].shape[1:]

@@ -1,4 +1,4 @@
-"""Residual blocks: branches that may be left out, so that the block is the identity."""
+"""Residual blocks: branches that may be left out, which makes the block the identity."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ResidualBlock:
             `"sum:2"`, and in a network after the key of the prior, as in `"prior/sum"`.
         layers: Paths of the layers and operations that make up the branch, nested models
             opened, in running order.
-        parameters: Parameters that go with the branch: those no other part of the model uses.
+        parameters: Parameters of the branch that no other part of the model uses.
     """
 
     name: str
@@ -47,9 +47,9 @@ def find_residual_blocks(model: Any) -> tuple[ResidualBlock, ...]:
 
     A block is an addition of two tensors of equal shape, `x` and `f(x)`, where `f` has weights,
     starts at `x` alone and is used by the addition alone. Blocks inside blocks are listed too.
-    Not listed is a block without which the model would be no network any more: the global skip
-    of a residual denoiser, whose removal leaves an output without weights before it, and the
-    long skip around all the other blocks of a model.
+    Blocks that the model cannot do without are not listed: the global skip of a residual
+    denoiser, whose removal leaves an output without weights before it, and the long skip around
+    all other blocks of a model.
 
     Args:
         model: A built Keras model, or a network with `priors`: then the blocks of every prior.
@@ -87,7 +87,7 @@ def drop_blocks(model: Any, names: Collection[str], *, inputs: Any = None) -> Pr
 
     Args:
         model: A built Keras model, or a network with `priors`; it stays as it is.
-        names: Names that `find_residual_blocks` gives; with none, `rebuild` makes a copy.
+        names: Names from `find_residual_blocks`; with none, `rebuild` makes a copy.
         inputs: Arrays or shapes to count multiply-accumulates for, where the model's own
             input shapes leave sizes open.
 
@@ -138,7 +138,7 @@ def check_blocks(model: Any, names: Sequence[str]) -> None:
 
 
 def leave_out_blocks(model: Any, names: Sequence[str], read: Read) -> Any:
-    """Builds the model without some blocks, the weights' values taken from `read`."""
+    """Builds the model without some blocks, with the weights' values from `read`."""
     return map_parts(
         model,
         lambda key, part: replay(
@@ -173,7 +173,7 @@ def _left(part: keras.Model, dropped: Sequence[str], key: str) -> Graph:
 
 
 def _add_macs(macs: int, graph: Graph, left: Graph, layers: Mapping[str, int]) -> int | None:
-    """`macs` and those of the calls that went; None where a layer is called elsewhere too."""
+    """`macs` and those of the removed calls; None where a layer is called elsewhere too."""
     before = Counter(_leaf_paths(graph))
     gone = before - Counter(_leaf_paths(left))
     if any(count < before[path] and layers.get(path) for path, count in gone.items()):

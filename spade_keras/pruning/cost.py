@@ -26,7 +26,7 @@ class MacReport:
         total: The sum over the layers.
         layers: Multiply-accumulates per layer path, layers called several times summed up.
         uncounted: Paths of layers without a rule; their work is not in the total.
-        note: What the count leaves out.
+        note: Parts that the count leaves out.
     """
 
     total: int
@@ -73,8 +73,8 @@ def count_parameters(model: Any) -> int:
 def count_macs(model: Any, inputs: Any = None) -> MacReport:
     """Counts the multiply-accumulates of one forward pass.
 
-    Counted are the products with kernels and between tensors (convolutions, dense and
-    recurrent layers, attention, `Dot`, `matmul`, `einsum`), as published tables do.
+    Products with kernels and between tensors are counted (convolutions, dense and recurrent
+    layers, attention, `Dot`, `matmul`, `einsum`), as in published tables.
 
     Args:
         model: A Keras model, or a network with `priors`.
@@ -191,7 +191,7 @@ def check_built(model: Any) -> None:
             f"`model` must be a Keras model. Received: model={model!r} of type "
             f"{type(model).__name__}."
         )
-    # Inside a layer, a part that is never called is rightly never built.
+    # Parts of a layer that are never called may stay unbuilt.
     parts = [model, *getattr(model, "layers", ())]
     unbuilt = [layer.name for layer in parts if not layer.built]
     if unbuilt:

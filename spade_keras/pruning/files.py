@@ -1,4 +1,4 @@
-"""Pruning from file to file: load safely, say what is coupled, write the slim model whole."""
+"""Pruning from file to file: loads safely, lists the groups, writes the slim model atomically."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def prune_model(  # noqa: PLR0913 - one argument per command-line option
 ) -> str:
     """Prunes a saved model into a new file, which appears whole or not at all.
 
-    Exactly one of `ratio`, `plan`, `target_macs` and `target_parameters` says how much.
+    Exactly one of `ratio`, `plan`, `target_macs` and `target_parameters` must be given.
 
     Args:
         path: The `.keras` file to prune; it is not changed.
@@ -64,13 +64,13 @@ def prune_model(  # noqa: PLR0913 - one argument per command-line option
         plan: A JSON file written from `PruningPlan.to_json`.
         target_macs: Multiply-accumulates to keep; below 1, as a fraction.
         target_parameters: Parameters to keep; below 1, as a fraction.
-        importance: What ranks the channels.
+        importance: Criterion that ranks the channels.
         round_to: Narrower widths are multiples of it.
         input_shape: Shape to count multiply-accumulates for, batch first.
         inputs_of: Gives inputs of the loaded model, on which readers are refitted; see `calibrate`.
 
     Returns:
-        The summary of the plan and what it left of the model.
+        The summary of the plan and the size of the slim model.
 
     Raises:
         ValueError: If a file or an argument is wrong; nothing is written then.

@@ -14,8 +14,8 @@ from spade_keras.pruning.parts import is_network, parts_of, prefix_of
 class Slot:
     """The positions along one axis of one weight that belong to a group's channels.
 
-    Channel `c` of the group owns `positions[c]` along `axis` of the weight; all of them go
-    when the channel goes.
+    Channel `c` of the group owns `positions[c]` along `axis` of the weight; they are removed with
+    the channel.
 
     Args:
         layer: Path of the layer, its name or `"nested/conv1"` inside a nested model.
@@ -42,7 +42,7 @@ class Group:
     Args:
         name: Path of the first layer that produces the channels.
         width: Number of prunable units: channels, or heads of an attention layer.
-        slots: Where the channels live in the weights.
+        slots: Places of the channels in the weights.
         fixed: Why the width must stay as it is, or None.
         divisor: A kept width must be a multiple of it.
         blocks: Block of every channel; each block must keep equally many. None: no blocks.

@@ -36,8 +36,8 @@ class Interpolation:
     """The result of interpolative pruning.
 
     Args:
-        model: The slim model, whose next layers make up for the channels that went.
-        plan: The plan of it; `rebuild(original, plan)` is the same without the correction.
+        model: The slim model, whose next layers make up for the removed channels.
+        plan: Its plan; `rebuild(original, plan)` is the same without the correction.
         errors: By narrowed group, `||Z - Z[:, I] T|| / ||Z||` on the data.
         refused: By group that could not be treated, the reason; it keeps its width.
     """
@@ -91,24 +91,24 @@ class _Calls:
 
 
 def prune_interpolative(model: Any, inputs: Any, **settings: Any) -> Interpolation:
-    """Removes channels by an interpolative decomposition of what they carry on some data.
+    """Removes channels by an interpolative decomposition of their values on some data.
 
         Z P = Q R,    I = the first pivots,    Z ~ Z[:, I] T,    W <- T W
 
     `Z` holds the inputs of the layer that reads a group of channels, one column per channel and
     one row per sample and position; `R` comes from a QR decomposition with column pivoting. The
     reader, a convolution or dense layer, is linear in the channels, so a corrected kernel
-    restores what the kept channels can express. No labels, no training. A group can be treated
-    if one such layer reads it in one call and no layer before it mixes its channels; all
-    activations are those of the original.
+    restores everything that the kept channels can express, without labels or training. A group
+    can be treated if one such layer reads it in one call and no layer before it mixes its
+    channels; all activations are those of the original.
 
-    The diagonal of `R` measures what each pivot adds and ranks the channels of groups that
-    compete for a `target`.
+    The diagonal of `R` measures the contribution of each pivot, by which groups compete for a
+    `target`.
 
     Args:
         model: A built Keras model; it stays as it is.
         inputs: Inputs of the model, in the structure it takes; a few hundred samples.
-        **settings: Those of `make_plan`, but for `importance`: `ratio`, `widths`, `target`, ...
+        **settings: Settings of `make_plan` except `importance`: `ratio`, `widths`, `target`, ...
 
     Returns:
         The slim model, its plan, errors, and the groups that could not be treated.
@@ -198,7 +198,7 @@ def _find_readers(model: Any, analysis: Analysis) -> tuple[dict[str, _Reader], d
 
 
 def _refuse_named(model: Any, refused: Mapping[str, str], settings: Mapping[str, Any]) -> None:
-    """Raises where a group that cannot be treated is asked for, or none can be."""
+    """Raises if a group that cannot be treated is asked for, or none can be treated."""
     groups = find_groups(model)
     free = [group.name for group in groups if group.fixed is None]
     if all(name in refused for name in free):

@@ -1,4 +1,4 @@
-"""How many multiply-accumulates a layer call takes, written per weight it contracts."""
+"""Multiply-accumulates of a layer call, counted per weight that it contracts."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The parts of a model that are pruned: the model itself, or the priors of a network.
 
-This is the only place that asks which of both it is.
+Only this module distinguishes the two.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def is_network(model: Any) -> bool:
 
 
 def parts_of(model: Any) -> dict[str, keras.Model]:
-    """Returns what can be traced and pruned, by name.
+    """Returns the parts that can be traced and pruned, by name.
 
     Args:
         model: A Keras model, or a network with `priors`.
@@ -35,7 +35,7 @@ def with_parts(model: Any, parts: Mapping[str, keras.Model]) -> Any:
 
     Args:
         model: A Keras model, or a network with `priors`; it is left as it is.
-        parts: What takes the place of `parts_of(model)`, under the same keys.
+        parts: Replacements of `parts_of(model)`, under the same keys.
 
     Returns:
         The new network, or for a model the part itself.
@@ -49,7 +49,7 @@ def map_parts(model: Any, change: Callable[[str, keras.Model], keras.Model]) -> 
 
 
 def prefix_of(key: str) -> str:
-    """Returns what precedes the name of a group or layer of a part: "" or "<key>/"."""
+    """Returns the prefix of a part's groups and layers: "" or "<key>/"."""
     return f"{key}/" if key else ""
 
 
@@ -79,5 +79,5 @@ def part_inputs(model: Any, inputs: Any = None) -> Iterator[tuple[str, keras.Mod
 
 
 def iterations_of(model: Any) -> int | None:
-    """Returns how often a network iterates; None for a model that does not."""
+    """Returns the iteration count of a network; None for a model without one."""
     return getattr(model, "iterations", None) if is_network(model) else None

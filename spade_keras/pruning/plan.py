@@ -60,8 +60,8 @@ class LayerRank(_Strict):
         kept: Indices of those that stay, ascending; 0 has the largest singular value.
         form: `"pair"` makes two layers, `"one"` multiplies them back into one layer.
         scales: Scaling factors of the kept components, group after group; empty: all 1.
-        parameters_saved: Parameters that go.
-        macs_saved: Multiply-accumulates that go; None where input sizes are unknown.
+        parameters_saved: Parameters that are removed.
+        macs_saved: Multiply-accumulates that are removed; None where input sizes are unknown.
     """
 
     name: str
@@ -93,8 +93,8 @@ class BlockStep(_Strict):
 
     Args:
         dropped: Names of the blocks, as in `find_residual_blocks`.
-        parameters_saved: Parameters that go with them.
-        macs_saved: Multiply-accumulates that go; None where they are unknown.
+        parameters_saved: Parameters that are removed.
+        macs_saved: Multiply-accumulates that are removed; None where they are unknown.
     """
 
     dropped: tuple[str, ...]
@@ -111,7 +111,7 @@ class BlockStep(_Strict):
         return (self,)
 
     def summary(self, model: str) -> str:
-        """Lists the blocks and what they save."""
+        """Lists the blocks and their savings."""
         saved = f"parameters {-self.parameters_saved:,}, MACs {_macs(self.macs_saved)}"
         return f"Blocks dropped from {model!r}: {', '.join(self.dropped) or 'none'} ({saved})"
 
@@ -144,7 +144,7 @@ class ChannelStep(_Strict):
         return self.groups
 
     def summary(self, model: str) -> str:
-        """Lists per group its members, its width before and after, and what that saves."""
+        """Lists per group its members, its width before and after, and the savings."""
         settings = ", ".join(f"{key}={value}" for key, value in self.selection.items())
         narrowed = sum(len(group.kept) < group.width for group in self.groups)
         rows = [("group", "width", "parameters", "MACs", "members, or why fixed")]
@@ -176,7 +176,7 @@ class RankStep(_Strict):
 
     Args:
         layers: One entry per decomposed layer.
-        importance: What ranked the components.
+        importance: Criterion that ranked the components.
     """
 
     layers: tuple[LayerRank, ...]
@@ -194,7 +194,7 @@ class RankStep(_Strict):
         return self.layers
 
     def summary(self, model: str) -> str:
-        """Lists per layer how many components stay, in what form, and what that saves."""
+        """Lists per layer the number of kept components, their form, and the savings."""
         forms = {"pair": "two layers", "one": "merged back into one layer"}
         rows = [("layer", "rank", "parameters", "MACs", "becomes")]
         for layer in self.layers:
@@ -211,14 +211,14 @@ Step = BlockStep | ChannelStep | RankStep
 
 @dataclass(frozen=True)
 class PruningPlan(_Strict):
-    """Steps from a model to its slim form, each made for what the one before leaves.
+    """Steps from a model to its slim form, each made for the result of the one before.
 
     Made by `make_plan`, `drop_blocks`, `plan_ranks` and `rank_plan`; applied by `rebuild`,
     proved by `verify_plan`.
 
     Args:
         model: Name of the model the plan was made for.
-        steps: What to do, in order; at least one step.
+        steps: The steps in order, at least one.
 
     Example:
         >>> step = ChannelStep((GroupPlan("conv", 4, (0, 2)),), "group_l1", {"ratio": 0.5})
@@ -269,11 +269,11 @@ class PruningPlan(_Strict):
 
     @property
     def macs_saved(self) -> int | None:
-        """Multiply-accumulates the whole plan removes; None where an entry does not know."""
+        """Multiply-accumulates the whole plan removes; None if any entry is unknown."""
         return _saved(entry for step in self.steps for entry in step.entries)[1]
 
     def then(self, other: PruningPlan) -> PruningPlan:
-        """Returns this plan followed by one that was made for what it leaves."""
+        """Returns this plan followed by one that was made for its result."""
         return PruningPlan(self.model, self.steps + other.steps)
 
     def to_json(self) -> str:
@@ -305,7 +305,7 @@ class PruningPlan(_Strict):
             raise ValueError(f"`text` must be a whole pruning plan: {problems}") from error
 
     def summary(self) -> str:
-        """Lists, step by step, what goes, what stays and why, and what that saves."""
+        """Lists per step what is removed, what stays and why, and the savings."""
         return "\n\n".join(step.summary(self.model) for step in self.steps)
 
 

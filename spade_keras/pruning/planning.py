@@ -1,4 +1,4 @@
-"""Making a plan: scores, widths, kept channels, and what they save."""
+"""Making a plan: scores, widths, kept channels, and savings."""
 
 from __future__ import annotations
 
@@ -48,28 +48,28 @@ def make_plan(  # noqa: PLR0913 - every setting is a keyword of its own
 ) -> PruningPlan:
     """Decides which channels of a model to remove; the model itself is not changed.
 
-    Exactly one of `ratio`, `widths` and `target` says how much. A name is that of a group or
-    of a layer whose channels it holds, and may have wildcards, as in `"block2_*"`.
+    Exactly one of `ratio`, `widths` and `target` must be given. A name is that of a group or of
+    a layer in it, and may have wildcards, as in `"block2_*"`.
 
     Args:
         model: A Keras model, or a network with `priors`.
         ratio: Fraction of channels to remove, in [0, 1), from every group; or by name, and
             groups not named keep theirs. Widths are rounded to the nearest allowed one.
         widths: Widths by name, taken as they are; a wildcard passes over fixed groups.
-        target: What may be left of the model, found by ranking the channels of all groups:
-            one of `{"parameters": n}`, `{"macs": n}` and `{"width": n}`. A number below 1 is
-            a fraction of the original.
-        importance: What ranks the channels: a name in `IMPORTANCES`, an `Importance`, or a
-            function of `(group, weights)`.
+        target: Size of the slim model, reached by ranking the channels of all groups together:
+            one of `{"parameters": n}`, `{"macs": n}` and `{"width": n}`. A number below 1 is a
+            fraction of the original.
+        importance: Criterion that ranks the channels: a name in `IMPORTANCES`, an `Importance`,
+            or a function of `(group, weights)`.
         scope: `"global"` ranks the channels of all groups together for a single `ratio`.
         round_to: Narrower widths are multiples of it.
         minimum_width: No group becomes narrower.
         protect: Names of groups or layers that keep their width.
         blocks: Residual blocks to leave out first; see `drop_blocks`.
-        after: An earlier plan; channels, blocks and costs are then those of what it leaves.
+        after: An earlier plan; channels, blocks and costs are then those of its result.
         inputs: Arrays or shapes to count multiply-accumulates for, where the model's own
             input shapes leave sizes open.
-        calibration: What the readers of the model see, for `importance="obs"`; see `calibrate`.
+        calibration: Statistics from `calibrate`, for `importance="obs"`.
 
     Returns:
         The plan, with every group of the model and why it is fixed if it is; the steps of
@@ -134,7 +134,7 @@ class _Planner:
         self._scores: dict[str, np.ndarray | None] = {}
 
     def limit(self, round_to: int, minimum_width: int, protect: Sequence[str]) -> None:
-        """Finds the widths each group may take, and why it may take one alone."""
+        """Finds the widths each group may take, and the reason if there is only one."""
         self._allowed = {
             group.name: allowed_widths(group, round_to, minimum_width) for group in self.groups
         }
@@ -321,7 +321,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """The same setting in types that JSON can hold."""
+    """The setting as plain JSON values."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     return value.item() if isinstance(value, np.generic) else value

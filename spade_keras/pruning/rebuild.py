@@ -1,4 +1,4 @@
-"""A plan applied: the slim model, step by step."""
+"""Building the slim model of a plan, step by step."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def rebuild(
     Args:
         model: The model the plan was made for, or a network with `priors`.
         plan: The plan.
-        calibration: What the model's readers see (`calibrate`): they are refitted to make up for
-            what was removed, by least squares, without labels or training. None: weights are cut.
-        sequential: Whether the readers are fitted one after the other on what the slim model
-            computes so far, which is better; otherwise in closed form, which is faster.
+        calibration: Statistics from `calibrate`: layers that read removed channels are refitted by
+            least squares, without labels or training. None: kept weights stay as they are.
+        sequential: Whether the layers are fitted one after the other on the slim model's own
+            activations, which is better; otherwise in closed form, which is faster.
 
     Returns:
         The slim model with the kept weights, or the network with slim priors.
@@ -76,7 +76,7 @@ def rebuild(
 
 
 def _apply(model: Any, step: Step, calibration: Calibration | None) -> Any:
-    """Applies a step, readers of removed channels being corrected where they were measured."""
+    """Applies a step, and corrects the readers of removed channels that were calibrated."""
     if calibration is None or not isinstance(step, ChannelStep):
         return apply_step(model, step)
     values: dict[int, np.ndarray] = {}
@@ -108,7 +108,7 @@ def _kept_of_original(model: Any, plan: PruningPlan) -> dict[str, dict[str, tupl
 
 
 def apply_step(model: Any, step: Step, read: Read = keras.ops.convert_to_numpy) -> Any:
-    """Builds what one step of a plan leaves, the weights' values taken from `read`."""
+    """Builds the result of one step of a plan, with the weights' values from `read`."""
     kept = check_step(model, step)
     if isinstance(step, BlockStep):
         return leave_out_blocks(model, step.dropped, read)
@@ -118,7 +118,7 @@ def apply_step(model: Any, step: Step, read: Read = keras.ops.convert_to_numpy) 
 
 
 def check_step(model: Any, step: Step) -> dict[str, dict[str, tuple[int, ...]]]:
-    """Raises `PlanMismatchError` where a step was made for another model.
+    """Raises `PlanMismatchError` if a step was made for another model.
 
     Returns:
         The channels that the step keeps, by part and group.

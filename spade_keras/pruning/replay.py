@@ -1,4 +1,4 @@
-"""A model made again, call by call: narrower, with other layers, or as it was."""
+"""Rebuilding a model call by call: narrower, with other layers, or as a copy."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def replay(
     open_layers: bool = False,
     swaps: Mapping[int, Chain] | None = None,
 ) -> Any:
-    """Makes a model again, call by call.
+    """Rebuilds a model call by call.
 
     Args:
         model: The original model.
@@ -58,7 +58,7 @@ def replay(
         kept: Channels that stay, by group; None: all.
         read: Gives the value of one of the original's variables.
         open_layers: See `copy_model`.
-        swaps: What stands in place of a layer, by its id; the caller sets the weights and flags.
+        swaps: Replacements of layers by id; the caller sets their weights and flags.
     """
     return _Replay(analysis, kept or {}, read, open_layers, swaps or {}).model(model)
 
@@ -158,7 +158,7 @@ class _Replay:
         return made
 
     def _again(self, original: Any, graph: Graph) -> Any:
-        """A composite layer made again as it is, or None where the plan reaches into it."""
+        """A copy of a composite layer, or None if the plan changes something inside it."""
         if not graph.traced or graph.opened or self.open_layers:
             return None
         if any(id(layer) in self.swaps for layer in original._flatten_layers()):
@@ -197,7 +197,7 @@ class _Replay:
         )
 
     def _copy_flags(self, original: Any, made: Any, graph: Graph) -> None:
-        """Sets `trainable` from the outside in, for it spreads to inner layers when set."""
+        """Sets `trainable` from the outside in, since setting it spreads to inner layers."""
         if made.trainable != original.trainable:
             made.trainable = original.trainable
         for call in graph.calls:

@@ -1,4 +1,4 @@
-"""Gradual pruning: a few steps with training in between, instead of one cut."""
+"""Gradual pruning: several steps with training in between, instead of one."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def prune_gradually(
 
     Args:
         model: A Keras model, or a network with `priors`; it is not changed.
-        steps: How many times to prune.
+        steps: Number of pruning steps.
         between: Called as `between(slim, plan, step)` after each step, 1 to `steps`, to train
             the slim model; returns None, or the model to continue with.
-        **settings: Those of `make_plan`.
+        **settings: Settings of `make_plan`.
 
     Returns:
         The slim model and the plan of each step.

@@ -113,7 +113,7 @@ def match_groups(
 
 
 def is_wildcard(pattern: str) -> bool:
-    """Whether a pattern can match more than the name it spells."""
+    """Whether a pattern has wildcards."""
     return not _WILDCARDS.isdisjoint(pattern)
 
 
@@ -133,8 +133,8 @@ def rank_globally(
         groups: The groups that may change.
         scores: Scores per group, comparable across groups.
         allowed: Allowed widths per group, ascending, the full width last.
-        remaining: What is left of the model at given widths, such as its parameters.
-        limit: How much may be left.
+        remaining: Size of the model at given widths, such as its parameters.
+        limit: Largest size.
 
     Returns:
         Width per group.

@@ -30,7 +30,7 @@ class GroupSparsity(keras.callbacks.Callback):
     Args:
         strength: Lambda, positive.
         method: `"group_l1"` or `"group_sl"`.
-        model: What to shrink. None: the model being trained; name the inner one if a wrapper
+        model: The model to shrink. None: the model being trained; give the inner one if a wrapper
             is trained.
         every: Batches between two steps, each of which counts for all of them.
 

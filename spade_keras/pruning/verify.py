@@ -1,4 +1,4 @@
-"""Proof that a plan's slim model computes what the plan says, without the code that builds it.
+"""Proof that a slim model is what its plan says, independent of the code that builds it.
 
 Every step is compared with the original whose weights or tensors are changed in place:
 
@@ -45,7 +45,7 @@ class VerificationReport:
         errors: Largest absolute difference over the spread, by tensor: the outputs (logits
             where a softmax ends the model) and, for channels, one tensor inside.
         stds: Standard deviation of each of these tensors over all its elements.
-        spreads: Standard deviation from sample to sample, which is what the input causes.
+        spreads: Standard deviation from sample to sample, which the input causes.
         tolerance: The largest error that passes.
         parameters: Parameters of the model (of a network: of its priors).
         slim_parameters: Parameters of the slim model.
@@ -144,7 +144,7 @@ def measure_difference(
     """Measures the differences that `verify_plan` judges, with the slim model of another plan.
 
     Two plans that differ in one kept channel, block or component must give a large difference:
-    this is how the check itself is checked.
+    that tests the check itself.
 
     Args as in `verify_plan`; `plan` masks the original, `slim_plan` makes the slim model.
     """
@@ -213,7 +213,7 @@ class _Check:
         self.wanted: dict[str, np.ndarray] = {}
 
     def mask(self, inputs: Any, randomize: bool, seed: int) -> Values:
-        """Runs the masked original; returns the weights it was made from."""
+        """Runs the masked original; returns its weights."""
         graph, variables = self.analysis.graph, self.part.variables
         drawn = random_values(variables, self.analysis, seed) if randomize else {}
         values: Values = {id(v): drawn[id(v)] if id(v) in drawn else _numpy(v) for v in variables}

@@ -37,7 +37,7 @@ def broken_rules(recipe: Any, *, partial: bool = False) -> list[str]:
 
     Args:
         recipe: The recipe.
-        partial: Whether faulty keys are left out of it, and rules that read one are to be skipped.
+        partial: Whether faulty keys are left out of it; rules that read one are then skipped.
 
     Returns:
         One sentence per broken rule.
@@ -78,7 +78,7 @@ def rule(function: Rule) -> Rule:
     return function
 
 
-# Data, and what learns from them
+# Data and learning
 
 
 @rule
@@ -137,7 +137,7 @@ def _varnet_reads_kspace(data: imaging.Photographs, network: imaging.VarNet) -> 
 
 @rule
 def _coil_maps_are_known(data: imaging.FastMRI, network: imaging.Network) -> Iterator[str]:
-    # Files of a single coil need no maps, and what a file holds shows when it is read.
+    # Files of a single coil need no maps; the content of a file is checked when it is read.
     made = isinstance(network, imaging.E2EVarNet) or data.coil_maps == "espirit"
     if data.path is None and not made:
         yield (

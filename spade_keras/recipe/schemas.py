@@ -24,7 +24,7 @@ SCHEMAS: dict[str, type[Recipe]] = {
 }
 """The schema of a recipe, by its `run.task`."""
 
-# A name this near to a known one is taken for it, so that its other keys are checked too.
+# A name this similar to a known one is read as that one, so that its other keys are checked too.
 _NEAR = 0.85
 # Arguments of networks and priors that tasks fill in, or that stand elsewhere in a recipe.
 _GIVEN = frozenset({"name", "dtype", "trainable", "channels", "condition_channels"})
@@ -80,7 +80,7 @@ def _any_keys(base: type[Any]) -> type:
 
 @functools.cache
 def table_of_entry(entry: Any, base: type[Any]) -> type:
-    """Returns what a recipe may give to a registered class or function.
+    """Returns the table of keys for a registered class or function.
 
     That is its attribute `section`, if it has one; else `base` plus the arguments that TOML can
     write, with their defaults. Arguments without annotation and default are filled in by the task.
@@ -109,7 +109,7 @@ def table_of_entry(entry: Any, base: type[Any]) -> type:
 
 
 def _toml_type(hint: Any) -> Any:
-    """The type of what TOML can write for such an argument; None if it can write nothing."""
+    """The TOML type of an argument; None if TOML cannot write it."""
     origin, parts = get_origin(hint), get_args(hint)
     if hint in (int, float, str, bool) or origin is Literal:
         return hint

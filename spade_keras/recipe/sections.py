@@ -52,7 +52,7 @@ class Run(Section):
 
 
 class FullNetwork(Section):
-    """The full network, before pruning; `dtype` is what it computes in."""
+    """The full network, before pruning; it computes in `dtype`."""
 
     dtype: FullDtype = "float32"
 
@@ -105,7 +105,7 @@ class Classifier(FullNetwork):
 
 
 class Training(Section):
-    """How the full network is trained; 0 epochs take one from a file as it is.
+    """The training of the full network; 0 epochs take one from a file as it is.
 
     Without true images the loss has two parts: consistency, for which the share `splitting` of the
     sampled points is kept from the network each time, and `equivariance_weight` x equivariance.
@@ -126,7 +126,7 @@ class Pruning(Section):
 
 
 class FineTuning(Section):
-    """How the slim network gets its quality back; see `Training` for the last two keys."""
+    """The fine-tuning of the slim network; see `Training` for the last two keys."""
 
     strategy: Annotated[str, AfterValidator(NameIn(STRATEGIES))]
     epochs: int = Field(ge=1)
@@ -210,7 +210,7 @@ class ClassificationRecipe(SearchRecipe):
 
 
 def missing_file(key: str, path: str | None, *, or_folder: bool = False) -> Iterator[str]:
-    """Yields a mistake where a given path does not exist."""
+    """Yields a mistake if a given path does not exist."""
     if path is None:
         return
     found = Path(path).expanduser()
@@ -220,7 +220,7 @@ def missing_file(key: str, path: str | None, *, or_folder: bool = False) -> Iter
 
 
 def even_kernel(key: str, size: int) -> Iterator[str]:
-    """Yields a mistake where a kernel has no center."""
+    """Yields a mistake if a kernel has no center."""
     if size % 2 == 0:
         yield f"`{key}` must be odd, so that the kernel has a center"
 

@@ -97,7 +97,7 @@ class TransferNetwork(Section):
 
 
 class TransferTraining(Section):
-    """How all weights of a network are trained; without a `learning_rate`, by `network.weights`.
+    """The training of all weights; the default `learning_rate` depends on `network.weights`.
 
     `epochs` is for the target task, after every change of the network; training from scratch takes
     three times that number.
@@ -118,7 +118,7 @@ class TransferPruning(Pruning):
     the share `stop_at` of their parameters. `closing_epochs` train the factors without pruning,
     then `tuning_epochs` all weights. `channel_ratio` is the share of channels that double pruning
     removes first. Pruned networks learn from the labels and, with the weight `teacher_share`,
-    from the original's answers, softened by `temperature`.
+    from the original's outputs, softened by `temperature`.
     """
 
     component_importance: Annotated[

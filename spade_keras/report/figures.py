@@ -130,7 +130,7 @@ def group_costs(groups: Sequence[GroupProfile], *, name: str = "chosen") -> Figu
 
     Args:
         groups: Groups that were timed; those of unknown importance show none.
-        name: What to call the configuration they were made for.
+        name: Name of the configuration they were made for.
     """
     rows = np.arange(len(groups))
     before = np.array([row.ms_before for row in groups], float)
@@ -164,7 +164,7 @@ def staircases(
     Args:
         steps: Group -> times; of many groups the slowest `MAX_STAIRCASES` are drawn.
         widths: Width of every group in the configuration to mark.
-        name: What to call it.
+        name: Its name in the legend.
     """
     slowest = sorted(steps, key=lambda group: -max(steps[group].latency_ms))[:MAX_STAIRCASES]
     drawn = [group for group in steps if group in slowest]
@@ -185,7 +185,7 @@ def staircases(
 
 
 def history(result: SearchResult, *, chosen: int | None = None) -> Figure:
-    """Draws the quality of every trial in the order tried, by what proposed it, and the best yet.
+    """Draws the quality of every trial in order, by its origin, and the best so far.
 
     Args:
         result: The search.

@@ -24,7 +24,7 @@ PARTS = ("build", "compile", "measure", "evaluate", "overhead")
 
 @dataclass(frozen=True)
 class FrontPanel:
-    """A trial of the front, and what its network made, for the slider.
+    """A trial of the front, and the image of its network, for the slider.
 
     Attributes:
         trial: The trial.
@@ -140,7 +140,7 @@ class SearchFindings:
         return taken is not None and trial.number == taken.number
 
     def groups(self, trial: TrialRecord | None) -> list[GroupProfile]:
-        """Returns what a trial made of every group; None: the full network."""
+        """Returns every group as it is in a trial; None: the full network."""
         rows = []
         for group, before in self.result.space.full.widths.items():
             after = before if trial is None else trial.widths.get(group, before)
@@ -167,7 +167,7 @@ class SearchFindings:
         )
 
     def channels(self, trial: TrialRecord) -> tuple[int, int]:
-        """Returns how many channels a trial keeps, and how many there are."""
+        """Returns the number of channels that a trial keeps, and of all channels."""
         full = self.result.space.full.widths
         return sum(trial.widths.get(group, full[group]) for group in full), sum(full.values())
 
@@ -187,7 +187,7 @@ def joint_choices(trial: TrialRecord) -> str:
 
 
 def group_ms(staircase: Staircase, width: int) -> float:
-    """Returns what a group's layers take at a width.
+    """Returns the time of a group's layers at a width.
 
     Between two widths that were timed it is the wider one's time: a step is not interpolated.
     """
@@ -196,7 +196,7 @@ def group_ms(staircase: Staircase, width: int) -> float:
 
 
 def time_split(trials: Sequence[TrialRecord]) -> dict[str, Any]:
-    """Says where the time of the search went.
+    """Splits the time of the search into its parts.
 
     Returns:
         "trials" (number and seconds per part), "total" (seconds per part) and "median" (seconds
@@ -240,7 +240,7 @@ class SearchVerdict:
 
 
 def search_verdict(findings: SearchFindings) -> SearchVerdict:
-    """Says how a search ended; only what was timed again is promised."""
+    """Describes the end of a search; promises only times that were confirmed."""
     result, taken = findings.result, findings.taken
     tried = counted(len(result.trials), "trial")
     if findings.receipt is not None:

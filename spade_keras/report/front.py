@@ -27,7 +27,7 @@ _AXIS_NAMES = {
 
 
 def tradeoff(result: SearchResult, *, chosen: int | None = None) -> Figure:
-    """Draws quality against what the budget limits, with the budget and the front as lines.
+    """Draws quality against the budget's quantity, with the budget and the front as lines.
 
     A trial that was rejected by its latency before its quality was computed stands on a strip
     below the axes.
@@ -144,7 +144,7 @@ def _tradeoff_legend(figure: Any, limit: float, chosen: int | None, strip: set[s
 
 
 def slider(findings: SearchFindings) -> dict[str, Any] | None:
-    """Returns what the slider shows, or None if the front has fewer than two points.
+    """Returns the content of the slider, or None if the front has fewer than two points.
 
     Args:
         findings: The search. With `front_panels`, one stop for each of them; without, one for

@@ -69,7 +69,7 @@ def picture(array: np.ndarray, *, colors: str, top: float) -> bytes:
 def closing_table_of(
     columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str, caption: str
 ) -> Table:
-    """Returns the table a run ends with on the terminal: a name and numbers in every row."""
+    """Returns the closing table of a run: a name and numbers in every row."""
     table = Table(
         title=title,
         title_justify="left",

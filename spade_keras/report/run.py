@@ -28,7 +28,7 @@ _ROWS = {
     "from_scratch": "slim, from scratch",
     "fewer_iterations": "fewer iterations",
 }
-# Which network's cost a row shows: a network trained from scratch is as large as the slim one.
+# The network whose cost a row shows: one trained from scratch has the size of the slim one.
 _COSTS = {"full": "full", "pruned": "slim", "finetuned": "slim", "from_scratch": "slim"}
 _COST_COLUMNS = ("ms", "time", "params", "MACs")
 _IMAGE_COLUMNS = {"psnr_db": "PSNR / dB", "ssim": "SSIM", "nmse": "NMSE"}
@@ -47,7 +47,7 @@ def columns(metrics: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def closing_table(metrics: Mapping[str, Any]) -> Table:
-    """Returns the table a run ends with; its caption says whether the budget is met."""
+    """Returns the closing table of a run; its caption says whether the budget is met."""
     title, sentence = verdict(metrics)
     return closing_table_of(
         columns(metrics),
@@ -106,7 +106,7 @@ def _scores(metrics: Mapping[str, Any]) -> Mapping[str, str]:
 
 
 def _convention(metrics: Mapping[str, Any]) -> str:
-    """The name of the convention, as it follows what is quantified."""
+    """The name of the convention, to be appended to a score."""
     name = metrics.get("convention_name")
     return f" (convention {name})" if name else ""
 

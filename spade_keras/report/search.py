@@ -49,7 +49,7 @@ _ENDINGS = {
 
 
 def search_overview(findings: SearchFindings) -> Group:
-    """Returns what a search ends with on the terminal: verdict, front and time, in 80 columns."""
+    """Returns the closing overview of a search: verdict, front and time, in 80 columns."""
     verdict = search_verdict(findings)
     color = {"met": "green", "open": "yellow", "missed": "red"}[verdict.status]
     parts: list[Any] = [Text(verdict.title, style=f"bold {color}"), *map(Text, verdict.sentences)]
@@ -62,7 +62,7 @@ def search_overview(findings: SearchFindings) -> Group:
 
 
 def summarize_search(findings: SearchFindings) -> dict[str, Any]:
-    """Returns what the page says as plain JSON values.
+    """Returns the content of the page as plain JSON values.
 
     Returns:
         "verdict" ("status", "title", "sentences"), "budget" (in words), "quality_name",
@@ -95,7 +95,7 @@ def write_search_report(
 
     Args:
         folder: An existing folder.
-        findings: The search; sections that it has nothing for are left out.
+        findings: The search; sections without content are left out.
         title: Heading of the page; by default the folder's name.
 
     Returns:
@@ -124,7 +124,7 @@ def write_search_report(
 
 
 def search_sections(findings: SearchFindings) -> dict[str, Any]:
-    """Returns what `search_sections.html.jinja` shows.
+    """Returns the values that `search_sections.html.jinja` shows.
 
     Raises:
         MissingExtraError: If matplotlib is not installed.

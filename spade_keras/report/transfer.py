@@ -37,7 +37,7 @@ TRANSFER_COLUMNS = (
 
 
 def transfer_table(metrics: Mapping[str, Any]) -> Table:
-    """Returns the table a transfer ends with, from the content of `metrics.json`."""
+    """Returns the closing table of a transfer, from the content of `metrics.json`."""
     samples = metrics["samples"]
     return closing_table_of(
         TRANSFER_COLUMNS,
@@ -108,8 +108,8 @@ def rank_profile(ranks: Sequence[Mapping[str, Any]]) -> Figure:
 
     Args:
         ranks: One dict per layer in running order: "layer", "components", and per network
-            ("basis", "double") what stays, "NAME", of how many after channels went, "NAME_of", and
-            as one layer or two, "NAME_form" ("one" or "pair").
+            ("basis", "double") the kept components "NAME", their number "NAME_of" after channel
+            pruning, and "NAME_form" ("one" layer or a "pair").
     """
     rows = np.arange(len(ranks))
     whole = np.array([row["components"] for row in ranks], float)

@@ -29,7 +29,7 @@ def anderson(
 
     On a linear T this is GMRES with a short memory. The ridge is relative to the gaps, so the
     iterates do not depend on the unit of x. A sample stops when ||T(x) - x|| <= tolerance ||T(x)||,
-    or when T(x) is not finite; the others go on.
+    or when T(x) is not finite; the others continue.
 
     Args:
         function: T, from and to the shape of `start`; it must not mix samples.
@@ -37,7 +37,7 @@ def anderson(
         memory: Iterates that are mixed, at least 1; 1 is Picard's iteration.
         ridge: Relative to the mean square of the gaps, above 0; more is more cautious.
         damping: Share of the gap that is taken, above 0.
-        tolerance: Of the relative residual; 0 for exactly `max_iterations` evaluations.
+        tolerance: Bound on the relative residual; 0 for exactly `max_iterations` evaluations.
         max_iterations: Most evaluations of T.
 
     Returns:
@@ -100,7 +100,7 @@ def _solve_positive(matrix: Any, right: Any, size: int) -> Any:
     """Solves small symmetric positive definite systems by Gauss-Jordan elimination.
 
     A library's solver may raise on a singular matrix, for which a NaN in one sample is enough. The
-    ridge bounds the pivots from below, so none needs to be searched.
+    ridge bounds the pivots from below, so no pivot search is needed.
     """
     right = right[None, :, None] + ops.zeros_like(matrix[:, :, :1])
     system = ops.concatenate([matrix, right], axis=2)

@@ -10,7 +10,7 @@ from keras import ops
 from spade_keras import backend
 from spade_keras.solvers.samples import Solution, check_damping, check_stopping, choose, norm, ratio
 
-# A difference of float32 values is noise when it is as small as their rounding.
+# Differences of float32 values below this share of them are rounding noise.
 _RESOLVED = 1e-4
 
 
@@ -27,13 +27,13 @@ def picard(
         x <- x + damping (T(x) - x)
 
     Converges where T is a contraction, at the rate of its contraction factor. A sample stops when
-    ||T(x) - x|| <= tolerance ||T(x)||, or when T(x) is not finite; the others go on.
+    ||T(x) - x|| <= tolerance ||T(x)||, or when T(x) is not finite; the others continue.
 
     Args:
         function: T, from and to the shape of `start`; it must not mix samples.
         start: First iterate, of shape `(batch, ...)`.
         damping: Share of the step taken, above 0.
-        tolerance: Of the relative residual; 0 for exactly `max_iterations` evaluations.
+        tolerance: Bound on the relative residual; 0 for exactly `max_iterations` evaluations.
         max_iterations: Most evaluations of T.
 
     Returns:
@@ -78,7 +78,7 @@ def find_fixed_point(
             `(batch, memory, size)`, newest last, and their number; the rest is zero. Returns the
             next iterate, `(batch, size)`.
         memory: Length of the history.
-        tolerance: Of the relative residual.
+        tolerance: Bound on the relative residual.
         max_iterations: Most evaluations of T.
     """
     check_stopping(tolerance, max_iterations)
@@ -150,7 +150,7 @@ def _solve(
 
 
 def _slope(x: Any, gap: Any, x_before: Any, gap_before: Any) -> Any:
-    """Returns ||T(a) - T(b)|| / ||a - b||, 0 where a and b are too close to tell."""
+    """Returns ||T(a) - T(b)|| / ||a - b||, 0 where a and b are equal up to rounding."""
     step = x - x_before
     size = norm(step)
     slope = ratio(norm(gap - gap_before + step), size)

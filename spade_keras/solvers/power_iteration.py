@@ -31,7 +31,7 @@ def power_iteration(
         function: v -> B v, from and to shape `(batch, ...)`. B must not mix samples.
         start: First v, of shape `(batch, ...)`; random, so that no eigenvector is missing in it.
         iterations: Most applications of B.
-        tolerance: Of the relative residual.
+        tolerance: Bound on the relative residual.
 
     Returns:
         Tensor of shape `(batch,)`. No gradient flows through it.
@@ -66,7 +66,7 @@ def power_iteration(
         eigenvalue = inner(v, image)
         return unit(image), eigenvalue, norm(image - spread(eigenvalue, v) * v)
 
-    # Infinite at first, which no tolerance meets.
+    # Infinite at first, so that no tolerance is met.
     unknown = inner(ops.zeros_like(start), start)
     state = (unit(start), unknown, unknown + float("inf"))
     _, eigenvalue, _ = ops.while_loop(unsettled, step, state, maximum_iterations=iterations)
@@ -93,7 +93,7 @@ def contraction_factor(
         x: The point, of shape `(batch, ...)`.
         iterations: Applications of T, at least 3; the last third is averaged.
         distance: Length of d relative to that of x: small for a curved T, but well above rounding.
-        seed: Of the first d, which is random.
+        seed: Seed of the first d, which is random.
 
     Returns:
         Tensor of shape `(batch,)`. No gradient flows through it.

@@ -1,4 +1,4 @@
-"""Batches whose samples are separate problems: what is found for each, and their arithmetic."""
+"""Batches whose samples are separate problems: their solutions and arithmetic."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from keras import ops
 
-# The least divisor, so that 0 / 0 is 0. Far below what squares of float32 images come to.
+# The least divisor, so that 0 / 0 is 0; far below the squares of float32 images.
 SMALLEST = 1e-30
 
 

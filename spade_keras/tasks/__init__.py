@@ -1,4 +1,4 @@
-"""Tasks: what a run's data, networks, losses and scores are; the stages are the same for all."""
+"""Tasks: the data, networks, losses and scores of a run; the stages are the same for all."""
 
 from __future__ import annotations
 

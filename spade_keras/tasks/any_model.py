@@ -35,17 +35,17 @@ class SearchJob(Table):
 
     Args:
         path: The `.keras` file.
-        model: Which file it was.
+        model: Identity of the file.
         data: The held-out data: an `.npz` file or "module:function".
         options: The options of the search, the budget among them.
-        folder: Where the user's modules are.
-        data_sha256: Of the data; None for a function.
+        folder: Folder of the user's modules.
+        data_sha256: Hash of the data; None for a function.
         evaluate: "module:function" that scores a model; None: agreement with the full one.
         finetune: "module:function", called with the slim and the full model.
         imports: Modules that register the model's own classes.
         importance: Criterion by which channels are kept.
-        seed: Of the sampler.
-        space: `SearchSpace.as_dict()` of what may be chosen, once it is known.
+        seed: Seed of the sampler.
+        space: `SearchSpace.as_dict()`, once it is known.
         backend: The Keras backend.
     """
 
@@ -79,7 +79,7 @@ class SearchJob(Table):
             model: The `.keras` file.
             data: See `SearchJob`; a file's path is relative to the current folder.
             options: See `SearchJob`.
-            folder: Where the user's modules are; by default the current folder.
+            folder: Folder of the user's modules; by default the current one.
             **fields: Other fields of `SearchJob`.
 
         Raises:
@@ -131,7 +131,7 @@ class SearchJob(Table):
         return self.model_copy(update=moved)
 
     def check_same(self, other: SearchJob, where: str) -> None:
-        """Refuses to continue a search that was begun for something else.
+        """Refuses to continue a search that was started with other settings.
 
         Args:
             other: The job kept at `where`.
@@ -194,13 +194,14 @@ class AnyModel:
         evaluate: Scores a model; None: agreement with the full model.
         finetune: See `finalists.FineTune`.
         importance: Criterion by which channels are kept.
-        objective: What the search maximizes, in place of `options.objective`.
+        objective: Objective in place of `options.objective`.
 
     Attributes:
         full: The model in the dtype of the budget.
         calibration: Its statistics on the inputs, where candidates are compensated.
-        score: Judges finalists as they would ship, and candidates unless the options say otherwise.
-        objective: What the search maximizes.
+        score: Judges finalists in their final form, and candidates unless the options say
+            otherwise.
+        objective: The objective of the search.
 
     Raises:
         ValueError: If the inputs are unusable or do not fit the model.
@@ -248,7 +249,7 @@ class AnyModel:
         return cls(network, inputs, job.options, importance=job.importance, **functions)
 
     def timer(self, pairs: int) -> search.Timer:
-        """Returns what times candidates interleaved with the full model."""
+        """Returns the timer of candidates, interleaved with the full model."""
         return search.interleaved_timer(
             self.full,
             self.inputs,

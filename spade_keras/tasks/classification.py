@@ -150,7 +150,7 @@ def convolutional(
         A Functional model.
 
     Raises:
-        ValueError: If the image is too small for so many poolings.
+        ValueError: If the image is too small for that number of poolings.
 
     Example:
         >>> convolutional((16, 16, 1), 10, filters=[8, 8]).output_shape
@@ -178,7 +178,7 @@ def convolutional(
 
 
 def _logits(network: keras.Model, inputs: Any) -> bool:
-    """Whether a network gives logits; what is no probability is taken for one."""
+    """Whether a network gives logits: outputs that are no probabilities count as logits."""
     return not are_probabilities(predict(network, inputs[:8]))
 
 

@@ -149,7 +149,7 @@ def check_data(inputs: Any, targets: Any, given: str) -> None:
     Args:
         inputs: Arrays, in any structure, samples first.
         targets: The same; None: there are none.
-        given: What they are, for the message, such as "--data=x.npz".
+        given: The argument they came from, for the message, such as "--data=x.npz".
 
     Raises:
         ValueError: If they are of different lengths, not numbers, or not finite.

@@ -76,7 +76,7 @@ class Reconstruction(Task):
         return self.source.scores(samples, outputs)
 
     def baselines(self, samples: Samples) -> dict[str, np.ndarray]:
-        """Returns the images that the source knows without a network."""
+        """Returns the source's baseline images, which need no network."""
         return self.source.baselines(samples)
 
     def timed(self, network: keras.Model) -> keras.Model:

@@ -19,12 +19,12 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Samples:
-    """One split of the data; arrays, or what is indexed like arrays and read when it is.
+    """One split of the data: arrays, or lazy arrays that are read when they are indexed.
 
     Attributes:
-        inputs: What a network is given: an array, or a dict of arrays; samples on the first axis.
-        truth: What it should answer; None where nobody knows.
-        held_out: Measurements that no network is given, by name, to judge it by.
+        inputs: Inputs of a network: an array, or a dict of arrays; samples on the first axis.
+        truth: Its targets; None where they are unknown.
+        held_out: Measurements by name that no network gets, to judge it by.
         volumes: The volume of every sample, where scores are taken per volume.
     """
 
@@ -38,7 +38,7 @@ class Samples:
 
     @property
     def judged_inputs(self) -> Any:
-        """Inputs together with what is held out: for losses and objectives, not for networks."""
+        """Inputs with the held-out measurements: for losses and objectives, not for networks."""
         return self.inputs if self.held_out is None else {**self.inputs, **self.held_out}
 
     def take(self, start: int, count: int) -> Samples:
@@ -56,7 +56,7 @@ class DataFacts:
     """Facts about the data, for the report.
 
     Attributes:
-        note: What the data are and what figures on them can show.
+        note: Origin of the data, and what figures on them can show.
         skipped: File -> why it was left out.
     """
 
@@ -90,7 +90,7 @@ class Task(ABC):
         """Writes what `load` reads.
 
         Args:
-            folder: Where to.
+            folder: An empty folder.
             say: Shows a line to the user.
 
         Returns:
@@ -114,7 +114,7 @@ class Task(ABC):
         """Returns the loss and metrics for training on truth, as arguments of `compile`.
 
         Args:
-            network: What is trained.
+            network: The network to train.
             inputs: A few inputs.
         """
 
@@ -122,11 +122,11 @@ class Task(ABC):
     def distance(
         self, strategy: str, network: keras.Model, inputs: Any
     ) -> Callable[[Any, Any], Any]:
-        """Returns what fine-tuning minimizes between outputs and what they should be.
+        """Returns the distance between targets and outputs that fine-tuning minimizes.
 
         Args:
             strategy: "supervised" (against the truth) or "school" (against a teacher's outputs).
-            network: What is tuned.
+            network: The network to tune.
             inputs: A few inputs.
         """
 
@@ -139,12 +139,12 @@ class Task(ABC):
         targets: np.ndarray | None = None,
         teacher: keras.Model | None = None,
     ) -> Objective:
-        """Returns how a candidate is judged by what its fine-tuning strategy may see.
+        """Returns the score of a candidate, computed from data its strategy may see.
 
         Args:
             strategy: The fine-tuning strategy.
-            inputs: Held-out inputs, with what is held out of them.
-            targets: Their truth, for the supervised strategy alone.
+            inputs: Held-out inputs, with their held-out measurements.
+            targets: Their targets, for the supervised strategy alone.
             teacher: The unpruned network.
         """
 
@@ -153,15 +153,12 @@ class Task(ABC):
         """Scores a network's outputs.
 
         Args:
-            samples: What it was given, and what judges it.
-            outputs: What it answered.
+            samples: Its inputs, with targets or held-out measurements.
+            outputs: Its outputs.
         """
 
     def timed(self, network: keras.Model) -> keras.Model:
-        """Returns what a search times in a network's place.
-
-        It is the network itself, unless its time depends on the data.
-        """
+        """Returns the network to time: itself, unless its time depends on the data."""
         return network
 
     def network_facts(self, network: keras.Model, samples: Samples) -> dict[str, Any]:
@@ -169,14 +166,14 @@ class Task(ABC):
         return {}
 
     def baselines(self, samples: Samples) -> dict[str, np.ndarray]:
-        """Returns answers that need no network, by name; none unless a task has some."""
+        """Returns outputs that need no network, by name; none unless a task has some."""
         return {}
 
     def panel(self, samples: Samples, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Returns pictures `(height, width)` of one sample, with its "truth" where it has one.
 
         Args:
-            samples: Of the test split.
+            samples: Samples of the test split.
             outputs: Name of a network or baseline -> its outputs.
 
         Returns:
@@ -185,5 +182,5 @@ class Task(ABC):
         return {}
 
     def facts(self, test: Samples) -> dict[str, Any]:
-        """Returns what else belongs into `metrics.json`, as plain JSON values."""
+        """Returns extra facts for `metrics.json`, as plain JSON values."""
         return {}

@@ -1,9 +1,8 @@
 """TensorFlow Model Optimization for Keras 3 networks: 8 bits, few weight values, zero weights.
 
-The package knows Keras 2 alone, and importing it turns `tf.keras` into Keras 2. So a network is
-rebuilt there as a twin of the same weights, in a process of its own, and what was learned is
-carried back. Zeros and repeated values make files that pack well; they do not make a dense kernel
-faster.
+The package supports Keras 2 alone, and importing it turns `tf.keras` into Keras 2. So a twin of the
+network with the same weights is tuned in another process, and its weights are copied back. Zeros
+and repeated values make files that compress well; they do not make a dense kernel faster.
 """
 
 from __future__ import annotations
@@ -122,7 +121,7 @@ def magnitude_prune(
     """Tunes a network whose smallest weights are zero, and writes the LiteRT file.
 
     The share of zeros of each kernel grows to `sparsity` over the first half of the steps. No
-    channel disappears, so the network computes as much as before: see `spade_keras.pruning` for
+    channel disappears, so the network does the same work as before: see `spade_keras.pruning` for
     networks that are faster. The file is rounded to 8 bits afterwards, by the ranges of up to 200
     samples. Depthwise kernels are left as they are.
 

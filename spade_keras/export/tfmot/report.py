@@ -22,9 +22,9 @@ class Training:
             judged by accuracy; the network's outputs are taken for logits unless a softmax gives
             them.
         epochs: Passes over the data.
-        learning_rate: Of Adam.
+        learning_rate: Learning rate of Adam.
         batch_size: Samples per step.
-        seed: For the order of the samples and everything random.
+        seed: Seed of the order of the samples and everything random.
         data_range: The largest possible value of an image, for the PSNR.
 
     Raises:
@@ -58,7 +58,7 @@ class Training:
 
     @property
     def metric(self) -> str:
-        """Name of what the results are judged by."""
+        """Name of the metric of the results."""
         return "psnr_db" if self.loss == "mse" else "accuracy"
 
 

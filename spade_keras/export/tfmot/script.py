@@ -1,6 +1,6 @@
 """Tunes the Keras 2 twin of a network with TensorFlow Model Optimization, and runs its files.
 
-    python -P tfmot_script.py FOLDER
+    python -P script.py FOLDER
 
 reads `job.json` and `arrays.npz` of FOLDER and writes `float32.tflite`, `int8.tflite`,
 `weights.npz`, `outputs.npz` and `answer.json` there. This is a script, not a module of the library:

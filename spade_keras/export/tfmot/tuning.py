@@ -1,4 +1,4 @@
-"""Runs the script that tunes a network's twin, and reports what came of it."""
+"""Runs the script that tunes a network's twin, and reports the results."""
 
 from __future__ import annotations
 

@@ -37,9 +37,9 @@ class BasisPruning(keras.callbacks.Callback):
     """Prunes the least important components of the whole network after each epoch.
 
     The first `warmup` epochs set the reference: the best value of the monitored metric. Then
-    each epoch that ends within `max_loss` of it is remembered and followed by a round of
-    pruning; when `patience` epochs in a row have failed, training stops. In the end the model
-    is the last one that met the limit. Pruned components are masked; `merge` removes them.
+    each epoch that ends within `max_loss` of it is saved and followed by a round of pruning;
+    when `patience` epochs in a row have failed, training stops. At the end the model is the last
+    one that met the limit. Pruned components are masked; `merge` removes them.
     Every layer keeps at least one.
 
     The paper prunes during training by a first-order Taylor criterion; rounds per epoch, the
@@ -55,10 +55,10 @@ class BasisPruning(keras.callbacks.Callback):
         reference: The value to compare with. None: the best of the warm-up.
         warmup: Epochs of training before the first round.
         patience: Epochs that may fail before training stops; meanwhile nothing is pruned.
-        stop_at: Share of the decomposed layers' parameters, in [0, 1), that is few enough: the
-            training ends once `merge` would leave no more of them.
+        stop_at: Share of the decomposed layers' parameters, in [0, 1): training ends once `merge`
+            would leave no more of them.
         importance: Name in `COMPONENT_IMPORTANCES`, or a `BasisImportance`.
-        model: The decomposed model. None: the model being trained; name the inner one if a
+        model: The decomposed model. None: the model being trained; give the inner one if a
             wrapper is trained.
 
     Raises:
@@ -260,10 +260,10 @@ def prune_components(
 class GradientRecorder:
     """Adds up `(s dL/ds)^2` of scaling layers over the training steps of a model.
 
-    `optimizer.apply` is the one place where every backend hands all gradients to Python code
-    that runs inside the training step; while attached, the recorder stands in front of it. Its
-    sums are variables of the optimizer, which JAX carries through the compiled step. Gradients
-    are those of the mini-batch, before clipping, in training mode.
+    `optimizer.apply` is the one place where every backend passes all gradients to Python code
+    inside the training step; while attached, the recorder wraps it. Its sums are variables of
+    the optimizer, which JAX carries through the compiled step. Gradients are those of the
+    mini-batch, before clipping, in training mode.
     """
 
     def __init__(self, layers: Sequence[BasisScaling]) -> None:

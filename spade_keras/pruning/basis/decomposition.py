@@ -68,13 +68,13 @@ def decompose(
     Args:
         model: A built Keras model, or a network with `priors`; it stays as it is.
         layers: Paths of the layers to decompose, wildcards allowed. None: every layer that can
-            be, but for the head when that is trained; `find_rank_groups` lists the layers that
-            cannot be, and why.
+            be, except the head if it is trained; `find_rank_groups` lists the layers that cannot
+            be, and why.
         max_rank: Components per layer at most, for all layers or by path; the outputs are then
             those of the best approximation of that rank. Large dense layers are much faster
             with it.
-        trainable: What trains besides the factors: `"head"`, the layers that make the outputs,
-            which are then not decomposed unless named in `layers`; `"norms"`, scales,
+        trainable: Weights that train besides the factors: `"head"`, the layers that make the
+            outputs, which are then not decomposed unless named in `layers`; `"norms"`, scales,
             offsets and moving statistics of norms.
 
     Returns:
@@ -184,7 +184,7 @@ def _decompose(
 
 
 def _factorize(layer: Any, rank: int, path: str, read: Read) -> _Factors:
-    """The first `rank` singular triples of every group, but for those that are rounding errors."""
+    """The first `rank` singular triples of every group, without those that are rounding errors."""
     matrix = to_matrix(layer, np.asarray(read(layer.kernel), np.float64))
     if not np.isfinite(matrix).all():
         raise ValueError(
@@ -256,7 +256,7 @@ def _set_weights(layer: Any, chain: Chain, factors: _Factors, read: Read) -> Non
 
 
 def _set_trainable(model: Any, trainable: Collection[str]) -> None:
-    """Freezes all but the scaling factors and what is asked for."""
+    """Freezes all but the scaling factors and the weights asked for."""
     heads = output_layers(analyze(model).graph) if "head" in trainable else set()
     leaves = []
     # A container must be trainable for its layers to train; setting it spreads to all of them.

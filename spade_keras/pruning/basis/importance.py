@@ -1,4 +1,4 @@
-"""Importances of basis components: which of them matter least to a layer and to the loss."""
+"""Importances of basis components, for a layer or for the loss."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ class TaylorEffect(BasisImportance):
 class EffectPerParameter(TaylorEffect):
     """The Taylor effect of a component divided by the parameters that it costs.
 
-    A component of a late layer of a network that doubles its width costs a hundred times those of
-    the first layer; what is wanted is few parameters, not few components.
+    The goal is few parameters, not few components: in a network that doubles its width, a
+    component of a late layer costs a hundred times one of the first layer.
     """
 
     def __call__(self, pair: Pair, effects: np.ndarray | None) -> np.ndarray:

@@ -88,7 +88,7 @@ def rank_plan(
         by: See `merge`.
         measure: See `merge`.
         inputs: See `merge`; also to count multiply-accumulates for.
-        importance: What ranked the components, for the record.
+        importance: Criterion that ranked the components, for the record.
     """
     pairs = check_pairs(model)
     if by not in ("macs", "latency", "none"):
@@ -110,7 +110,7 @@ def rank_plan(
             form = _faster_form(pair, kept, shapes[pair.basis_path], measure)
         scale = np.asarray(keras.ops.convert_to_numpy(pair.scaling.scale), np.float64)
         scales = scale.reshape(pair.scaling.groups, -1)[:, kept].reshape(-1).tolist()
-        # The basis layer is the whole layer but for the number of its output channels.
+        # The basis layer is the whole layer except for the number of its output channels.
         part = macs.get(pair.basis_path)
         whole = None if part is None else part // pair.scaling.rank * pair.group.columns
         layers.append(pair.group.plan(kept, form, scales, whole))

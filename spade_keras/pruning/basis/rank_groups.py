@@ -30,11 +30,11 @@ _DECOMPOSABLE = (*CONVOLUTIONS, *TRANSPOSED, keras.layers.Dense)
 
 @dataclass(frozen=True)
 class RankGroup:
-    """The components of one layer: what a plan of ranks may choose from.
+    """The components of one layer, among which a plan of ranks chooses.
 
     A layer with `n` rows and `co` columns per group costs `n co`, a pair of rank `r` costs
     `r (n + e co)`, where `e` is 1 except for strided transposed convolutions, whose second
-    layer works on about `e` times as many positions as the first (exactly, with padding "same").
+    layer has about `e` times the positions of the first (exactly, with padding "same").
 
     Args:
         name: Path of the layer.
@@ -95,7 +95,7 @@ class RankGroup:
 
 
 def find_rank_groups(model: Any) -> tuple[RankGroup, ...]:
-    """Lists every layer with a kernel: what it can be decomposed into, or why it cannot be.
+    """Lists every layer with a kernel: its components, or why it cannot be decomposed.
 
     Args:
         model: A built Keras model, or a network with `priors`.

@@ -36,7 +36,7 @@ class BasisScaling(keras.layers.Layer):
         activation: Its activation.
         use_bias: Whether it has a bias, which moves here.
         data_format: Its data format.
-        **kwargs: Those of every layer.
+        **kwargs: Arguments of every Keras layer.
 
     Input shape:
         `(batch, ..., groups * rank)`; channels first where `data_format` says so.

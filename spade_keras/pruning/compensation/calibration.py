@@ -152,7 +152,7 @@ def watch_calls(
     Args:
         analysis: Analysis of the model.
         inputs: One batch.
-        see: Called with the path of the operation, the call and the tensors so far by the id of
+        see: Called with the path of the operation, the call and the tensors so far, by the id of
             their symbols; raises `Seen` to end the run.
     """
     tensors = [

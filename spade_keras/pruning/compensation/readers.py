@@ -188,7 +188,7 @@ def _padding(kind: str, size: int, reach: int, stride: int) -> tuple[int, int]:
 
 
 def row_chooser(most: int, seed: int) -> Rows:
-    """Makes a choice of at most so many rows, the same for the same count and seed."""
+    """Makes a function that chooses rows, the same for the same count and seed."""
 
     def choose(count: int) -> np.ndarray:
         if count <= most:

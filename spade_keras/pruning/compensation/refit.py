@@ -119,7 +119,7 @@ def refit_sequentially(
 ) -> None:
     """Refits the readers of a slim model in place, in the order in which they run.
 
-    Batch normalizations get statistics that moved as the batch's own did.
+    Moving statistics of batch normalizations are shifted as their inputs shifted.
 
     Args:
         model: The original model.
@@ -175,10 +175,10 @@ def kept_parts(
 
 
 class _Moments:
-    """Second moments of what a slim reader sees, with itself and with what it should give.
+    """Second moments of the inputs of a slim reader, with themselves and with its targets.
 
-    Where the output goes straight into a sum, the reader makes up for what the other summand
-    lacks as well: `target = X W + (other of the full model - other of the slim one)`.
+    If the output goes straight into a sum, the reader also makes up for the error of the other
+    summand: `target = X W + (other of the full model - other of the slim one)`.
     """
 
     def __init__(
@@ -299,7 +299,7 @@ def _shift_statistics(
     inputs: Any,
     batch_size: int,
 ) -> None:
-    """Moves a batch normalization's statistics as those of its inputs moved."""
+    """Shifts a batch normalization's statistics as those of its inputs shifted."""
     before, after = (_input_moments(analysis, path, inputs, batch_size) for analysis in sides)
     mean, variance = (
         np.asarray(keras.ops.convert_to_numpy(v))[alive]

@@ -32,7 +32,7 @@ class Analysis:
         rules: Rule of every operation by its id; None for a nested graph.
         paths: Path of every operation by its id.
         opened: Graph of every nested model or composite layer by its id.
-        cache: What is computed from the labels once.
+        cache: Results computed from the labels once.
     """
 
     graph: Graph
@@ -139,7 +139,7 @@ def _choose_rule(graph: Graph, call: Call, path: str) -> ChannelRule | None:
 
 
 def _is_converted(layer: Any) -> bool:
-    """True for layers whose weights are not what their configuration says."""
+    """True for layers whose weights differ from their configuration."""
     state = vars(layer)
     return bool(state.get("lora_enabled")) or ("lora_rank" in state and layer.quantization_mode)
 

@@ -16,7 +16,7 @@ from spade_keras.pruning.graph.trace import Call, Graph, shape_of
 
 @dataclass(frozen=True)
 class Branch:
-    """The branch of one residual block: what adds it, where it starts, and its calls in order."""
+    """The branch of one residual block: its addition, its start, and its calls in order."""
 
     addition: Call
     skip: Any
@@ -130,7 +130,7 @@ def _is_read_by(
 
 
 def leave_out(graph: Graph, skips: Mapping[int, Any]) -> Graph:
-    """The graph without some additions and what only they read; itself if it has none of them.
+    """The graph without some additions and their branches; itself if it has none of them.
 
     Args:
         graph: The graph.

@@ -20,7 +20,7 @@ class ShapedCall:
 
     Args:
         path: Path of the layer, or name of the operation.
-        operation: What is called.
+        operation: The layer or operation.
         arguments: Positional and keyword arguments, tensors being symbolic.
         outputs: Symbolic tensors it returns.
     """

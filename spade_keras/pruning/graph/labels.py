@@ -1,4 +1,4 @@
-"""Integer labels: which channels of which tensors and weights are the same channel.
+"""Integer labels that identify a channel in all tensors and weights it occurs in.
 
 A tensor of shape `(batch, height, width, channels)` has a label array of shape
 `(1, 1, 1, channels)`: an axis of size 1 says that all positions along it share their labels.
@@ -28,7 +28,7 @@ class SlotRecord:
         axis: The axis of the weight.
         labels: One label per position along the axis.
         role: `"producer"`, `"consumer"` or `"parameter"`.
-        unit: Suffix of the group's name where channels are not what is pruned, such as heads.
+        unit: Suffix of the group's name where the pruned units are not channels, such as heads.
     """
 
     path: str
@@ -50,7 +50,7 @@ class BlockRecord:
 
 
 class LabelStore:
-    """Makes labels and records what is tied, frozen, sliced and blocked."""
+    """Makes labels, and records ties, freezes, slots and blocks."""
 
     def __init__(self) -> None:
         self.size = 1
@@ -85,7 +85,7 @@ class LabelStore:
         self.frozen.append((np.ravel(labels), reason))
 
     def constant(self, rank: int, reason: str | None = None) -> Labels:
-        """Labels of a tensor whose width never changes; a reason freezes what meets it."""
+        """Labels of a tensor whose width never changes; a reason freezes labels tied to it."""
         if reason is None:
             return np.zeros((1,) * rank, dtype=np.int64)
         label = self.new(1)
@@ -109,7 +109,7 @@ class LabelStore:
         return None if record is None else record.labels
 
     def elementwise(self, tensors: Sequence[tuple[Shape, Labels]]) -> Labels:
-        """Labels of a broadcasting element-wise result; ties what must shrink together.
+        """Labels of a broadcasting element-wise result; ties axes that must shrink together.
 
         An axis of size 1 that is stretched (a gate) neither ties nor freezes the wide side.
         """
@@ -142,7 +142,7 @@ class LabelStore:
         return result
 
     def along(self, labels: Labels, axis: int, size: int) -> Labels:
-        """One label per position of an axis of that size, tying the labels that differ elsewhere.
+        """One label per position of an axis of that size, with labels across other axes tied.
 
         An axis along which nothing differs has no labels of its own: zeros.
         """
@@ -176,7 +176,7 @@ def along_axis(labels: np.ndarray, axis: int) -> np.ndarray:
 
 
 def reshape(labels: Labels, before: Shape, after: Shape) -> Labels | None:
-    """Labels of a reshaped tensor, or None when unknown sizes (None) hide where they go."""
+    """Labels of a reshaped tensor, or None when unknown sizes (None) hide their places."""
     # Leading and trailing axes of equal size stay as they are, unknown sizes included.
     limit = min(len(before), len(after))
     left = _common(before, after, limit)
@@ -210,7 +210,7 @@ def _common(before: Shape, after: Shape, limit: int) -> int:
 
 
 def squeeze_uniform(labels: Labels) -> Labels:
-    """Stores axes along which the labels do not differ with size 1."""
+    """Reduces axes along which the labels do not differ to size 1."""
     for axis in range(labels.ndim):
         if labels.shape[axis] > 1:
             head = np.take(labels, [0], axis=axis)

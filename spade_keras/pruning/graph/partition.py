@@ -1,7 +1,7 @@
 """From ties to groups: connected components, their constraints, their slots.
 
-Tied labels form a component: one channel, wherever it shows up. Components that the same slots
-hold form a group; each component is one unit of it.
+Tied labels form a component: one channel, in all its places. Components held by the same slots
+form a group; each component is one unit of it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from spade_keras.pruning.groups import Group, Slot
 
 @dataclass
 class Partition:
-    """The groups of one model and where every label went.
+    """The groups of one model, and the place of every label in them.
 
     Args:
         groups: The groups in the order of their first producers.
@@ -222,7 +222,7 @@ def _slots(
     """Slots of every group, and the first producer of each in the order of production."""
     slots: list[list[Slot]] = [[] for _ in widths]
     first: dict[int, SlotRecord] = {}
-    # Many slots share a label array, and many a layer: both are worked out once.
+    # Many slots share a label array or a layer: both are computed once.
     placed: dict[int, list[tuple[int, np.ndarray]]] = {}
     index_of: dict[int, dict[int, int]] = {}
     for record in store.slots:

@@ -94,7 +94,7 @@ class WeightTable:
         one weight, as after a concatenation, cost one pass.
 
         Args:
-            slot: Where the channels live.
+            slot: The place of the channels.
             name: Name of the function, to remember its sums by.
             function: Maps the weight elementwise.
         """

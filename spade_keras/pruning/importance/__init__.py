@@ -1,4 +1,4 @@
-"""Importances: which channels of a group matter least.
+"""Importances: criteria that rank the channels of a group.
 
 `IMPORTANCES.make(name)` makes one, `IMPORTANCES.register(name, class_or_function)` adds one.
 """

@@ -1,4 +1,4 @@
-"""One rule per layer: how its channels are labeled and how it is made again with fewer.
+"""One rule per layer: how its channels are labeled and how it is rebuilt with fewer.
 
 `RULES` maps the name of a Keras layer (`"Conv2D"`) or operation (`"ops.Reshape"`) to its rule.
 """
@@ -135,8 +135,8 @@ def register_channel_rule(layer_class: type, rule: ChannelRule) -> None:
     """Adds the rule of a layer or operation class.
 
     Args:
-        layer_class: The class; subclasses are not covered, for their `call` may differ.
-        rule: How channels go through it.
+        layer_class: The class; subclasses are not covered, since their `call` may differ.
+        rule: Its rule.
 
     Raises:
         ValueError: The class has a rule already, or `rule` is not a `ChannelRule`.

@@ -113,7 +113,7 @@ class AttentionRule(ChannelRule):
         return [labels, *rest]
 
     def mixes(self, labels: Sequence[Labels], call: Any) -> bool:
-        """True when query and key carry channels and no weight says which are gone."""
+        """True when query and key carry channels and no weight records which are gone."""
         scale = getattr(call.operation, "scale", None)
         return (scale is None or len(scale.shape) == 0) and any(x.size > 1 for x in labels)
 
@@ -122,7 +122,7 @@ class DotProductAttentionRule(ChannelRule):
     """`ops.dot_product_attention` on (batch, time, heads, size): whole heads."""
 
     def propagate(self, call: ChannelCall) -> Labels | list[Labels]:
-        """Ties everything that belongs to a head."""
+        """Ties all channels of a head."""
         if len(call.inputs) < 3 or len({x.shape[2] for x in call.inputs[:3]}) > 1:
             return call.freeze_all(f"shared key-value heads at {call.path}")
         query, key, value = (call.store.collapse(x, [0, 1, 3]) for x in call.labels[:3])

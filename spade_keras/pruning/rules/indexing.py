@@ -13,7 +13,7 @@ from spade_keras.pruning.rules.rule import Change, ChannelCall, ChannelRule
 
 
 class SplitRule(ChannelRule):
-    """`ops.split` and `ops.array_split`: every part keeps what is left of it."""
+    """`ops.split` and `ops.array_split`: every part keeps its remaining positions."""
 
     def propagate(self, call: ChannelCall) -> list[Labels]:
         """Cuts the label array."""
@@ -213,7 +213,7 @@ class PadRule(ChannelRule):
         return labels
 
     def resize(self, change: Change) -> Any:
-        """Pads with what remains of the padding."""
+        """Pads with the remaining padding."""
         operation = change.operation
         old, new = change.outputs[0]
         if old == new:
@@ -267,7 +267,7 @@ class FlipRule(ChannelRule):
 
 
 class RepeatRule(ChannelRule):
-    """`ops.repeat` and `ops.tile`: copies carry the labels of what they copy."""
+    """`ops.repeat` and `ops.tile`: copies carry the labels of the original."""
 
     def propagate(self, call: ChannelCall) -> Labels | list[Labels]:
         """Repeats the label array along axes that carry channels."""

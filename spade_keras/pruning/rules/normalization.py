@@ -1,4 +1,4 @@
-"""Normalizations: something per channel, and for most of them a mean over the channels."""
+"""Normalizations: parameters per channel, and for most of them statistics over the channels."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class ChannelCall:
         return self.kwargs.get(name)
 
     def vector(self, axis: int, index: int = 0) -> Labels:
-        """One label per position of an input's axis; ties what differs elsewhere."""
+        """One label per position of an input's axis; ties labels across the other axes."""
         size = self.inputs[index].shape[axis]
         return self.store.along(self.labels[index], axis, 1 if size is None else int(size))
 
@@ -92,7 +92,7 @@ class ChannelCall:
         self._attach(variable, axis, labels, "consumer")
 
     def parameter(self, variable: Any, axis: int, labels: Labels) -> None:
-        """The weight, if there is one, holds something for each channel along its axis."""
+        """The weight, if there is one, has an entry per channel along its axis."""
         if variable is not None:
             self._attach(variable, axis, labels, "parameter")
 
@@ -177,12 +177,12 @@ class Change:
 
 
 class ChannelRule:
-    """How one kind of layer treats channels: the extension point of the pruner.
+    """Treatment of channels by one kind of layer: the extension point of the pruner.
 
-    A rule says how labels go through the layer (`propagate`) and how the layer is made again
-    with fewer channels (`resize`). Where removal is not the same as zeroing (`mixes`), a rule
-    may define `reference(layer, x, weights)`: the output computed from the input and the named
-    weights, both without the removed channels.
+    A rule passes labels through the layer (`propagate`) and rebuilds the layer with fewer
+    channels (`resize`). Where removal is not the same as zeroing (`mixes`), a rule may define
+    `reference(layer, x, weights)`: the output computed from the input and the named weights,
+    both without the removed channels.
     """
 
     width: tuple[str, str, int] | None = None
@@ -281,7 +281,7 @@ def without_build_shapes(config: Any) -> Any:
 def with_zeros(config: Any) -> Any:
     """A layer configuration whose initializers are all zeros, inner layers included.
 
-    The weights are replaced anyway, and drawing random numbers is what costs.
+    The weights are replaced anyway, and drawing random numbers is the main cost.
     """
     if isinstance(config, list):
         return [with_zeros(item) for item in config]

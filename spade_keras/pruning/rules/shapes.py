@@ -32,7 +32,7 @@ class ReshapeRule(ChannelRule):
     """`Reshape`, `ops.reshape`, `ops.squeeze`, `ops.expand_dims`, `ops.ravel`."""
 
     def propagate(self, call: ChannelCall) -> Labels | list[Labels]:
-        """Reshapes the label array; sizes that hide where channels go freeze them."""
+        """Reshapes the label array; freezes channels whose place is hidden by unknown sizes."""
         return _reshape(call, call.labels[0], call.shape())
 
     def configure(self, config: dict[str, Any], change: Change) -> dict[str, Any]:

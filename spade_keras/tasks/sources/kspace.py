@@ -22,7 +22,7 @@ _REPEATS_OF_ONE = 32
 
 
 class KSpace(Source):
-    """Slices of a scan; samples that no network is given judge the images.
+    """Slices of a scan; images are judged by samples that no network gets.
 
     In every slice two disjoint sets of sampled points are held out: one to select by, one to report
     on. The networks see the rest, in training too. A scan of one slice is all three splits.
@@ -64,7 +64,7 @@ class KSpace(Source):
         return DataFacts(self._note(slices, path))
 
     def load(self, folder: Path, split: str) -> Samples:
-        """Reads what the networks are given of a split, and separately what judges them."""
+        """Reads the inputs of a split, and separately the samples that judge the images."""
         inputs, held_out = _separate(super().load(folder, split).inputs)
         if split == "train":
             slices = len(inputs["mask"])
@@ -171,7 +171,7 @@ class KSpace(Source):
 
 
 def _separate(arrays: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], ...]:
-    """Returns the arrays that are given to networks, and those held out."""
+    """Returns the inputs of networks, and the held-out arrays."""
     held_out = {name: array for name, array in arrays.items() if name.startswith(HELD_OUT)}
     return {name: array for name, array in arrays.items() if name not in held_out}, held_out
 

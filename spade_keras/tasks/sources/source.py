@@ -27,7 +27,7 @@ class Source(ABC):
 
     Args:
         settings: The table `[data]`.
-        seed: Of the run.
+        seed: Seed of the run.
     """
 
     section: ClassVar[type[Section]]

@@ -20,7 +20,7 @@ class PruningPhase:
     Args:
         share: Share of the components pruned after every epoch.
         patience: Consecutive epochs that may miss the allowed loss before the phase ends.
-        learning_rate: Of Adam.
+        learning_rate: Learning rate of Adam.
     """
 
     share: float
@@ -39,7 +39,7 @@ class PrunedComponents:
     Args:
         model: The merged model: stock layers only, all trainable.
         plan: The remaining ranks, for the model that was pruned.
-        rounds: What happened in every epoch, phase after phase.
+        rounds: The record of every epoch, phase after phase.
     """
 
     model: keras.Model
@@ -65,7 +65,7 @@ def prune_components(
 
     Args:
         model: The network to prune; it stays as it is.
-        tasks: The target's "train" and "validation"; `soft_labels` of "train" let a network teach.
+        tasks: The target's "train" and "validation"; for a teacher, give `soft_labels` of "train".
         allowed_loss: Validation accuracy that pruning may cost; 0.01 is one point.
         stop_at: Stops at this share of the decomposed layers' parameters; 0: goes as far as the
             allowed loss allows.
@@ -73,7 +73,7 @@ def prune_components(
         importance: A key of `COMPONENT_IMPORTANCES`.
         phase_epochs: Epochs of a phase, at most.
         closing_epochs: Epochs without pruning.
-        **options: More of `fit`; learning rates are those of the phases.
+        **options: Further options of `fit`; the phases set the learning rates.
 
     Returns:
         The pruned model, its plan, and its history.

@@ -35,7 +35,7 @@ def fit(
         train: Samples to train on, with classes or with probabilities such as `soft_labels`.
         validation: Samples with classes to select weights by. None: those of the last epoch stay.
         epochs: Passes over `train`, at most.
-        learning_rate: Of Adam.
+        learning_rate: Learning rate of Adam.
         batch_size: Samples in a batch.
         pruner: A callback that prunes and selects the final weights. None: those of the lowest
             validation loss, where that is known.
@@ -75,14 +75,14 @@ def fit(
 def soft_labels(
     teacher: keras.Model, samples: LabeledSamples, *, share: float = 0.5, temperature: float = 2.0
 ) -> LabeledSamples:
-    """Mixes the classes of samples with a teacher's answers.
+    """Mixes the classes of samples with a teacher's outputs.
 
         (1 - share) one_hot(y) + share softmax(log(p) / temperature)
 
     Args:
         teacher: A classifier that gives probabilities p.
         samples: Inputs and their classes.
-        share: Weight of the teacher's answers, in [0, 1].
+        share: Weight of the teacher's outputs, in [0, 1].
         temperature: Above 1 the teacher's unlikely classes count more.
 
     Returns:

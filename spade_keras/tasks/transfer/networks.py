@@ -47,7 +47,7 @@ def make_network(
         `(batch, classes)`: probabilities.
 
     Raises:
-        ValueError: If the picture is too small for so many stages.
+        ValueError: If the picture is too small for that number of stages.
 
     Example:
         >>> make_network("vgg", (16, 16, 1), [4, 8]).output_shape
@@ -160,7 +160,7 @@ def replace_head(model: keras.Model, classes: int, *, seed: int = 0) -> keras.Mo
     Args:
         model: A Functional or Sequential model with one input and one output; it stays as it is.
         classes: Number of classes.
-        seed: Of the new weights.
+        seed: Seed of the new weights.
 
     Returns:
         A new model; the layers before the head have the old weights.

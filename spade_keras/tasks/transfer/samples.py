@@ -112,7 +112,7 @@ def split_tasks(
         target_classes: Classes of the target task.
         train: Target samples per class to train on.
         validation: Target samples per class to select by; all others are the test.
-        seed: Of the draw.
+        seed: Seed of the draw.
 
     Returns:
         "source", where there are classes for it, and the disjoint "train", "validation" and "test"
