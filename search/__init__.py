@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         strategy_objective,
     )
     from spade_keras.search.seeds import propose
-    from spade_keras.search.space import Configuration, RankVariable, SearchSpace, WidthVariable
+    from spade_keras.search.space import Configuration, SearchSpace, Variable
     from spade_keras.search.storage import open_storage
     from spade_keras.search.study import Search, choose_space, run
     from spade_keras.search.trial import Timer, interleaved_timer
@@ -53,7 +53,6 @@ __all__ = [
     "LogitAgreement",
     "Objective",
     "OutputAgreement",
-    "RankVariable",
     "Receipt",
     "Search",
     "SearchOptions",
@@ -67,7 +66,7 @@ __all__ = [
     "TrialRecord",
     "UserFunction",
     "ValidationPSNR",
-    "WidthVariable",
+    "Variable",
     "Worker",
     "accept",
     "build",
@@ -100,7 +99,7 @@ __getattr__ = lazy_attributes(
         "scores": "Accuracy LogitAgreement OutputAgreement "
         "SelfSupervisedScore TeacherAgreement ValidationPSNR strategy_objective",
         "seeds": "propose",
-        "space": "Configuration RankVariable SearchSpace WidthVariable",
+        "space": "Configuration SearchSpace Variable",
         "storage": "open_storage",
         "study": "Search choose_space run",
         "trial": "Timer interleaved_timer",
