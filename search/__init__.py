@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         strategy_objective,
     )
     from spade_keras.search.seeds import propose
-    from spade_keras.search.space import Configuration, RankVariable, SearchSpace, WidthVariable
+    from spade_keras.search.space import Configuration, SearchSpace, Variable
     from spade_keras.search.storage import open_storage
     from spade_keras.search.study import Search, run
     from spade_keras.search.trial import Timer, interleaved_timer
@@ -54,7 +54,6 @@ __all__ = [
     "LogitAgreement",
     "Objective",
     "OutputAgreement",
-    "RankVariable",
     "Receipt",
     "Search",
     "SearchOptions",
@@ -68,7 +67,7 @@ __all__ = [
     "TrialRecord",
     "UserFunction",
     "ValidationPSNR",
-    "WidthVariable",
+    "Variable",
     "Worker",
     "accept",
     "build",
@@ -101,7 +100,7 @@ __getattr__ = lazy_attributes(
         "scores": "Accuracy LogitAgreement OutputAgreement "
         "SelfSupervisedScore TeacherAgreement ValidationPSNR strategy_objective",
         "seeds": "propose",
-        "space": "Configuration RankVariable SearchSpace WidthVariable",
+        "space": "Configuration SearchSpace Variable",
         "storage": "open_storage",
         "layer_insights": "choose_space",
         "study": "Search run",

@@ -58,17 +58,17 @@ class Knapsack:
         self.space = space
         self._cost = cost
         for variable in space.variables:
-            given = np.asarray(values.get(variable.group, ()), float)
+            given = np.asarray(values.get(variable.name, ()), float)
             if given.shape != (len(variable.edges),) or not np.isfinite(given).all():
                 raise ValueError(
                     "`values` must have a finite number for each edge of each group. Received: "
-                    f"values[{variable.group!r}]={values.get(variable.group)} for edges "
+                    f"values[{variable.name!r}]={values.get(variable.name)} for edges "
                     f"{variable.edges}"
                 )
         count = max(len(variable.edges) for variable in space.variables)
         # Rows are padded in front with the narrowest edge, so that the last column is the full one.
         self._padding = np.array([count - len(v.edges) for v in space.variables])
-        self._values = np.array([self._padded(values[v.group], count) for v in space.variables])
+        self._values = np.array([self._padded(values[v.name], count) for v in space.variables])
         self._column = np.arange(count)
         self._full = np.full(len(space.variables), count - 1)
 
@@ -169,7 +169,7 @@ class Knapsack:
     def _configuration(self, chosen: np.ndarray) -> Configuration:
         columns = np.maximum(chosen - self._padding, 0)
         widths = {
-            variable.group: variable.edges[column]
+            variable.name: variable.edges[column]
             for variable, column in zip(self.space.variables, columns, strict=True)
         }
         return self.space.snap(widths)
@@ -186,11 +186,11 @@ class _PairwiseCost:
         full = space.full.widths
         groups = list(full)
         self.base = cost(space.full)
-        known = {v.group: {v.edges[-1]: 0.0} for v in space.variables}
+        known = {v.name: {v.edges[-1]: 0.0} for v in space.variables}
         for variable in space.variables:
             for edge in variable.edges[:-1]:
-                narrowed = space.snap({**full, variable.group: edge})
-                known[variable.group][edge] = self.base - cost(narrowed)
+                narrowed = space.snap({**full, variable.name: edge})
+                known[variable.name][edge] = self.base - cost(narrowed)
         self.savings = np.array(
             [[known[g][edge] for edge in row] for g, row in zip(groups, edges, strict=True)]
         )
@@ -255,7 +255,7 @@ def knapsack_values(
     space: SearchSpace, importances: Mapping[str, KeptShare]
 ) -> dict[str, list[float]]:
     """Returns group -> value of each of its edges, 0 at the full width."""
-    missing = [v.group for v in space.variables if v.group not in importances]
+    missing = [v.name for v in space.variables if v.name not in importances]
     if missing:
         raise ValueError(
             f"`importances` must have every group of the space. Received: none for {missing}"
@@ -264,9 +264,7 @@ def knapsack_values(
     def value(kept: KeptShare, width: int) -> float:
         return kept.weight * float(np.log(max(kept.shares[width], 1e-12)))
 
-    return {
-        v.group: [value(importances[v.group], edge) for edge in v.edges] for v in space.variables
-    }
+    return {v.name: [value(importances[v.name], edge) for edge in v.edges] for v in space.variables}
 
 
 def predicted_cost(

@@ -57,7 +57,7 @@ def measured_space(
     grid = SearchSpace.from_groups(
         find_groups(network), multiple=multiple, minimum=minimum, **joint
     )
-    widths = {v.group: _spread(v.edges) for v in grid.variables}
+    widths = {v.name: _spread(v.edges) for v in grid.variables}
     table = LayerTable.measure(
         network, inputs, widths, cache=cache or LatencyCache(), on_layer=on_layer
     )
@@ -85,7 +85,7 @@ def bottleneck(table: LayerTable, space: SearchSpace) -> str | None:
     Returns:
         Part of a sentence; None if no group may change.
     """
-    times = {v.group: table.group_ms(v.group) for v in space.variables}
+    times = {v.name: table.group_ms(v.name) for v in space.variables}
     if not times:
         return None
     slowest = max(times, key=lambda group: times[group])

@@ -260,12 +260,12 @@ def sensitivities(
     for variable in space.variables:
         *narrower, width = variable.edges
         if not narrower:
-            found[variable.group] = 0.0
+            found[variable.name] = 0.0
             continue
         edge = min(narrower, key=lambda edge: abs(edge - width * (1 - ratio)))
-        loss = whole - quality(space.snap({**space.full.widths, variable.group: edge}))
+        loss = whole - quality(space.snap({**space.full.widths, variable.name: edge}))
         scaled = loss * (ratio / (1 - edge / width)) ** 2
-        found[variable.group] = float("inf") if np.isnan(scaled) else float(scaled)
+        found[variable.name] = float("inf") if np.isnan(scaled) else float(scaled)
     return found
 
 
@@ -294,12 +294,12 @@ def sensitivity_curve(space: SearchSpace, sensitivities: Mapping[str, float]) ->
     Raises:
         ValueError: If a group has no sensitivity.
     """
-    missing = [v.group for v in space.variables if v.group not in sensitivities]
+    missing = [v.name for v in space.variables if v.name not in sensitivities]
     if missing:
         raise ValueError(
             f"`sensitivities` must have every group of the space. Received: none for {missing}"
         )
-    losses = np.array([float(sensitivities[v.group]) for v in space.variables])
+    losses = np.array([float(sensitivities[v.name]) for v in space.variables])
     losses[np.isnan(losses)] = np.inf
     finite = losses[np.isfinite(losses)]
     largest = float(finite.max(initial=0.0)) or 1.0
@@ -315,7 +315,7 @@ def sensitivity_curve(space: SearchSpace, sensitivities: Mapping[str, float]) ->
     def curve(amount: float) -> Configuration:
         level = np.interp(checked_amount(amount) * removed[-1], removed, levels)
         kept = widths * (1 - np.minimum(caps, level * rates))
-        groups = [v.group for v in space.variables]
+        groups = [v.name for v in space.variables]
         return space.snap(dict(zip(groups, kept.tolist(), strict=True)))
 
     return curve
@@ -331,7 +331,7 @@ def ranks_curve(space: SearchSpace) -> Curve:
             wanted = np.interp(amount, [0, 1], [variable.edges[-1], variable.edges[0]])
             rank = min(variable.edges, key=lambda edge: abs(edge - wanted))
             if rank < variable.edges[-1]:
-                ranks[variable.layer] = rank
+                ranks[variable.name] = rank
         return replace(space.full, ranks=ranks)
 
     return curve

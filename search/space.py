@@ -73,28 +73,15 @@ def checked_amount(amount: float) -> float:
 
 
 @dataclass(frozen=True)
-class WidthVariable:
-    """One group's width, as an ordered index into the widths allowed.
+class Variable:
+    """The width of a channel group or the rank of a layer, as an index into those allowed.
 
     Attributes:
-        group: Name of the channel group.
-        edges: Allowed widths, ascending; the last is the full width.
+        name: The group's name, or the layer's path as in `pruning.basis.find_rank_groups`.
+        edges: Allowed widths or ranks, ascending; the last is the full one.
     """
 
-    group: str
-    edges: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class RankVariable:
-    """One layer's number of components, as an ordered index into the ranks allowed.
-
-    Attributes:
-        layer: Path of the layer, as in `pruning.basis.find_rank_groups`.
-        edges: Allowed ranks, ascending; the last is the full rank, which leaves the layer whole.
-    """
-
-    layer: str
+    name: str
     edges: tuple[int, ...]
 
 
@@ -110,11 +97,11 @@ class SearchSpace:
         ranks: One per layer that may become a pair of layers; see `pruning.basis`.
     """
 
-    variables: tuple[WidthVariable, ...]
+    variables: tuple[Variable, ...]
     iterations: tuple[int, ...] = ()
     blocks: tuple[str, ...] = ()
     dtypes: tuple[str, ...] = ()
-    ranks: tuple[RankVariable, ...] = ()
+    ranks: tuple[Variable, ...] = ()
 
     @classmethod
     def from_groups(
@@ -157,27 +144,27 @@ class SearchSpace:
             **joint: `iterations`, `blocks`, `dtypes`; and `ranks`: layer -> ranks, such as those
                 of `rank_choices`.
         """
-        variables = tuple(WidthVariable(g, tuple(sorted(set(e)))) for g, e in edges.items())
-        allowed = joint.pop("ranks", {})
-        ranks = tuple(RankVariable(n, tuple(sorted(set(e)))) for n, e in allowed.items())
+        variables, ranks = (
+            tuple(Variable(name, tuple(sorted(set(e)))) for name, e in allowed.items())
+            for allowed in (edges, joint.pop("ranks", {}))
+        )
         others = {name: tuple(values) for name, values in joint.items()}
         return cls(variables, **others, ranks=ranks)
 
     @property
     def full(self) -> Configuration:
         """The network as it is."""
-        return Configuration({v.group: v.edges[-1] for v in self.variables}, *self._own())
+        return Configuration({v.name: v.edges[-1] for v in self.variables}, *self._own())
 
     @property
     def narrowest(self) -> Configuration:
         """Every group at its smallest width, at the network's own depth and precision."""
-        return Configuration({v.group: v.edges[0] for v in self.variables}, *self._own())
+        return Configuration({v.name: v.edges[0] for v in self.variables}, *self._own())
 
     def suggest(self, trial: optuna.Trial) -> Configuration:
         """Lets a trial choose."""
         widths = {
-            v.group: v.edges[trial.suggest_int(v.group, 0, len(v.edges) - 1)]
-            for v in self.variables
+            v.name: v.edges[trial.suggest_int(v.name, 0, len(v.edges) - 1)] for v in self.variables
         }
         iterations = dtype = None
         if self.iterations:
@@ -189,10 +176,10 @@ class SearchSpace:
         if self.dtypes:
             dtype = trial.suggest_categorical(_DTYPE, list(self.dtypes))
         ranks = {
-            v.layer: v.edges[trial.suggest_int(_RANK + v.layer, 0, len(v.edges) - 1)]
+            v.name: v.edges[trial.suggest_int(_RANK + v.name, 0, len(v.edges) - 1)]
             for v in self.ranks
         }
-        lowered = {v.layer: ranks[v.layer] for v in self.ranks if ranks[v.layer] < v.edges[-1]}
+        lowered = {v.name: ranks[v.name] for v in self.ranks if ranks[v.name] < v.edges[-1]}
         return Configuration(widths, iterations, dropped, dtype, lowered)
 
     def parameters(self, configuration: Configuration) -> dict[str, Any]:
@@ -203,7 +190,7 @@ class SearchSpace:
                 own.
         """
         parameters: dict[str, Any] = {
-            v.group: _nearest(v.edges, configuration.widths[v.group]) for v in self.variables
+            v.name: _nearest(v.edges, configuration.widths[v.name]) for v in self.variables
         }
         if self.iterations:
             wanted = configuration.iterations or self.iterations[-1]
@@ -213,8 +200,8 @@ class SearchSpace:
             known = configuration.dtype in self.dtypes
             parameters[_DTYPE] = configuration.dtype if known else self.dtypes[0]
         for rank in self.ranks:
-            wanted = configuration.ranks.get(rank.layer, rank.edges[-1])
-            parameters[_RANK + rank.layer] = _nearest(rank.edges, wanted)
+            wanted = configuration.ranks.get(rank.name, rank.edges[-1])
+            parameters[_RANK + rank.name] = _nearest(rank.edges, wanted)
         return parameters
 
     def snap(self, widths: Mapping[str, float], **joint: Any) -> Configuration:
@@ -225,7 +212,7 @@ class SearchSpace:
             **joint: Other fields of `Configuration`.
         """
         own = dict(zip(("iterations", "dropped", "dtype"), self._own(), strict=True))
-        nearest = {v.group: v.edges[_nearest(v.edges, widths[v.group])] for v in self.variables}
+        nearest = {v.name: v.edges[_nearest(v.edges, widths[v.name])] for v in self.variables}
         return Configuration(nearest, **{**own, **joint})
 
     def uniform(self, ratio: float) -> Configuration:
@@ -235,12 +222,12 @@ class SearchSpace:
     def as_dict(self) -> dict[str, Any]:
         """Returns plain JSON values, as stored with a study; `from_dict` reads them."""
         return {
-            "edges": {v.group: list(v.edges) for v in self.variables},
+            "edges": {v.name: list(v.edges) for v in self.variables},
             "iterations": list(self.iterations),
             "blocks": list(self.blocks),
             "dtypes": list(self.dtypes),
             # Omitted when empty, so studies created before ranks can resume.
-            **({"ranks": {v.layer: list(v.edges) for v in self.ranks}} if self.ranks else {}),
+            **({"ranks": {v.name: list(v.edges) for v in self.ranks}} if self.ranks else {}),
         }
 
     @classmethod

@@ -76,6 +76,5 @@ __all__ = [
     "rank_plan",
     "rebuild",
     "register_channel_rule",
-    "verify_basis_plan",
     "verify_plan",
 ]

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from spade_keras.pruning.graph.analysis import Analysis, analyze
+from spade_keras.pruning.graph.narrowing import read_from
 from spade_keras.pruning.graph.trace import Call, channel_axis
 from spade_keras.pruning.graph.weights import WeightTable
 from spade_keras.pruning.groups import Group, Slot, find_groups
@@ -163,12 +164,8 @@ def prune_interpolative(model: Any, inputs: Any, **settings: Any) -> Interpolati
             lost = np.linalg.norm(matrix - matrix[:, kept] @ transfer)
             errors[entry.name] = float(lost) / max(float(np.linalg.norm(matrix)), 1e-30)
             _correct(readers[entry.name], kept, transfer, kernels)
-
-    def read(variable: Any) -> np.ndarray:
-        known = kernels.get(id(variable))
-        return keras.ops.convert_to_numpy(variable) if known is None else known
-
-    return Interpolation(apply_step(model, plan.steps[0], read), plan, errors, refused)
+    slim = apply_step(model, plan.steps[0], read_from(kernels))
+    return Interpolation(slim, plan, errors, refused)
 
 
 def _find_readers(model: Any, analysis: Analysis) -> tuple[dict[str, _Reader], dict[str, str]]:

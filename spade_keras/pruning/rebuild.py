@@ -17,7 +17,7 @@ from spade_keras.pruning.compensation import (
     refit_sequentially,
 )
 from spade_keras.pruning.graph.analysis import analyze
-from spade_keras.pruning.graph.narrowing import Read
+from spade_keras.pruning.graph.narrowing import Read, read_from
 from spade_keras.pruning.graph.partition import partition
 from spade_keras.pruning.groups import Group
 from spade_keras.pruning.parts import map_parts, parts_of, prefix_of
@@ -84,12 +84,7 @@ def _apply(model: Any, step: Step, calibration: Calibration | None) -> Any:
         if key in calibration.parts:
             found, _ = refit_in_closed_form(parts_of(model)[key], kept, calibration.parts[key])
             values |= found
-
-    def read(variable: Any) -> np.ndarray:
-        known = values.get(id(variable))
-        return keras.ops.convert_to_numpy(variable) if known is None else known
-
-    return apply_step(model, step, read)
+    return apply_step(model, step, read_from(values))
 
 
 def _kept_of_original(model: Any, plan: PruningPlan) -> dict[str, dict[str, tuple[int, ...]]]:

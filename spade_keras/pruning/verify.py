@@ -20,6 +20,7 @@ from spade_keras.errors import VerificationError
 from spade_keras.pruning.basis.rank_groups import leaf_calls, to_kernel, to_matrix
 from spade_keras.pruning.graph.analysis import Analysis, analyze
 from spade_keras.pruning.graph.branches import find_branches
+from spade_keras.pruning.graph.narrowing import read_from
 from spade_keras.pruning.graph.partition import partition
 from spade_keras.pruning.graph.trace import Call, Graph, trace
 from spade_keras.pruning.parts import own_names, parts_of, prefix_of
@@ -31,7 +32,7 @@ from spade_keras.pruning.proof.randomization import (
     random_values,
     spread,
 )
-from spade_keras.pruning.proof.reference import Replay, masked_values
+from spade_keras.pruning.proof.reference import Replay, masked_values, to_numpy
 from spade_keras.pruning.rebuild import apply_step, check_step
 
 _SMALLEST_STD = 1e-2
@@ -184,7 +185,7 @@ def _compare(
         given = inputs[key] if key and inputs is not None else inputs
         check = checks[key] = _Check(part, step, key, kept[key])
         values |= check.mask(given, randomize, seed)
-    slim = apply_step(model, slim_step, lambda v: values[id(v)] if id(v) in values else _numpy(v))
+    slim = apply_step(model, slim_step, read_from(values))
     found = {}
     for key, part in parts_of(slim).items():
         for name, pair in checks[key].compare(part).items():
@@ -215,8 +216,8 @@ class _Check:
     def mask(self, inputs: Any, randomize: bool, seed: int) -> Values:
         """Runs the masked original; returns its weights."""
         graph, variables = self.analysis.graph, self.part.variables
-        drawn = random_values(variables, self.analysis, seed) if randomize else {}
-        values: Values = {id(v): drawn[id(v)] if id(v) in drawn else _numpy(v) for v in variables}
+        read = read_from(random_values(variables, self.analysis, seed) if randomize else {})
+        values: Values = {id(v): read(v) for v in variables}
         arrays = random_inputs(graph, seed) if inputs is None else keras.tree.flatten(inputs)
         self.tensors = [
             keras.ops.convert_to_tensor(array, dtype=x.dtype)
@@ -237,7 +238,7 @@ class _Check:
         if self.inside is not None:
             labels = self.analysis.labels[id(self.inside.outputs[0])]
             self.wanted = {key: replay._cut(x, labels) for key, x in self.wanted.items()}
-        self.outputs = [_numpy(x) for x in outputs]
+        self.outputs = [to_numpy(x) for x in outputs]
         return values
 
     def compare(self, slim: keras.Model) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -248,7 +249,7 @@ class _Check:
         for x, old, new in zip(self.analysis.graph.outputs, self.outputs, outputs, strict=True):
             name = self.analysis.paths.get(id(x._keras_history.operation), x.name)
             name = name if name not in pairs else f"{name} (output {len(pairs)})"
-            pairs[name] = old, _numpy(new)
+            pairs[name] = old, to_numpy(new)
         return {name: (np.asarray(old, np.float64), new) for name, (old, new) in pairs.items()}
 
     def _inside(self) -> Call | None:
@@ -314,10 +315,6 @@ def _keeper(inside: Call | None, kept: dict[str, np.ndarray]) -> Any:
         if inside is None or inside.operation.name in kept:
             return
         if call.operation.name == inside.operation.name:
-            kept[inside.operation.name] = _numpy(results[0])
+            kept[inside.operation.name] = to_numpy(results[0])
 
     return watch
-
-
-def _numpy(value: Any) -> np.ndarray:
-    return np.asarray(keras.ops.convert_to_numpy(value))

@@ -298,7 +298,7 @@ CLASSIFYING = {"training": tfmot.Training(CLASSES)}
         ({"pairs": 1}, "`pairs` must be at least 2. Received: pairs=1"),
         ({"data": X}, "`data` must be a pair of arrays"),
         ({"data": (X, Y[:3])}, "4 inputs and 3 targets"),
-        ({"held_out": (X[:0], Y[:0])}, "`held_out` must hold as many targets"),
+        ({"held_out": (X[:0], Y[:0])}, "`held_out` must hold one target per input"),
         ({"data": (X * np.nan, Y)}, "inputs of `data` must be finite"),
         ({"held_out": (X, Y + np.inf)}, "targets of `held_out` must be finite"),
         ({"held_out": (X[:, 1:], Y[:, 1:])}, "must have one shape"),

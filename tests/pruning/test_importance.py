@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from spade_keras.pruning import Group, Slot, importance
+from spade_keras.pruning import Group, Slot, calibrate, importance
 from spade_keras.pruning.graph.weights import WeightTable
 from spade_keras.pruning.importance import IMPORTANCES, group_scores
 
@@ -24,6 +24,8 @@ def model():
     model = keras.Model(inputs, keras.layers.Dense(3, name="head")(x))
     generator = np.random.default_rng(0)
     model.set_weights([generator.normal(size=w.shape) for w in model.weights])
+    variance = model.get_layer("norm").moving_variance
+    variance.assign(keras.ops.absolute(variance))
     return model
 
 
@@ -166,7 +168,9 @@ def test_taylor_reads_a_dataset_by_index_and_needs_a_batch():
 
 @pytest.mark.parametrize("name", [name for name in IMPORTANCES if name != "taylor"])
 def test_every_importance_scores_every_channel(model, group, name):
-    scores = _scores(name, group, model)
+    x = np.random.default_rng(0).normal(size=(32, *model.input_shape[1:])).astype("float32")
+    settings = {"calibration": calibrate(model, x)} if name == "obs" else {}
+    scores = _scores(name, group, model, **settings)
     assert scores.shape == (5,)
     assert np.isfinite(scores).all() and (scores >= 0).all() and len(set(scores)) == 5
 

@@ -232,7 +232,7 @@ def test_a_search_lowers_ranks_where_they_cost_least(classifier):
         classifier,
         budget=search.LatencyBudget(0.4),
         data=x,
-        quality=search.TeacherAgreement(x, classifier),
+        objective=search.TeacherAgreement(x, classifier),
         timer=ParameterClock().timer(classifier, x),
         space=space,
         trials=12,

@@ -23,7 +23,7 @@ def chain(groups, edges, seed):
     scores = [np.sort(rng.gamma(rng.uniform(0.5, 4), size=w))[::-1] for w in full]
     shares = [np.cumsum(score) / score.sum() for score in scores]
     values = {
-        v.group: [float(np.log(share[edge - 1])) for edge in v.edges]
+        v.name: [float(np.log(share[edge - 1])) for edge in v.edges]
         for v, share in zip(space.variables, shares, strict=True)
     }
 
@@ -35,9 +35,7 @@ def chain(groups, edges, seed):
 
 
 def value_of(space, values, configuration):
-    return sum(
-        values[v.group][v.edges.index(configuration.widths[v.group])] for v in space.variables
-    )
+    return sum(values[v.name][v.edges.index(configuration.widths[v.name])] for v in space.variables)
 
 
 def test_within_two_percent_of_the_best_of_all_widths():
@@ -81,7 +79,7 @@ def test_asks_for_edges_and_pairs_once_and_is_quick():
 def test_answers_are_checked_with_the_cost_itself():
     """A cost with a product of three widths is none of pairs: the answer fits all the same."""
     space = SearchSpace.from_edges({name: range(2, 33, 2) for name in "abc"})
-    values = {v.group: [float(np.log(e / 32)) for e in v.edges] for v in space.variables}
+    values = {v.name: [float(np.log(e / 32)) for e in v.edges] for v in space.variables}
 
     def cost(configuration):
         return float(np.prod(list(configuration.widths.values())))
@@ -97,7 +95,7 @@ def test_answers_are_checked_with_the_cost_itself():
 def test_a_bump_that_pairs_do_not_show_is_avoided():
     """Slow where both widths are in the middle, which neither the edges alone nor pairs tell."""
     space = SearchSpace.from_edges({name: range(2, 33, 2) for name in "ab"})
-    values = {v.group: [float(np.log(e / 32)) for e in v.edges] for v in space.variables}
+    values = {v.name: [float(np.log(e / 32)) for e in v.edges] for v in space.variables}
 
     def cost(configuration):
         a, b = configuration.widths.values()

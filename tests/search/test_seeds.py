@@ -328,7 +328,7 @@ def test_a_registered_family_is_proposed_by_its_name(network):
 
         def curve(amount):
             width = round(first.edges[-1] + amount * (first.edges[0] - first.edges[-1]))
-            return proposer.space.snap({**proposer.space.full.widths, first.group: width})
+            return proposer.space.snap({**proposer.space.full.widths, first.name: width})
 
         return curve
 

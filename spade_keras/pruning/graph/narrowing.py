@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 
 from spade_keras.pruning.graph.analysis import Analysis
@@ -13,6 +14,16 @@ from spade_keras.pruning.graph.partition import partition
 from spade_keras.pruning.graph.trace import Graph
 
 Read = Callable[[Any], np.ndarray]
+
+
+def read_from(values: Mapping[int, np.ndarray]) -> Read:
+    """Reads variables from `values`, by their `id`; those it lacks keep their own."""
+
+    def read(variable: Any) -> np.ndarray:
+        known = values.get(id(variable))
+        return np.asarray(keras.ops.convert_to_numpy(variable)) if known is None else known
+
+    return read
 
 
 class Narrowing:

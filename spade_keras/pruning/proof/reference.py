@@ -141,10 +141,7 @@ class Replay:
         """A call that mixes channels, made on the kept ones."""
         assert self.analysis is not None
         labels_of = self.analysis.labels
-        cut = {
-            id(x): self._cut(np.asarray(_numpy(tensors[id(x)])), labels_of[id(x)])
-            for x in call.inputs
-        }
+        cut = {id(x): self._cut(to_numpy(tensors[id(x)]), labels_of[id(x)]) for x in call.inputs}
         if hasattr(rule, "reference"):
             x = keras.ops.convert_to_tensor(cut[id(call.inputs[0])])
             weights = {v.name: self._weight(v) for v in call.operation.weights}
@@ -153,7 +150,7 @@ class Replay:
             given = {key: keras.ops.convert_to_tensor(value) for key, value in cut.items()}
             results = keras.tree.flatten(self._plain(call.operation, call, given))
         return [
-            keras.ops.convert_to_tensor(self._paste(_numpy(y), labels_of[id(x)]))
+            keras.ops.convert_to_tensor(self._paste(to_numpy(y), labels_of[id(x)]))
             for x, y in zip(call.outputs, results, strict=True)
         ]
 
@@ -183,12 +180,13 @@ class Replay:
     def _weight(self, variable: Any) -> np.ndarray:
         """A weight of a mixing layer without what belongs to removed channels."""
         assert self.analysis is not None
-        value = self.values[id(variable)] if self.values is not None else _numpy(variable)
+        value = self.values[id(variable)] if self.values is not None else to_numpy(variable)
         for record in self.analysis.store.slots:
             if record.variable is variable:
                 value = np.compress(self._alive(record.labels), value, axis=record.axis)
         return value
 
 
-def _numpy(value: Any) -> np.ndarray:
+def to_numpy(value: Any) -> np.ndarray:
+    """The value of a tensor or variable."""
     return np.asarray(keras.ops.convert_to_numpy(value))
