@@ -257,6 +257,23 @@ def test_what_the_library_refuses_is_a_mistake(tmp_path, capsys):
     assert not slim.exists()
 
 
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "--storage"),
+        (["--storage", "study.journal"], 1, "postgresql://"),
+        (["--storage", "sqlite:///study.db"], 1, "postgresql://"),
+        (["--storage", "postgresql://host/name", "--port", "0"], 2, "--port"),
+    ],
+)
+def test_a_proxy_serves_a_database_alone(capsys, arguments, code, message):
+    assert cli.main(["search", "proxy", "--help"]) == 0
+    assert "grpc://HOST:PORT" in output_of(capsys)[0]
+    assert cli.main(["search", "proxy", *arguments]) == code
+    assert message in output_of(capsys)[1]
+
+
 def two_convolutions(folder):
     image = keras.Input((8, 8, 2))
     hidden = keras.layers.Conv2D(8, 3, name="first")(image)
