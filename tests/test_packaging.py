@@ -111,9 +111,7 @@ def test_the_readmes_commands_exist():
     from spade_keras.cli import app
 
     commands = get_command(app).commands
-    named = set(
-        re.findall(r"^    spade-keras (search (?:worker|proxy)|\w+)", README, re.MULTILINE)
-    )
+    named = set(re.findall(r"^    spade-keras (search (?:worker|proxy)|\w+)", README, re.MULTILINE))
     assert named == set(commands)
 
 
