@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from spade_keras import recipe as recipes
+from spade_keras import registry
+from spade_keras.pipeline import PIPELINES, Pipeline
 
 pytestmark = pytest.mark.once
 
@@ -40,6 +42,13 @@ def test_subpackages_are_attributes():
     assert set(spade_keras.__all__) <= set(dir(spade_keras))
     with pytest.raises(AttributeError, match="no attribute 'operator'"):
         _ = spade_keras.operator
+
+
+def test_every_name_of_a_table_exists():
+    tables = [v for v in vars(registry).values() if isinstance(v, registry.Registry)]
+    assert len(tables) >= 15
+    assert all(callable(table[name]) for table in tables for name in table)
+    assert all(isinstance(PIPELINES[name], Pipeline) for name in PIPELINES)
 
 
 def lint_imports(folder=ROOT, config="pyproject.toml"):
@@ -111,9 +120,7 @@ def test_the_readmes_commands_exist():
     from spade_keras.cli import app
 
     commands = get_command(app).commands
-    named = set(
-        re.findall(r"^    spade-keras (search (?:worker|proxy)|\w+)", README, re.MULTILINE)
-    )
+    named = set(re.findall(r"^    spade-keras (search (?:worker|proxy)|\w+)", README, re.MULTILINE))
     assert named == set(commands)
 
 

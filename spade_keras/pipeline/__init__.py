@@ -30,7 +30,7 @@ PIPELINES = Registry(
     {
         "reconstruction": "pipeline.latency_run:LATENCY_RUN",
         "classification": "pipeline.latency_run:LATENCY_RUN",
-        "transfer": "pipeline.transferring:TRANSFERRING",
+        "transfer": "pipeline.transfer_run:TRANSFER_RUN",
     },
 )
 """How a recipe is run, by its `run.task`."""

@@ -288,7 +288,7 @@ def transfer_order(recipe: TransferRecipe) -> tuple[Stage, ...]:
     )  # fmt: skip
 
 
-TRANSFERRING = Pipeline(
+TRANSFER_RUN = Pipeline(
     job=TransferJob,
     order=transfer_order,
     report=report,
