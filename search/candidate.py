@@ -77,6 +77,8 @@ def realize(
     configuration: Configuration,
     plan: pruning.PruningPlan,
     calibration: pruning.Calibration | None = None,
+    *,
+    sequential: bool = True,
 ) -> keras.Model:
     """Builds the network of a configuration by a plan that was made for it.
 
@@ -85,9 +87,10 @@ def realize(
         configuration: Its iterations and precision are read.
         plan: The blocks, widths and ranks.
         calibration: Statistics of `network`, by which readers are refitted; None: they are cut.
+        sequential: See `pruning.rebuild`.
     """
     base = _shorten(network, configuration.iterations)
-    slim = pruning.rebuild(base, plan, calibration=calibration)
+    slim = pruning.rebuild(base, plan, calibration=calibration, sequential=sequential)
     return slim if configuration.dtype is None else with_dtype(slim, configuration.dtype)
 
 

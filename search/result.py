@@ -202,6 +202,8 @@ class SearchResult:
         network: keras.Model,
         trial: TrialRecord | None = None,
         calibration: Calibration | None = None,
+        *,
+        sequential: bool = True,
     ) -> keras.Model:
         """Builds a configuration with everything it chose: widths, depth, ranks and dtype.
 
@@ -210,6 +212,8 @@ class SearchResult:
             trial: Whose configuration; by default the best one's.
             calibration: Statistics of the network, by which readers are refitted; needed where
                 the search ranked channels by "obs".
+            sequential: Whether they are refitted layer by layer; otherwise in closed form, as the
+                search judged them.
 
         Raises:
             BudgetNotMetError: If no trial is given and none met the budget.
@@ -218,7 +222,7 @@ class SearchResult:
         full = in_dtype(network, self.budget.dtype)
         importance = find_importance(self.importance, calibration)
         plan = plan_for(full, chosen.configuration, importance=importance)
-        return realize(full, chosen.configuration, plan, calibration)
+        return realize(full, chosen.configuration, plan, calibration, sequential=sequential)
 
     @classmethod
     def read(cls, folder: str | Path) -> SearchResult:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import spade_keras
 from spade_keras import recipe as recipes
 from spade_keras import registry
 from spade_keras.pipeline import PIPELINES, Pipeline
@@ -108,9 +108,8 @@ def test_the_readmes_python_names_exist():
     names = set(re.findall(r"\bsk\.([\w.]+)", code))
     assert len(names) >= 10
     for name in names:
-        module, *attributes = name.split(".")
-        found = importlib.import_module(f"spade_keras.{module}")
-        for attribute in attributes:
+        found = spade_keras
+        for attribute in name.split("."):
             found = getattr(found, attribute)
 
 

@@ -41,7 +41,7 @@ def front_panels(
     places = np.unique(np.linspace(0, len(front) - 1, min(len(front), _MOST)).round().astype(int))
     panels = []
     for trial in (front[place] for place in places):
-        drawn = picture(result.build(network, trial, calibration))
+        drawn = picture(result.build(network, trial, calibration, sequential=False))
         if drawn is None:
             return []
         panels.append(FrontPanel(trial, *drawn))

@@ -99,7 +99,7 @@ class LatencyJob(StageJob):
         if not self.recipe.search.compensate:
             return None
         inputs = self.samples("train").take(0, 32).inputs
-        return pruning.calibrate(self.full, inputs)
+        return pruning.calibrate(self.full, inputs, samples=64)
 
     def search_result(self) -> search.SearchResult:
         """Loads the result of the search."""
