@@ -116,6 +116,15 @@ def _strategies_fit(data: Section, training: Training, finetuning: FineTuning) -
             yield f"`{key}.splitting` must be 0 for photographs: samples of k-space are split"
 
 
+@rule
+def _readers_are_seen(pruning: Pruning, search: SearchOptions) -> Iterator[str]:
+    if pruning.importance == "obs" and not search.compensate:
+        yield (
+            '`search.compensate` must be true where `pruning.importance` is "obs", which ranks '
+            "channels by what their readers see"
+        )
+
+
 # Networks that fit the data
 
 

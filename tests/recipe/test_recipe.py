@@ -458,6 +458,13 @@ def test_what_comes_with_the_package_has_a_table_of_its_own():
     assert sorted(RECONSTRUCTION_NETWORKS) == sorted(registry.NETWORKS)
 
 
+def test_obs_needs_compensation():
+    given = {"pruning__importance": "obs"}
+    assert len(problems_of(tables(**given, search__compensate=True))) == 0
+    (problem,) = problems_of(tables(**given, search__compensate=False))
+    assert "`search.compensate` must be true" in problem
+
+
 BUDGETS = (
     "0.5",
     "0.5ms",

@@ -122,6 +122,7 @@ def find_importance(
     if calibration is None:
         raise ValueError(
             "`importance='obs'` ranks channels by what their readers see: pass "
-            "`calibration=calibrate(model, inputs)`. Received: calibration=None"
+            "`calibration=calibrate(model, inputs)`, on the command line `prune --data` or "
+            "`search --compensate`. Received: calibration=None"
         )
     return IMPORTANCES.make("obs", calibration)
