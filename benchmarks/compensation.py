@@ -19,6 +19,7 @@ import numpy as np
 from keras import layers
 
 from spade_keras import latency, pruning
+from spade_keras.files import write_json_atomic
 
 RESULTS = Path(__file__).parent / "results" / "compensation.json"
 TRAIN, CALIBRATION = 1200, 256
@@ -127,8 +128,8 @@ def main():
         for seed in range(arguments.seeds):
             rows.append(measure(name, seed, arguments.ratio))
             print(json.dumps(rows[-1]), flush=True)
-    content = {"fingerprint": latency.fingerprint(), "rows": rows}
-    RESULTS.write_text(json.dumps(content, indent=1) + "\n")
+            content = {"fingerprint": latency.fingerprint(), "rows": rows}
+            write_json_atomic(RESULTS, content)
 
 
 if __name__ == "__main__":

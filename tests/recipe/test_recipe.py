@@ -460,7 +460,7 @@ def test_what_comes_with_the_package_has_a_table_of_its_own():
 
 def test_obs_needs_compensation():
     given = {"pruning__importance": "obs"}
-    assert len(problems_of(tables(**given, search__compensate=True))) == 0
+    assert validate_recipe(tables(**given, search__compensate=True)).search.compensate
     (problem,) = problems_of(tables(**given, search__compensate=False))
     assert "`search.compensate` must be true" in problem
 
