@@ -140,7 +140,7 @@ def strategy_tuner(job: LatencyJob, network: keras.Model) -> FineTuner:
     if strategy == "self_supervised":
         return _self_supervised(network, settings)
     if strategy not in ("supervised", "school"):
-        return STRATEGIES.make(strategy, network)  # type: ignore[no-any-return]
+        return STRATEGIES.make(strategy, network)
     inputs = first_samples(job.samples("validation").inputs, 8)
     return Supervised(network, distance=job.task.distance(strategy, network, inputs))
 
