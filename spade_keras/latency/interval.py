@@ -37,7 +37,7 @@ def ratio_interval(
         ValueError: If the samples are not paired, are fewer than two, or are not positive.
 
     Example:
-        >>> print(ratio_process_interval([10.0, 10.2, 9.9, 10.1], [5.1, 5.0, 5.0, 5.2]))
+        >>> print(ratio_interval([10.0, 10.2, 9.9, 10.1], [5.1, 5.0, 5.0, 5.2]))
         0.502 [0.490, 0.515]
     """
     a, b = np.asarray(a_ms, "float64"), np.asarray(b_ms, "float64")
@@ -79,7 +79,7 @@ def quantile_interval(
         ValueError: If the samples are fewer than two or not positive, or `q` is out of its range.
 
     Example:
-        >>> print(quantile_process_interval([10.0, 10.2, 9.9, 10.1, 12.0]))
+        >>> print(quantile_interval([10.0, 10.2, 9.9, 10.1, 12.0]))
         10.1 ms [9.9, 12]
     """
     samples = np.asarray(samples_ms, "float64")

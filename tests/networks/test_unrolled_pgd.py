@@ -81,7 +81,8 @@ def test_a_subclass_with_other_arguments_is_copied_as_itself():
 
         def get_config(self):
             config = super().get_config()
-            return {**config, "first": config.pop("initial_step")}
+            config["first"] = config.pop("initial_step")
+            return config
 
     network = Renamed(CartesianMRI(), priors.dncnn(filters=[4]), first=0.5)
     network.step_sizes.assign([0.3, 0.4])

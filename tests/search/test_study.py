@@ -1,5 +1,7 @@
 """The search: constraint first, quality second; what it may see; what a kill may not lose."""
 
+import time
+
 import keras
 import numpy as np
 import optuna
@@ -431,9 +433,10 @@ def test_where_the_time_goes_and_how_little_the_search_itself_takes(network, tmp
 
 
 def test_compiling_is_kept_apart_from_measuring(network):
-    def slow(candidate):
-        import time
+    took = []
 
+    def slow(candidate):
+        start = time.perf_counter()
         time.sleep(0.02)
         made = comparison(0.5)
         compiled = latency.summarize(
@@ -444,8 +447,10 @@ def test_compiling_is_kept_apart_from_measuring(network):
             peak_memory_bytes=None,
             fingerprint={},
         )
+        took.append(time.perf_counter() - start)
         return latency.Comparison(made.a, compiled, made.ratio)
 
     [trial] = run(network, timer=slow, trials=1).trials
     assert trial.seconds["compile"] == pytest.approx(0.015)
-    assert 0.005 <= trial.seconds["measure"] < 0.02
+    # What was not compiling: less than the whole call took, however long the machine made it.
+    assert min(took) - 0.016 <= trial.seconds["measure"] < max(took)
