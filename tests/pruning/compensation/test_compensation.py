@@ -132,7 +132,8 @@ def test_the_closed_form_is_least_squares_on_what_the_reader_sees():
     activations = keras.ops.convert_to_numpy(hidden(inputs)).astype("float64")
     rows = np.concatenate([activations[:, kept], np.ones((400, 1))], axis=1)
     wanted, *_ = np.linalg.lstsq(rows, model.predict(inputs, verbose=0), rcond=None)
-    found = np.concatenate([slim.layers[-1].kernel, slim.layers[-1].bias[None]])
+    kernel, bias = slim.layers[-1].get_weights()
+    found = np.concatenate([kernel, bias[None]])
     np.testing.assert_allclose(found, wanted, rtol=5e-3, atol=2e-3)
 
 
@@ -144,9 +145,11 @@ def test_elimination_takes_what_costs_least_when_the_rest_is_refitted():
     inputs = (RNG.normal(size=(300, 3)) @ RNG.normal(size=(3, 8))).astype("float32")
     inputs += 0.3 * RNG.normal(size=inputs.shape).astype("float32")
     scores = scores_of(model, inputs)
-    x = model.layers[0](inputs)
-    x = np.concatenate([np.asarray(x, "float64"), np.ones((300, 1))], axis=1)
-    targets = np.asarray(model(inputs), "float64")
+    x, targets = (
+        keras.ops.convert_to_numpy(tensor).astype("float64")
+        for tensor in (model.layers[0](inputs), model(inputs))
+    )
+    x = np.concatenate([x, np.ones((300, 1))], axis=1)
 
     def loss(kept):
         columns = x[:, [*kept, 5]]
