@@ -12,6 +12,7 @@ PRUNED_LOSS_DB = 1.5
 PSNR_GAIN_DB = 5.0
 ACCURACY = 0.95
 ACCURACY_LOSS = 0.03
+PRUNED_ACCURACY_LOSS = 0.1
 EXPORT_ERROR = 1e-4
 
 
@@ -20,10 +21,14 @@ def quality_bounds(metrics):
     quality = metrics["quality"]
     if metrics["task"] == "classification":
         full, slim = quality["full"]["accuracy"], quality["finetuned"]["accuracy"]
+        pruned = quality["pruned"]["accuracy"]
         return {
             f"full {full:.4f} >= {ACCURACY}": full >= ACCURACY,
             f"fine-tuned {slim:.4f} >= full {full:.4f} - {ACCURACY_LOSS}": (
                 slim >= full - ACCURACY_LOSS
+            ),
+            f"as pruned {pruned:.4f} >= full {full:.4f} - {PRUNED_ACCURACY_LOSS}": (
+                pruned >= full - PRUNED_ACCURACY_LOSS
             ),
         }
     full, slim = quality["full"]["psnr_db"], quality["finetuned"]["psnr_db"]
