@@ -138,12 +138,17 @@ class FineTuning(Section):
 
     def mistakes(self) -> Iterator[str]:
         """Yields what is wrong between keys."""
-        if self.strategy == "supervised" and self.on == "test":
+        if self.on == "test" and _learns_truth(self.strategy):
             yield (
-                '`finetuning.on` must be "train" when `finetuning.strategy` is "supervised", which '
-                'would learn the test set itself. "school" and "self_supervised" may tune on the '
-                "test measurements"
+                f'`finetuning.on` must be "train" when `finetuning.strategy` is "{self.strategy}", '
+                'which would learn the test set itself. "school" and "self_supervised" may tune on '
+                "the test measurements"
             )
+
+
+def _learns_truth(strategy: str) -> bool:
+    """Tells whether a strategy, a registered one too, is judged against true images."""
+    return getattr(STRATEGIES[strategy], "judged_as", None) == "supervised"
 
 
 class Evaluation(Section):

@@ -13,6 +13,7 @@ from spade_keras import recipe as recipes
 from spade_keras.errors import RecipeError
 from spade_keras.recipe import load_recipe, validate_recipe
 from spade_keras.recipe.imaging import DATA, RECONSTRUCTION_NETWORKS, SLICES
+from spade_keras.registry import STRATEGIES
 
 pytestmark = pytest.mark.once
 
@@ -323,6 +324,20 @@ def test_each_mistake_is_named_with_what_is_allowed(base, changes, first, second
     problems = problems_of(tables(base, **changes))
     assert any(first in problem and second in problem for problem in problems), problems
     assert len(problems) <= most
+
+
+@pytest.mark.parametrize("like", ["supervised", "school"])
+def test_a_registered_strategy_that_learns_truth_is_kept_from_the_test_set(like):
+    faulty = tables(finetuning__strategy="mine", finetuning__on="test")
+    STRATEGIES.register("mine", type("Mine", (STRATEGIES[like],), {}))
+    try:
+        if like == "supervised":
+            (problem,) = problems_of(faulty)
+            assert '`finetuning.on` must be "train" when `finetuning.strategy` is "mine"' in problem
+        else:
+            assert validate_recipe(faulty).finetuning.on == "test"
+    finally:
+        STRATEGIES.unregister("mine")
 
 
 def test_a_classifier_from_a_file_leaves_what_is_not_read_unchecked(tmp_path):
