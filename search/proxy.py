@@ -6,7 +6,7 @@ import contextlib
 import random
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any
@@ -62,7 +62,13 @@ class Proxy(GrpcStorageProxy):
             ) from error
 
 
-def serve(storage: str, host: str = "localhost", port: int = 13000) -> None:
+def serve(
+    storage: str,
+    host: str = "localhost",
+    port: int = 13000,
+    *,
+    say: Callable[[str], object] = print,
+) -> None:
     """Serves a database to workers that pass `grpc://host:port` as their storage, until killed.
 
     The proxy stores nothing itself: workers that lose it stop, and resume with the next one.
@@ -72,6 +78,7 @@ def serve(storage: str, host: str = "localhost", port: int = 13000) -> None:
         host: Network interface to listen on. There are neither passwords nor encryption: choose
             one that only trusted machines reach.
         port: Port to listen on.
+        say: Called with one line once the database is open.
 
     Raises:
         StorageError: If the database cannot be opened.
@@ -82,6 +89,7 @@ def serve(storage: str, host: str = "localhost", port: int = 13000) -> None:
     except ImportError as error:
         raise MissingExtraError("grpcio", "proxy") from error
     database = open_database(storage, kind=RDBStorage, pool_size=_THREADS)
+    say(f"Serving grpc://{host}:{port}; Ctrl-C ends it.")
     with quiet_optuna(), _no_experimental_warning():
         optuna.storages.run_grpc_proxy_server(
             optuna.storages.get_storage(database),  # with Optuna's cache of finished trials

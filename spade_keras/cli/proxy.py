@@ -20,8 +20,10 @@ def proxy(
 
     from spade_keras.search.proxy import serve
 
-    Console(stderr=True).print(f"Serving grpc://{host}:{port}; Ctrl-C ends it.", highlight=False)
+    def say(message: str) -> None:
+        Console(stderr=True).print(message, highlight=False)
+
     try:
-        serve(storage, host, port)
+        serve(storage, host, port, say=say)
     except KeyboardInterrupt:
         raise typer.Exit() from None

@@ -226,8 +226,9 @@ def test_a_proxy_without_grpc(monkeypatch):
 def test_the_command_serves_until_it_is_interrupted(monkeypatch):
     served = []
 
-    def interrupted(*arguments):
+    def interrupted(*arguments, say):
         served.append(arguments)
+        say("Serving")
         raise KeyboardInterrupt
 
     monkeypatch.setattr("spade_keras.search.proxy.serve", interrupted)
@@ -235,6 +236,7 @@ def test_the_command_serves_until_it_is_interrupted(monkeypatch):
     app.command()(proxy_command)
     done = CliRunner().invoke(app, ["--storage", "postgresql://host/db", "--port", "13001"])
     assert (done.exit_code, served) == (0, [("postgresql://host/db", "localhost", 13001)])
+    assert done.stderr == "Serving\n"
 
 
 def test_a_proxy_that_is_lost(postgresql):
