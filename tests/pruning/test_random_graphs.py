@@ -44,7 +44,8 @@ class Builder:
 
     def step(self):
         name = self.draw(st.sampled_from(STEPS))
-        self.tensors.append(getattr(self, name)(self.pick()))
+        x = self.pick()
+        self.tensors.append(getattr(self, name)(self.conv(x) if x.shape[-1] % 2 else x))
 
     def plain(self, x):
         return self.conv(x, size=self.draw(st.sampled_from([1, 3])))
@@ -136,9 +137,6 @@ STEPS = [
 def graphs(draw):
     builder = Builder(draw)
     for _ in range(draw(st.integers(2, 7))):
-        x = builder.tensors[-1]
-        if x.shape[-1] % 2:
-            builder.tensors.append(builder.conv(x))
         builder.step()
     return builder.finish()
 
@@ -166,10 +164,13 @@ def check_graph(model, seed):
     narrowed = any(len(group.kept) < group.width for group in plan.groups)
     SEEN["narrowed"] += narrowed
     if SEEN["graphs"] % 10 == 0:
-        for _, mutated in islice(swaps(model, plan), 1):
-            report = measure_difference(model, plan, mutated, seed=seed)
-            assert report.largest_error > 1e-3
-            SEEN["mutations"] += 1
+        # Some channels are dead: a swap of one of several must be noticed.
+        errors = [
+            measure_difference(model, plan, mutated, seed=seed).largest_error
+            for _, mutated in islice(swaps(model, plan), 3)
+        ]
+        assert not errors or max(errors) > 1e-3
+        SEEN["mutations"] += bool(errors)
     keras.backend.clear_session(free_memory=False)
 
 
