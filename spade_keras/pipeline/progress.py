@@ -46,7 +46,7 @@ class ProgressBar:
         self._progress.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *failure: object) -> None:
         self._progress.stop()
 
     def advance_to(self, done: int) -> None:

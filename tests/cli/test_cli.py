@@ -16,25 +16,7 @@ import spade_keras
 from spade_keras import cli
 from spade_keras.errors import BudgetNotMetError, MissingExtraError, SpadeError
 from spade_keras.tasks.model_inputs import example_inputs, parse_shape
-
-TOML = """
-[run]
-name = "small"
-[data]
-source = "mni152"
-[network]
-name = "unrolled_pgd"
-[network.prior]
-name = "dncnn"
-filters = [16, 8]
-[training]
-epochs = 2
-[search]
-latency_budget = 0.5
-[finetuning]
-strategy = "school"
-epochs = 2
-"""
+from tests.recipe.minimal import TOML
 
 
 @pytest.fixture

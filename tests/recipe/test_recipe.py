@@ -14,35 +14,10 @@ from spade_keras.errors import RecipeError
 from spade_keras.recipe import load_recipe, validate_recipe
 from spade_keras.recipe.imaging import DATA, RECONSTRUCTION_NETWORKS, SLICES
 from spade_keras.registry import STRATEGIES
+from tests.recipe.minimal import MINIMAL, TOML
 
 pytestmark = pytest.mark.once
 
-MINIMAL = {
-    "run": {"name": "small"},
-    "data": {"source": "mni152"},
-    "network": {"name": "unrolled_pgd", "prior": {"name": "dncnn", "filters": [16, 8]}},
-    "training": {"epochs": 2},
-    "search": {"latency_budget": 0.5},
-    "finetuning": {"strategy": "school", "epochs": 2},
-}
-TOML = """
-[run]
-name = "small"
-[data]
-source = "mni152"
-[network]
-name = "unrolled_pgd"
-[network.prior]
-name = "dncnn"
-filters = [16, 8]
-[training]
-epochs = 2
-[search]
-latency_budget = 0.5
-[finetuning]
-strategy = "school"
-epochs = 2
-"""
 
 TRAINING_SLICES = SLICES - 16 - 16 - 2 * 6
 

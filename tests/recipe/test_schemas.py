@@ -15,17 +15,9 @@ from spade_keras.recipe import load_recipe, validate_recipe
 from spade_keras.recipe.imaging import Measurements
 from spade_keras.recipe.rules import broken_rules
 from spade_keras.registry import NETWORKS, PRIORS, SOURCES
+from tests.recipe.minimal import MINIMAL, TOML
 
 pytestmark = pytest.mark.once
-
-RECIPE = {
-    "run": {"name": "small"},
-    "data": {"source": "mni152"},
-    "network": {"name": "unrolled_pgd", "prior": {"name": "dncnn", "filters": [16, 8]}},
-    "training": {"epochs": 2},
-    "search": {"latency_budget": 0.5},
-    "finetuning": {"strategy": "school", "epochs": 2},
-}
 
 
 class Mine:
@@ -67,7 +59,7 @@ def registered():
 
 
 def tables(*, network=(), prior=(), data=()):
-    result = copy.deepcopy(RECIPE)
+    result = copy.deepcopy(MINIMAL)
     result["network"] |= {"name": "mine", "steps": [1, 2], **dict(network)}
     result["network"]["prior"] |= {"name": "mine", **dict(prior)}
     result["data"] = {"source": "mine", **dict(data)}
@@ -127,7 +119,7 @@ def test_required_arguments_are_required_keys(registered):
 
 
 def test_rules_skip_faulty_keys_alone():
-    recipe = copy.deepcopy(RECIPE)
+    recipe = copy.deepcopy(MINIMAL)
     recipe["data"] |= {"acs_lines": 97, "coils": 0}
     recipe["search"] |= {"minimum_width": 9, "trials": 0}
     named = [problem.split("`")[1] for problem in problems_of(recipe)]
@@ -135,7 +127,7 @@ def test_rules_skip_faulty_keys_alone():
 
 
 def test_an_error_inside_a_rule_is_not_taken_for_a_faulty_key():
-    recipe = validate_recipe(RECIPE)
+    recipe = validate_recipe(MINIMAL)
     recipe.data.__dict__.pop("acs_lines")
     assert broken_rules(recipe, partial=True) == []
     with pytest.raises(AttributeError):
@@ -146,32 +138,17 @@ MODULE = """
 from spade_keras.registry import IMPORTANCES
 IMPORTANCES.register("{name}", lambda: None)
 """
-TOML = """
-[run]
-name = "small"
-imports = ["{module}"]
-[data]
-source = "mni152"
-[network]
-name = "unrolled_pgd"
-[network.prior]
-name = "dncnn"
-filters = [16, 8]
-[training]
-epochs = 2
-[pruning]
-importance = "{name}"
-[search]
-latency_budget = 0.5
-[finetuning]
-strategy = "school"
-epochs = 2
-"""
+
+
+def importing(module, importance):
+    """The smallest recipe with a module to import and an importance."""
+    run = f'name = "small"\nimports = ["{module}"]\n'
+    return TOML.replace('name = "small"\n', run) + f'[pruning]\nimportance = "{importance}"\n'
 
 
 def test_modules_of_the_current_folder_register_names(tmp_path):
     (tmp_path / "my_module.py").write_text(MODULE.format(name="mine"))
-    (tmp_path / "mine.toml").write_text(TOML.format(module="my_module", name="mine"))
+    (tmp_path / "mine.toml").write_text(importing("my_module", "mine"))
     code = "import sys; from spade_keras.cli import main; sys.exit(main(['validate', 'mine.toml']))"
     shown = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
@@ -194,7 +171,7 @@ def test_modules_that_cannot_be_imported_are_mistakes(
     monkeypatch.setattr(sys, "path", list(sys.path))
     if content:
         (tmp_path / f"{module}.py").write_text(content)
-    (tmp_path / "mine.toml").write_text(TOML.format(module=module, name="group_l1"))
+    (tmp_path / "mine.toml").write_text(importing(module, "group_l1"))
     with pytest.raises(RecipeError) as caught:
         load_recipe("mine.toml")
     [problem] = caught.value.problems
