@@ -21,7 +21,6 @@ RAREST_CLASS = {"digits": 174, "mnist": 6313, "cifar10": 6000}
 WIDTHS = 4  # of the bundled networks, unless the recipe gives others
 IMAGENET_SIDE = 32
 
-ComponentImportance = Annotated[str, AfterValidator(NameIn(COMPONENT_IMPORTANCES))]
 Class = Annotated[int, Field(ge=0, lt=2**31)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Patience = Annotated[int, Field(ge=0)]
