@@ -89,7 +89,7 @@ class LatencyJob(StageJob):
         return self.task.objective(
             strategy,
             validation.judged_inputs,
-            targets=validation.truth if sees_truth else None,
+            targets=validation.targets if sees_truth else None,
             teacher=full,
         )
 

@@ -93,9 +93,9 @@ def fit_full(
     settings = job.recipe.training
     if settings.strategy == "supervised":
         model = network
-        train = job.batches("train", settings.batch_size, lambda samples: samples.truth)
+        train = job.batches("train", settings.batch_size, lambda samples: samples.targets)
         held_out = job.batches(
-            "validation", settings.batch_size, lambda samples: samples.truth, shuffle=False
+            "validation", settings.batch_size, lambda samples: samples.targets, shuffle=False
         )
         options = job.task.training_options(network, held_out[0][0])
     else:
@@ -177,7 +177,7 @@ def _measurements(job: LatencyJob, split: str, settings: Any) -> keras.utils.PyD
 
 
 def _truth(job: LatencyJob, samples: Samples) -> Any:
-    return samples.truth
+    return samples.targets
 
 
 def _lessons(job: LatencyJob, samples: Samples) -> np.ndarray:

@@ -1,27 +1,11 @@
 """Transfer of a classifier to a small task, where components, channels or both are pruned.
 
-    pictures -> source and target task -> source network -> transferred network -> slim networks
-
-Every function takes plain values and calls `model.fit`; `pipeline.transfer_run` calls them in
-order.
+Every function takes plain values; `pipeline.transfer_run` calls them in order.
 """
 
 from __future__ import annotations
 
 from spade_keras.registry import COMPONENT_IMPORTANCES, PICTURE_SOURCES, TRANSFER_NETWORKS
-from spade_keras.tasks.transfer.components import (
-    PHASES,
-    PrunedComponents,
-    PruningPhase,
-    prune_components,
-)
-from spade_keras.tasks.transfer.fitting import (
-    LEARNING_RATES,
-    accuracy,
-    fit,
-    measure_cost,
-    soft_labels,
-)
 from spade_keras.tasks.transfer.networks import (
     FILTERS,
     IMAGENET_NETWORKS,
@@ -38,6 +22,17 @@ from spade_keras.tasks.transfer.samples import (
     prepare_for_imagenet,
     scale_pictures,
     split_tasks,
+)
+from spade_keras.tasks.transfer.training import (
+    LEARNING_RATES,
+    PHASES,
+    PrunedComponents,
+    PruningPhase,
+    accuracy,
+    fit,
+    measure_cost,
+    prune_components,
+    soft_labels,
 )
 
 __all__ = [

@@ -11,10 +11,10 @@ import keras
 import numpy as np
 
 from spade_keras.errors import SpadeError
-from spade_keras.files import load_model
 from spade_keras.pruning import copy_model, count_parameters
 from spade_keras.pruning.basis import find_rank_groups
 from spade_keras.registry import TRANSFER_NETWORKS
+from spade_keras.tasks.classification import check_halvings, load_classifier
 
 FILTERS: dict[str, tuple[int, ...]] = {"vgg": (24, 48, 96, 256), "resnet": (16, 32, 64, 192)}
 """Width of the stem and of every stage, by network; far more than five classes of digits need."""
@@ -40,9 +40,6 @@ def make_network(
         filters: Width of the stem and of every stage; None: those of `FILTERS`.
         classes: Number of classes.
 
-    Input shape:
-        `(batch, height, width, channels)`.
-
     Output shape:
         `(batch, classes)`: probabilities.
 
@@ -54,12 +51,7 @@ def make_network(
         (None, 5)
     """
     filters = tuple(filters or FILTERS[kind])
-    if min(input_shape[:2]) < 2 ** (len(filters) - 1):
-        raise ValueError(
-            f"`filters` must have at most {int(min(input_shape[:2])).bit_length()} widths for "
-            f"pictures of {input_shape[0]} x {input_shape[1]} pixels, which all but the first "
-            f"halve. Received: filters={list(filters)}"
-        )
+    check_halvings(input_shape, filters)
     x = inputs = keras.Input(tuple(input_shape))
     x = _convolution(x, filters[0], "stem")
     for index, width in enumerate(filters[1:]):
@@ -71,14 +63,7 @@ def make_network(
 def make_network_of_size(
     kind: str, input_shape: Sequence[int], parameters: int, *, classes: int = 5
 ) -> keras.Model:
-    """Makes the narrowest network of a kind, in its proportions, with at least `parameters`.
-
-    Args:
-        kind: A name in `TRANSFER_NETWORKS`.
-        input_shape: `(height, width, channels)`.
-        parameters: Fewest parameters.
-        classes: Number of classes.
-    """
+    """Makes the narrowest network of a kind, in its proportions, with at least `parameters`."""
 
     def scaled(factor: float) -> keras.Model:
         filters = [math.ceil(factor * width) for width in FILTERS[kind]]
@@ -86,13 +71,10 @@ def make_network_of_size(
 
     # Parameters grow with the square of the width; the norms' few grow slower.
     factor = 0.9 * math.sqrt(parameters / count_parameters(scaled(1)))
-    model = scaled(factor)
-    while count_parameters(model) >= parameters and factor * max(FILTERS[kind]) > 1:
+    while count_parameters(scaled(factor)) >= parameters and factor * max(FILTERS[kind]) > 1:
         factor *= 0.9
-        model = scaled(factor)
-    while count_parameters(model) < parameters:
+    while count_parameters(model := scaled(factor)) < parameters:
         factor *= 1.02
-        model = scaled(factor)
     return model
 
 
@@ -133,17 +115,7 @@ def load_network(path: str | Path, sample: np.ndarray, classes: int) -> keras.Mo
         SpadeError: If it does not load, does not take the data, has no dense head, or has no other
             layer that could be decomposed.
     """
-    try:
-        model = load_model(Path(path).expanduser())
-    except ValueError as error:
-        raise SpadeError(f"`network.path` cannot be read. {error}") from error
-    try:
-        model(sample, training=False)
-    except Exception as error:
-        raise SpadeError(
-            f"`network.path` must hold a classifier that takes the data, of shape "
-            f"{sample.shape[1:]} a sample. Received: network.path={path}, which fails: {error}"
-        ) from error
+    model, _ = load_classifier(path, sample)
     groups = find_rank_groups(replace_head(model, classes))
     if all(group.fixed is not None for group in groups[:-1]):
         reasons = {group.name: group.fixed for group in groups[:-1]}
@@ -161,9 +133,6 @@ def replace_head(model: keras.Model, classes: int, *, seed: int = 0) -> keras.Mo
         model: A Functional or Sequential model with one input and one output; it stays as it is.
         classes: Number of classes.
         seed: Seed of the new weights.
-
-    Returns:
-        A new model; the layers before the head have the old weights.
 
     Raises:
         SpadeError: If the output is not made by a dense layer, followed at most by an activation.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -34,21 +35,15 @@ def load_pictures(source: str, size: int | None = None) -> LabeledSamples:
         float32 pictures `(samples, height, width, channels)` in [0, 1], and int32 classes.
 
     Raises:
-        ValueError: If the source is unknown.
-        SpadeError: If there is neither a file nor a network connection.
-        MissingExtraError: If scikit-learn, which brings the digits, is not installed.
+        SpadeError: If there is neither a file nor a network connection, or scikit-learn, which
+            brings the digits, is not installed.
     """
     pictures: LabeledSamples = PICTURE_SOURCES[source](size)
     return pictures
 
 
 def scale_pictures(x: np.ndarray, size: int | None) -> np.ndarray:
-    """Scales pictures `(samples, height, width, channels)` bilinearly to a square.
-
-    Args:
-        x: The pictures.
-        size: Height and width. None: they stay as they are.
-    """
+    """Scales pictures `(samples, height, width, channels)` bilinearly to `size` x `size`."""
     if size is None or x.shape[1:3] == (size, size):
         return x
     scaled = keras.ops.image.resize(x, (size, size), data_format="channels_last")
@@ -66,20 +61,14 @@ def prepare_for_imagenet(x: np.ndarray) -> np.ndarray:
 
     Returns:
         Pictures with 3 channels, from about -124 to 151.
-
-    Raises:
-        SpadeError: If they have other channels or other values.
     """
+    wrong = None
     if x.ndim != 4 or x.shape[-1] not in (1, 3):
-        raise SpadeError(
-            'With `network.weights = "imagenet"` the pictures must be of shape '
-            f"(samples, height, width, 1 or 3). Received: shape={x.shape}"
-        )
-    if x.min() < 0 or x.max() > 1:
-        raise SpadeError(
-            'With `network.weights = "imagenet"` the pictures must have values in [0, 1]. '
-            f"Received: {x.min():.4g} to {x.max():.4g}"
-        )
+        wrong = f"be of shape (samples, height, width, 1 or 3). Received: shape={x.shape}"
+    elif x.min() < 0 or x.max() > 1:
+        wrong = f"have values in [0, 1]. Received: {x.min():.4g} to {x.max():.4g}"
+    if wrong:
+        raise SpadeError(f'With `network.weights = "imagenet"` the pictures must {wrong}')
     colored = np.repeat(x, 3, axis=-1) if x.shape[-1] == 1 else x
     if min(x.shape[1:3]) < IMAGENET_SIZE:
         colored = scale_pictures(colored, IMAGENET_SIZE)
@@ -106,7 +95,7 @@ def split_tasks(
     In each, classes are counted from 0 in the order given.
 
     Args:
-        x: Samples on the first axis.
+        x: Samples.
         y: Their classes, integers.
         source_classes: Classes of the source task; none for a network that is trained already.
         target_classes: Classes of the target task.
@@ -118,9 +107,6 @@ def split_tasks(
         "source", where there are classes for it, and the disjoint "train", "validation" and "test"
         of the target task.
 
-    Raises:
-        SpadeError: If a class does not occur, or has too few samples.
-
     Example:
         >>> y = np.arange(60) % 6
         >>> classes = {"source_classes": [0, 1], "target_classes": [4, 5]}
@@ -128,12 +114,15 @@ def split_tasks(
         >>> {name: len(labels) for name, (_, labels) in tasks.items()}
         {'source': 20, 'train': 6, 'validation': 4, 'test': 10}
     """
-    labels, occurrences = np.unique(y, return_counts=True)
-    counts = dict(zip(labels.tolist(), occurrences.tolist(), strict=True))
-    _check_classes(counts, {"source": source_classes, "target": target_classes})
+    counts = collections.Counter(np.asarray(y).tolist())
+    for name, classes in {"source": source_classes, "target": target_classes}.items():
+        if unknown := [int(label) for label in classes if label not in counts]:
+            raise SpadeError(
+                f"`data.{name}_classes` must be classes of the data, {sorted(counts)[:20]}. "
+                f"Received: {unknown}, of which there are no samples"
+            )
     needed = train + validation + 1
-    few = {label: counts[label] for label in target_classes if counts[label] < needed}
-    if few:
+    if few := {label: counts[label] for label in target_classes if counts[label] < needed}:
         raise SpadeError(
             f"Every target class must have at least {needed} samples: {train} to train on "
             f"(`data.train_per_class`), {validation} to choose by (`data.validation_per_class`) "
@@ -152,16 +141,6 @@ def split_tasks(
         rows = np.concatenate([own[cut] for own in by_class])
         tasks[name] = (target_x[rows], target_y[rows])
     return tasks
-
-
-def _check_classes(counts: dict[int, int], wanted: dict[str, Sequence[int]]) -> None:
-    for name, classes in wanted.items():
-        unknown = [int(label) for label in classes if label not in counts]
-        if unknown:
-            raise SpadeError(
-                f"`data.{name}_classes` must be classes of the data, {sorted(counts)[:20]}. "
-                f"Received: {unknown}, of which there are no samples"
-            )
 
 
 def _take(x: np.ndarray, y: np.ndarray, classes: Sequence[int]) -> LabeledSamples:
