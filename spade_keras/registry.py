@@ -320,9 +320,9 @@ PICTURE_SOURCES = Registry(
 
 TRANSFER_NETWORKS = Registry(
     "network to transfer",
-    {"vgg": "tasks.transfer.networks:pooled", "resnet": "tasks.transfer.networks:residual"},
+    {"vgg": "tasks.classifiers:pooled", "resnet": "tasks.classifiers:residual"},
 )
 """The stage that a small network repeats; called with tensor, width and name."""
 
-CLASSIFIERS = Registry("classifier", {"convolutional": "tasks.classification:convolutional"})
+CLASSIFIERS = Registry("classifier", {"convolutional": "tasks.classifiers:convolutional"})
 """Classifiers that a recipe can name."""

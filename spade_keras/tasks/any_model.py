@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -70,17 +69,10 @@ class SearchJob(Table):
         data: str,
         options: SearchOptions,
         *,
-        folder: str | Path | None = None,
+        folder: str | Path = ".",
         **fields: Any,
     ) -> Self:
-        """Describes a search, with hashes of its files.
-
-        Args:
-            model: The `.keras` file.
-            data: See `SearchJob`; a file's path is relative to the current folder.
-            options: See `SearchJob`.
-            folder: Folder of the user's modules; by default the current one.
-            **fields: Other fields of `SearchJob`.
+        """Describes a search, with hashes of its files; `fields` are others of `SearchJob`.
 
         Raises:
             ValueError: If a file is missing or damaged.
@@ -92,21 +84,12 @@ class SearchJob(Table):
             model=ModelIdentity.of(model),
             data=located,
             options=options,
-            folder=str(Path(folder or ".").resolve()),
+            folder=str(Path(folder).resolve()),
             **{"data_sha256": data_sha256, **fields},
         )
 
     def elsewhere(self, model: str | Path | None = None, data: str | None = None) -> Self:
-        """Returns the job for a worker that has its files in another place.
-
-        Args:
-            model: Its `.keras` file; None: the recorded path.
-            data: Its data; None: the recorded ones.
-
-        Raises:
-            JobMismatchError: If a file is not the one that the job was made for.
-            ValueError: If one cannot be read.
-        """
+        """Returns the job for a worker with the model and data elsewhere, if they are the same."""
         path = Path(model or self.path)
         if not path.is_file():
             raise ValueError(
@@ -131,26 +114,16 @@ class SearchJob(Table):
         return self.model_copy(update=moved)
 
     def check_same(self, other: SearchJob, where: str) -> None:
-        """Refuses to continue a search that was started with other settings.
+        """Refuses to continue a search that was started with other settings, and names them.
 
         Args:
             other: The job kept at `where`.
             where: A study or a folder, for the message.
-
-        Raises:
-            JobMismatchError: Names every difference.
         """
         before, now = other._fixed(), self._fixed()
-        differences = [
-            f"{name} was {before[name]}, is {now[name]}"
-            for name in now
-            if before[name] != now[name]
-        ]
-        if not self.model.matches(other.model):
-            shown = [
-                f"{job.model.name} with sha256 {job.model.sha256[:16]}..." for job in (other, self)
-            ]
-            differences.append("model was {}, is {}".format(*shown))
+        if self.model.matches(other.model):  # its name and path may differ
+            del before["model"], now["model"]
+        differences = [f"{k} was {before[k]}, is {now[k]}" for k in now if before[k] != now[k]]
         if differences:
             raise JobMismatchError(
                 f"{where} belongs to another search: {'; '.join(differences)}. Choose another "
@@ -168,20 +141,8 @@ class SearchJob(Table):
             "objective": self.options.objective,
             "pareto": self.options.pareto,
             "backend": self.backend,
+            "model": f"{self.model.name} with sha256 {self.model.sha256[:16]}...",
         }
-
-    def as_dict(self) -> dict[str, Any]:
-        """Returns plain JSON values, which `from_dict` reads."""
-        return self.model_dump(mode="json")
-
-    @classmethod
-    def from_dict(cls, content: Any) -> Self:
-        """Reads what `as_dict` returned.
-
-        Raises:
-            ValueError: If it is no job.
-        """
-        return cls.model_validate_json(json.dumps(content))
 
 
 class AnyModel:
@@ -202,9 +163,6 @@ class AnyModel:
         score: Judges finalists in their final form, and candidates unless the options say
             otherwise.
         objective: The objective of the search.
-
-    Raises:
-        ValueError: If the inputs are unusable or do not fit the model.
     """
 
     def __init__(

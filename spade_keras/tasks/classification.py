@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,10 @@ import numpy as np
 from spade_keras import data
 from spade_keras.backend.batches import predict
 from spade_keras.errors import SpadeError
-from spade_keras.files import load_model
 from spade_keras.finetuning import cross_entropy, divergence
 from spade_keras.metrics import CLASS_CONVENTION, are_probabilities, class_quality
 from spade_keras.registry import CLASSIFIERS
+from spade_keras.tasks.classifiers import load_classifier
 from spade_keras.tasks.task import SPLITS, DataFacts, Samples, Task, check_some_left
 
 
@@ -62,11 +62,7 @@ class Classification(Task):
             return Samples(arrays["x"], arrays["y"])
 
     def new_network(self, train: Samples) -> keras.Model:
-        """Makes the bundled network, or loads the one of `network.path` with its weights.
-
-        Raises:
-            SpadeError: If the network does not take the data, or has too few outputs.
-        """
+        """Makes the bundled network, or loads the one of `network.path` with its weights."""
         settings = self.recipe.network
         classes = int(self._labels(train).max()) + 1
         if settings.path is None:
@@ -105,85 +101,6 @@ class Classification(Task):
         return np.asarray(samples.targets)
 
 
-def convolutional(
-    input_shape: tuple[int, ...],
-    classes: int,
-    *,
-    filters: Sequence[int] = (32, 64, 64),
-    kernel_size: int = 3,
-) -> keras.Model:
-    """Convolutions with batch normalization, each but the last followed by pooling; then logits.
-
-    Args:
-        input_shape: `(height, width, channels)`.
-        classes: Number of classes.
-        filters: Width of every convolution.
-        kernel_size: Side of the square kernels, in pixels.
-
-    Output shape:
-        `(batch, classes)`: logits.
-
-    Raises:
-        ValueError: If the image is too small for that number of poolings.
-
-    Example:
-        >>> convolutional((16, 16, 1), 10, filters=[8, 8]).output_shape
-        (None, 10)
-    """
-    check_halvings(input_shape, filters)
-    x = image = keras.Input(input_shape, name="image")
-    for index, width in enumerate(filters):
-        if index:
-            x = keras.layers.MaxPooling2D(name=f"pool_{index - 1}")(x)
-        x = keras.layers.Conv2D(
-            width, kernel_size, padding="same", use_bias=False, name=f"conv_{index}"
-        )(x)
-        x = keras.layers.BatchNormalization(momentum=0.9, name=f"norm_{index}")(x)
-        x = keras.layers.Activation("relu", name=f"relu_{index}")(x)
-    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
-    logits = keras.layers.Dense(classes, name="logits")(x)
-    return keras.Model(image, logits, name="classifier")
-
-
 def _logits(network: keras.Model, inputs: Any) -> bool:
     """Whether a network gives logits: outputs that are no probabilities count as logits."""
     return not are_probabilities(predict(network, inputs[:8]))
-
-
-def check_halvings(input_shape: Sequence[int], filters: Sequence[int]) -> None:
-    """Refuses more widths than halvings of the pictures allow.
-
-    Args:
-        input_shape: `(height, width, channels)`.
-        filters: One width for the whole pictures, and one after every halving.
-    """
-    height, width = map(int, input_shape[:2])
-    most = min(height, width).bit_length()
-    if len(filters) > most:
-        raise ValueError(
-            f"`filters` must have at most {most} widths for pictures of {height} x {width} pixels, "
-            f"which are halved between them. Received: filters={list(filters)}"
-        )
-
-
-def load_classifier(path: str | Path, sample: np.ndarray) -> tuple[keras.Model, tuple[int, ...]]:
-    """Loads a classifier, and checks that it takes the data before anything is trained.
-
-    Args:
-        path: The `.keras` file; `network.path` of a recipe.
-        sample: One input, with its batch axis.
-
-    Returns:
-        The network, and the shape of its output.
-    """
-    try:
-        network = load_model(Path(path).expanduser())
-    except ValueError as error:
-        raise SpadeError(f"`network.path` cannot be read. {error}") from error
-    try:
-        return network, tuple(network(sample, training=False).shape)
-    except Exception as error:
-        raise SpadeError(
-            f"`network.path` must hold a classifier that takes the data, of shape "
-            f"{sample.shape[1:]} a sample. Received: network.path={path}, which fails: {error}"
-        ) from error

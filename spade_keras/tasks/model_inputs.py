@@ -28,9 +28,6 @@ def example_inputs(
 
     Returns:
         An array, a list of arrays, or a dict of arrays.
-
-    Raises:
-        ValueError: If the shapes are malformed, do not fit, or are needed and missing.
     """
     if arrays_file is not None:
         if shapes:
@@ -76,7 +73,7 @@ def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
 
 
 def load_data(spec: str, model: Any, *, folder: str | Path | None = None) -> tuple[Any, Any]:
-    """Loads inputs and, if there are any, targets.
+    """Loads inputs, in the structure that a model takes, and targets or None; samples first.
 
     An `.npz` file holds one array per input, under the input's name; the only input of a model may
     have any name, or is `x` beside other arrays. `y` or `targets` are the targets. A function
@@ -84,12 +81,8 @@ def load_data(spec: str, model: Any, *, folder: str | Path | None = None) -> tup
 
     Args:
         spec: An `.npz` file, or "module:function".
-        model: The model they are for, whose inputs name the arrays.
+        model: The model they are for.
         folder: Where the file or module lies; by default the current folder.
-
-    Returns:
-        Inputs in the structure that the model takes (an array, a list or a dict), with the samples
-        on the first axis; and targets or None.
 
     Raises:
         ValueError: If they cannot be read or do not fit the model.

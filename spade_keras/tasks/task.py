@@ -62,11 +62,7 @@ class DataFacts:
 
 
 class Task(ABC):
-    """Data, networks, losses and scores of one kind of run.
-
-    Args:
-        recipe: The validated recipe, of the task's own schema.
-    """
+    """Data, networks, losses and scores of one kind of run, described by a validated recipe."""
 
     convention_name: str
     """Name of the convention of `scores`; to be printed with its numbers."""
@@ -96,12 +92,7 @@ class Task(ABC):
 
     @abstractmethod
     def training_options(self, network: keras.Model, inputs: Any) -> dict[str, Any]:
-        """Returns the loss and metrics for training on targets, as arguments of `compile`.
-
-        Args:
-            network: The network to train.
-            inputs: A few inputs.
-        """
+        """Returns loss and metrics for training on targets, as `compile` takes them."""
 
     @abstractmethod
     def distance(
@@ -152,14 +143,11 @@ class Task(ABC):
         return {}
 
     def panel(self, samples: Samples, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Returns pictures `(height, width)` of one sample, with its "truth" where it has one.
+        """Returns pictures `(height, width)` of one sample by name, with its "truth" if it has one.
 
         Args:
             samples: Samples of the test split.
             outputs: Name of a network or baseline -> its outputs.
-
-        Returns:
-            Nothing, unless the task has pictures to show.
         """
         return {}
 

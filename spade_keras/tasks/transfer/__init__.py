@@ -6,7 +6,7 @@ Every function takes plain values; `pipeline.transfer_run` calls them in order.
 from __future__ import annotations
 
 from spade_keras.registry import COMPONENT_IMPORTANCES, PICTURE_SOURCES, TRANSFER_NETWORKS
-from spade_keras.tasks.transfer.networks import (
+from spade_keras.tasks.classifiers import (
     FILTERS,
     IMAGENET_NETWORKS,
     imagenet_network,

@@ -33,10 +33,6 @@ def load_pictures(source: str, size: int | None = None) -> LabeledSamples:
 
     Returns:
         float32 pictures `(samples, height, width, channels)` in [0, 1], and int32 classes.
-
-    Raises:
-        SpadeError: If there is neither a file nor a network connection, or scikit-learn, which
-            brings the digits, is not installed.
     """
     pictures: LabeledSamples = PICTURE_SOURCES[source](size)
     return pictures
@@ -58,9 +54,6 @@ def prepare_for_imagenet(x: np.ndarray) -> np.ndarray:
 
     Args:
         x: Pictures `(samples, height, width, 1 or 3)` in [0, 1].
-
-    Returns:
-        Pictures with 3 channels, from about -124 to 151.
     """
     wrong = None
     if x.ndim != 4 or x.shape[-1] not in (1, 3):
@@ -104,8 +97,7 @@ def split_tasks(
         seed: Seed of the draw.
 
     Returns:
-        "source", where there are classes for it, and the disjoint "train", "validation" and "test"
-        of the target task.
+        "source", where there are classes for it, and the target's disjoint other parts.
 
     Example:
         >>> y = np.arange(60) % 6

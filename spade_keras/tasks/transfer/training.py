@@ -39,8 +39,7 @@ def fit(
         epochs: Passes over `train`, at most.
         learning_rate: Learning rate of Adam.
         batch_size: Samples in a batch.
-        pruner: A callback that prunes and selects the final weights. None: those of the lowest
-            validation loss, where that is known.
+        pruner: Prunes and selects the final weights. None: those of the lowest validation loss.
         callbacks: More callbacks.
     """
     loss = "sparse_categorical_crossentropy"
@@ -74,21 +73,18 @@ def fit(
 def soft_labels(
     teacher: keras.Model, samples: LabeledSamples, *, share: float = 0.5, temperature: float = 2.0
 ) -> LabeledSamples:
-    """Mixes the classes of samples with a teacher's outputs.
+    """Mixes the classes of samples with a teacher's probabilities p.
 
         (1 - share) one_hot(y) + share softmax(log(p) / temperature)
 
     Args:
-        teacher: A classifier that gives probabilities p.
+        teacher: A classifier that gives probabilities.
         samples: Inputs and their classes.
         share: Weight of the teacher's outputs, in [0, 1].
         temperature: Above 1 the teacher's unlikely classes count more.
 
     Returns:
         The same inputs, with one probability per class, `(samples, classes)`, float32.
-
-    Raises:
-        ValueError: If an argument is out of range.
 
     Reference:
         Hinton, Vinyals, Dean, arXiv 1503.02531. There the student's scores are softened as well.
@@ -168,13 +164,7 @@ PHASES = (PruningPhase(0.05, 2, 5e-3), PruningPhase(0.06, 5, 5e-3), PruningPhase
 
 @dataclass(frozen=True)
 class PrunedComponents:
-    """The result of pruning components.
-
-    Args:
-        model: The merged model: stock layers only, all trainable.
-        plan: The remaining ranks, for the model that was pruned.
-        rounds: The record of every epoch, phase after phase.
-    """
+    """The merged model, of stock layers; the plan of its ranks; and the record of every epoch."""
 
     model: keras.Model
     plan: PruningPlan
@@ -201,16 +191,12 @@ def prune_components(
         model: The network to prune; it stays as it is.
         tasks: The target's "train" and "validation"; for a teacher, give `soft_labels` of "train".
         allowed_loss: Validation accuracy that pruning may cost; 0.01 is one point.
-        stop_at: Stops at this share of the decomposed layers' parameters; 0: goes as far as the
-            allowed loss allows.
+        stop_at: Stops at this share of the decomposed layers' parameters; 0: never.
         phases: At least one, in order.
         importance: A key of `COMPONENT_IMPORTANCES`.
         phase_epochs: Epochs of a phase, at most.
         closing_epochs: Epochs without pruning.
         **options: Further options of `fit`; the phases set the learning rates.
-
-    Raises:
-        ValueError: If no layer of the model can be decomposed.
     """
     low = basis.decompose(model, trainable=["head", "norms"])
     train, validation = tasks["train"], tasks["validation"]

@@ -1,9 +1,10 @@
-"""Networks to transfer: small VGG-like and ResNet-like ones, those of ImageNet, and new heads."""
+"""Classifiers: small ones, those of ImageNet or of a file; and new heads."""
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ import keras
 import numpy as np
 
 from spade_keras.errors import SpadeError
+from spade_keras.files import load_model
 from spade_keras.pruning import copy_model, count_parameters
 from spade_keras.pruning.basis import find_rank_groups
 from spade_keras.registry import TRANSFER_NETWORKS
-from spade_keras.tasks.classification import check_halvings, load_classifier
 
 FILTERS: dict[str, tuple[int, ...]] = {"vgg": (24, 48, 96, 256), "resnet": (16, 32, 64, 192)}
 """Width of the stem and of every stage, by network; far more than five classes of digits need."""
@@ -43,21 +44,58 @@ def make_network(
     Output shape:
         `(batch, classes)`: probabilities.
 
-    Raises:
-        ValueError: If the picture is too small for that number of stages.
-
     Example:
         >>> make_network("vgg", (16, 16, 1), [4, 8]).output_shape
         (None, 5)
     """
-    filters = tuple(filters or FILTERS[kind])
-    check_halvings(input_shape, filters)
+    stage, head = TRANSFER_NETWORKS[kind], {"activation": "softmax", "name": "head"}
+    return _classifier(input_shape, classes, filters or FILTERS[kind], stage, head)
+
+
+def convolutional(
+    input_shape: Sequence[int],
+    classes: int,
+    *,
+    filters: Sequence[int] = (32, 64, 64),
+    kernel_size: int = 3,
+) -> keras.Model:
+    """Makes the network "vgg" for kernels of any size, with logits.
+
+    Args:
+        input_shape: `(height, width, channels)`.
+        classes: Number of classes.
+        filters: Width of every convolution.
+        kernel_size: Side of the square kernels, in pixels.
+
+    Example:
+        >>> convolutional((16, 16, 1), 10, filters=[8, 8]).output_shape
+        (None, 10)
+    """
+    stage = functools.partial(pooled, kernel_size=kernel_size)
+    return _classifier(input_shape, classes, filters, stage, {"name": "logits"}, kernel_size)
+
+
+def _classifier(
+    input_shape: Sequence[int],
+    classes: int,
+    filters: Sequence[int],
+    stage: Callable[[Any, int, str], Any],
+    head: dict[str, Any],
+    kernel_size: int = 3,
+) -> keras.Model:
+    height, width = map(int, input_shape[:2])
+    most = min(height, width).bit_length()
+    if len(filters) > most:
+        raise ValueError(
+            f"`filters` must have at most {most} widths for pictures of {height} x {width} pixels, "
+            f"which all but the first halve. Received: filters={list(filters)}"
+        )
     x = inputs = keras.Input(tuple(input_shape))
-    x = _convolution(x, filters[0], "stem")
+    x = _convolution(x, filters[0], "stem", kernel_size=kernel_size)
     for index, width in enumerate(filters[1:]):
-        x = TRANSFER_NETWORKS[kind](x, width, f"block{index}")
+        x = stage(x, width, f"block{index}")
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
-    return keras.Model(inputs, keras.layers.Dense(classes, activation="softmax", name="head")(x))
+    return keras.Model(inputs, keras.layers.Dense(classes, **head)(x))
 
 
 def make_network_of_size(
@@ -84,9 +122,6 @@ def imagenet_network(kind: str, input_shape: Sequence[int]) -> keras.Model:
     Args:
         kind: A key of `IMAGENET_NETWORKS`.
         input_shape: `(height, width, 3)`, height and width at least 32.
-
-    Raises:
-        SpadeError: If there is neither a file of the weights nor a network connection.
     """
     make = getattr(keras.applications, IMAGENET_NETWORKS[kind])
     try:
@@ -101,6 +136,21 @@ def imagenet_network(kind: str, input_shape: Sequence[int]) -> keras.Model:
         ) from error
     head = keras.layers.Dense(1, activation="softmax", name="head")
     return keras.Model(body.input, head(body.output), name=body.name)
+
+
+def load_classifier(path: str | Path, sample: np.ndarray) -> tuple[keras.Model, tuple[int, ...]]:
+    """Loads `network.path`, checks that it takes a sample, returns it and its output's shape."""
+    try:
+        network = load_model(Path(path).expanduser())
+    except ValueError as error:
+        raise SpadeError(f"`network.path` cannot be read. {error}") from error
+    try:
+        return network, tuple(network(sample, training=False).shape)
+    except Exception as error:
+        raise SpadeError(
+            f"`network.path` must hold a classifier that takes the data, of shape "
+            f"{sample.shape[1:]} a sample. Received: network.path={path}, which fails: {error}"
+        ) from error
 
 
 def load_network(path: str | Path, sample: np.ndarray, classes: int) -> keras.Model:
@@ -127,20 +177,15 @@ def load_network(path: str | Path, sample: np.ndarray, classes: int) -> keras.Mo
 
 
 def replace_head(model: keras.Model, classes: int, *, seed: int = 0) -> keras.Model:
-    """Replaces a classifier's last dense layer by a new one with a softmax.
+    """Returns a copy whose last dense layer is a new one with a softmax.
 
     Args:
-        model: A Functional or Sequential model with one input and one output; it stays as it is.
+        model: A Functional or Sequential model with one input and one output.
         classes: Number of classes.
         seed: Seed of the new weights.
 
     Raises:
         SpadeError: If the output is not made by a dense layer, followed at most by an activation.
-
-    Example:
-        >>> layers = [keras.Input((4,)), keras.layers.Dense(3), keras.layers.Softmax()]
-        >>> replace_head(keras.Sequential(layers), 7).output_shape
-        (None, 7)
     """
     copy = copy_model(model)
     head = _find_head(copy)
@@ -169,18 +214,20 @@ def _find_head(model: keras.Model) -> keras.layers.Dense:
     )
 
 
-def _convolution(x: Any, width: int, name: str, *, strides: int = 1, relu: bool = True) -> Any:
-    layer = keras.layers.Conv2D(
-        width, 3, strides=strides, padding="same", use_bias=False, name=f"{name}_conv"
-    )
+def _convolution(
+    x: Any, width: int, name: str, *, kernel_size: int = 3, strides: int = 1, relu: bool = True
+) -> Any:
+    options: dict[str, Any] = {"padding": "same", "use_bias": False, "name": f"{name}_conv"}
+    layer = keras.layers.Conv2D(width, kernel_size, strides=strides, **options)
     # Its statistics must follow within the few steps that few samples give.
     x = keras.layers.BatchNormalization(momentum=0.9, name=f"{name}_norm")(layer(x))
     return keras.layers.ReLU(name=f"{name}_relu")(x) if relu else x
 
 
-def pooled(x: Any, width: int, name: str) -> Any:
+def pooled(x: Any, width: int, name: str, kernel_size: int = 3) -> Any:
     """A stage of "vgg": pooling and a convolution."""
-    return _convolution(keras.layers.MaxPooling2D(name=f"{name}_pool")(x), width, name)
+    x = keras.layers.MaxPooling2D(name=f"{name}_pool")(x)
+    return _convolution(x, width, name, kernel_size=kernel_size)
 
 
 def residual(x: Any, width: int, name: str) -> Any:
