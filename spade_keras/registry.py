@@ -311,9 +311,9 @@ LABELED_SOURCES = Registry("source of labeled samples", {"digits": "data.bundled
 PICTURE_SOURCES = Registry(
     "source of pictures",
     {
-        "digits": "tasks.transfer.samples:digits",
-        "mnist": "tasks.transfer.samples:mnist",
-        "cifar10": "tasks.transfer.samples:cifar10",
+        "digits": "tasks.pictures:digits",
+        "mnist": "tasks.pictures:mnist",
+        "cifar10": "tasks.pictures:cifar10",
     },
 )
 """Pictures with a class each, for a transfer; called with the side to scale them to, or None."""

@@ -24,7 +24,7 @@ from spade_keras.pipeline.search_folder import (
     results,
 )
 from spade_keras.report import Remeasured, SearchFindings
-from spade_keras.search.finalists import Compare, Finalist, accept, not_met, preselect
+from spade_keras.search.finalists import Finalist, accept, not_met, preselect
 from spade_keras.search.objective import kept_shares
 from spade_keras.search.receipt import read_receipt
 from spade_keras.tasks.any_model import AnyModel, SearchJob
@@ -38,8 +38,6 @@ def search_model(
     name: str = "search",
     task: AnyModel | None = None,
     warm_start: search.SearchResult | str | Path | None = None,
-    timer: search.Timer | None = None,
-    compare: Compare | None = None,
 ) -> search.SearchResult:
     """Searches a saved model and writes the slim one with its receipt.
 
@@ -52,8 +50,6 @@ def search_model(
         name: The study.
         task: The model and data of the job; None: they are loaded.
         warm_start: An earlier search or its folder; None: that of the options.
-        timer: Times a candidate; by default interleaved with the full model.
-        compare: Times two files; by default in fresh processes.
 
     Raises:
         BudgetNotMetError: If no candidate met the budget in fresh processes; `search.json` and
@@ -65,7 +61,7 @@ def search_model(
     if warm_start is not None and not isinstance(warm_start, search.SearchResult):
         warm_start = search.SearchResult.read(warm_start)
     with claimed(folder, job):
-        this = _ModelSearch(job, console, task, timer)
+        this = _ModelSearch(job, console, task)
         place = job.options.storage or folder / JOURNAL
         opened = search.open_storage(place)
         known = read_announced(opened, name)
@@ -77,7 +73,7 @@ def search_model(
         mark(folder, this.job)
         result = this.run(place, name, table, warm_start)
         with results(folder) as fresh:
-            tried, accepted = this.accept(result, fresh, compare)
+            tried, accepted = this.accept(result, fresh)
             this.report(result, table, tried, accepted, fresh)
     if accepted is None:
         raise not_met(result, this.rejected, tried)
@@ -92,7 +88,6 @@ def join_search(
     model: str | Path | None = None,
     data: str | None = None,
     mix_devices: bool = False,
-    timer: search.Timer | None = None,
 ) -> search.SearchResult:
     """Works on a search that another process began, until it has all its trials.
 
@@ -103,7 +98,6 @@ def join_search(
         model: Path of the model on this machine; None: the recorded one.
         data: The data on this machine; None: the recorded ones.
         mix_devices: Whether to continue a study timed on another device.
-        timer: See `search_model`.
 
     Raises:
         SpadeError: If there is no such study, or it was begun for other files or, unless
@@ -123,19 +117,16 @@ def join_search(
         )
     options = job.options.model_copy(update={"mix_devices": mix_devices})
     job = job.elsewhere(model, data).model_copy(update={"options": options})
-    return _ModelSearch(job, console, None, timer).run(storage, name)
+    return _ModelSearch(job, console).run(storage, name)
 
 
 class _ModelSearch:
     """One search of a loaded model, from its space to its report."""
 
-    def __init__(
-        self, job: SearchJob, console: Console, task: AnyModel | None, timer: search.Timer | None
-    ) -> None:
+    def __init__(self, job: SearchJob, console: Console, task: AnyModel | None = None) -> None:
         self.job = job
         self.console = console
         self.task = task = task or AnyModel.load(job)
-        self.timer = (lambda pairs: timer) if timer else task.timer
         self.rejected: list[Finalist] = []
         # A function that raises, or returns no number, is found out before anything is timed.
         self.say(f"full model: {task.score.name} {task.score(task.full):.4g}")
@@ -173,7 +164,7 @@ class _ModelSearch:
                 objective=task.objective,
                 storage=storage,
                 warm_start=warm_start,
-                timer=self.timer(job.options.pairs),
+                timer=task.timer(job.options.pairs),
                 space=search.SearchSpace.from_dict(job.space or {}),
                 table=table,
                 importance=job.importance,
@@ -184,14 +175,14 @@ class _ModelSearch:
             )
 
     def accept(
-        self, result: search.SearchResult, folder: Path, compare: Compare | None
+        self, result: search.SearchResult, folder: Path
     ) -> tuple[list[Finalist], Finalist | None]:
         """Accepts one of the contenders, whose files go into the folder."""
         task = self.task
         passing = preselect(
             task.full,
             result,
-            timer=self.timer,
+            timer=task.timer,
             pairs=self.job.options.pairs,
             rejected=self.rejected,
             say=self.say,
@@ -209,7 +200,6 @@ class _ModelSearch:
             finetune=task.finetune,
             imports=("spade_keras.networks", *self.job.imports),
             say=self.say,
-            compare=compare,
         )
 
     def report(

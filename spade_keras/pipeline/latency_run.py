@@ -56,11 +56,6 @@ class LatencyJob(StageJob):
         """The latency budget of the recipe."""
         return self.recipe.search.budget
 
-    @property
-    def imports(self) -> tuple[str, ...]:
-        """The modules that register the classes of the run's networks."""
-        return (*self.task.imports, *self.recipe.run.imports)
-
     @cached_property
     def full(self) -> keras.Model:
         """The full network in the dtype of the budget."""
@@ -250,7 +245,7 @@ def finetune(job: LatencyJob, folder: Path) -> None:
         score=job.score(job.model("train")),
         finetune=tune,
         pairs=job.recipe.export.pairs,
-        imports=job.imports,
+        imports=(*job.task.imports, *job.recipe.run.imports),
         say=job.say,
     )
     if accepted is None:

@@ -170,7 +170,7 @@ def make_data(job: TransferJob, folder: Path) -> None:
     for name, (inputs, labels) in tasks.items():
         np.savez(folder / f"{name}.npz", x=inputs, y=labels)
         classes = len(np.unique(labels))
-        job.console.print(f"  {name}: {len(labels)} samples of {classes} classes", highlight=False)
+        job.say(f"{name}: {len(labels)} samples of {classes} classes")
     samples = {name: len(labels) for name, (_, labels) in tasks.items()}
     facts = {"note": _note(job), "samples": samples, "shape": x.shape[1:]}
     write_json_atomic(folder / "facts.json", facts)

@@ -1,7 +1,11 @@
-"""Training a classifier, pruning its components as it trains, and measuring accuracy and cost."""
+"""Transfer of a classifier to a small task, where components, channels or both are pruned.
+
+Every function takes plain values; `pipeline.transfer_run` calls them in order.
+"""
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +16,124 @@ from scipy.special import softmax
 
 from spade_keras import backend, latency, pruning
 from spade_keras.backend.batches import predict
+from spade_keras.errors import SpadeError
 from spade_keras.pruning import PruningPlan, basis
-from spade_keras.tasks.transfer.samples import LabeledSamples, Tasks
+from spade_keras.registry import COMPONENT_IMPORTANCES, PICTURE_SOURCES, TRANSFER_NETWORKS
+from spade_keras.tasks.classifiers import (
+    FILTERS,
+    IMAGENET_NETWORKS,
+    imagenet_network,
+    load_network,
+    make_network,
+    make_network_of_size,
+    replace_head,
+)
+from spade_keras.tasks.pictures import (
+    LabeledSamples,
+    load_pictures,
+    prepare_for_imagenet,
+    scale_pictures,
+)
+
+__all__ = [
+    "COMPONENT_IMPORTANCES",
+    "FILTERS",
+    "IMAGENET_NETWORKS",
+    "LEARNING_RATES",
+    "PHASES",
+    "PICTURE_SOURCES",
+    "TRANSFER_NETWORKS",
+    "LabeledSamples",
+    "PrunedComponents",
+    "PruningPhase",
+    "Tasks",
+    "accuracy",
+    "fit",
+    "imagenet_network",
+    "load_network",
+    "load_pictures",
+    "make_network",
+    "make_network_of_size",
+    "measure_cost",
+    "prepare_for_imagenet",
+    "prune_components",
+    "replace_head",
+    "scale_pictures",
+    "soft_labels",
+    "split_tasks",
+]
+
+Tasks = dict[str, LabeledSamples]
+"""Samples by name: "source", and the "train", "validation" and "test" of the target task."""
+
+
+def split_tasks(
+    x: np.ndarray,
+    y: np.ndarray,
+    *,
+    source_classes: Sequence[int] = (0, 1, 2, 3, 4),
+    target_classes: Sequence[int] = (5, 6, 7, 8, 9),
+    train: int = 60,
+    validation: int = 40,
+    seed: int = 0,
+) -> Tasks:
+    """Makes a source task of some classes, and a target task of few samples of others.
+
+    In each, classes are counted from 0 in the order given.
+
+    Args:
+        x: Samples.
+        y: Their classes, integers.
+        source_classes: Classes of the source task; none for a network that is trained already.
+        target_classes: Classes of the target task.
+        train: Target samples per class to train on.
+        validation: Target samples per class to select by; all others are the test.
+        seed: Seed of the draw.
+
+    Returns:
+        "source", where there are classes for it, and the target's disjoint other parts.
+
+    Example:
+        >>> y = np.arange(60) % 6
+        >>> classes = {"source_classes": [0, 1], "target_classes": [4, 5]}
+        >>> tasks = split_tasks(np.ones((60, 2)), y, **classes, train=3, validation=2)
+        >>> {name: len(labels) for name, (_, labels) in tasks.items()}
+        {'source': 20, 'train': 6, 'validation': 4, 'test': 10}
+    """
+    counts = collections.Counter(np.asarray(y).tolist())
+    for name, classes in {"source": source_classes, "target": target_classes}.items():
+        if unknown := [int(label) for label in classes if label not in counts]:
+            raise SpadeError(
+                f"`data.{name}_classes` must be classes of the data, {sorted(counts)[:20]}. "
+                f"Received: {unknown}, of which there are no samples"
+            )
+    needed = train + validation + 1
+    if few := {label: counts[label] for label in target_classes if counts[label] < needed}:
+        raise SpadeError(
+            f"Every target class must have at least {needed} samples: {train} to train on "
+            f"(`data.train_per_class`), {validation} to choose by (`data.validation_per_class`) "
+            f"and one to test. Received (class: samples): {few}"
+        )
+    tasks: Tasks = {"source": _take(x, y, source_classes)} if len(source_classes) else {}
+    target_x, target_y = _take(x, y, target_classes)
+    order = np.random.default_rng(seed).permutation(len(target_y))
+    by_class = [order[target_y[order] == label] for label in range(len(target_classes))]
+    cuts = {
+        "train": slice(train),
+        "validation": slice(train, train + validation),
+        "test": slice(train + validation, None),
+    }
+    for name, cut in cuts.items():
+        rows = np.concatenate([own[cut] for own in by_class])
+        tasks[name] = (target_x[rows], target_y[rows])
+    return tasks
+
+
+def _take(x: np.ndarray, y: np.ndarray, classes: Sequence[int]) -> LabeledSamples:
+    rows = np.isin(y, classes)
+    places = {label: place for place, label in enumerate(classes)}
+    return x[rows], np.array([places[int(label)] for label in y[rows]], "int32")
+
 
 LEARNING_RATES = {"source": 2e-3, "imagenet": 1e-4}
 """Learning rate of all weights, by their origin: VGG16, which has no norms, needs small steps."""

@@ -1,10 +1,8 @@
-"""Pictures with a class each, and the source and target task that are made of them."""
+"""Pictures with a class each, and their preparation for networks of ImageNet."""
 
 from __future__ import annotations
 
-import collections
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -16,8 +14,6 @@ from spade_keras.registry import PICTURE_SOURCES
 
 LabeledSamples = tuple[np.ndarray, np.ndarray]
 """Inputs, samples first, and their classes 0, 1, 2, ..., or one probability per class."""
-Tasks = dict[str, LabeledSamples]
-"""Samples by name: "source", and the "train", "validation" and "test" of the target task."""
 
 IMAGENET_SIZE = 32
 """Pixels per side that the networks of `keras.applications` want at least."""
@@ -71,74 +67,6 @@ def prepare_for_imagenet(x: np.ndarray) -> np.ndarray:
 def digits(size: int | None) -> LabeledSamples:
     """The bundled digits, enlarged to 16 x 16 pixels unless a size is given."""
     return load_digits(size or 16)
-
-
-def split_tasks(
-    x: np.ndarray,
-    y: np.ndarray,
-    *,
-    source_classes: Sequence[int] = (0, 1, 2, 3, 4),
-    target_classes: Sequence[int] = (5, 6, 7, 8, 9),
-    train: int = 60,
-    validation: int = 40,
-    seed: int = 0,
-) -> Tasks:
-    """Makes a source task of some classes, and a target task of few samples of others.
-
-    In each, classes are counted from 0 in the order given.
-
-    Args:
-        x: Samples.
-        y: Their classes, integers.
-        source_classes: Classes of the source task; none for a network that is trained already.
-        target_classes: Classes of the target task.
-        train: Target samples per class to train on.
-        validation: Target samples per class to select by; all others are the test.
-        seed: Seed of the draw.
-
-    Returns:
-        "source", where there are classes for it, and the target's disjoint other parts.
-
-    Example:
-        >>> y = np.arange(60) % 6
-        >>> classes = {"source_classes": [0, 1], "target_classes": [4, 5]}
-        >>> tasks = split_tasks(np.ones((60, 2)), y, **classes, train=3, validation=2)
-        >>> {name: len(labels) for name, (_, labels) in tasks.items()}
-        {'source': 20, 'train': 6, 'validation': 4, 'test': 10}
-    """
-    counts = collections.Counter(np.asarray(y).tolist())
-    for name, classes in {"source": source_classes, "target": target_classes}.items():
-        if unknown := [int(label) for label in classes if label not in counts]:
-            raise SpadeError(
-                f"`data.{name}_classes` must be classes of the data, {sorted(counts)[:20]}. "
-                f"Received: {unknown}, of which there are no samples"
-            )
-    needed = train + validation + 1
-    if few := {label: counts[label] for label in target_classes if counts[label] < needed}:
-        raise SpadeError(
-            f"Every target class must have at least {needed} samples: {train} to train on "
-            f"(`data.train_per_class`), {validation} to choose by (`data.validation_per_class`) "
-            f"and one to test. Received (class: samples): {few}"
-        )
-    tasks: Tasks = {"source": _take(x, y, source_classes)} if len(source_classes) else {}
-    target_x, target_y = _take(x, y, target_classes)
-    order = np.random.default_rng(seed).permutation(len(target_y))
-    by_class = [order[target_y[order] == label] for label in range(len(target_classes))]
-    cuts = {
-        "train": slice(train),
-        "validation": slice(train, train + validation),
-        "test": slice(train + validation, None),
-    }
-    for name, cut in cuts.items():
-        rows = np.concatenate([own[cut] for own in by_class])
-        tasks[name] = (target_x[rows], target_y[rows])
-    return tasks
-
-
-def _take(x: np.ndarray, y: np.ndarray, classes: Sequence[int]) -> LabeledSamples:
-    rows = np.isin(y, classes)
-    places = {label: place for place, label in enumerate(classes)}
-    return x[rows], np.array([places[int(label)] for label in y[rows]], "int32")
 
 
 def _of_keras(name: str, size: int | None) -> LabeledSamples:
