@@ -4,8 +4,7 @@
 * transfer: data -> source -> original -> basis, channel, double, scratch -> evaluate -> export
 * any model: search -> finalists -> report
 
-Every stage is a function of the job that fills one folder; the next stages read it from there. So
-an interrupted run continues where it stopped, and a stage can be inspected or replaced by itself.
+Every stage fills one folder, from which the next ones read; an interrupted run continues there.
 """
 
 from __future__ import annotations
@@ -62,11 +61,7 @@ __getattr__ = lazy_attributes(
 
 
 def run(recipe: Any, console: Console) -> dict[str, Any]:
-    """Runs every stage of a recipe that is not finished already.
-
-    Args:
-        recipe: The validated recipe.
-        console: Where progress is shown.
+    """Runs every stage of a validated recipe that is not finished already.
 
     Returns:
         The content of `metrics.json`.

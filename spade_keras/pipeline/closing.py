@@ -116,9 +116,8 @@ def report(job: LatencyJob) -> dict[str, Any]:
 def _collect_metrics(job: LatencyJob) -> dict[str, Any]:
     """Gathers what the stages measured, as plain JSON values.
 
-    Latencies in milliseconds; ratios are slim / full, timed interleaved, with their 95 % interval;
-    `exported_excess` is measured / allowed - 1; `export.max_abs_error` is in the unit of the
-    outputs, the worse of both networks.
+    Latencies in ms; ratios are slim / full, timed interleaved, with their 95 % interval;
+    `exported_excess` is measured / allowed - 1; errors are the worse of both networks.
     """
     evaluation = job.json("evaluate", "evaluation")
     check = job.json("export", "check")

@@ -29,12 +29,7 @@ _JOB, _TABLE, _ATTRIBUTE = "job.json", "layers.json", "job"
 
 @contextlib.contextmanager
 def claimed(folder: Path, job: SearchJob) -> Iterator[None]:
-    """Holds a folder that is new, empty, or that of the same search.
-
-    Raises:
-        JobMismatchError: If it holds something else.
-        SpadeError: If another process is searching into it.
-    """
+    """Holds a folder that is new, empty, or that of the same search; refuses others."""
     marker = folder / _JOB
     others = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     own = (".lock", FULL)
@@ -65,10 +60,9 @@ def mark(folder: Path, job: SearchJob) -> None:
 
 @contextlib.contextmanager
 def results(folder: Path) -> Iterator[Path]:
-    """Yields an empty folder, whose files are moved to their place at the end.
+    """Yields an empty folder, whose files replace the earlier results at the end.
 
-    The results of an earlier attempt are removed: a receipt is only ever there beside the files it
-    refers to.
+    A receipt is only ever there beside the files it refers to.
     """
     fresh = folder / ".attempt-results"  # leftovers go when the folder is claimed
     fresh.mkdir()
@@ -100,11 +94,7 @@ def kept_table(folder: Path, table: LayerTable | None) -> LayerTable | None:
 
 
 def announce(storage: optuna.storages.BaseStorage, name: str, job: SearchJob) -> None:
-    """Keeps a job with its study, which is made if need be, so that workers need its name alone.
-
-    Raises:
-        JobMismatchError: If the study belongs to another search.
-    """
+    """Keeps a job with its study, made if need be, so that workers need the study's name alone."""
     with storage_errors(storage), quiet_optuna():
         study = optuna.create_study(
             study_name=name,

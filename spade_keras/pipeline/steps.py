@@ -41,13 +41,7 @@ class Stage:
 
 @dataclass
 class StageJob(ABC):
-    """A run of one recipe: what its stages share, their order, and its report.
-
-    Attributes:
-        recipe: The validated recipe.
-        stages: The folders of finished stages.
-        console: Where progress is shown.
-    """
+    """A run of one recipe: what its stages share, their order, and its report."""
 
     recipe: Any
     stages: Stages

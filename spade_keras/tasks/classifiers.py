@@ -59,13 +59,7 @@ def convolutional(
     filters: Sequence[int] = (32, 64, 64),
     kernel_size: int = 3,
 ) -> keras.Model:
-    """Makes the network "vgg" for kernels of any size, with logits.
-
-    Args:
-        input_shape: `(height, width, channels)`.
-        classes: Number of classes.
-        filters: Width of every convolution.
-        kernel_size: Side of the square kernels, in pixels.
+    """Makes the network "vgg" for kernels of any size, with logits; `filters` as in `make_network`.
 
     Example:
         >>> convolutional((16, 16, 1), 10, filters=[8, 8]).output_shape
@@ -160,10 +154,6 @@ def load_network(path: str | Path, sample: np.ndarray, classes: int) -> keras.Mo
         path: The `.keras` file; `network.path` of a recipe.
         sample: One input, with its batch axis.
         classes: Number of target classes.
-
-    Raises:
-        SpadeError: If it does not load, does not take the data, has no dense head, or has no other
-            layer that could be decomposed.
     """
     model, _ = load_classifier(path, sample)
     groups = find_rank_groups(replace_head(model, classes))

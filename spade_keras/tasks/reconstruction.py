@@ -94,12 +94,7 @@ class Reconstruction(Task):
 
 @keras.saving.register_keras_serializable(package="spade_keras")
 def image_distance(y_true: Any, y_pred: Any) -> Any:
-    """Mean of the squared error, of magnitudes where `y_true` is a magnitude.
-
-    Args:
-        y_true: `(batch, height, width, channels)`.
-        y_pred: The same, or two channels where `y_true` has one.
-    """
+    """Mean squared error `(batch, height, width, channels)`; of magnitudes for one true channel."""
     if y_pred.shape[-1] == 2 and y_true.shape[-1] == 1:
         y_pred = magnitude(y_pred)[..., None]
     return mean_squared_error(y_true, y_pred)
