@@ -141,7 +141,7 @@ class _ModelSearch:
             task = self.task
             with ProgressBar(self.console, "layer") as bar:
                 space, table = search.choose_space(
-                    task.full, task.sample, self.job.options, bar.advance_to
+                    task.full, task.sample, self.job.options, on_layer=bar.advance_to
                 )
             known = space.as_dict()
         self.job = self.job.model_copy(update={"space": known})

@@ -164,7 +164,7 @@ def search_widths(job: LatencyJob, folder: Path) -> None:
     full = job.full
     inputs = job.call_of("validation")
     with ProgressBar(job.console, "layer") as bar:
-        space, table = search.choose_space(full, inputs, options, bar.advance_to)
+        space, table = search.choose_space(full, inputs, options, on_layer=bar.advance_to)
     with trials_shown(job.console, options.trials) as show:
         result = search.run(
             full,

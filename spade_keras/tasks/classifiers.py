@@ -103,10 +103,13 @@ def make_network_of_size(
 
     # Parameters grow with the square of the width; the norms' few grow slower.
     factor = 0.9 * math.sqrt(parameters / count_parameters(scaled(1)))
-    while count_parameters(scaled(factor)) >= parameters and factor * max(FILTERS[kind]) > 1:
+    model = scaled(factor)
+    while count_parameters(model) >= parameters and factor * max(FILTERS[kind]) > 1:
         factor *= 0.9
-    while count_parameters(model := scaled(factor)) < parameters:
+        model = scaled(factor)
+    while count_parameters(model) < parameters:
         factor *= 1.02
+        model = scaled(factor)
     return model
 
 
