@@ -23,7 +23,6 @@ from spade_keras.search.finalists import FineTune
 from spade_keras.search.options import SearchFields, SearchOptions
 from spade_keras.search.receipt import Receipt, read_receipt
 from spade_keras.tasks.any_model import AnyModel, Evaluate, SearchJob
-from spade_keras.tasks.model_inputs import check_data
 
 
 @dataclass(frozen=True)
@@ -105,8 +104,15 @@ def optimize(  # noqa: PLR0913 - every setting is a keyword of its own
     named = objective if isinstance(objective, str | None) else None
     options = SearchOptions.of(budget, objective=named, **given)
     inputs = keras.tree.map_structure(np.asarray, data)
-    check_data(inputs, None, "data")
-    console = Console(quiet=not verbose)
+    task = AnyModel(
+        model,
+        inputs,
+        options,
+        evaluate=evaluate,
+        finetune=finetune,
+        importance=importance,
+        objective=objective if isinstance(objective, search.Objective) else None,
+    )
     with contextlib.ExitStack() as stack:
         if folder is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory())
@@ -124,15 +130,7 @@ def optimize(  # noqa: PLR0913 - every setting is a keyword of its own
             importance=importance,
             seed=seed,
         )
-        task = AnyModel(
-            model,
-            inputs,
-            options,
-            evaluate=evaluate,
-            finetune=finetune,
-            importance=importance,
-            objective=objective if isinstance(objective, search.Objective) else None,
-        )
+        console = Console(quiet=not verbose)
         result = search_model(job, place, console, task=task, warm_start=warm_start)
         page = place / "report.html"
         receipt = read_receipt(place / "receipt.json")

@@ -176,6 +176,7 @@ class AnyModel:
         importance: str = "group_l1",
         objective: search.Objective | None = None,
     ) -> None:
+        check_data(inputs, None, "data")
         self.network = network
         self.inputs = inputs
         self.options = options
@@ -231,7 +232,6 @@ class AnyModel:
         return _AfterFineTune(self.score, self.finetune, self.full)
 
     def _check_fits(self) -> None:
-        check_data(self.inputs, None, "data")
         try:
             self.full(self.sample, training=False)
         except Exception as error:
