@@ -19,12 +19,7 @@ from spade_keras.finetuning import judged_as
 from spade_keras.pipeline.closing import evaluate, export, report
 from spade_keras.pipeline.progress import ProgressBar, trials_shown
 from spade_keras.pipeline.steps import Stage, StageJob
-from spade_keras.pipeline.training import (
-    fit_by_strategy,
-    fit_full,
-    strategy_batches,
-    strategy_tuner,
-)
+from spade_keras.pipeline.training import fit_by_strategy, strategy_batches, strategy_tuner
 from spade_keras.pruning import PruningPlan
 from spade_keras.pruning.importance import find_importance
 from spade_keras.recipe import SearchRecipe
@@ -149,11 +144,13 @@ def make_data(job: LatencyJob, folder: Path) -> None:
 def train(job: LatencyJob, folder: Path) -> None:
     """Trains the full network, unless it comes trained."""
     job.seed(1)
-    epochs = job.recipe.training.epochs
+    settings = job.recipe.training
     network = job.task.new_network(job.samples("train"))
     if job.recipe.network.dtype != "float32":
         network = search.with_dtype(network, job.recipe.network.dtype)
-    history = fit_full(job, folder, network, epochs, "epoch") if epochs else {"loss": []}
+    history: dict[str, list[float]] = {"loss": []}
+    if settings.epochs:
+        history = fit_by_strategy(job, folder, network, settings, "epoch")
     save_model(network, folder / "network.keras")
     write_json_atomic(folder / "history.json", history)
 
@@ -232,7 +229,7 @@ def finetune(job: LatencyJob, folder: Path) -> None:
         number = finalists[len(histories)]["number"]
         job.seed(2)
         label = "epoch" if len(finalists) == 1 else f"trial {number}, epoch"
-        histories[number] = fit_by_strategy(job, folder, slim, label)
+        histories[number] = fit_by_strategy(job, folder, slim, job.recipe.finetuning, label)
 
     tried, accepted = accept(
         _finalists(job, finalists),
@@ -316,13 +313,13 @@ def train_rivals(job: LatencyJob, folder: Path) -> None:
     tuning_steps = max(1, len(job.samples(tuning.on)) // tuning.batch_size)
     training_steps = max(1, len(job.samples("train")) // training.batch_size)
     epochs = steps[0] + round(steps[1] * tuning_steps / training_steps)
-    fit_full(job, folder, scratch, epochs, "from scratch, epoch")
+    fit_by_strategy(job, folder, scratch, training, "from scratch, epoch", epochs)
     save_model(scratch, folder / "from_scratch.keras")
     rivals: dict[str, dict[str, Any]] = {"from_scratch": {"epochs": epochs}}
 
     if hasattr(full, "with_iterations"):
         fewer, ratio = _cut_to_budget(job, full)
-        fit_by_strategy(job, folder, fewer, "fewer iterations, epoch")
+        fit_by_strategy(job, folder, fewer, tuning, "fewer iterations, epoch")
         save_model(fewer, folder / "fewer_iterations.keras")
         rivals["fewer_iterations"] = {"iterations": fewer.iterations, "ratio": ratio.as_dict()}
     write_json_atomic(folder / "rivals.json", rivals)

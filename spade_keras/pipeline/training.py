@@ -79,27 +79,43 @@ def fit_best(  # noqa: PLR0913 - every setting is a keyword of its own
     return {name: [float(v) for v in values] for name, values in history.items()}
 
 
-def fit_full(
-    job: LatencyJob, folder: Path, network: keras.Model, epochs: int, label: str
+def fit_by_strategy(
+    job: LatencyJob,
+    folder: Path,
+    network: keras.Model,
+    settings: Any,
+    label: str,
+    epochs: int | None = None,
 ) -> dict[str, list[float]]:
-    """Trains a network by the recipe's `[training]`, on truth or without; see `fit_best`."""
-    settings = job.recipe.training
+    """Trains a network by the strategy of `[training]` or `[finetuning]`; see `fit_best`.
+
+    Args:
+        job: The run.
+        folder: Where a checkpoint is kept for that time.
+        network: The network.
+        settings: The table.
+        label: Name of an epoch.
+        epochs: Their number; None: that of the table.
+    """
+    epochs = settings.epochs if epochs is None else epochs
     model, options = network, {}
-    if settings.strategy == "supervised":
+    if settings is job.recipe.training and settings.strategy == "supervised":
         few = first_samples(job.samples("validation").inputs, settings.batch_size)
         options = job.task.training_options(network, few)
     else:
         model = strategy_tuner(job, network, settings)
-    return _fit(job, folder, model, settings, "train", epochs, label, options)
-
-
-def fit_by_strategy(
-    job: LatencyJob, folder: Path, network: keras.Model, label: str
-) -> dict[str, list[float]]:
-    """Trains a network by the recipe's `[finetuning]`; see `fit_best`."""
-    settings = job.recipe.finetuning
-    tuner = strategy_tuner(job, network, settings)
-    return _fit(job, folder, tuner, settings, settings.on, settings.epochs, label)
+    with epochs_shown(job.console, label, epochs) as show:
+        return fit_best(
+            model,
+            strategy_batches(job, getattr(settings, "on", "train"), settings),
+            strategy_batches(job, "validation", settings, shuffle=False),
+            epochs=epochs,
+            learning_rate=settings.learning_rate,
+            checkpoint=folder / "best.weights.h5",
+            clip_norm=job.task.clip_norm,
+            compile_options=options,
+            callbacks=(show,),
+        )
 
 
 def strategy_tuner(job: LatencyJob, network: keras.Model, settings: Any) -> FineTuner:
@@ -143,27 +159,3 @@ def strategy_batches(
         data: Any = job.recipe.data
         return SplitBatches(batches, settings.splitting, center=data.acs_lines, seed=seed)
     return batches
-
-
-def _fit(
-    job: LatencyJob,
-    folder: Path,
-    model: keras.Model,
-    settings: Any,
-    split: str,
-    epochs: int,
-    label: str,
-    compile_options: dict[str, Any] | None = None,
-) -> dict[str, list[float]]:
-    with epochs_shown(job.console, label, epochs) as show:
-        return fit_best(
-            model,
-            strategy_batches(job, split, settings),
-            strategy_batches(job, "validation", settings, shuffle=False),
-            epochs=epochs,
-            learning_rate=settings.learning_rate,
-            checkpoint=folder / "best.weights.h5",
-            clip_norm=job.task.clip_norm,
-            compile_options=compile_options,
-            callbacks=(show,),
-        )
