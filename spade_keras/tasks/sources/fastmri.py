@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 from collections.abc import Callable
@@ -42,22 +41,21 @@ class FastMRI(Source):
             self._make_volumes(folder / "volumes")
         path = folder / "volumes" if made else Path(settings.path).expanduser()
         opened = self._open(path, folder, skip_bad=settings.skip_bad)
-        with contextlib.closing(opened):
-            count = len({volume.patient for volume in opened.volumes})
-            found = f"patients ({count} in {len(opened.volumes)} volumes)"
-            check_some_left(settings, "volumes", count, found)
-            parts = opened.split(
-                validation=settings.validation_volumes, test=settings.test_volumes, seed=self.seed
+        count = len({volume.patient for volume in opened.volumes})
+        found = f"patients ({count} in {len(opened.volumes)} volumes)"
+        check_some_left(settings, "volumes", count, found)
+        parts = opened.split(
+            validation=settings.validation_volumes, test=settings.test_volumes, seed=self.seed
+        )
+        files = {}
+        for split, part in zip(SPLITS, parts, strict=True):
+            names = [volume.file.resolve() for volume in part.volumes]
+            # The folder moves when the stage is finished.
+            files[split] = [n.relative_to(folder.resolve()) if made else n for n in names]
+            say(
+                f"{split}: {len(part)} slices of {len(part.volumes)} volumes, "
+                f"true acceleration {part.true_acceleration:.2f}"
             )
-            files = {}
-            for split, part in zip(SPLITS, parts, strict=True):
-                names = [volume.file.resolve() for volume in part.volumes]
-                # The folder moves when the stage is finished.
-                files[split] = [n.relative_to(folder.resolve()) if made else n for n in names]
-                say(
-                    f"{split}: {len(part)} slices of {len(part.volumes)} volumes, "
-                    f"true acceleration {part.true_acceleration:.2f}"
-                )
         write_json_atomic(folder / "files.json", files)
         return DataFacts(_MADE_NOTE if made else self._note(opened), opened.skipped)
 
