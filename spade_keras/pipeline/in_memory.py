@@ -110,7 +110,6 @@ def optimize(  # noqa: PLR0913 - every setting is a keyword of its own
         options,
         evaluate=evaluate,
         finetune=finetune,
-        importance=importance,
         objective=objective if isinstance(objective, search.Objective) else None,
     )
     with contextlib.ExitStack() as stack:

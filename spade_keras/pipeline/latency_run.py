@@ -21,7 +21,6 @@ from spade_keras.pipeline.progress import ProgressBar, trials_shown
 from spade_keras.pipeline.steps import Stage, StageJob
 from spade_keras.pipeline.training import fit_by_strategy, strategy_batches, strategy_tuner
 from spade_keras.pruning import PruningPlan
-from spade_keras.pruning.importance import find_importance
 from spade_keras.recipe import SearchRecipe
 from spade_keras.report import closing_table
 from spade_keras.search.finalists import Finalist, accept, not_met, preselect
@@ -276,12 +275,11 @@ def _finalists(
         yield finalist, job.model("prune", entry["name"])
 
 
-def _objective(job: LatencyJob, network: keras.Model) -> search.Objective:
+def _objective(job: LatencyJob, network: keras.Model) -> search.Objective | str:
     """The objective of the search: always computed from data the fine-tuning strategy may see."""
     name = job.recipe.search.objective_name
     if name == "kept_importance":
-        criterion = find_importance(job.recipe.pruning.importance, job.calibration)
-        return search.KeptImportance(network, criterion)
+        return name
     score = job.score(network)
     if name == "as_pruned":
         return score

@@ -14,7 +14,6 @@ from spade_keras import latency, search
 from spade_keras.errors import JobMismatchError
 from spade_keras.files import load_model
 from spade_keras.pruning import calibrate
-from spade_keras.pruning.importance import find_importance
 from spade_keras.registry import IMPORTANCES
 from spade_keras.search.finalists import FineTune, finetuned
 from spade_keras.search.objective import Report
@@ -154,7 +153,6 @@ class AnyModel:
         options: The options of the search.
         evaluate: Scores a model; None: agreement with the full model.
         finetune: See `finalists.FineTune`.
-        importance: Criterion by which channels are kept.
         objective: Objective in place of `options.objective`.
 
     Attributes:
@@ -162,7 +160,7 @@ class AnyModel:
         calibration: Its statistics on the inputs, where candidates are compensated.
         score: Judges finalists in their final form, and candidates unless the options say
             otherwise.
-        objective: The objective of the search.
+        objective: The objective of the search; "kept_importance" by its name.
     """
 
     def __init__(
@@ -173,7 +171,6 @@ class AnyModel:
         *,
         evaluate: Evaluate | None = None,
         finetune: FineTune | None = None,
-        importance: str = "group_l1",
         objective: search.Objective | None = None,
     ) -> None:
         check_data(inputs, None, "data")
@@ -191,7 +188,7 @@ class AnyModel:
             if evaluate is None
             else search.UserFunction(evaluate)
         )
-        self.objective = objective or self._objective(importance)
+        self.objective = objective or self._objective()
 
     @classmethod
     def load(cls, job: SearchJob) -> Self:
@@ -205,7 +202,7 @@ class AnyModel:
         }
         network = load_model(job.path)
         inputs, _ = load_data(job.data, network, folder=job.folder)
-        return cls(network, inputs, job.options, importance=job.importance, **functions)
+        return cls(network, inputs, job.options, **functions)
 
     def timer(self, pairs: int) -> search.Timer:
         """Returns the timer of candidates, interleaved with the full model."""
@@ -217,13 +214,11 @@ class AnyModel:
             single_calls=self.budget.single_calls,
         )
 
-    def _objective(self, importance: str) -> search.Objective:
+    def _objective(self) -> search.Objective | str:
         """Judged as pruned unless asked otherwise: a user's fine-tuning may take hours."""
-        if self.options.objective == "kept_importance":
-            criterion = find_importance(importance, self.calibration)
-            return search.KeptImportance(self.network, criterion)
-        if self.options.objective != "short_finetune":
-            return self.score
+        asked = self.options.objective
+        if asked != "short_finetune":
+            return asked if asked == "kept_importance" else self.score
         if self.finetune is None:
             raise ValueError(
                 "`objective` may be short_finetune only with `finetune`, your function that trains "
