@@ -35,7 +35,7 @@ from rich.console import Console
 
 from spade_keras import latency, pruning
 from spade_keras.pipeline.run_folder import Stages
-from spade_keras.pipeline.transfer_run import ARMS, TransferJob, transfer_order
+from spade_keras.pipeline.transfer_run import ARMS, TransferJob
 from spade_keras.recipe import load_recipe
 from spade_keras.tasks import transfer
 
@@ -55,7 +55,7 @@ def make_job(network: str, train: int, seed: int, folder: str) -> TransferJob:
 
 def run_stages(job: TransferJob) -> dict[str, keras.Model]:
     """Runs the stages that make networks, and returns these."""
-    for stage in transfer_order(job.recipe):
+    for stage in job.order():
         if stage.name not in ("evaluate", "export"):
             folder = job.stages.folder / stage.name
             folder.mkdir(parents=True)

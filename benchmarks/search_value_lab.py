@@ -300,7 +300,7 @@ class Lab:
         """PSNR per slice, as the recipe's evaluation computes it."""
         slices = self.job.samples(split)
         quality = image_quality(
-            _magnitude(slices.truth), _magnitude(predict(network, slices.inputs))
+            _magnitude(slices.targets), _magnitude(predict(network, slices.inputs))
         )
         return [float(value) for value in quality["psnr_db"]]
 
@@ -312,7 +312,7 @@ class Lab:
             slices = self.job.samples(split)
             batches[split] = data.SliceDataset(
                 slices.inputs,
-                slices.truth,
+                slices.targets,
                 batch_size=1,
                 shuffle_seed=self.seed if split == "train" else None,
             )

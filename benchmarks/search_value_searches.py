@@ -218,7 +218,7 @@ def objective(lab: Lab, name: str) -> search.Objective:
     if name == "kept_importance":
         return search.KeptImportance(lab.full)
     validation = lab.job.samples("validation")
-    quality = search.ValidationPSNR(validation.inputs, validation.truth)
+    quality = search.ValidationPSNR(validation.inputs, validation.targets)
     if name == "as_pruned":
         return quality
     slices = lab.job.samples("train")
@@ -226,7 +226,7 @@ def objective(lab: Lab, name: str) -> search.Objective:
     chosen = slice(None, None, 2) if name == "half_epoch" else slice(None)
     batches = data.SliceDataset(
         {key: array[chosen] for key, array in slices.inputs.items()},
-        slices.truth[chosen],
+        slices.targets[chosen],
         batch_size=1,
         shuffle_seed=lab.seed,
     )

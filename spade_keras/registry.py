@@ -311,18 +311,18 @@ LABELED_SOURCES = Registry("source of labeled samples", {"digits": "data.bundled
 PICTURE_SOURCES = Registry(
     "source of pictures",
     {
-        "digits": "tasks.transfer.samples:digits",
-        "mnist": "tasks.transfer.samples:mnist",
-        "cifar10": "tasks.transfer.samples:cifar10",
+        "digits": "tasks.pictures:digits",
+        "mnist": "tasks.pictures:mnist",
+        "cifar10": "tasks.pictures:cifar10",
     },
 )
 """Pictures with a class each, for a transfer; called with the side to scale them to, or None."""
 
 TRANSFER_NETWORKS = Registry(
     "network to transfer",
-    {"vgg": "tasks.transfer.networks:pooled", "resnet": "tasks.transfer.networks:residual"},
+    {"vgg": "tasks.classifiers:pooled", "resnet": "tasks.classifiers:residual"},
 )
 """The stage that a small network repeats; called with tensor, width and name."""
 
-CLASSIFIERS = Registry("classifier", {"convolutional": "tasks.classification:convolutional"})
+CLASSIFIERS = Registry("classifier", {"convolutional": "tasks.classifiers:convolutional"})
 """Classifiers that a recipe can name."""

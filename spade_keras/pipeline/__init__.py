@@ -4,8 +4,7 @@
 * transfer: data -> source -> original -> basis, channel, double, scratch -> evaluate -> export
 * any model: search -> finalists -> report
 
-Every stage is a function of the job that fills one folder; the next stages read it from there. So
-an interrupted run continues where it stopped, and a stage can be inspected or replaced by itself.
+Every stage fills one folder, from which the next ones read; an interrupted run continues there.
 """
 
 from __future__ import annotations
@@ -23,23 +22,22 @@ if TYPE_CHECKING:
     from spade_keras.pipeline.in_memory import Optimized, optimize
     from spade_keras.pipeline.latency_run import LatencyJob
     from spade_keras.pipeline.run_folder import Stages
-    from spade_keras.pipeline.steps import Pipeline, Stage, StageJob
+    from spade_keras.pipeline.steps import Stage, StageJob
 
 PIPELINES = Registry(
     "task",
     {
-        "reconstruction": "pipeline.latency_run:LATENCY_RUN",
-        "classification": "pipeline.latency_run:LATENCY_RUN",
-        "transfer": "pipeline.transfer_run:TRANSFER_RUN",
+        "reconstruction": "pipeline.latency_run:LatencyJob",
+        "classification": "pipeline.latency_run:LatencyJob",
+        "transfer": "pipeline.transfer_run:TransferJob",
     },
 )
-"""How a recipe is run, by its `run.task`."""
+"""The `StageJob` that runs a recipe, by its `run.task`."""
 
 __all__ = [
     "PIPELINES",
     "LatencyJob",
     "Optimized",
-    "Pipeline",
     "Stage",
     "StageJob",
     "Stages",
@@ -57,17 +55,13 @@ __getattr__ = lazy_attributes(
         "in_memory": "Optimized optimize",
         "latency_run": "LatencyJob",
         "run_folder": "Stages",
-        "steps": "Pipeline Stage StageJob",
+        "steps": "Stage StageJob",
     },
 )
 
 
 def run(recipe: Any, console: Console) -> dict[str, Any]:
-    """Runs every stage of a recipe that is not finished already.
-
-    Args:
-        recipe: The validated recipe.
-        console: Where progress is shown.
+    """Runs every stage of a validated recipe that is not finished already.
 
     Returns:
         The content of `metrics.json`.
@@ -75,11 +69,11 @@ def run(recipe: Any, console: Console) -> dict[str, Any]:
     Raises:
         BudgetNotMetError: If no configuration met the latency budget when measured.
     """
-    pipeline: Pipeline = PIPELINES[recipe.run.task]
-    return pipeline.run(recipe, console)
+    job: type[StageJob] = PIPELINES[recipe.run.task]
+    return job.run(recipe, console)
 
 
 def closing_table(metrics: Mapping[str, Any]) -> Table:
     """Makes the closing table of a run from the result of `run`."""
-    pipeline: Pipeline = PIPELINES[metrics["task"]]
-    return pipeline.table(metrics)
+    job: type[StageJob] = PIPELINES[metrics["task"]]
+    return job.table(metrics)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +12,8 @@ from rich.console import Console
 from spade_keras import search
 from spade_keras.errors import JobMismatchError, MissingExtraError, SpadeError
 from spade_keras.files import write_json_atomic
-from spade_keras.pipeline.front_panels import front_panels, picture_of_any
-from spade_keras.pipeline.interruption import Interruption
-from spade_keras.pipeline.progress import ProgressBar, describe_trial
+from spade_keras.pipeline.closing import front_panels, picture_of_any
+from spade_keras.pipeline.progress import ProgressBar, trials_shown
 from spade_keras.pipeline.search_folder import (
     JOURNAL,
     announce,
@@ -26,14 +23,10 @@ from spade_keras.pipeline.search_folder import (
     read_announced,
     results,
 )
-from spade_keras.search.finalists import Compare, Finalist, accept, not_met, preselect
-from spade_keras.search.layer_table import LayerTable
+from spade_keras.report import Remeasured, SearchFindings
+from spade_keras.search.finalists import Finalist, accept, not_met, preselect
 from spade_keras.search.objective import kept_shares
 from spade_keras.search.receipt import read_receipt
-from spade_keras.search.result import SearchResult
-from spade_keras.search.space import SearchSpace
-from spade_keras.search.storage import open_storage
-from spade_keras.search.trial import Timer
 from spade_keras.tasks.any_model import AnyModel, SearchJob
 
 
@@ -44,10 +37,8 @@ def search_model(
     *,
     name: str = "search",
     task: AnyModel | None = None,
-    warm_start: SearchResult | str | Path | None = None,
-    timer: Timer | None = None,
-    compare: Compare | None = None,
-) -> SearchResult:
+    warm_start: search.SearchResult | str | Path | None = None,
+) -> search.SearchResult:
     """Searches a saved model and writes the slim one with its receipt.
 
     An interrupted search continues when it is run again.
@@ -59,38 +50,31 @@ def search_model(
         name: The study.
         task: The model and data of the job; None: they are loaded.
         warm_start: An earlier search or its folder; None: that of the options.
-        timer: Times a candidate; by default interleaved with the full model.
-        compare: Times two files; by default in fresh processes.
-
-    Returns:
-        The search; the slim model and its receipt are in `folder`.
 
     Raises:
         BudgetNotMetError: If no candidate met the budget in fresh processes; `search.json` and
             the report are written first.
         JobMismatchError: If the folder or the study belongs to another search.
-        UserCodeError: If a user's function raises.
-        KeyboardInterrupt: If Ctrl-C was pressed.
     """
     folder = Path(folder)
     warm_start = warm_start or job.options.warm_start
-    if warm_start is not None and not isinstance(warm_start, SearchResult):
-        warm_start = SearchResult.read(warm_start)
+    if warm_start is not None and not isinstance(warm_start, search.SearchResult):
+        warm_start = search.SearchResult.read(warm_start)
     with claimed(folder, job):
-        this = _ModelSearch.begin(job, name, console, task=task, timer=timer, compare=compare)
+        this = _ModelSearch(job, console, task)
         place = job.options.storage or folder / JOURNAL
-        opened = open_storage(place)
+        opened = search.open_storage(place)
         known = read_announced(opened, name)
         if known is not None:
             job.check_same(known, f"The study {name!r}")
-        this.choose_space(None if known is None else known.space)
-        this.table = kept_table(folder, this.table)
+        table = this.choose_space(None if known is None else known.space)
+        table = kept_table(folder, table)
         announce(opened, name, this.job)
         mark(folder, this.job)
-        result = this.search(place, warm_start)
+        result = this.run(place, name, table, warm_start)
         with results(folder) as fresh:
             tried, accepted = this.accept(result, fresh)
-            this.report(result, tried, accepted, fresh)
+            this.report(result, table, tried, accepted, fresh)
     if accepted is None:
         raise not_met(result, this.rejected, tried)
     return result
@@ -104,8 +88,7 @@ def join_search(
     model: str | Path | None = None,
     data: str | None = None,
     mix_devices: bool = False,
-    timer: Timer | None = None,
-) -> SearchResult:
+) -> search.SearchResult:
     """Works on a search that another process began, until it has all its trials.
 
     Args:
@@ -115,17 +98,12 @@ def join_search(
         model: Path of the model on this machine; None: the recorded one.
         data: The data on this machine; None: the recorded ones.
         mix_devices: Whether to continue a study timed on another device.
-        timer: See `search_model`.
-
-    Returns:
-        The search as it stands.
 
     Raises:
         SpadeError: If there is no such study, or it was begun for other files or, unless
             `mix_devices`, on another device.
-        KeyboardInterrupt: If Ctrl-C was pressed.
     """
-    job = read_announced(open_storage(storage), name)
+    job = read_announced(search.open_storage(storage), name)
     if job is None:
         raise SpadeError(
             "`--study` must name a study that `spade-keras search` began in this storage. "
@@ -139,69 +117,46 @@ def join_search(
         )
     options = job.options.model_copy(update={"mix_devices": mix_devices})
     job = job.elsewhere(model, data).model_copy(update={"options": options})
-    return _ModelSearch.begin(job, name, console, timer=timer).search(storage)
+    return _ModelSearch(job, console).run(storage, name)
 
 
-@dataclass
 class _ModelSearch:
     """One search of a loaded model, from its space to its report."""
 
-    job: SearchJob
-    name: str
-    console: Console
-    task: AnyModel
-    timer: Timer | None = None
-    compare: Compare | None = None
-    table: LayerTable | None = None
-    rejected: list[Finalist] = field(default_factory=list)
-
-    @classmethod
-    def begin(
-        cls,
-        job: SearchJob,
-        name: str,
-        console: Console,
-        *,
-        task: AnyModel | None = None,
-        **timing: Any,
-    ) -> _ModelSearch:
-        """Loads what the job names, unless it is given, and scores the full model."""
-        task = task or AnyModel.load(job)
-        this = cls(job, name, console, task, **timing)
+    def __init__(self, job: SearchJob, console: Console, task: AnyModel | None = None) -> None:
+        self.job = job
+        self.console = console
+        self.task = task = task or AnyModel.load(job)
+        self.rejected: list[Finalist] = []
         # A function that raises, or returns no number, is found out before anything is timed.
-        this.say(f"full model: {task.score.name} {task.score(task.full):.4g}")
-        return this
+        self.say(f"full model: {task.score.name} {task.score(task.full):.4g}")
 
     def say(self, line: str) -> None:
         self.console.print(f"  {line}", highlight=False, soft_wrap=True)
 
-    def choose_space(self, known: dict[str, Any] | None) -> None:
+    def choose_space(self, known: dict[str, Any] | None) -> search.LayerTable | None:
         """Adds what may be chosen to the job: what is known already, or what is measured here."""
+        table = None
         if known is None:
-            with contextlib.ExitStack() as stack:
-                bars: list[ProgressBar] = []
-
-                def show(done: int, total: int) -> None:
-                    if not bars:
-                        bars.append(stack.enter_context(ProgressBar(self.console, "layer", total)))
-                    bars[0].advance_to(done)
-
-                space, self.table = search.choose_space(
-                    self.task.full, self.task.sample, self.job.options, show
+            task = self.task
+            with ProgressBar(self.console, "layer") as bar:
+                space, table = search.choose_space(
+                    task.full, task.sample, self.job.options, on_layer=bar.advance_to
                 )
             known = space.as_dict()
         self.job = self.job.model_copy(update={"space": known})
+        return table
 
-    def search(self, storage: str | Path, warm_start: SearchResult | None = None) -> SearchResult:
+    def run(
+        self,
+        storage: str | Path,
+        name: str,
+        table: search.LayerTable | None = None,
+        warm_start: search.SearchResult | None = None,
+    ) -> search.SearchResult:
         """Tries candidates until the study has its trials, or Ctrl-C is pressed."""
         job, task = self.job, self.task
-        trials = job.options.trials
-        with Interruption() as interruption, ProgressBar(self.console, "trial", trials) as bar:
-
-            def after(trial: search.TrialRecord) -> None:
-                bar.advance(describe_trial(trial))
-                interruption.check()
-
+        with trials_shown(self.console, job.options.trials) as show:
             return search.run(
                 task.network,
                 data=task.inputs,
@@ -209,23 +164,25 @@ class _ModelSearch:
                 objective=task.objective,
                 storage=storage,
                 warm_start=warm_start,
-                timer=self.timer or task.timer(job.options.pairs),
-                space=SearchSpace.from_dict(job.space or {}),
-                table=self.table,
+                timer=task.timer(job.options.pairs),
+                space=search.SearchSpace.from_dict(job.space or {}),
+                table=table,
                 importance=job.importance,
                 calibration=task.calibration,
                 seed=job.seed,
-                name=self.name,
-                on_trial=after,
+                name=name,
+                on_trial=show,
             )
 
-    def accept(self, result: SearchResult, folder: Path) -> tuple[list[Finalist], Finalist | None]:
+    def accept(
+        self, result: search.SearchResult, folder: Path
+    ) -> tuple[list[Finalist], Finalist | None]:
         """Accepts one of the contenders, whose files go into the folder."""
         task = self.task
         passing = preselect(
             task.full,
             result,
-            timer=lambda pairs: self.timer or task.timer(pairs),
+            timer=task.timer,
             pairs=self.job.options.pairs,
             rejected=self.rejected,
             say=self.say,
@@ -243,33 +200,31 @@ class _ModelSearch:
             finetune=task.finetune,
             imports=("spade_keras.networks", *self.job.imports),
             say=self.say,
-            compare=self.compare,
         )
 
     def report(
         self,
-        result: SearchResult,
+        result: search.SearchResult,
+        table: search.LayerTable | None,
         tried: list[Finalist],
         accepted: Finalist | None,
         folder: Path,
     ) -> None:
         """Writes `search.json` and the report."""
-        from spade_keras.report import Remeasured, SearchFindings, write_search_report
+        from spade_keras.report import write_search_report  # replaced in tests
 
         task = self.task
         finalists = [finalist.as_dict() for finalist in (*self.rejected, *tried)]
-        write_json_atomic(
-            folder / "search.json", {"result": result.as_dict(), "finalists": finalists}
-        )
-        kept = kept_shares(task.full) if result.space.variables else {}
+        kept = {"result": result.as_dict(), "finalists": finalists}
+        write_json_atomic(folder / "search.json", kept)
+        picture = picture_of_any(task.full, task.inputs)
+        shares = kept_shares(task.full) if result.space.variables else {}
         found = SearchFindings(
             result=result,
-            table=self.table,
+            table=table,
             receipt=None if accepted is None else read_receipt(folder / "receipt.json"),
-            front_panels=front_panels(
-                task.network, result, picture_of_any(task.full, task.inputs), task.calibration
-            ),
-            importances={group: np.diff(k.shares).tolist() for group, k in kept.items()},
+            front_panels=front_panels(task.network, result, picture, task.calibration),
+            importances={group: np.diff(k.shares).tolist() for group, k in shares.items()},
             chosen=None if accepted is None else accepted.trial,
             finalists=[Remeasured.from_dict(finalist) for finalist in finalists],
         )

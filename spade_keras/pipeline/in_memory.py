@@ -19,14 +19,10 @@ from spade_keras.files import load_model, save_model, write_bytes_atomic
 from spade_keras.pipeline.any_model import search_model
 from spade_keras.pipeline.search_folder import FULL
 from spade_keras.pruning import PruningPlan
-from spade_keras.search.budget import LatencyBudget
 from spade_keras.search.finalists import FineTune
-from spade_keras.search.objective import Objective
 from spade_keras.search.options import SearchFields, SearchOptions
 from spade_keras.search.receipt import Receipt, read_receipt
-from spade_keras.search.result import SearchResult
 from spade_keras.tasks.any_model import AnyModel, Evaluate, SearchJob
-from spade_keras.tasks.model_inputs import check_data
 
 
 @dataclass(frozen=True)
@@ -45,7 +41,7 @@ class Optimized:
     model: keras.Model
     plan: PruningPlan
     receipt: Receipt
-    result: SearchResult
+    result: search.SearchResult
     network: keras.Model
     page: bytes | None = None
 
@@ -58,14 +54,7 @@ class Optimized:
         return self.result.build(self.network, found)
 
     def report(self, path: str | Path) -> Path:
-        """Writes the report of the search, which opens offline.
-
-        Args:
-            path: The HTML file.
-
-        Raises:
-            MissingExtraError: If jinja2 or matplotlib is not installed.
-        """
+        """Writes the report of the search to an HTML file that opens offline; returns its path."""
         if self.page is None:
             raise MissingExtraError("matplotlib", "report")
         write_bytes_atomic(path, self.page)
@@ -74,7 +63,7 @@ class Optimized:
 
 def optimize(  # noqa: PLR0913 - every setting is a keyword of its own
     model: keras.Model,
-    budget: LatencyBudget | float | str,
+    budget: search.LatencyBudget | float | str,
     *,
     data: Any,
     evaluate: Evaluate | None = None,
@@ -104,7 +93,6 @@ def optimize(  # noqa: PLR0913 - every setting is a keyword of its own
         **fields: Fields of `SearchOptions`, such as `trials`.
 
     Raises:
-        ValueError: If an option is unknown or out of its range, or the data do not fit.
         BudgetNotMetError: If no candidate met the budget in fresh processes.
 
     Example:
@@ -116,8 +104,14 @@ def optimize(  # noqa: PLR0913 - every setting is a keyword of its own
     named = objective if isinstance(objective, str | None) else None
     options = SearchOptions.of(budget, objective=named, **given)
     inputs = keras.tree.map_structure(np.asarray, data)
-    check_data(inputs, None, "data")
-    console = Console(quiet=not verbose)
+    task = AnyModel(
+        model,
+        inputs,
+        options,
+        evaluate=evaluate,
+        finetune=finetune,
+        objective=objective if isinstance(objective, search.Objective) else None,
+    )
     with contextlib.ExitStack() as stack:
         if folder is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory())
@@ -135,15 +129,7 @@ def optimize(  # noqa: PLR0913 - every setting is a keyword of its own
             importance=importance,
             seed=seed,
         )
-        task = AnyModel(
-            model,
-            inputs,
-            options,
-            evaluate=evaluate,
-            finetune=finetune,
-            importance=importance,
-            objective=objective if isinstance(objective, Objective) else None,
-        )
+        console = Console(quiet=not verbose)
         result = search_model(job, place, console, task=task, warm_start=warm_start)
         page = place / "report.html"
         receipt = read_receipt(place / "receipt.json")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,21 +12,15 @@ from typing import Any
 
 import keras
 
-from spade_keras import data, latency, pruning, search, tasks
+from spade_keras import latency, pruning, search, tasks
 from spade_keras.backend.batches import first_samples
 from spade_keras.files import save_model, write_json_atomic
 from spade_keras.finetuning import judged_as
 from spade_keras.pipeline.closing import evaluate, export, report
-from spade_keras.pipeline.progress import ProgressBar, describe_trial
-from spade_keras.pipeline.steps import Pipeline, Stage, StageJob
-from spade_keras.pipeline.training import (
-    fit_by_strategy,
-    fit_full,
-    strategy_batches,
-    strategy_tuner,
-)
+from spade_keras.pipeline.progress import ProgressBar, trials_shown
+from spade_keras.pipeline.steps import Stage, StageJob
+from spade_keras.pipeline.training import fit_by_strategy, strategy_batches, strategy_tuner
 from spade_keras.pruning import PruningPlan
-from spade_keras.pruning.importance import find_importance
 from spade_keras.recipe import SearchRecipe
 from spade_keras.report import closing_table
 from spade_keras.search.finalists import Finalist, accept, not_met, preselect
@@ -37,9 +32,13 @@ DATA_LAYOUT = 3
 
 @dataclass
 class LatencyJob(StageJob):
-    """The job of a search for a latency budget, shared by its stages."""
+    """A run of a recipe that searches for a latency budget; what its stages share."""
 
     recipe: SearchRecipe
+
+    results = ("metrics.json", "report.html", "tradeoff.png", "widths.png", "pictures.png")
+    report = report
+    table = staticmethod(closing_table)
 
     @cached_property
     def task(self) -> tasks.Task:
@@ -50,11 +49,6 @@ class LatencyJob(StageJob):
     def budget(self) -> search.LatencyBudget:
         """The latency budget of the recipe."""
         return self.recipe.search.budget
-
-    @property
-    def imports(self) -> tuple[str, ...]:
-        """The modules that register the classes of the run's networks."""
-        return (*self.task.imports, *self.recipe.run.imports)
 
     @cached_property
     def full(self) -> keras.Model:
@@ -85,13 +79,9 @@ class LatencyJob(StageJob):
         """Returns the score of a network on validation data that its strategy may see."""
         validation = self.samples("validation")
         strategy = self.recipe.finetuning.strategy
-        sees_truth = judged_as(strategy) == "supervised"
-        return self.task.objective(
-            strategy,
-            validation.judged_inputs,
-            targets=validation.truth if sees_truth else None,
-            teacher=full,
-        )
+        targets = validation.targets if judged_as(strategy) == "supervised" else None
+        inputs = validation.judged_inputs
+        return self.task.objective(strategy, inputs, targets=targets, teacher=full)
 
     @cached_property
     def calibration(self) -> pruning.Calibration | None:
@@ -105,31 +95,41 @@ class LatencyJob(StageJob):
         """Loads the result of the search."""
         return search.SearchResult.from_dict(self.json("search", "result"))
 
-    def batches(
-        self,
-        split: str,
-        batch_size: int,
-        targets: Callable[[tasks.Samples], Any] | None = None,
-        *,
-        shuffle: bool = True,
-        judged: bool = False,
-    ) -> data.SliceDataset:
-        """Serves the inputs of a split, with the targets that `targets` makes of it.
-
-        Args:
-            split: "train", "validation" or "test".
-            batch_size: Samples in a batch, at most all.
-            targets: Makes the targets of the samples; None: there are none.
-            shuffle: Whether to draw a new order after every epoch.
-            judged: Whether to serve the held-out measurements with the inputs.
-        """
-        samples = self.samples(split)
-        return data.SliceDataset(
-            samples.judged_inputs if judged else samples.inputs,
-            targets(samples) if targets else None,
-            batch_size=min(batch_size, len(samples)),
-            shuffle_seed=self.recipe.run.seed if shuffle else None,
-        )
+    def order(self) -> tuple[Stage, ...]:
+        """The stages in order, each with the part of the recipe and the stages it depends on."""
+        recipe = self.recipe
+        common = {"seed": recipe.run.seed, "backend": keras.backend.backend()}
+        timing = {"fingerprint": latency.fingerprint(), "pairs": recipe.export.pairs}
+        tuning = {**common, "finetuning": recipe.finetuning}
+        budget = {
+            **timing,
+            "budget": recipe.search.latency_budget,
+            "batch_size": recipe.search.batch_size,
+        }
+        searching = {**timing, "search": recipe.search, "pruning": recipe.pruning}
+        strategy = recipe.finetuning.strategy
+        blind = recipe.training.strategy == "self_supervised"
+        learning = "from measurements alone" if blind else "on ground truth"
+        return (
+            Stage("data", recipe.run.task, make_data,
+                  {"task": recipe.run.task, "data": recipe.data, "seed": recipe.run.seed,
+                   "layout": DATA_LAYOUT}),
+            Stage("train", f"the full network, {learning}", train,
+                  {**common, "network": recipe.network, "training": recipe.training}, ("data",)),
+            Stage("search", f"what meets the latency budget, judged for {strategy}", search_widths,
+                  {**tuning, **searching}, ("data", "train"), keep_partial=True),
+            Stage("prune", "the best candidates that meet the budget when timed again", prune,
+                  searching, ("train", "search")),
+            Stage("finetune", f"the slim network, by {strategy}, and timed in fresh processes",
+                  finetune, {**tuning, **budget}, ("data", "train", "prune")),
+            Stage("rivals", "the same steps spent otherwise", train_rivals,
+                  {**tuning, **budget, "training": recipe.training,
+                   "evaluation": recipe.evaluation}, ("data", "train", "finetune")),
+            Stage("evaluate", "on the test data", evaluate, budget,
+                  ("data", "train", "search", "prune", "finetune", "rivals")),
+            Stage("export", "SavedModels, checked and timed without Keras", export,
+                  {**budget, "export": recipe.export}, ("data", "train", "finetune")),
+        )  # fmt: skip
 
 
 def make_data(job: LatencyJob, folder: Path) -> None:
@@ -143,11 +143,13 @@ def make_data(job: LatencyJob, folder: Path) -> None:
 def train(job: LatencyJob, folder: Path) -> None:
     """Trains the full network, unless it comes trained."""
     job.seed(1)
-    epochs = job.recipe.training.epochs
+    settings = job.recipe.training
     network = job.task.new_network(job.samples("train"))
     if job.recipe.network.dtype != "float32":
         network = search.with_dtype(network, job.recipe.network.dtype)
-    history = fit_full(job, folder, network, epochs, "epoch") if epochs else {"loss": []}
+    history: dict[str, list[float]] = {"loss": []}
+    if settings.epochs:
+        history = fit_by_strategy(job, folder, network, settings, "epoch")
     save_model(network, folder / "network.keras")
     write_json_atomic(folder / "history.json", history)
 
@@ -157,8 +159,9 @@ def search_widths(job: LatencyJob, folder: Path) -> None:
     options = job.recipe.search
     full = job.full
     inputs = job.call_of("validation")
-    space, table = search.choose_space(full, inputs, options)
-    with ProgressBar(job.console, "trial", options.trials) as bar:
+    with ProgressBar(job.console, "layer") as bar:
+        space, table = search.choose_space(full, inputs, options, on_layer=bar.advance_to)
+    with trials_shown(job.console, options.trials) as show:
         result = search.run(
             full,
             data=inputs,
@@ -172,18 +175,14 @@ def search_widths(job: LatencyJob, folder: Path) -> None:
             calibration=job.calibration,
             seed=job.recipe.run.seed,
             name=job.recipe.run.name,
-            on_trial=lambda trial: bar.advance(describe_trial(trial)),
+            on_trial=show,
         )
     write_json_atomic(folder / "result.json", result.as_dict())
     write_json_atomic(folder / "table.json", table and table.as_dict())
 
 
 def prune(job: LatencyJob, folder: Path) -> None:
-    """Rebuilds the best candidates that still meet the budget when they are timed again.
-
-    Raises:
-        BudgetNotMetError: If none meets the budget.
-    """
+    """Rebuilds the best candidates that still meet the budget when they are timed again."""
     result = job.search_result()
     finalists: list[dict[str, Any]] = []
     rejected: list[Finalist] = []
@@ -221,9 +220,6 @@ def finetune(job: LatencyJob, folder: Path) -> None:
     """Fine-tunes every finalist and accepts the best that meets the budget in fresh processes.
 
     It is judged by what the strategy may see.
-
-    Raises:
-        BudgetNotMetError: If none meets the budget there.
     """
     finalists = job.json("prune", "finalists")["finalists"]
     histories: dict[int, Any] = {}
@@ -232,7 +228,7 @@ def finetune(job: LatencyJob, folder: Path) -> None:
         number = finalists[len(histories)]["number"]
         job.seed(2)
         label = "epoch" if len(finalists) == 1 else f"trial {number}, epoch"
-        histories[number] = fit_by_strategy(job, folder, slim, label)
+        histories[number] = fit_by_strategy(job, folder, slim, job.recipe.finetuning, label)
 
     tried, accepted = accept(
         _finalists(job, finalists),
@@ -245,7 +241,7 @@ def finetune(job: LatencyJob, folder: Path) -> None:
         score=job.score(job.model("train")),
         finetune=tune,
         pairs=job.recipe.export.pairs,
-        imports=job.imports,
+        imports=(*job.task.imports, *job.recipe.run.imports),
         say=job.say,
     )
     if accepted is None:
@@ -279,20 +275,19 @@ def _finalists(
         yield finalist, job.model("prune", entry["name"])
 
 
-def _objective(job: LatencyJob, network: keras.Model) -> search.Objective:
+def _objective(job: LatencyJob, network: keras.Model) -> search.Objective | str:
     """The objective of the search: always computed from data the fine-tuning strategy may see."""
     name = job.recipe.search.objective_name
     if name == "kept_importance":
-        criterion = find_importance(job.recipe.pruning.importance, job.calibration)
-        return search.KeptImportance(network, criterion)
+        return name
     score = job.score(network)
     if name == "as_pruned":
         return score
     settings = job.recipe.finetuning
     return search.ShortFineTune(
         score,
-        lambda candidate: strategy_tuner(job, candidate),
-        strategy_batches(job, settings.on),
+        lambda candidate: strategy_tuner(job, candidate, settings),
+        strategy_batches(job, settings.on, settings),
         learning_rate=settings.learning_rate,
         clip_norm=job.task.clip_norm,
     )
@@ -301,9 +296,9 @@ def _objective(job: LatencyJob, network: keras.Model) -> search.Objective:
 def train_rivals(job: LatencyJob, folder: Path) -> None:
     """Trains baselines with the training budget of the slim network.
 
-    One has the slim widths from the start and trains from scratch for the steps of the full
-    network and its fine-tuning together. The other, where the network iterates, is the full one
-    cut to the most iterations that the budget allows, fine-tuned as the slim one is.
+    One has the slim widths and trains from scratch for the steps of full network and fine-tuning
+    together. The other, where the network iterates, is the full one cut to the most iterations
+    that the budget allows, fine-tuned as the slim one is.
     """
     if not job.recipe.evaluation.rivals:
         write_json_atomic(folder / "rivals.json", {})
@@ -312,17 +307,17 @@ def train_rivals(job: LatencyJob, folder: Path) -> None:
     full, slim = job.model("train"), job.model("finetune")
     steps = [len(job.json(stage, "history")["loss"]) for stage in ("train", "finetune")]
     scratch = type(slim).from_config(slim.get_config())  # its widths, with new weights
-    split = job.recipe.finetuning.on
-    tuning_steps = steps[1] * len(job.batches(split, job.recipe.finetuning.batch_size))
-    per_epoch = len(job.batches("train", job.recipe.training.batch_size))
-    epochs = steps[0] + round(tuning_steps / per_epoch)
-    fit_full(job, folder, scratch, epochs, "from scratch, epoch")
+    tuning, training = job.recipe.finetuning, job.recipe.training
+    tuning_steps = max(1, len(job.samples(tuning.on)) // tuning.batch_size)
+    training_steps = max(1, len(job.samples("train")) // training.batch_size)
+    epochs = steps[0] + round(steps[1] * tuning_steps / training_steps)
+    fit_by_strategy(job, folder, scratch, training, "from scratch, epoch", epochs)
     save_model(scratch, folder / "from_scratch.keras")
     rivals: dict[str, dict[str, Any]] = {"from_scratch": {"epochs": epochs}}
 
     if hasattr(full, "with_iterations"):
         fewer, ratio = _cut_to_budget(job, full)
-        fit_by_strategy(job, folder, fewer, "fewer iterations, epoch")
+        fit_by_strategy(job, folder, fewer, tuning, "fewer iterations, epoch")
         save_model(fewer, folder / "fewer_iterations.keras")
         rivals["fewer_iterations"] = {"iterations": fewer.iterations, "ratio": ratio.as_dict()}
     write_json_atomic(folder / "rivals.json", rivals)
@@ -331,68 +326,13 @@ def train_rivals(job: LatencyJob, folder: Path) -> None:
 def _cut_to_budget(job: LatencyJob, full: keras.Model) -> tuple[keras.Model, latency.Ratio]:
     """The full network with the most iterations that meet the budget, at least one."""
     timer = job.timer(full, job.recipe.export.pairs)
-    least, most = 1, full.iterations - 1
-    found = None
-    while least <= most:
-        iterations = (least + most + 1) // 2
-        fewer = full.with_iterations(iterations)
-        comparison = timer(fewer)
-        if job.budget.is_met(comparison):
-            found, least = (fewer, comparison.ratio), iterations + 1
-        else:
-            most = iterations - 1
-    if found is None:
-        fewer = full.with_iterations(1)
-        found = fewer, timer(fewer).ratio
-    return found
+    timed: dict[int, latency.Comparison] = {}
 
+    def misses(iterations: int) -> bool:
+        timed[iterations] = timer(full.with_iterations(iterations))
+        return not job.budget.is_met(timed[iterations])
 
-def search_order(recipe: SearchRecipe) -> tuple[Stage, ...]:
-    """The stages in order, each with the part of the recipe and the stages it depends on.
-
-    Args:
-        recipe: The validated recipe.
-    """
-    device = {"fingerprint": latency.fingerprint()}
-    common = {"seed": recipe.run.seed, "backend": keras.backend.backend()}
-    tuning = {**common, "finetuning": recipe.finetuning}
-    timing = {**device, "pairs": recipe.export.pairs}
-    budget = {
-        **timing,
-        "budget": recipe.search.latency_budget,
-        "batch_size": recipe.search.batch_size,
-    }
-    searching = {**timing, "search": recipe.search, "pruning": recipe.pruning}
-    strategy = recipe.finetuning.strategy
-    blind = recipe.training.strategy == "self_supervised"
-    learning = "from measurements alone" if blind else "on ground truth"
-    return (
-        Stage("data", recipe.run.task, make_data,
-              {"task": recipe.run.task, "data": recipe.data, "seed": recipe.run.seed,
-               "layout": DATA_LAYOUT}),
-        Stage("train", f"the full network, {learning}", train,
-              {**common, "network": recipe.network, "training": recipe.training}, ("data",)),
-        Stage("search", f"what meets the latency budget, judged for {strategy}", search_widths,
-              {**tuning, **searching}, ("data", "train"), keep_partial=True),
-        Stage("prune", "the best candidates that meet the budget when timed again", prune,
-              searching, ("train", "search")),
-        Stage("finetune", f"the slim network, by {strategy}, and timed in fresh processes",
-              finetune, {**tuning, **budget}, ("data", "train", "prune")),
-        Stage("rivals", "the same steps spent otherwise", train_rivals,
-              {**tuning, **budget, "training": recipe.training, "evaluation": recipe.evaluation},
-              ("data", "train", "finetune")),
-        Stage("evaluate", "on the test data", evaluate, budget,
-              ("data", "train", "search", "prune", "finetune", "rivals")),
-        Stage("export", "SavedModels, checked and timed without Keras", export,
-              {**budget, "export": recipe.export}, ("data", "train", "finetune")),
-    )  # fmt: skip
-
-
-LATENCY_RUN = Pipeline(
-    job=LatencyJob,
-    order=search_order,
-    report=report,
-    table=closing_table,
-    results=("metrics.json", "report.html", "tradeoff.png", "widths.png", "pictures.png"),
-)
-"""How the recipes that search for a latency budget are run."""
+    counts = range(1, full.iterations)
+    most = max(1, bisect.bisect_left(counts, True, key=misses))
+    fewer = full.with_iterations(most)
+    return fewer, (timed.get(most) or timer(fewer)).ratio

@@ -1,8 +1,7 @@
 """Stage folders that are either complete or absent, so that a killed run can continue.
 
 A stage writes into a hidden folder beside its final place; when it is done, a record goes in, every
-file is flushed to the disk, and one rename makes the stage visible. A run killed at any moment
-leaves finished stages whole and hidden leftovers, which the next attempt removes.
+file is flushed to the disk, and one rename makes the stage visible.
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ from spade_keras.errors import SpadeError
 from spade_keras.files import fsync, jsonable
 
 RECORD = "stage.json"
-_LOCK = ".lock"
 _LEFTOVER = re.compile(r"^\.(attempt|removed|file)-")
 
 
@@ -49,7 +47,7 @@ class Stages:
     def __init__(self, folder: str | Path, results: Sequence[str] = ()) -> None:
         self.folder = Path(folder)
         self._results = tuple(results)
-        self._lock = FileLock(self.folder / _LOCK, timeout=0)
+        self._lock = FileLock(self.folder / ".lock", timeout=0)
 
     def __enter__(self) -> Stages:
         """Takes the folder's lock and removes what killed attempts left behind."""
@@ -62,7 +60,11 @@ class Stages:
                 f"one (`run.name`, -o). Received: folder={self.folder}"
             ) from None
         if self._lock.lock_counter == 1:
-            self._remove_leftovers()
+            for path in filter(lambda path: _LEFTOVER.match(path.name), self.folder.iterdir()):
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
         return self
 
     def __exit__(self, *failure: object) -> None:
@@ -78,7 +80,7 @@ class Stages:
         after: Sequence[str] = (),
         keep_partial: bool = False,
     ) -> Path:
-        """Makes a stage, unless it is there and was made from the same inputs.
+        """Makes a stage, unless it is there and was made from the same inputs; returns its folder.
 
         When a stage is made again, everything that was made from it is removed: nothing stale
         stays beside fresh results.
@@ -91,14 +93,6 @@ class Stages:
             after: Stages this one reads. Making one of them again makes this one again.
             keep_partial: Whether an interrupted attempt's folder is kept for the next attempt with
                 the same inputs, for a `make` that can continue.
-
-        Returns:
-            The stage's folder.
-
-        Raises:
-            SpadeError: If the name is not allowed, a stage in `after` is missing, or another
-                process works on the folder.
-            TypeError: If `inputs_hash_material` holds something that cannot be hashed.
         """
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
             raise SpadeError(
@@ -115,7 +109,9 @@ class Stages:
             attempt = self.folder / f".attempt-{name}"
             if keep_partial:
                 attempt = self.folder / f".partial-{name}-{digest[:16]}"
-            self._remove_partials(name, except_for=attempt)
+            for path in self.folder.glob(f".partial-{name}-" + "[0-9a-f]" * 16):
+                if path != attempt:
+                    shutil.rmtree(path)
             attempt.mkdir(exist_ok=True)
             started = time.perf_counter()
             try:
@@ -140,12 +136,8 @@ class Stages:
 
         For a stage that was interrupted, only the attempt that finished it counts.
         """
-        records = [
-            record
-            for path in self.folder.glob(f"*/{RECORD}")
-            if (record := self._record(path.parent.name)) is not None
-        ]
-        records.sort(key=lambda record: record["finished"])
+        found = [self._record(path.parent.name) for path in self.folder.glob(f"*/{RECORD}")]
+        records = sorted(filter(None, found), key=lambda record: record["finished"])
         return {record["name"]: record["seconds"] for record in records}
 
     def _digest(self, material: Mapping[str, Any], after: Sequence[str]) -> str:
@@ -207,17 +199,3 @@ class Stages:
             removed = self.folder / f".removed-{name}-{secrets.token_hex(4)}"
             os.rename(folder, removed)
             shutil.rmtree(removed)
-
-    def _remove_partials(self, name: str, except_for: Path) -> None:
-        for path in self.folder.glob(f".partial-{name}-" + "[0-9a-f]" * 16):
-            if path != except_for:
-                shutil.rmtree(path)
-
-    def _remove_leftovers(self) -> None:
-        for path in self.folder.iterdir():
-            if not _LEFTOVER.match(path.name):
-                continue
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()

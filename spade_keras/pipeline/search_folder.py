@@ -29,16 +29,7 @@ _JOB, _TABLE, _ATTRIBUTE = "job.json", "layers.json", "job"
 
 @contextlib.contextmanager
 def claimed(folder: Path, job: SearchJob) -> Iterator[None]:
-    """Holds a folder that is new, empty, or that of the same search.
-
-    Args:
-        folder: The folder; it is made if it is missing.
-        job: The search.
-
-    Raises:
-        JobMismatchError: If it holds something else.
-        SpadeError: If another process is searching into it.
-    """
+    """Holds a folder that is new, empty, or that of the same search; refuses others."""
     marker = folder / _JOB
     others = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     own = (".lock", FULL)
@@ -51,24 +42,27 @@ def claimed(folder: Path, job: SearchJob) -> Iterator[None]:
         )
     with Stages(folder):
         if marker.exists():
-            job.check_same(_read_job(marker), f"The folder {folder}")
+            try:
+                kept = SearchJob.model_validate_json(marker.read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                raise JobMismatchError(
+                    f"{marker} cannot be read, so it is unknown which search the folder holds: "
+                    f"{error}. Choose another folder."
+                ) from error
+            job.check_same(kept, f"The folder {folder}")
         yield
 
 
 def mark(folder: Path, job: SearchJob) -> None:
     """Makes a claimed folder that of a search, once it is known that the search can begin."""
-    write_json_atomic(folder / _JOB, job.as_dict())
+    write_json_atomic(folder / _JOB, job)
 
 
 @contextlib.contextmanager
 def results(folder: Path) -> Iterator[Path]:
-    """Yields an empty folder, whose files are moved to their place at the end.
+    """Yields an empty folder, whose files replace the earlier results at the end.
 
-    The results of an earlier attempt are removed: a receipt is only ever there beside the files it
-    refers to.
-
-    Args:
-        folder: The folder of the search.
+    A receipt is only ever there beside the files it refers to.
     """
     fresh = folder / ".attempt-results"  # leftovers go when the folder is claimed
     fresh.mkdir()
@@ -84,12 +78,7 @@ def results(folder: Path) -> Iterator[Path]:
 
 
 def kept_table(folder: Path, table: LayerTable | None) -> LayerTable | None:
-    """Keeps the layers' times for when the search is resumed, or returns those kept.
-
-    Args:
-        folder: The folder of the search.
-        table: The times, if they have just been measured.
-    """
+    """Keeps the layers' times for when the search is resumed, or returns those kept."""
     path = folder / _TABLE
     if table is not None:
         write_json_atomic(path, table.as_dict())
@@ -105,16 +94,7 @@ def kept_table(folder: Path, table: LayerTable | None) -> LayerTable | None:
 
 
 def announce(storage: optuna.storages.BaseStorage, name: str, job: SearchJob) -> None:
-    """Keeps a job with its study, so that workers need the study's name alone.
-
-    Args:
-        storage: As `search.open_storage` returns it.
-        name: The study; it is made if it is missing.
-        job: The job.
-
-    Raises:
-        JobMismatchError: If the study belongs to another search.
-    """
+    """Keeps a job with its study, made if need be, so that workers need the study's name alone."""
     with storage_errors(storage), quiet_optuna():
         study = optuna.create_study(
             study_name=name,
@@ -125,34 +105,19 @@ def announce(storage: optuna.storages.BaseStorage, name: str, job: SearchJob) ->
         known = study.user_attrs.get(_ATTRIBUTE)
         where = f"The study {name!r} in {describe_storage(storage)}"
         if known is not None:
-            job.check_same(SearchJob.from_dict(known), where)
+            job.check_same(SearchJob.model_validate_json(json.dumps(known)), where)
         elif study.user_attrs:
             raise JobMismatchError(
                 f"{where} was not begun by `spade-keras search`. Choose another one (--study)."
             )
-        study.set_user_attr(_ATTRIBUTE, job.as_dict())
+        study.set_user_attr(_ATTRIBUTE, job.model_dump(mode="json"))
 
 
 def read_announced(storage: optuna.storages.BaseStorage, name: str) -> SearchJob | None:
-    """Returns the job kept with a study; None if there is no such study, or it has none.
-
-    Args:
-        storage: As `search.open_storage` returns it.
-        name: The study.
-    """
+    """Returns the job kept with a study; None if there is no such study, or it has none."""
     with storage_errors(storage):
         if name not in optuna.get_all_study_names(storage):
             return None
         study = optuna.load_study(study_name=name, storage=storage)
         content = study.user_attrs.get(_ATTRIBUTE)
-    return None if content is None else SearchJob.from_dict(content)
-
-
-def _read_job(path: Path) -> SearchJob:
-    try:
-        return SearchJob.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise JobMismatchError(
-            f"{path} cannot be read, so it is unknown which search the folder holds: {error}. "
-            "Choose another folder."
-        ) from error
+    return None if content is None else SearchJob.model_validate_json(json.dumps(content))

@@ -1,19 +1,20 @@
-"""The parts of every run: its stages in order, and the job they share."""
+"""The shape of every run of a recipe: stages in order, the job they share, and its report."""
 
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 from rich.console import Console
 from rich.table import Table
 
 from spade_keras.files import load_model, write_bytes_atomic
-from spade_keras.pipeline.progress import EpochProgress, stage_line
+from spade_keras.pipeline.progress import stage_line
 from spade_keras.pipeline.run_folder import Stages
 
 
@@ -38,56 +39,53 @@ class Stage:
     keep_partial: bool = False
 
 
-@dataclass(frozen=True)
-class Pipeline:
-    """The way recipes of one kind are run.
-
-    Args:
-        job: Makes the argument of every stage from recipe, stage folders and console.
-        order: Gives the stages of a recipe in their order.
-        report: Writes the results of the finished job, and returns the content of `metrics.json`.
-        table: Makes the closing table from that content.
-        results: Files that `report` writes.
-    """
-
-    job: Callable[[Any, Stages, Console], Any]
-    order: Callable[[Any], tuple[Stage, ...]]
-    report: Callable[[Any], dict[str, Any]]
-    table: Callable[[Mapping[str, Any]], Table]
-    results: tuple[str, ...]
-
-    def run(self, recipe: Any, console: Console) -> dict[str, Any]:
-        """Runs every stage that is not finished already.
-
-        Args:
-            recipe: The validated recipe.
-            console: Where progress is shown.
-
-        Returns:
-            The content of `metrics.json`.
-        """
-        with Stages(recipe.run_folder, results=self.results) as stages:
-            job = self.job(recipe, stages, console)
-            write_bytes_atomic(recipe.run_folder / "recipe.toml", recipe.to_toml().encode())
-            for stage in self.order(recipe):
-                _run_stage(job, stage)
-            with stage_line(console, "report", "figures and page"):
-                return self.report(job)
-
-
 @dataclass
-class StageJob:
-    """The job of a run, shared by its stages.
-
-    Attributes:
-        recipe: The validated recipe.
-        stages: The folders of finished stages.
-        console: Where progress is shown.
-    """
+class StageJob(ABC):
+    """A run of one recipe: what its stages share, their order, and its report."""
 
     recipe: Any
     stages: Stages
     console: Console
+
+    results: ClassVar[tuple[str, ...]]
+    """Files that `report` writes."""
+
+    @abstractmethod
+    def order(self) -> tuple[Stage, ...]:
+        """The stages in order, each with the part of the recipe and the stages it depends on."""
+
+    @abstractmethod
+    def report(self) -> dict[str, Any]:
+        """Writes the results of the finished stages, and returns the content of `metrics.json`."""
+
+    @staticmethod
+    @abstractmethod
+    def table(metrics: Mapping[str, Any]) -> Table:
+        """Makes the closing table from the content of `metrics.json`."""
+
+    @classmethod
+    def run(cls, recipe: Any, console: Console) -> dict[str, Any]:
+        """Runs every stage that is not finished already; see `pipeline.run`."""
+        with Stages(recipe.run_folder, results=cls.results) as stages:
+            job = cls(recipe, stages, console)
+            write_bytes_atomic(recipe.run_folder / "recipe.toml", recipe.to_toml().encode())
+            for stage in job.order():
+                job._make(stage)
+            with stage_line(console, "report", "figures and page"):
+                return job.report()
+
+    def _make(self, stage: Stage) -> None:
+        if self.stages.is_done(stage.name, stage.sections, after=stage.after):
+            self.console.print(f"[bold]{stage.name}[/]: [dim]finished before, kept[/]")
+            return
+        with stage_line(self.console, stage.name, stage.what):
+            self.stages.run(
+                stage.name,
+                stage.sections,
+                lambda folder: stage.make(self, folder),
+                after=stage.after,
+                keep_partial=stage.keep_partial,
+            )
 
     def model(self, stage: str, name: str = "network") -> keras.Model:
         """Loads a network that a finished stage saved."""
@@ -104,21 +102,3 @@ class StageJob:
     def say(self, line: str) -> None:
         """Shows a line below the name of the stage."""
         self.console.print(f"  {line}", highlight=False, soft_wrap=True)
-
-    def epochs_shown(self, label: str, epochs: int) -> EpochProgress:
-        """Shows a training's epochs."""
-        return EpochProgress(self.console, label, epochs)
-
-
-def _run_stage(job: StageJob, stage: Stage) -> None:
-    if job.stages.is_done(stage.name, stage.sections, after=stage.after):
-        job.console.print(f"[bold]{stage.name}[/]: [dim]finished before, kept[/]")
-        return
-    with stage_line(job.console, stage.name, stage.what):
-        job.stages.run(
-            stage.name,
-            stage.sections,
-            lambda folder: stage.make(job, folder),
-            after=stage.after,
-            keep_partial=stage.keep_partial,
-        )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import keras
-import numpy as np
 
 from spade_keras.backend.batches import first_samples, predict
+from spade_keras.data import SliceDataset
 from spade_keras.finetuning import (
     IMAGE_CLIP_NORM,
     STRATEGIES,
@@ -20,7 +19,7 @@ from spade_keras.finetuning import (
     judged_as,
     tuning_options,
 )
-from spade_keras.tasks import Samples
+from spade_keras.pipeline.progress import epochs_shown
 
 if TYPE_CHECKING:
     from spade_keras.pipeline.latency_run import LatencyJob
@@ -38,7 +37,7 @@ def fit_best(  # noqa: PLR0913 - every setting is a keyword of its own
     compile_options: dict[str, Any] | None = None,
     callbacks: tuple[keras.callbacks.Callback, ...] = (),
 ) -> dict[str, list[float]]:
-    """Trains a model and leaves it with the weights of the lowest validation loss.
+    """Trains a model to the lowest validation loss, and returns metric -> one value per epoch.
 
     Args:
         model: A network, or a fine-tuner around one.
@@ -50,12 +49,6 @@ def fit_best(  # noqa: PLR0913 - every setting is a keyword of its own
         clip_norm: Norm to which gradients are clipped.
         compile_options: Arguments of `compile`, such as loss and metrics.
         callbacks: More callbacks.
-
-    Returns:
-        The history: metric -> one value per epoch.
-
-    Raises:
-        FloatingPointError: If the loss becomes NaN or infinite.
     """
     model.compile(
         **tuning_options(
@@ -86,102 +79,83 @@ def fit_best(  # noqa: PLR0913 - every setting is a keyword of its own
     return {name: [float(v) for v in values] for name, values in history.items()}
 
 
-def fit_full(
-    job: LatencyJob, folder: Path, network: keras.Model, epochs: int, label: str
-) -> dict[str, list[float]]:
-    """Trains a network by the recipe's `[training]`, on truth or without; see `fit_best`."""
-    settings = job.recipe.training
-    if settings.strategy == "supervised":
-        model = network
-        train = job.batches("train", settings.batch_size, lambda samples: samples.truth)
-        held_out = job.batches(
-            "validation", settings.batch_size, lambda samples: samples.truth, shuffle=False
-        )
-        options = job.task.training_options(network, held_out[0][0])
-    else:
-        model = _self_supervised(network, settings)
-        train = _measurements(job, "train", settings)
-        held_out = job.batches("validation", settings.batch_size, shuffle=False, judged=True)
-        options = {}
-    return fit_best(
-        model,
-        train,
-        held_out,
-        epochs=epochs,
-        learning_rate=settings.learning_rate,
-        checkpoint=folder / "best.weights.h5",
-        clip_norm=job.task.clip_norm,
-        compile_options=options,
-        callbacks=(job.epochs_shown(label, epochs),),
-    )
-
-
 def fit_by_strategy(
-    job: LatencyJob, folder: Path, network: keras.Model, label: str
+    job: LatencyJob,
+    folder: Path,
+    network: keras.Model,
+    settings: Any,
+    label: str,
+    epochs: int | None = None,
 ) -> dict[str, list[float]]:
-    """Trains a network by the recipe's `[finetuning]`; see `fit_best`."""
-    settings = job.recipe.finetuning
-    return fit_best(
-        strategy_tuner(job, network),
-        strategy_batches(job, settings.on),
-        strategy_batches(job, "validation", shuffle=False),
-        epochs=settings.epochs,
-        learning_rate=settings.learning_rate,
-        checkpoint=folder / "best.weights.h5",
-        clip_norm=job.task.clip_norm,
-        callbacks=(job.epochs_shown(label, settings.epochs),),
-    )
+    """Trains a network by the strategy of `[training]` or `[finetuning]`; see `fit_best`.
+
+    Args:
+        job: The run.
+        folder: Where a checkpoint is kept for that time.
+        network: The network.
+        settings: The table.
+        label: Name of an epoch.
+        epochs: Their number; None: that of the table.
+    """
+    epochs = settings.epochs if epochs is None else epochs
+    model, options = network, {}
+    if settings is job.recipe.training and settings.strategy == "supervised":
+        few = first_samples(job.samples("validation").inputs, settings.batch_size)
+        options = job.task.training_options(network, few)
+    else:
+        model = strategy_tuner(job, network, settings)
+    with epochs_shown(job.console, label, epochs) as show:
+        return fit_best(
+            model,
+            strategy_batches(job, getattr(settings, "on", "train"), settings),
+            strategy_batches(job, "validation", settings, shuffle=False),
+            epochs=epochs,
+            learning_rate=settings.learning_rate,
+            checkpoint=folder / "best.weights.h5",
+            clip_norm=job.task.clip_norm,
+            compile_options=options,
+            callbacks=(show,),
+        )
 
 
-def strategy_tuner(job: LatencyJob, network: keras.Model) -> FineTuner:
-    """Wraps a network in the fine-tuning strategy of the recipe, for `strategy_batches`."""
-    settings = job.recipe.finetuning
+def strategy_tuner(job: LatencyJob, network: keras.Model, settings: Any) -> FineTuner:
+    """Wraps a network in the strategy of `[training]` or `[finetuning]`."""
     strategy = settings.strategy
     if strategy == "self_supervised":
-        return _self_supervised(network, settings)
+        return SelfSupervised(network, equivariance_weight=settings.equivariance_weight)
     if strategy not in ("supervised", "school"):
         return STRATEGIES.make(strategy, network)
     inputs = first_samples(job.samples("validation").inputs, 8)
     return Supervised(network, distance=job.task.distance(strategy, network, inputs))
 
 
-def strategy_batches(job: LatencyJob, split: str, *, shuffle: bool = True) -> keras.utils.PyDataset:
-    """Serves a split as the fine-tuning strategy of the recipe may see it.
+def strategy_batches(
+    job: LatencyJob, split: str, settings: Any, *, shuffle: bool = True
+) -> keras.utils.PyDataset:
+    """Serves a split as the strategy of `[training]` or `[finetuning]` may see it.
 
     The truth is loaded only for strategies judged as supervised. For "school" the teacher's outputs
     are computed once, since the inputs are fixed: the loss of `School` at a third less cost.
+    "self_supervised" trains on measurements alone, with a new splitting every time if the recipe
+    asks for it, and is judged by the held-out ones.
     """
-    settings = job.recipe.finetuning
-    if settings.strategy == "self_supervised":
-        if shuffle:
-            return _measurements(job, split, settings)
-        return job.batches(split, settings.batch_size, shuffle=False, judged=True)
-    make = _TARGETS.get(judged_as(settings.strategy))
-    targets = make and functools.partial(make, job)
-    return job.batches(split, settings.batch_size, targets, shuffle=shuffle)
-
-
-def _self_supervised(network: keras.Model, settings: Any) -> SelfSupervised:
-    return SelfSupervised(network, equivariance_weight=settings.equivariance_weight)
-
-
-def _measurements(job: LatencyJob, split: str, settings: Any) -> keras.utils.PyDataset:
-    """Serves measurements alone, with a new splitting every time if the recipe asks for it."""
-    batches = job.batches(split, settings.batch_size)
-    if not settings.splitting:
-        return batches
-    data: Any = job.recipe.data
-    return SplitBatches(
-        batches, settings.splitting, center=data.acs_lines, seed=job.recipe.run.seed
+    samples = job.samples(split)
+    inputs, targets = samples.inputs, None
+    judged_by = judged_as(settings.strategy)
+    if judged_by == "supervised":
+        targets = samples.targets
+    elif judged_by == "school":
+        targets = predict(job.model("train"), inputs)
+    elif settings.strategy == "self_supervised" and not shuffle:
+        inputs = samples.judged_inputs
+    seed = job.recipe.run.seed
+    batches = SliceDataset(
+        inputs,
+        targets,
+        batch_size=min(settings.batch_size, len(samples)),
+        shuffle_seed=seed if shuffle else None,
     )
-
-
-def _truth(job: LatencyJob, samples: Samples) -> Any:
-    return samples.truth
-
-
-def _lessons(job: LatencyJob, samples: Samples) -> np.ndarray:
-    return predict(job.model("train"), samples.inputs)
-
-
-_TARGETS = {"supervised": _truth, "school": _lessons}
+    if settings.strategy == "self_supervised" and shuffle and settings.splitting:
+        data: Any = job.recipe.data
+        return SplitBatches(batches, settings.splitting, center=data.acs_lines, seed=seed)
+    return batches

@@ -16,8 +16,8 @@ from spade_keras.backend.batches import predict
 from spade_keras.errors import SpadeError
 from spade_keras.export import check_saved_models, export_model
 from spade_keras.files import read_npz, write_bytes_atomic, write_json_atomic
-from spade_keras.pipeline.progress import ProgressBar
-from spade_keras.pipeline.steps import Pipeline, Stage, StageJob
+from spade_keras.pipeline.progress import epochs_shown
+from spade_keras.pipeline.steps import Stage, StageJob
 from spade_keras.pruning import PruningPlan
 from spade_keras.recipe import TransferRecipe
 from spade_keras.report import transfer_table, write_transfer_report
@@ -42,9 +42,12 @@ _MOST_CHECKED = 256
 
 @dataclass
 class TransferJob(StageJob):
-    """The job of a transfer, shared by its stages."""
+    """A run of a transfer; what its stages share."""
 
     recipe: TransferRecipe
+
+    results = ("metrics.json", "report.html", "ranks.png")
+    table = staticmethod(transfer_table)
 
     @cached_property
     def target(self) -> transfer.Tasks:
@@ -71,11 +74,6 @@ class TransferJob(StageJob):
         return len(self.recipe.data.target_classes)
 
     @property
-    def learns_source(self) -> bool:
-        """Whether the network learns the source task here, instead of coming trained."""
-        return self.recipe.network.path is None and self.recipe.network.weights == "source"
-
-    @property
     def component_options(self) -> dict[str, Any]:
         """The options of `transfer.prune_components`."""
         settings = self.recipe.pruning
@@ -90,6 +88,31 @@ class TransferJob(StageJob):
             "batch_size": self.recipe.training.batch_size,
         }
 
+    def order(self) -> tuple[Stage, ...]:
+        """The stages in order, each with the part of the recipe and the stages it depends on."""
+        recipe = self.recipe
+        common = {"seed": recipe.run.seed, "backend": keras.backend.backend()}
+        training = {**common, "training": recipe.training, "network": recipe.network}
+        pruned = {**training, "pruning": recipe.pruning}
+        timing = {"fingerprint": latency.fingerprint(), "evaluation": recipe.evaluation}
+        origin = {"weights": recipe.network.weights, "path": recipe.network.path}
+        return (
+            Stage("data", "source and target task", make_data,
+                  {"task": recipe.run.task, "data": recipe.data, "seed": recipe.run.seed,
+                   **origin, "layout": _DATA_LAYOUT}),
+            Stage("source", "the network that is transferred", make_source, training, ("data",)),
+            Stage("original", ARMS["original"], make_original, training, ("data", "source")),
+            Stage("basis", ARMS["basis"], make_basis, pruned, ("data", "original")),
+            Stage("channel", ARMS["channel"], make_channel, pruned, ("data", "original", "basis")),
+            Stage("double", ARMS["double"], make_double, pruned, ("data", "original")),
+            Stage("scratch", ARMS["scratch"], make_scratch,
+                  {**training, "rivals": recipe.evaluation.rivals}, ("data", "basis")),
+            Stage("evaluate", "on the test data, timed interleaved with the original", evaluate,
+                  timing, ("data", *ARMS)),
+            Stage("export", "SavedModels, checked and timed without Keras", export,
+                  {**timing, "export": recipe.export}, ("data", "original", "basis", "double")),
+        )  # fmt: skip
+
     def samples(self, name: str) -> transfer.LabeledSamples:
         """Loads inputs and classes that the data stage wrote."""
         arrays = read_npz(self.stages.folder / "data" / f"{name}.npz")
@@ -101,15 +124,23 @@ class TransferJob(StageJob):
         """Trains all weights of a network, with progress."""
         settings = self.recipe.training
         rate = settings.learning_rate or transfer.LEARNING_RATES[self.recipe.network.weights]
-        return transfer.fit(
-            model,
-            tasks["train"],
-            tasks.get("validation"),
-            epochs=epochs,
-            learning_rate=rate,
-            batch_size=settings.batch_size,
-            callbacks=[self.epochs_shown(label, epochs)],
-        )
+        with epochs_shown(self.console, label, epochs) as show:
+            return transfer.fit(
+                model,
+                tasks["train"],
+                tasks.get("validation"),
+                epochs=epochs,
+                learning_rate=rate,
+                batch_size=settings.batch_size,
+                callbacks=[show],
+            )
+
+    def report(self) -> dict[str, Any]:
+        """Writes `metrics.json`, `report.html` and its picture to the run's folder."""
+        metrics = _collect_metrics(self)
+        write_transfer_report(self.recipe.run_folder, metrics)
+        write_json_atomic(self.recipe.run_folder / "metrics.json", metrics)
+        return metrics
 
 
 def make_data(job: TransferJob, folder: Path) -> None:
@@ -130,7 +161,7 @@ def make_data(job: TransferJob, folder: Path) -> None:
     tasks = transfer.split_tasks(
         x,
         y,
-        source_classes=settings.source_classes if job.learns_source else (),
+        source_classes=settings.source_classes if job.recipe.network.learns_source else (),
         target_classes=settings.target_classes,
         train=settings.train_per_class,
         validation=settings.validation_per_class,
@@ -139,7 +170,7 @@ def make_data(job: TransferJob, folder: Path) -> None:
     for name, (inputs, labels) in tasks.items():
         np.savez(folder / f"{name}.npz", x=inputs, y=labels)
         classes = len(np.unique(labels))
-        job.console.print(f"  {name}: {len(labels)} samples of {classes} classes", highlight=False)
+        job.say(f"{name}: {len(labels)} samples of {classes} classes")
     samples = {name: len(labels) for name, (_, labels) in tasks.items()}
     facts = {"note": _note(job), "samples": samples, "shape": x.shape[1:]}
     write_json_atomic(folder / "facts.json", facts)
@@ -203,22 +234,20 @@ def make_scratch(job: TransferJob, folder: Path) -> None:
         return
     job.seed(6)
     size = pruning.count_parameters(job.model("basis"))
-    shape = job.target["train"][0].shape[1:]
-    name = job.recipe.network.name
-    model = transfer.make_network_of_size(name, shape, size, classes=job.classes)
-    epochs = _SCRATCH * job.recipe.training.epochs
-    job.fit(model, job.target, epochs).save(folder / "network.keras")
+    kind, shape = job.recipe.network.name, job.target["train"][0].shape[1:]
+    model = transfer.make_network_of_size(kind, shape, size, classes=job.classes)
+    job.fit(model, job.target, _SCRATCH * job.recipe.training.epochs).save(folder / "network.keras")
 
 
 def evaluate(job: TransferJob, folder: Path) -> None:
     """Scores every network on the test data, and times each interleaved with the original."""
     settings = job.recipe.evaluation
-    names = [name for name in ARMS if name != "scratch" or settings.rivals]
-    networks = {name: job.model(name) for name in names}
+    original = job.model("original")
     options = {"batch_size": settings.batch_size, "pairs": settings.pairs}
     costs = {
-        name: transfer.measure_cost(network, networks["original"], job.target, **options)
-        for name, network in networks.items()
+        name: transfer.measure_cost(job.model(name), original, job.target, **options)
+        for name in ARMS
+        if name != "scratch" or settings.rivals
     }
     sample = job.target["test"][0][: settings.batch_size]
     content = {"networks": costs, "fingerprint": latency.fingerprint(sample)}
@@ -251,53 +280,6 @@ def export(job: TransferJob, folder: Path) -> None:
     write_json_atomic(folder / "check.json", checks)
 
 
-def report(job: TransferJob) -> dict[str, Any]:
-    """Writes `metrics.json`, `report.html` and its picture to the run's folder."""
-    metrics = _collect_metrics(job)
-    write_transfer_report(job.recipe.run_folder, metrics)
-    write_json_atomic(job.recipe.run_folder / "metrics.json", metrics)
-    return metrics
-
-
-def transfer_order(recipe: TransferRecipe) -> tuple[Stage, ...]:
-    """The stages in order, each with the part of the recipe and the stages it depends on.
-
-    Args:
-        recipe: The validated recipe.
-    """
-    common = {"seed": recipe.run.seed, "backend": keras.backend.backend()}
-    training = {**common, "training": recipe.training, "network": recipe.network}
-    pruned = {**training, "pruning": recipe.pruning}
-    timing = {"fingerprint": latency.fingerprint(), "evaluation": recipe.evaluation}
-    origin = {"weights": recipe.network.weights, "path": recipe.network.path}
-    return (
-        Stage("data", "source and target task", make_data,
-              {"task": recipe.run.task, "data": recipe.data, "seed": recipe.run.seed,
-               **origin, "layout": _DATA_LAYOUT}),
-        Stage("source", "the network that is transferred", make_source, training, ("data",)),
-        Stage("original", ARMS["original"], make_original, training, ("data", "source")),
-        Stage("basis", ARMS["basis"], make_basis, pruned, ("data", "original")),
-        Stage("channel", ARMS["channel"], make_channel, pruned, ("data", "original", "basis")),
-        Stage("double", ARMS["double"], make_double, pruned, ("data", "original")),
-        Stage("scratch", ARMS["scratch"], make_scratch,
-              {**training, "rivals": recipe.evaluation.rivals}, ("data", "basis")),
-        Stage("evaluate", "on the test data, timed interleaved with the original", evaluate, timing,
-              ("data", *ARMS)),
-        Stage("export", "SavedModels, checked and timed without Keras", export,
-              {**timing, "export": recipe.export}, ("data", "original", "basis", "double")),
-    )  # fmt: skip
-
-
-TRANSFER_RUN = Pipeline(
-    job=TransferJob,
-    order=transfer_order,
-    report=report,
-    table=transfer_table,
-    results=("metrics.json", "report.html", "ranks.png"),
-)
-"""How the recipes of the task "transfer" are run."""
-
-
 def _note(job: TransferJob) -> str:
     settings = job.recipe.data
     name = settings.source if settings.path is None else Path(settings.path).name
@@ -305,7 +287,7 @@ def _note(job: TransferJob) -> str:
     learned = "A network that was trained elsewhere"
     if job.recipe.network.weights == "imagenet":
         learned = "A network trained on ImageNet"
-    elif job.learns_source:
+    elif job.recipe.network.learns_source:
         source = ", ".join(map(str, settings.source_classes))
         learned = f"A network that learned the classes {source} of {name}"
     return (
@@ -329,13 +311,8 @@ def _prune_components(
     """Prunes components and saves network, plan and history; `before` made the model."""
     options = job.component_options
     most = len(options["phases"]) * options["phase_epochs"] + options["closing_epochs"]
-    with ProgressBar(job.console, "epoch, of at most", most) as bar:
-
-        def show(epoch: int, logs: dict[str, Any]) -> None:
-            bar.advance(f"validation accuracy {logs['val_accuracy']:.3f}")
-
-        callbacks = [keras.callbacks.LambdaCallback(on_epoch_end=show)]
-        pruned = transfer.prune_components(model, job.taught, **options, callbacks=callbacks)
+    with epochs_shown(job.console, "epoch, of at most", most) as show:
+        pruned = transfer.prune_components(model, job.taught, **options, callbacks=[show])
     tuning_epochs = job.recipe.pruning.tuning_epochs
     if tuning_epochs:
         job.fit(pruned.model, job.taught, tuning_epochs, "epoch of all weights")
@@ -347,10 +324,7 @@ def _prune_components(
 
 
 def _collect_metrics(job: TransferJob) -> dict[str, Any]:
-    """Gathers what the stages measured, as plain JSON values.
-
-    Times in milliseconds; ratios are network / original, interleaved, with 95 % interval.
-    """
+    """Gathers what the stages measured: times in milliseconds; ratios are network / original."""
     recipe, facts = job.recipe, job.json("data", "facts")
     evaluation, checks = job.json("evaluate", "evaluation"), job.json("export", "check")
     return {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -15,7 +14,6 @@ from spade_keras import latency, search
 from spade_keras.errors import JobMismatchError
 from spade_keras.files import load_model
 from spade_keras.pruning import calibrate
-from spade_keras.pruning.importance import find_importance
 from spade_keras.registry import IMPORTANCES
 from spade_keras.search.finalists import FineTune, finetuned
 from spade_keras.search.objective import Report
@@ -70,17 +68,10 @@ class SearchJob(Table):
         data: str,
         options: SearchOptions,
         *,
-        folder: str | Path | None = None,
+        folder: str | Path = ".",
         **fields: Any,
     ) -> Self:
-        """Describes a search, with hashes of its files.
-
-        Args:
-            model: The `.keras` file.
-            data: See `SearchJob`; a file's path is relative to the current folder.
-            options: See `SearchJob`.
-            folder: Folder of the user's modules; by default the current one.
-            **fields: Other fields of `SearchJob`.
+        """Describes a search, with hashes of its files; `fields` are others of `SearchJob`.
 
         Raises:
             ValueError: If a file is missing or damaged.
@@ -92,21 +83,12 @@ class SearchJob(Table):
             model=ModelIdentity.of(model),
             data=located,
             options=options,
-            folder=str(Path(folder or ".").resolve()),
+            folder=str(Path(folder).resolve()),
             **{"data_sha256": data_sha256, **fields},
         )
 
     def elsewhere(self, model: str | Path | None = None, data: str | None = None) -> Self:
-        """Returns the job for a worker that has its files in another place.
-
-        Args:
-            model: Its `.keras` file; None: the recorded path.
-            data: Its data; None: the recorded ones.
-
-        Raises:
-            JobMismatchError: If a file is not the one that the job was made for.
-            ValueError: If one cannot be read.
-        """
+        """Returns the job for a worker with the model and data elsewhere, if they are the same."""
         path = Path(model or self.path)
         if not path.is_file():
             raise ValueError(
@@ -131,26 +113,16 @@ class SearchJob(Table):
         return self.model_copy(update=moved)
 
     def check_same(self, other: SearchJob, where: str) -> None:
-        """Refuses to continue a search that was started with other settings.
+        """Refuses to continue a search that was started with other settings, and names them.
 
         Args:
             other: The job kept at `where`.
             where: A study or a folder, for the message.
-
-        Raises:
-            JobMismatchError: Names every difference.
         """
         before, now = other._fixed(), self._fixed()
-        differences = [
-            f"{name} was {before[name]}, is {now[name]}"
-            for name in now
-            if before[name] != now[name]
-        ]
-        if not self.model.matches(other.model):
-            shown = [
-                f"{job.model.name} with sha256 {job.model.sha256[:16]}..." for job in (other, self)
-            ]
-            differences.append("model was {}, is {}".format(*shown))
+        if self.model.matches(other.model):  # its name and path may differ
+            del before["model"], now["model"]
+        differences = [f"{k} was {before[k]}, is {now[k]}" for k in now if before[k] != now[k]]
         if differences:
             raise JobMismatchError(
                 f"{where} belongs to another search: {'; '.join(differences)}. Choose another "
@@ -168,20 +140,8 @@ class SearchJob(Table):
             "objective": self.options.objective,
             "pareto": self.options.pareto,
             "backend": self.backend,
+            "model": f"{self.model.name} with sha256 {self.model.sha256[:16]}...",
         }
-
-    def as_dict(self) -> dict[str, Any]:
-        """Returns plain JSON values, which `from_dict` reads."""
-        return self.model_dump(mode="json")
-
-    @classmethod
-    def from_dict(cls, content: Any) -> Self:
-        """Reads what `as_dict` returned.
-
-        Raises:
-            ValueError: If it is no job.
-        """
-        return cls.model_validate_json(json.dumps(content))
 
 
 class AnyModel:
@@ -193,7 +153,6 @@ class AnyModel:
         options: The options of the search.
         evaluate: Scores a model; None: agreement with the full model.
         finetune: See `finalists.FineTune`.
-        importance: Criterion by which channels are kept.
         objective: Objective in place of `options.objective`.
 
     Attributes:
@@ -201,10 +160,7 @@ class AnyModel:
         calibration: Its statistics on the inputs, where candidates are compensated.
         score: Judges finalists in their final form, and candidates unless the options say
             otherwise.
-        objective: The objective of the search.
-
-    Raises:
-        ValueError: If the inputs are unusable or do not fit the model.
+        objective: The objective of the search; "kept_importance" by its name.
     """
 
     def __init__(
@@ -215,9 +171,9 @@ class AnyModel:
         *,
         evaluate: Evaluate | None = None,
         finetune: FineTune | None = None,
-        importance: str = "group_l1",
         objective: search.Objective | None = None,
     ) -> None:
+        check_data(inputs, None, "data")
         self.network = network
         self.inputs = inputs
         self.options = options
@@ -232,7 +188,7 @@ class AnyModel:
             if evaluate is None
             else search.UserFunction(evaluate)
         )
-        self.objective = objective or self._objective(importance)
+        self.objective = objective or self._objective()
 
     @classmethod
     def load(cls, job: SearchJob) -> Self:
@@ -246,7 +202,7 @@ class AnyModel:
         }
         network = load_model(job.path)
         inputs, _ = load_data(job.data, network, folder=job.folder)
-        return cls(network, inputs, job.options, importance=job.importance, **functions)
+        return cls(network, inputs, job.options, **functions)
 
     def timer(self, pairs: int) -> search.Timer:
         """Returns the timer of candidates, interleaved with the full model."""
@@ -258,13 +214,11 @@ class AnyModel:
             single_calls=self.budget.single_calls,
         )
 
-    def _objective(self, importance: str) -> search.Objective:
+    def _objective(self) -> search.Objective | str:
         """Judged as pruned unless asked otherwise: a user's fine-tuning may take hours."""
-        if self.options.objective == "kept_importance":
-            criterion = find_importance(importance, self.calibration)
-            return search.KeptImportance(self.network, criterion)
-        if self.options.objective != "short_finetune":
-            return self.score
+        asked = self.options.objective
+        if asked != "short_finetune":
+            return asked if asked == "kept_importance" else self.score
         if self.finetune is None:
             raise ValueError(
                 "`objective` may be short_finetune only with `finetune`, your function that trains "
@@ -273,7 +227,6 @@ class AnyModel:
         return _AfterFineTune(self.score, self.finetune, self.full)
 
     def _check_fits(self) -> None:
-        check_data(self.inputs, None, "data")
         try:
             self.full(self.sample, training=False)
         except Exception as error:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from spade_keras import data, search
+from spade_keras import data
 from spade_keras.backend.batches import predict
 from spade_keras.errors import SpadeError
-from spade_keras.files import load_model
 from spade_keras.finetuning import cross_entropy, divergence
 from spade_keras.metrics import CLASS_CONVENTION, are_probabilities, class_quality
 from spade_keras.registry import CLASSIFIERS
-from spade_keras.tasks.task import SPLITS, DataFacts, Samples, Task
+from spade_keras.tasks.classifiers import load_classifier
+from spade_keras.tasks.task import SPLITS, DataFacts, Samples, Task, check_some_left
 
 
 class Classification(Task):
@@ -44,21 +44,14 @@ class Classification(Task):
             x, y = data.load_labeled_arrays(Path(settings.path).expanduser())
         else:
             x, y = data.LABELED_SOURCES[settings.source](settings.size)
-        if len(y) <= settings.validation_samples + settings.test_samples:
-            raise SpadeError(
-                "`data.validation_samples` + `data.test_samples` must be below the number of "
-                f"samples ({len(y)}), so that some are left to train on. Received: "
-                f"data.validation_samples={settings.validation_samples}, "
-                f"data.test_samples={settings.test_samples}"
-            )
+        check_some_left(settings, "samples", len(y), f"samples ({len(y)})")
         parts = data.random_split(
             len(y),
             validation=settings.validation_samples,
             test=settings.test_samples,
             seed=self.recipe.run.seed,
         )
-        for split in SPLITS:
-            chosen = getattr(parts, split)
+        for split, chosen in zip(SPLITS, parts, strict=True):
             np.savez(folder / f"{split}.npz", x=x[chosen], y=y[chosen])
             say(f"{split}: {len(chosen)} samples of {len(np.unique(y[chosen]))} classes")
         return DataFacts(self._note())
@@ -69,23 +62,19 @@ class Classification(Task):
             return Samples(arrays["x"], arrays["y"])
 
     def new_network(self, train: Samples) -> keras.Model:
-        """Makes the bundled network, or loads the one of `network.path` with its weights.
-
-        Raises:
-            SpadeError: If the network does not take the data, or has too few outputs.
-        """
+        """Makes the bundled network, or loads the one of `network.path` with its weights."""
         settings = self.recipe.network
         classes = int(self._labels(train).max()) + 1
         if settings.path is None:
-            make = CLASSIFIERS[settings.name]
-            return make(
-                train.inputs.shape[1:],
-                classes,
-                filters=settings.filters,
-                kernel_size=settings.kernel_size,
+            widths = {"filters": settings.filters, "kernel_size": settings.kernel_size}
+            return CLASSIFIERS[settings.name](train.inputs.shape[1:], classes, **widths)
+        network, shape = load_classifier(settings.path, train.inputs[:1])
+        if len(shape) != 2 or shape[1] < classes:
+            raise SpadeError(
+                f"`network.path` must hold a classifier of at least {classes} classes, the largest "
+                f"label being {classes - 1}. Received: network.path={settings.path}, with outputs "
+                f"of shape {shape}"
             )
-        network = load_model(Path(settings.path).expanduser())
-        _check_fit(network, train.inputs[:1], classes, settings.path)
         return network
 
     def training_options(self, network: keras.Model, inputs: Any) -> dict[str, Any]:
@@ -100,19 +89,6 @@ class Classification(Task):
         kind = divergence if strategy == "school" else cross_entropy
         return functools.partial(kind, from_logits=_logits(network, inputs))
 
-    def objective(
-        self,
-        strategy: str,
-        inputs: Any,
-        *,
-        targets: np.ndarray | None = None,
-        teacher: keras.Model | None = None,
-    ) -> search.Objective:
-        """Returns the accuracy, or the agreement with the teacher's outputs."""
-        return search.strategy_objective(
-            strategy, inputs, targets=targets, teacher=teacher, task="classification"
-        )
-
     def scores(self, samples: Samples, outputs: np.ndarray) -> dict[str, float]:
         """Returns accuracy and cross-entropy."""
         return class_quality(self._labels(samples), outputs).as_dict()
@@ -122,78 +98,9 @@ class Classification(Task):
         return {"test_samples": len(test), "classes": len(np.unique(self._labels(test)))}
 
     def _labels(self, samples: Samples) -> np.ndarray:
-        return np.asarray(samples.truth)
-
-
-def convolutional(
-    input_shape: tuple[int, ...],
-    classes: int,
-    *,
-    filters: Sequence[int] = (32, 64, 64),
-    kernel_size: int = 3,
-) -> keras.Model:
-    """Convolutions with batch normalization, each but the last followed by pooling; then logits.
-
-    Args:
-        input_shape: `(height, width, channels)`.
-        classes: Number of classes.
-        filters: Width of every convolution.
-        kernel_size: Side of the square kernels, in pixels.
-
-    Input shape:
-        `(batch, height, width, channels)`.
-
-    Output shape:
-        `(batch, classes)`: logits.
-
-    Returns:
-        A Functional model.
-
-    Raises:
-        ValueError: If the image is too small for that number of poolings.
-
-    Example:
-        >>> convolutional((16, 16, 1), 10, filters=[8, 8]).output_shape
-        (None, 10)
-    """
-    if min(input_shape[:2]) < 2 ** (len(filters) - 1):
-        raise ValueError(
-            f"`filters` must have at most {min(input_shape[:2]).bit_length()} widths for images of "
-            f"{input_shape[0]} x {input_shape[1]} pixels, since all but the last convolution halve "
-            f"them. Received: filters={list(filters)}"
-        )
-    image = keras.Input(input_shape, name="image")
-    x = image
-    for index, width in enumerate(filters):
-        if index:
-            x = keras.layers.MaxPooling2D(name=f"pool_{index - 1}")(x)
-        x = keras.layers.Conv2D(
-            width, kernel_size, padding="same", use_bias=False, name=f"conv_{index}"
-        )(x)
-        x = keras.layers.BatchNormalization(momentum=0.9, name=f"norm_{index}")(x)
-        x = keras.layers.Activation("relu", name=f"relu_{index}")(x)
-    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
-    logits = keras.layers.Dense(classes, name="logits")(x)
-    return keras.Model(image, logits, name="classifier")
+        return np.asarray(samples.targets)
 
 
 def _logits(network: keras.Model, inputs: Any) -> bool:
     """Whether a network gives logits: outputs that are no probabilities count as logits."""
     return not are_probabilities(predict(network, inputs[:8]))
-
-
-def _check_fit(network: keras.Model, sample: np.ndarray, classes: int, path: str) -> None:
-    try:
-        output = network(sample, training=False)
-        shape = tuple(output.shape)
-    except Exception as error:
-        raise SpadeError(
-            f"`network.path` must hold a classifier that takes the data, of shape "
-            f"{sample.shape[1:]} a sample. Received: network.path={path}, which fails: {error}"
-        ) from error
-    if len(shape) != 2 or shape[1] < classes:
-        raise SpadeError(
-            f"`network.path` must hold a classifier of at least {classes} classes, the largest "
-            f"label being {classes - 1}. Received: network.path={path}, with outputs of shape "
-            f"{shape}"
-        )

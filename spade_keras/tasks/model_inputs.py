@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 
 from spade_keras.files import read_npz
@@ -17,7 +18,7 @@ _TARGETS = ("y", "targets")
 def example_inputs(
     model: Any, shapes: Sequence[str] = (), arrays_file: str | Path | None = None
 ) -> Any:
-    """Makes inputs to time or export a model with.
+    """Makes inputs to time or export a model with: standard normal, float32, or read from a file.
 
     Args:
         model: A loaded Keras model.
@@ -26,45 +27,33 @@ def example_inputs(
         arrays_file: An `.npz` file that holds the inputs; excludes `shapes`.
 
     Returns:
-        An array, a list of arrays, or a dict of arrays: standard normal, float32, unless read from
-        the file.
-
-    Raises:
-        ValueError: If the shapes are malformed, do not fit, or are needed and missing.
+        An array, a list of arrays, or a dict of arrays.
     """
     if arrays_file is not None:
         if shapes:
             raise ValueError("Give either shapes or a file of inputs, not both.")
         arrays = read_npz(arrays_file)
-        if list(arrays) == [f"arr_{index}" for index in range(len(arrays))]:
-            values = list(arrays.values())
-            return values[0] if len(values) == 1 else values
+        named = list(arrays) != _unnamed(len(arrays))
+    else:
+        parsed = [parse_shape(text) for text in shapes] or _own_shapes(model)
+        named = all(name for name, _ in parsed)
+        if not named and any(name for name, _ in parsed):
+            raise ValueError(
+                f"Either every shape has a name or none has. Received: {' '.join(shapes)}"
+            )
+        rng = np.random.default_rng(0)
+        arrays = {
+            name or str(index): rng.standard_normal(shape).astype("float32")
+            for index, (name, shape) in enumerate(parsed)
+        }
+    if named:
         return arrays
-    parsed = [parse_shape(text) for text in shapes] or _own_shapes(model)
-    rng = np.random.default_rng(0)
-    arrays = {
-        name or str(index): rng.standard_normal(shape).astype("float32")
-        for index, (name, shape) in enumerate(parsed)
-    }
-    if all(name for name, _ in parsed):
-        return arrays
-    if any(name for name, _ in parsed):
-        raise ValueError(f"Either every shape has a name or none has. Received: {' '.join(shapes)}")
     values = list(arrays.values())
     return values[0] if len(values) == 1 else values
 
 
 def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
-    """Reads a shape given on the command line.
-
-    Args:
-        text: "1,256,256,2" or "name=1,256,256,2".
-
-    Returns:
-        The name, empty if none is given, and the shape.
-
-    Raises:
-        ValueError: If the text reads otherwise or a size is below 1.
+    """Reads the name, empty if none is given, and the shape of an input from the command line.
 
     Example:
         >>> parse_shape("image=1,8,8,2")
@@ -83,45 +72,22 @@ def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
     return name, shape
 
 
-def _own_shapes(model: Any) -> list[tuple[str, tuple[int, ...]]]:
-    import keras
-
-    try:
-        inputs = keras.tree.flatten(model.inputs)
-    except (AttributeError, ValueError):
-        inputs = []
-    shapes = [("", (1, *tensor.shape[1:])) for tensor in inputs]
-    if not shapes or any(size is None for _, shape in shapes for size in shape):
-        raise ValueError(
-            "The model does not fix its input sizes: pass one --shape per input, as in "
-            "--shape 1,256,256,2, or --inputs FILE.npz."
-        )
-    return shapes
-
-
 def load_data(spec: str, model: Any, *, folder: str | Path | None = None) -> tuple[Any, Any]:
-    """Loads inputs and, if there are any, targets.
+    """Loads inputs, in the structure that a model takes, and targets or None; samples first.
+
+    An `.npz` file holds one array per input, under the input's name; the only input of a model may
+    have any name, or is `x` beside other arrays. `y` or `targets` are the targets. A function
+    returns the inputs, or a tuple of inputs and targets.
 
     Args:
         spec: An `.npz` file, or "module:function".
-        model: The model they are for, whose inputs name the arrays.
+        model: The model they are for.
         folder: Where the file or module lies; by default the current folder.
-
-    Returns:
-        Inputs in the structure that the model takes (an array, a list or a dict), with the samples
-        on the first axis; and targets or None.
 
     Raises:
         ValueError: If they cannot be read or do not fit the model.
         UserCodeError: If the function raises.
-
-    Note:
-        An `.npz` file holds one array per input, under the input's name; the only input of a model
-        may have any name, or is `x` beside other arrays. `y` or `targets` are the targets. A
-        function returns the inputs, or a tuple of inputs and targets.
     """
-    import keras
-
     if is_file(spec):
         path = Path(folder or ".") / spec
         arrays = read_npz(path)
@@ -144,18 +110,13 @@ def is_file(spec: str) -> bool:
 
 
 def check_data(inputs: Any, targets: Any, given: str) -> None:
-    """Refuses held-out data that no model can be judged by.
+    """Refuses held-out data of different lengths, or that are no finite numbers.
 
     Args:
         inputs: Arrays, in any structure, samples first.
         targets: The same; None: there are none.
         given: The argument they came from, for the message, such as "--data=x.npz".
-
-    Raises:
-        ValueError: If they are of different lengths, not numbers, or not finite.
     """
-    import keras
-
     name = given.partition("=")[0]
     leaves = keras.tree.flatten(inputs)
     every = [*leaves, *([] if targets is None else keras.tree.flatten(targets))]
@@ -170,25 +131,42 @@ def check_data(inputs: Any, targets: Any, given: str) -> None:
             raise ValueError(
                 f"`{name}` must give numbers. Received: {given} with dtype {array.dtype}"
             )
-        faulty = int(np.sum(~np.isfinite(array)))
-        if faulty:
+        if faulty := int(np.sum(~np.isfinite(array))):
             raise ValueError(
                 f"`{name}` must be finite. Received: {given} with {faulty} NaN or infinite entries"
             )
 
 
-def _inputs_of(model: Any) -> tuple[list[str], Any]:
-    """Names of a model's inputs and their structure; a subclassed model knows neither."""
-    import keras
+def _unnamed(count: int) -> list[str]:
+    """The names that `numpy.savez` gives to arrays without one."""
+    return [f"arr_{index}" for index in range(count)]
 
+
+def _tensors(model: Any) -> list[Any]:
+    """The inputs of a model; a subclassed one does not know them."""
     try:
-        tensors = keras.tree.flatten(model.inputs)
+        return keras.tree.flatten(model.inputs)
     except (AttributeError, ValueError):
-        return [], None
+        return []
+
+
+def _own_shapes(model: Any) -> list[tuple[str, tuple[int, ...]]]:
+    shapes = [("", (1, *tensor.shape[1:])) for tensor in _tensors(model)]
+    if not shapes or any(size is None for _, shape in shapes for size in shape):
+        raise ValueError(
+            "The model does not fix its input sizes: pass one --shape per input, as in "
+            "--shape 1,256,256,2, or --inputs FILE.npz."
+        )
+    return shapes
+
+
+def _inputs_of(model: Any) -> tuple[list[str], Any]:
+    """Names of a model's inputs and their structure."""
+    tensors = _tensors(model)
     try:
         structure = model.input
     except (AttributeError, ValueError):  # a Sequential model has inputs, but no node of its own
-        structure = tensors[0] if len(tensors) == 1 else list(tensors)
+        structure = tensors[0] if len(tensors) == 1 else tensors
     if isinstance(structure, Mapping):
         return list(structure), structure
     return [tensor.name for tensor in tensors], structure
@@ -196,32 +174,25 @@ def _inputs_of(model: Any) -> tuple[list[str], Any]:
 
 def _arrange(path: Path, arrays: dict[str, np.ndarray], names: list[str], structure: Any) -> Any:
     """Puts the arrays of a file into the structure that the model takes."""
-    import keras
-
-    found = ", ".join(arrays) or "no array"
+    received = f"Received: {path} with {', '.join(arrays) or 'no array'}"
+    values = list(arrays.values())
     if not names:
-        if list(arrays) in (["x"], ["arr_0"]):
-            return next(iter(arrays.values()))
-        if arrays:
-            return arrays
-        raise ValueError(f"`--data` must hold the model's inputs. Received: {path} with {found}")
+        if not arrays:
+            raise ValueError(f"`--data` must hold the model's inputs. {received}")
+        return values[0] if list(arrays) in (["x"], ["arr_0"]) else arrays
     if len(names) == 1:
-        only = next((arrays[name] for name in (names[0], "x") if name in arrays), None)
-        if only is None and len(arrays) == 1:
-            only = next(iter(arrays.values()))
-        if only is None:
+        chosen = [arrays[name] for name in (names[0], "x") if name in arrays]
+        if not chosen and len(arrays) != 1:
             raise ValueError(
                 f"`--data` must hold the model's only input as `x` or {names[0]!r}, or nothing "
-                f"else beside `y`. Received: {path} with {found}"
+                f"else beside `y`. {received}"
             )
-        return keras.tree.pack_sequence_as(structure, [only])
-    unnamed = [f"arr_{index}" for index in range(len(names))]
-    wanted = unnamed if set(arrays) == set(unnamed) else names
-    missing = [name for name in wanted if name not in arrays]
-    if missing:
+        return keras.tree.pack_sequence_as(structure, (chosen or values)[:1])
+    wanted = _unnamed(len(names)) if set(arrays) == set(_unnamed(len(names))) else names
+    if missing := [name for name in wanted if name not in arrays]:
         raise ValueError(
-            f"`--data` must hold one array per input of the model: {', '.join(names)}. Received: "
-            f"{path} with {found}; missing: {', '.join(missing)}"
+            f"`--data` must hold one array per input of the model: {', '.join(names)}. {received}; "
+            f"missing: {', '.join(missing)}"
         )
     if isinstance(structure, Mapping):
         return {name: arrays[key] for name, key in zip(names, wanted, strict=True)}

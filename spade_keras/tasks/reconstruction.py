@@ -9,7 +9,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from spade_keras import search
 from spade_keras.finetuning import mean_squared_error
 from spade_keras.metrics import PSNR
 from spade_keras.networks import DeepEquilibrium
@@ -60,17 +59,6 @@ class Reconstruction(Task):
         """Returns the mean squared error."""
         return image_distance
 
-    def objective(
-        self,
-        strategy: str,
-        inputs: Any,
-        *,
-        targets: np.ndarray | None = None,
-        teacher: keras.Model | None = None,
-    ) -> search.Objective:
-        """Returns the PSNR against truth or teacher, or the held-out self-supervised loss."""
-        return search.strategy_objective(strategy, inputs, targets=targets, teacher=teacher)
-
     def scores(self, samples: Samples, outputs: np.ndarray) -> dict[str, Any]:
         """Returns the scores of the source, each with its standard deviation."""
         return self.source.scores(samples, outputs)
@@ -95,8 +83,8 @@ class Reconstruction(Task):
         """Returns pictures of the middle sample."""
         middle = len(samples) // 2
         images = dict(outputs)
-        if samples.truth is not None:
-            images = {"truth": samples.truth, **images}
+        if samples.targets is not None:
+            images = {"truth": samples.targets, **images}
         return {name: self.source.picture(image[middle]) for name, image in images.items()}
 
     def facts(self, test: Samples) -> dict[str, Any]:
@@ -106,12 +94,7 @@ class Reconstruction(Task):
 
 @keras.saving.register_keras_serializable(package="spade_keras")
 def image_distance(y_true: Any, y_pred: Any) -> Any:
-    """Mean of the squared error, of magnitudes where `y_true` is a magnitude.
-
-    Args:
-        y_true: `(batch, height, width, channels)`.
-        y_pred: The same, or two channels where `y_true` has one.
-    """
+    """Mean squared error `(batch, height, width, channels)`; of magnitudes for one true channel."""
     if y_pred.shape[-1] == 2 and y_true.shape[-1] == 1:
         y_pred = magnitude(y_pred)[..., None]
     return mean_squared_error(y_true, y_pred)

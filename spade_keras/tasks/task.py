@@ -11,8 +11,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from spade_keras import search
 from spade_keras.backend.batches import count_samples, first_samples
-from spade_keras.search import Objective
+from spade_keras.errors import SpadeError
 
 SPLITS = ("train", "validation", "test")
 
@@ -23,13 +24,13 @@ class Samples:
 
     Attributes:
         inputs: Inputs of a network: an array, or a dict of arrays; samples on the first axis.
-        truth: Its targets; None where they are unknown.
+        targets: What its outputs should be; None where it is unknown.
         held_out: Measurements by name that no network gets, to judge it by.
         volumes: The volume of every sample, where scores are taken per volume.
     """
 
     inputs: Any
-    truth: Any | None = None
+    targets: Any | None = None
     held_out: Mapping[str, Any] | None = None
     volumes: np.ndarray | None = None
 
@@ -43,12 +44,8 @@ class Samples:
 
     def take(self, start: int, count: int) -> Samples:
         """Returns some samples, as arrays."""
-        return Samples(
-            *(
-                part if part is None else first_samples(part, count, start)
-                for part in (self.inputs, self.truth, self.held_out, self.volumes)
-            )
-        )
+        parts = (self.inputs, self.targets, self.held_out, self.volumes)
+        return Samples(*(None if p is None else first_samples(p, count, start) for p in parts))
 
 
 @dataclass(frozen=True)
@@ -65,11 +62,7 @@ class DataFacts:
 
 
 class Task(ABC):
-    """Data, networks, losses and scores of one kind of run.
-
-    Args:
-        recipe: The validated recipe, of the task's own schema.
-    """
+    """Data, networks, losses and scores of one kind of run, described by a validated recipe."""
 
     convention_name: str
     """Name of the convention of `scores`; to be printed with its numbers."""
@@ -87,15 +80,7 @@ class Task(ABC):
 
     @abstractmethod
     def make_data(self, folder: Path, say: Callable[[str], None]) -> DataFacts:
-        """Writes what `load` reads.
-
-        Args:
-            folder: An empty folder.
-            say: Shows a line to the user.
-
-        Returns:
-            Facts about the data, for the report.
-        """
+        """Writes what `load` reads to an empty folder; `say` shows a line to the user."""
 
     @abstractmethod
     def load(self, folder: Path, split: str) -> Samples:
@@ -103,20 +88,11 @@ class Task(ABC):
 
     @abstractmethod
     def new_network(self, train: Samples) -> keras.Model:
-        """Makes the full network as it is before training.
-
-        Args:
-            train: The training split, for networks that are made to its shapes.
-        """
+        """Makes the full network, before training, to the shapes of the training split."""
 
     @abstractmethod
     def training_options(self, network: keras.Model, inputs: Any) -> dict[str, Any]:
-        """Returns the loss and metrics for training on truth, as arguments of `compile`.
-
-        Args:
-            network: The network to train.
-            inputs: A few inputs.
-        """
+        """Returns loss and metrics for training on targets, as `compile` takes them."""
 
     @abstractmethod
     def distance(
@@ -130,7 +106,6 @@ class Task(ABC):
             inputs: A few inputs.
         """
 
-    @abstractmethod
     def objective(
         self,
         strategy: str,
@@ -138,7 +113,7 @@ class Task(ABC):
         *,
         targets: np.ndarray | None = None,
         teacher: keras.Model | None = None,
-    ) -> Objective:
+    ) -> search.Objective:
         """Returns the score of a candidate, computed from data its strategy may see.
 
         Args:
@@ -147,15 +122,13 @@ class Task(ABC):
             targets: Their targets, for the supervised strategy alone.
             teacher: The unpruned network.
         """
+        return search.strategy_objective(
+            strategy, inputs, targets=targets, teacher=teacher, task=self.recipe.run.task
+        )
 
     @abstractmethod
     def scores(self, samples: Samples, outputs: np.ndarray) -> dict[str, float]:
-        """Scores a network's outputs.
-
-        Args:
-            samples: Its inputs, with targets or held-out measurements.
-            outputs: Its outputs.
-        """
+        """Scores a network's outputs by the samples' targets or held-out measurements."""
 
     def timed(self, network: keras.Model) -> keras.Model:
         """Returns the network to time: itself, unless its time depends on the data."""
@@ -170,17 +143,32 @@ class Task(ABC):
         return {}
 
     def panel(self, samples: Samples, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Returns pictures `(height, width)` of one sample, with its "truth" where it has one.
+        """Returns pictures `(height, width)` of one sample by name, with its "truth" if it has one.
 
         Args:
             samples: Samples of the test split.
             outputs: Name of a network or baseline -> its outputs.
-
-        Returns:
-            Nothing, unless the task has pictures to show.
         """
         return {}
 
     def facts(self, test: Samples) -> dict[str, Any]:
         """Returns extra facts for `metrics.json`, as plain JSON values."""
         return {}
+
+
+def check_some_left(settings: Any, held_out: str, available: int, found: str) -> None:
+    """Refuses to hold out everything, so that nothing is left to train on.
+
+    Args:
+        settings: The table `[data]`.
+        held_out: The end of its keys `validation_...` and `test_...`.
+        available: How many there are.
+        found: The same in words, such as "images (8)".
+    """
+    validation, test = (getattr(settings, f"{part}_{held_out}") for part in SPLITS[1:])
+    if available <= validation + test:
+        raise SpadeError(
+            f"`data.validation_{held_out}` + `data.test_{held_out}` must be below the number of "
+            f"{found}, so that some are left to train on. Received: "
+            f"data.validation_{held_out}={validation}, data.test_{held_out}={test}"
+        )

@@ -22,6 +22,7 @@ from spade_keras.pipeline.run_folder import Stages
 from spade_keras.pruning import count_parameters
 from spade_keras.recipe import load_recipe
 from spade_keras.search import finalists as finals
+from tests import parameter_clock as clock
 
 TINY = [
     "data.height=48",
@@ -59,13 +60,8 @@ def job(settings):
 
 
 def comparison(share):
-    """What a clock without noise says of a network that takes `share` of the full one's 10 ms."""
-    circumstances = {"first_ms": 1.0, "calls_per_window": 1, "stable": True}
-    a, b = (
-        latency.summarize([ms] * 3, **circumstances, peak_memory_bytes=None, fingerprint={})
-        for ms in (10.0, 10 * share)
-    )
-    return latency.Comparison(a, b, latency.Ratio(share, share, share, 0.95, 3))
+    """What a clock without noise says of a network that takes `share` of the full one's time."""
+    return clock.comparison(share, spread=0)
 
 
 def parameter_process(full, slim, inputs, **options):

@@ -76,7 +76,7 @@ def job(settings):
 def stages_of(settings, *names):
     """Runs stages one after the other."""
     this = job(settings)
-    makers = {stage.name: stage.make for stage in transfer_run.transfer_order(settings)}
+    makers = {stage.name: stage.make for stage in this.order()}
     for name in names:
         folder = settings.run_folder / name
         folder.mkdir(parents=True)
@@ -272,7 +272,7 @@ def test_a_change_remakes_the_stages_that_depend_on_it(finished, file, override,
     stages = Stages(settings.run_folder)
     lost = {
         stage.name
-        for stage in transfer_run.transfer_order(changed)
+        for stage in job(changed).order()
         if not stages.is_done(stage.name, stage.sections, after=stage.after)
     }
     assert lost == remade

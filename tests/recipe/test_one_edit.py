@@ -40,7 +40,7 @@ from spade_keras.recipe.imaging import Measurements
 from spade_keras.registry import (
     IMPORTANCES, MASKS, NETWORKS, OPERATORS, PRIORS, SEEDS, SOURCES, STRATEGIES
 )
-from spade_keras.tasks.sources.source import Source
+from spade_keras.tasks.sources import Source
 from spade_keras.tasks.task import SPLITS, DataFacts, Samples
 
 
@@ -122,7 +122,7 @@ class Ramps(Source):
         return OPERATORS.make("NAME")
 
     def scores(self, samples, outputs):
-        found = image_quality(*(np.linalg.norm(x, axis=-1) for x in (samples.truth, outputs)))
+        found = image_quality(*(np.linalg.norm(x, axis=-1) for x in (samples.targets, outputs)))
         return found.as_dict()
 '''
 RECIPE = """

@@ -16,6 +16,7 @@ from spade_keras.pipeline.run_folder import Stages
 from spade_keras.pruning import count_parameters
 from spade_keras.recipe import load_recipe
 from spade_keras.registry import CLASSIFIERS
+from tests import parameter_clock as clock
 
 SIZE, CLASSES = 12, 3
 ON_TF = keras.backend.backend() == "tensorflow"
@@ -69,12 +70,8 @@ def test_too_few_samples_say_which_keys_to_lower(file, tmp_path):
 
 
 def comparison(share):
-    circumstances = {"first_ms": 1.0, "calls_per_window": 1, "stable": True}
-    a, b = (
-        latency.summarize([ms] * 3, **circumstances, peak_memory_bytes=None, fingerprint={})
-        for ms in (10.0, 10 * share)
-    )
-    return latency.Comparison(a, b, latency.Ratio(share, share, share, 0.95, 3))
+    """What a clock without noise says of a network that takes `share` of the full one's time."""
+    return clock.comparison(share, spread=0)
 
 
 @pytest.fixture

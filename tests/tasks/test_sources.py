@@ -58,7 +58,7 @@ def test_a_single_scan_is_judged_by_samples_that_no_network_is_given(tmp_path):
     )
     train, validation, test = (task.load(tmp_path / "data", split) for split in tasks.SPLITS)
     assert len(train) == 3 and len(validation) == len(test) == 1
-    assert train.truth is validation.truth is test.truth is None
+    assert train.targets is validation.targets is test.targets is None
     assert "same slice" in facts.note and "scan.npy" in facts.note
 
     given = test.inputs["mask"][0] != 0
@@ -171,10 +171,10 @@ def test_fastmri_files_are_split_by_patient_and_bad_ones_listed(tmp_path):
     assert sum(len(samples) for samples in splits) == 8
     for samples in splits:
         assert samples.inputs["measurements"].shape[1:] == (2, 16, 16, 2)
-        assert samples.truth.shape[1:] == (16, 16, 1)
+        assert samples.targets.shape[1:] == (16, 16, 1)
     one = splits[2].take(1, 1)
-    assert one.inputs["mask"].shape == (1, 1, 16) and one.truth.shape == (1, 16, 16, 1)
-    perfect = task.scores(splits[2], np.asarray(splits[2].truth))
+    assert one.inputs["mask"].shape == (1, 1, 16) and one.targets.shape == (1, 16, 16, 1)
+    perfect = task.scores(splits[2], np.asarray(splits[2].targets))
     assert perfect["ssim"] == pytest.approx(1) and perfect["convention"] == "fastmri"
 
 
@@ -198,7 +198,7 @@ def test_zero_filled_fastmri_images_are_the_stored_ones_when_nothing_is_missing(
     overrides += ["data.slices=1", "data.height=16", "data.width=16"]
     task, facts = made("mri_e2e_varnet_fastmri", tmp_path, *overrides, "data.acceleration=1")
     test = task.load(tmp_path, "test")
-    np.testing.assert_allclose(task.baselines(test)["zero_filled"], test.truth, atol=1e-4)
+    np.testing.assert_allclose(task.baselines(test)["zero_filled"], test.targets, atol=1e-4)
     assert "template" in facts.note
     with h5py.File(tmp_path / "volumes" / "volume_0.h5") as file:
         assert {"kspace", "reconstruction_rss", "ismrmrd_header"} <= set(file)
@@ -226,8 +226,8 @@ def test_photographs_of_a_folder_through_the_kernels_of_a_file(tmp_path):
     task, facts = made("sr_usrnet_quickstart", tmp_path / "data", *options)
     train, _, test = (task.load(tmp_path / "data", split) for split in tasks.SPLITS)
     assert len(facts.skipped) == 1 and "kernels.npy" in facts.note
-    assert train.truth.shape == (5, 16, 16, 3)
-    assert test.truth.shape == (6, 32, 32, 3)  # two images, each through all three kernels
+    assert train.targets.shape == (5, 16, 16, 3)
+    assert test.targets.shape == (6, 32, 32, 3)  # two images, each through all three kernels
     assert test.inputs["measurements"].shape == (6, 16, 16, 3)
     assert test.inputs["kernel"].shape == (6, 9, 9)
     with pytest.raises(SpadeError, match=r"`data\.image_size` must be at most"):
@@ -254,7 +254,7 @@ def test_a_registered_source_works_by_name(tmp_path):
             return tasks.DataFacts("of mine")
 
         def scores(self, samples, outputs):
-            return {"error": float(np.abs(outputs - samples.truth).max())}
+            return {"error": float(np.abs(outputs - samples.targets).max())}
 
     SOURCES.register("mine", Mine)
     try:
@@ -263,7 +263,7 @@ def test_a_registered_source_works_by_name(tmp_path):
         task = tasks.get(SimpleNamespace(run=run, data=settings))
         assert task.make_data(tmp_path, print).note == "of mine"
         test = task.load(tmp_path, "test")
-        assert task.scores(test, np.asarray(test.truth)) == {"error": 0}
+        assert task.scores(test, np.asarray(test.targets)) == {"error": 0}
         assert task.baselines(test)["zero_filled"].shape == (2, 16, 16, 2)
         assert 1 < task.facts(test)["true_acceleration"] < 4
     finally:

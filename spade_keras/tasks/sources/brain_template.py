@@ -11,7 +11,7 @@ import numpy as np
 from spade_keras import data
 from spade_keras.data.multicoil import center_crop
 from spade_keras.metrics import SLAB_CONVENTION, image_quality
-from spade_keras.tasks.sources.source import Source
+from spade_keras.tasks.sources import Source
 from spade_keras.tasks.task import SPLITS, DataFacts, Samples
 
 NOTE = (
@@ -57,7 +57,7 @@ class BrainTemplate(Source):
 
     def scores(self, samples: Samples, outputs: np.ndarray) -> dict[str, float]:
         """Returns PSNR, SSIM and NMSE of the magnitudes, each with its standard deviation."""
-        truth = np.linalg.norm(np.asarray(samples.truth), axis=-1)
+        truth = np.linalg.norm(np.asarray(samples.targets), axis=-1)
         return image_quality(truth, np.linalg.norm(outputs, axis=-1)).as_dict()
 
     def _volume(self) -> np.ndarray:

@@ -12,12 +12,11 @@ import keras
 import numpy as np
 
 from spade_keras import data
-from spade_keras.errors import SpadeError
 from spade_keras.files import write_json_atomic
 from spade_keras.metrics import evaluate, get_convention
 from spade_keras.operators import CartesianMRI, LinearOperator, SingleCoilMRI
-from spade_keras.tasks.sources.source import Source
-from spade_keras.tasks.task import SPLITS, DataFacts, Samples
+from spade_keras.tasks.sources import Source
+from spade_keras.tasks.task import SPLITS, DataFacts, Samples, check_some_left
 
 _MADE_NOTE = (
     "Files in the layout of fastMRI, made of the MNI152 T1 template: one image averaged from many "
@@ -42,17 +41,9 @@ class FastMRI(Source):
             self._make_volumes(folder / "volumes")
         path = folder / "volumes" if made else Path(settings.path).expanduser()
         opened = self._open(path, folder, skip_bad=settings.skip_bad)
-        held_out = settings.validation_volumes + settings.test_volumes
-        patients = {volume.patient for volume in opened.volumes}
-        if len(patients) <= held_out:
-            opened.close()
-            raise SpadeError(
-                "`data.validation_volumes` + `data.test_volumes`, which count patients, must be "
-                f"below the number of patients ({len(patients)} in {len(opened.volumes)} volumes), "
-                "so that some are left to train on. Received: "
-                f"data.validation_volumes={settings.validation_volumes}, "
-                f"data.test_volumes={settings.test_volumes}"
-            )
+        count = len({volume.patient for volume in opened.volumes})
+        found = f"patients ({count} in {len(opened.volumes)} volumes)"
+        check_some_left(settings, "volumes", count, found)
         parts = opened.split(
             validation=settings.validation_volumes, test=settings.test_volumes, seed=self.seed
         )
@@ -60,12 +51,11 @@ class FastMRI(Source):
         for split, part in zip(SPLITS, parts, strict=True):
             names = [volume.file.resolve() for volume in part.volumes]
             # The folder moves when the stage is finished.
-            files[split] = [str(n.relative_to(folder.resolve())) if made else str(n) for n in names]
+            files[split] = [n.relative_to(folder.resolve()) if made else n for n in names]
             say(
                 f"{split}: {len(part)} slices of {len(part.volumes)} volumes, "
                 f"true acceleration {part.true_acceleration:.2f}"
             )
-        opened.close()
         write_json_atomic(folder / "files.json", files)
         return DataFacts(_MADE_NOTE if made else self._note(opened), opened.skipped)
 
@@ -83,21 +73,16 @@ class FastMRI(Source):
         """Returns PSNR, SSIM and NMSE of magnitudes, each per volume."""
         volumes = None if samples.volumes is None else samples.volumes.tolist()
         return evaluate(
-            [*np.asarray(samples.truth)], [*outputs], convention="fastmri", volumes=volumes
+            [*np.asarray(samples.targets)], [*outputs], convention="fastmri", volumes=volumes
         ).as_dict()
 
-    def baselines(self, samples: Samples) -> dict[str, np.ndarray]:
-        """Returns the root of the sum of squares over the coils of the zero-filled images."""
-        images = []
-        for index in range(len(samples)):
-            inputs = samples.take(index, 1).inputs
-            y = np.asarray(inputs["measurements"])
-            single = y.ndim == 4
-            coils = y if single else y[0]
-            mask = np.ones((len(coils), 1, y.shape[-2]), "float32")
-            image = keras.ops.convert_to_numpy(SingleCoilMRI().adjoint(coils, mask=mask))
-            images.append(np.sqrt((image**2).sum(axis=(0, -1)))[None, ..., None])
-        return {"zero_filled": np.concatenate(images)}
+    def zero_filled(self, sample: Samples) -> np.ndarray:
+        """Returns the root of the sum of squares over the coils."""
+        y = np.asarray(sample.inputs["measurements"])
+        coils = y if y.ndim == 4 else y[0]
+        mask = np.ones((len(coils), 1, y.shape[-2]), "float32")
+        image = keras.ops.convert_to_numpy(SingleCoilMRI().adjoint(coils, mask=mask))
+        return np.sqrt((image**2).sum(axis=(0, -1)))[None, ..., None]
 
     def _open(
         self, files: Path | list[Path], folder: Path, *, skip_bad: bool = False

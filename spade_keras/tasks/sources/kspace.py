@@ -14,7 +14,7 @@ from spade_keras.errors import SpadeError
 from spade_keras.finetuning import split_kspace
 from spade_keras.finetuning.splitting import HELD_OUT, held_out_measurements
 from spade_keras.operators import LinearOperator
-from spade_keras.tasks.sources.source import Source
+from spade_keras.tasks.sources import Source
 from spade_keras.tasks.task import SPLITS, DataFacts, Samples
 
 _SCAN = "scan.npy"

@@ -13,8 +13,8 @@ from spade_keras import data
 from spade_keras.errors import SpadeError
 from spade_keras.metrics import evaluate, get_convention
 from spade_keras.operators import Downsampling, LinearOperator
-from spade_keras.tasks.sources.source import Source
-from spade_keras.tasks.task import SPLITS, DataFacts, Samples
+from spade_keras.tasks.sources import Source
+from spade_keras.tasks.task import SPLITS, DataFacts, Samples, check_some_left
 
 _KERNEL_SIZE = 25
 _TRAINING_KERNELS, _TEST_KERNELS = 24, 4
@@ -35,13 +35,7 @@ class Photographs(Source):
         """Splits the photographs and makes low-resolution images of them."""
         settings = self.settings
         images, skipped = self._images()
-        if len(images) <= settings.validation_images + settings.test_images:
-            raise SpadeError(
-                "`data.validation_images` + `data.test_images` must be below the number of images "
-                f"({len(images)}), so that some are left to train on. Received: "
-                f"data.validation_images={settings.validation_images}, "
-                f"data.test_images={settings.test_images}"
-            )
+        check_some_left(settings, "images", len(images), f"images ({len(images)})")
         parts = data.random_split(
             len(images),
             validation=settings.validation_images,
@@ -63,7 +57,7 @@ class Photographs(Source):
     def scores(self, samples: Samples, outputs: np.ndarray) -> dict[str, Any]:
         """Returns PSNR, SSIM and NMSE of the luma, a border of the scale left out."""
         return evaluate(
-            [*np.asarray(samples.truth)],
+            [*np.asarray(samples.targets)],
             [*outputs],
             convention="sr_y",
             border=self.settings.scale,
@@ -115,12 +109,13 @@ class Photographs(Source):
                 noise_std=(0.0, settings.noise_std),
                 seed=seed,
             )
-        given = settings.kernels is not None and split == "test"
+        if settings.kernels is not None and split == "test":
+            kernels = data.load_kernels(Path(settings.kernels).expanduser())
+        else:
+            kernels = _made_kernels(_TEST_KERNELS, min(_KERNEL_SIZE, settings.image_size), seed)
         return data.simulate_super_resolution(
             np.stack([self._center(name, image) for name, image in images.items()]),
-            data.load_kernels(Path(settings.kernels).expanduser())
-            if given
-            else _made_kernels(_TEST_KERNELS, min(_KERNEL_SIZE, settings.image_size), seed),
+            kernels,
             settings.scale,
             noise_std=settings.noise_std,
             every_kernel=True,

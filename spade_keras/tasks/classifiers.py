@@ -1,9 +1,10 @@
-"""Networks to transfer: small VGG-like and ResNet-like ones, those of ImageNet, and new heads."""
+"""Classifiers: small ones, those of ImageNet or of a file; and new heads."""
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,45 +41,61 @@ def make_network(
         filters: Width of the stem and of every stage; None: those of `FILTERS`.
         classes: Number of classes.
 
-    Input shape:
-        `(batch, height, width, channels)`.
-
     Output shape:
         `(batch, classes)`: probabilities.
-
-    Raises:
-        ValueError: If the picture is too small for that number of stages.
 
     Example:
         >>> make_network("vgg", (16, 16, 1), [4, 8]).output_shape
         (None, 5)
     """
-    filters = tuple(filters or FILTERS[kind])
-    if min(input_shape[:2]) < 2 ** (len(filters) - 1):
+    stage, head = TRANSFER_NETWORKS[kind], {"activation": "softmax", "name": "head"}
+    return _classifier(input_shape, classes, filters or FILTERS[kind], stage, head)
+
+
+def convolutional(
+    input_shape: Sequence[int],
+    classes: int,
+    *,
+    filters: Sequence[int] = (32, 64, 64),
+    kernel_size: int = 3,
+) -> keras.Model:
+    """Makes the network "vgg" for kernels of any size, with logits; `filters` as in `make_network`.
+
+    Example:
+        >>> convolutional((16, 16, 1), 10, filters=[8, 8]).output_shape
+        (None, 10)
+    """
+    stage = functools.partial(pooled, kernel_size=kernel_size)
+    return _classifier(input_shape, classes, filters, stage, {"name": "logits"}, kernel_size)
+
+
+def _classifier(
+    input_shape: Sequence[int],
+    classes: int,
+    filters: Sequence[int],
+    stage: Callable[[Any, int, str], Any],
+    head: dict[str, Any],
+    kernel_size: int = 3,
+) -> keras.Model:
+    height, width = map(int, input_shape[:2])
+    most = min(height, width).bit_length()
+    if len(filters) > most:
         raise ValueError(
-            f"`filters` must have at most {int(min(input_shape[:2])).bit_length()} widths for "
-            f"pictures of {input_shape[0]} x {input_shape[1]} pixels, which all but the first "
-            f"halve. Received: filters={list(filters)}"
+            f"`filters` must have at most {most} widths for pictures of {height} x {width} pixels, "
+            f"which all but the first halve. Received: filters={list(filters)}"
         )
     x = inputs = keras.Input(tuple(input_shape))
-    x = _convolution(x, filters[0], "stem")
+    x = _convolution(x, filters[0], "stem", kernel_size=kernel_size)
     for index, width in enumerate(filters[1:]):
-        x = TRANSFER_NETWORKS[kind](x, width, f"block{index}")
+        x = stage(x, width, f"block{index}")
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
-    return keras.Model(inputs, keras.layers.Dense(classes, activation="softmax", name="head")(x))
+    return keras.Model(inputs, keras.layers.Dense(classes, **head)(x))
 
 
 def make_network_of_size(
     kind: str, input_shape: Sequence[int], parameters: int, *, classes: int = 5
 ) -> keras.Model:
-    """Makes the narrowest network of a kind, in its proportions, with at least `parameters`.
-
-    Args:
-        kind: A name in `TRANSFER_NETWORKS`.
-        input_shape: `(height, width, channels)`.
-        parameters: Fewest parameters.
-        classes: Number of classes.
-    """
+    """Makes the narrowest network of a kind, in its proportions, with at least `parameters`."""
 
     def scaled(factor: float) -> keras.Model:
         filters = [math.ceil(factor * width) for width in FILTERS[kind]]
@@ -102,9 +119,6 @@ def imagenet_network(kind: str, input_shape: Sequence[int]) -> keras.Model:
     Args:
         kind: A key of `IMAGENET_NETWORKS`.
         input_shape: `(height, width, 3)`, height and width at least 32.
-
-    Raises:
-        SpadeError: If there is neither a file of the weights nor a network connection.
     """
     make = getattr(keras.applications, IMAGENET_NETWORKS[kind])
     try:
@@ -121,6 +135,21 @@ def imagenet_network(kind: str, input_shape: Sequence[int]) -> keras.Model:
     return keras.Model(body.input, head(body.output), name=body.name)
 
 
+def load_classifier(path: str | Path, sample: np.ndarray) -> tuple[keras.Model, tuple[int, ...]]:
+    """Loads `network.path`, checks that it takes a sample, returns it and its output's shape."""
+    try:
+        network = load_model(Path(path).expanduser())
+    except ValueError as error:
+        raise SpadeError(f"`network.path` cannot be read. {error}") from error
+    try:
+        return network, tuple(network(sample, training=False).shape)
+    except Exception as error:
+        raise SpadeError(
+            f"`network.path` must hold a classifier that takes the data, of shape "
+            f"{sample.shape[1:]} a sample. Received: network.path={path}, which fails: {error}"
+        ) from error
+
+
 def load_network(path: str | Path, sample: np.ndarray, classes: int) -> keras.Model:
     """Loads a classifier, and reports what is wrong with it before anything is trained.
 
@@ -128,22 +157,8 @@ def load_network(path: str | Path, sample: np.ndarray, classes: int) -> keras.Mo
         path: The `.keras` file; `network.path` of a recipe.
         sample: One input, with its batch axis.
         classes: Number of target classes.
-
-    Raises:
-        SpadeError: If it does not load, does not take the data, has no dense head, or has no other
-            layer that could be decomposed.
     """
-    try:
-        model = load_model(Path(path).expanduser())
-    except ValueError as error:
-        raise SpadeError(f"`network.path` cannot be read. {error}") from error
-    try:
-        model(sample, training=False)
-    except Exception as error:
-        raise SpadeError(
-            f"`network.path` must hold a classifier that takes the data, of shape "
-            f"{sample.shape[1:]} a sample. Received: network.path={path}, which fails: {error}"
-        ) from error
+    model, _ = load_classifier(path, sample)
     groups = find_rank_groups(replace_head(model, classes))
     if all(group.fixed is not None for group in groups[:-1]):
         reasons = {group.name: group.fixed for group in groups[:-1]}
@@ -155,23 +170,15 @@ def load_network(path: str | Path, sample: np.ndarray, classes: int) -> keras.Mo
 
 
 def replace_head(model: keras.Model, classes: int, *, seed: int = 0) -> keras.Model:
-    """Replaces a classifier's last dense layer by a new one with a softmax.
+    """Returns a copy whose last dense layer is a new one with a softmax.
 
     Args:
-        model: A Functional or Sequential model with one input and one output; it stays as it is.
+        model: A Functional or Sequential model with one input and one output.
         classes: Number of classes.
         seed: Seed of the new weights.
 
-    Returns:
-        A new model; the layers before the head have the old weights.
-
     Raises:
         SpadeError: If the output is not made by a dense layer, followed at most by an activation.
-
-    Example:
-        >>> layers = [keras.Input((4,)), keras.layers.Dense(3), keras.layers.Softmax()]
-        >>> replace_head(keras.Sequential(layers), 7).output_shape
-        (None, 7)
     """
     copy = copy_model(model)
     head = _find_head(copy)
@@ -200,18 +207,20 @@ def _find_head(model: keras.Model) -> keras.layers.Dense:
     )
 
 
-def _convolution(x: Any, width: int, name: str, *, strides: int = 1, relu: bool = True) -> Any:
-    layer = keras.layers.Conv2D(
-        width, 3, strides=strides, padding="same", use_bias=False, name=f"{name}_conv"
-    )
+def _convolution(
+    x: Any, width: int, name: str, *, kernel_size: int = 3, strides: int = 1, relu: bool = True
+) -> Any:
+    options: dict[str, Any] = {"padding": "same", "use_bias": False, "name": f"{name}_conv"}
+    layer = keras.layers.Conv2D(width, kernel_size, strides=strides, **options)
     # Its statistics must follow within the few steps that few samples give.
     x = keras.layers.BatchNormalization(momentum=0.9, name=f"{name}_norm")(layer(x))
     return keras.layers.ReLU(name=f"{name}_relu")(x) if relu else x
 
 
-def pooled(x: Any, width: int, name: str) -> Any:
+def pooled(x: Any, width: int, name: str, kernel_size: int = 3) -> Any:
     """A stage of "vgg": pooling and a convolution."""
-    return _convolution(keras.layers.MaxPooling2D(name=f"{name}_pool")(x), width, name)
+    x = keras.layers.MaxPooling2D(name=f"{name}_pool")(x)
+    return _convolution(x, width, name, kernel_size=kernel_size)
 
 
 def residual(x: Any, width: int, name: str) -> Any:
