@@ -182,10 +182,10 @@ PRESETS = Registry(
 PRIORS = Registry(
     "prior",
     {
-        "dncnn": "networks.priors.dncnn:dncnn",
-        "edsr": "networks.priors.edsr:edsr",
-        "res_unet": "networks.priors.res_unet:res_unet",
-        "unet": "networks.priors.unet:unet",
+        "dncnn": "networks.priors:dncnn",
+        "edsr": "networks.priors:edsr",
+        "res_unet": "networks.priors:res_unet",
+        "unet": "networks.priors:unet",
     },
 )
 """Denoisers as Functional models with per-layer `filters`."""
