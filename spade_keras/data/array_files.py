@@ -10,7 +10,7 @@ from spade_keras.data.fastmri import CoilMapFunction
 from spade_keras.data.multicoil import ifft2c, root_sum_of_squares, to_channels
 from spade_keras.data.reading import DataFile
 from spade_keras.data.slices import MeasuredSlices
-from spade_keras.errors import SpadeError, importing
+from spade_keras.errors import SpadeError, importing, require
 from spade_keras.files import read_npz
 
 AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
@@ -23,14 +23,11 @@ _KSPACE_REMEDY = "Write one with numpy.save(path, kspace)."
 def load_stack(
     path: str | Path, *, key: str | None = None, peak: float | None = None
 ) -> np.ndarray:
-    """Reads images from an `.npy` or `.npz` file.
+    """Reads images from an `.npy` or `.npz` file: `(images, height, width[, channels])`.
 
-    Args:
-        path: The file, with an array `(images, height, width)`, real or complex, or
-            `(images, height, width, channels)`, real.
-        key: The array of an `.npz` file; None: its only one.
-        peak: The largest magnitude to scale to; None: integers are divided by the largest their
-            type holds, floating-point numbers stay as they are.
+    `key` is the array of an `.npz` file, by default its only one. `peak` is the largest magnitude
+    to scale to; by default integers are divided by the largest their type holds, and floating-point
+    numbers stay as they are.
 
     Returns:
         float32 array `(images, height, width, channels)`; complex images have two channels.
@@ -59,25 +56,18 @@ def load_nifti(path: str | Path, *, slices: str = "axial", peak: float | None = 
     """Reads the slices of a NIfTI volume in one orientation, independent of the file's.
 
     The volume is turned to the nearest of the orientations right-anterior-superior: axis 0 goes to
-    the patient's right, axis 1 to the front, axis 2 to the top. Slices go along the named axis;
-    rows and columns are the other two, in that order, so that rows of axial slices go from left to
-    right and columns from back to front, as those of `load_brain_template`.
-
-    Args:
-        path: The file, `.nii` or `.nii.gz`.
-        slices: A key of `AXES`.
-        peak: The largest magnitude to scale to; None: values as stored.
+    the patient's right, axis 1 to the front, axis 2 to the top. `slices`, a key of `AXES`, go along
+    the named axis; rows and columns are the other two, in that order, as in `load_brain_template`.
+    `peak` is the largest magnitude to scale to; None: values as stored.
 
     Returns:
         float32 array `(slices, height, width)`.
 
     Raises:
         BadFileError: If the file holds no three-dimensional volume.
-        ValueError: If `slices` is unknown.
         MissingExtraError: If nibabel is not installed.
     """
-    if slices not in AXES:
-        raise ValueError(f"`slices` must be one of {sorted(AXES)}. Received: slices={slices!r}")
+    require(slices in AXES, f"`slices` must be one of {sorted(AXES)}.", slices=slices)
     with importing("nibabel", "recipes"):
         import nibabel
 
@@ -97,14 +87,11 @@ def load_nifti(path: str | Path, *, slices: str = "axial", peak: float | None = 
 def load_kspace(path: str | Path, *, coil_maps: CoilMapFunction | None = None) -> MeasuredSlices:
     """Reads measured k-space, without true images; points that are 0 in all coils are unsampled.
 
-    k-space must be centered, as in `operators.CartesianMRI`. It is divided by the maximum of the
-    zero-filled magnitude image over all slices, so that images are about [0, 1].
-
-    Args:
-        path: An `.npy` file, or an `.npz` file of one array: complex, of shape
-            `(coils, height, width)` or `(slices, coils, height, width)`.
-        coil_maps: Estimates coil maps from k-space and mask, such as `espirit_maps`; adds the
-            input `sensitivities`.
+    It is an `.npy` file, or an `.npz` file of one array: complex, of shape `(coils, height, width)`
+    or `(slices, coils, height, width)`, and centered, as in `operators.CartesianMRI`. It is divided
+    by the maximum of the zero-filled magnitude image over all slices, so that images are about
+    [0, 1]. `coil_maps` estimates coil maps from k-space and mask, such as `espirit_maps`, and adds
+    the input `sensitivities`.
 
     Returns:
         `MeasuredSlices`: inputs `measurements` and `sensitivities`
@@ -138,8 +125,7 @@ def load_kspace(path: str | Path, *, coil_maps: CoilMapFunction | None = None) -
 def load_labeled_arrays(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """Reads samples with a class each: the arrays `x` and `y` of an `.npz` file.
 
-    Args:
-        path: The file. `x` holds the samples on its first axis, `y` their classes 0, 1, 2, ...
+    `x` holds the samples on its first axis, `y` their classes 0, 1, 2, ...
 
     Returns:
         float32 samples and int32 classes.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +36,8 @@ def espirit_maps(
         threshold: Singular values of the calibration matrix below this fraction of the largest
             count as noise.
         crop: Maps are 0 where the eigenvalue is not above it: outside of the object.
-        cache_folder: Cache of maps, by a hash of the data and of these parameters; None: no
-            cache. Computing maps takes seconds per slice.
+        cache_folder: Keeps maps by a hash of the data and of these parameters, since computing them
+            takes seconds per slice; None: no cache.
 
     Returns:
         complex64 array `(coils, height, width)`; the sum of squares over coils is 1 in the
@@ -76,13 +77,12 @@ def espirit_maps(
 def calibration_side(sampled: np.ndarray) -> int:
     """Returns the side of the largest fully sampled square around the zero frequency."""
     height, width = sampled.shape
-    side = 0
-    while side < min(height, width):
-        top, left = height // 2 - (side + 1) // 2, width // 2 - (side + 1) // 2
-        if not sampled[top : top + side + 1, left : left + side + 1].all():
-            break
-        side += 1
-    return side
+
+    def full(side: int) -> bool:
+        top, left = height // 2 - side // 2, width // 2 - side // 2
+        return bool(sampled[top : top + side, left : left + side].all())
+
+    return len(list(takewhile(full, range(1, min(sampled.shape) + 1))))
 
 
 def _calibrate(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import threading
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,12 +25,9 @@ NAMESPACE = "http://www.ismrm.org/ISMRMRD"
 class FastMRIHeader:
     """Sizes in samples; x is the readout (rows of k-space), y the phase encoding (columns).
 
-    Attributes:
-        encoded: Size `(x, y)` of the encoded field of view.
-        recon: Size `(x, y)` of the reconstructed image.
-        first: First phase-encoding step that was acquired.
-        last: Last one.
-        center: The one through the center of k-space.
+    `encoded` and `recon` are the sizes `(x, y)` of the encoded field of view and of the image;
+    `first` and `last` the phase-encoding steps that were acquired, `center` the one through the
+    center of k-space.
     """
 
     encoded: tuple[int, int]
@@ -84,7 +79,6 @@ class FastMRIVolume:
     """One file.
 
     Attributes:
-        file: Its path.
         shape: Of `kspace`: `(slices, coils, height, width)` or `(slices, height, width)`.
         recon_shape: `(height, width)` of the stored images; without any, of the header.
         acquired: First acquired column, and the one after the last; the others hold zeros.
@@ -102,11 +96,6 @@ class FastMRIVolume:
     attributes: dict[str, Any]
 
     @property
-    def slices(self) -> int:
-        """Number of slices."""
-        return self.shape[0]
-
-    @property
     def coils(self) -> int | None:
         """Number of coils; None for a single-coil file."""
         return self.shape[1] if len(self.shape) == 4 else None
@@ -120,55 +109,25 @@ class FastMRIVolume:
 def inspect_volume(file: Path, *, with_target: bool, check_values: bool) -> FastMRIVolume:
     """Checks the layout of a file, and with `check_values` every number for NaN.
 
-    Raises:
-        BadFileError: If something is missing or wrong; stored images, with `with_target` alone.
+    Stored images must be there `with_target`; without, they may be missing.
     """
     source = DataFile(file, REMEDY)
     with source.reading("content", "a whole HDF5 file"), h5py.File(file, "r") as opened:
         volume = _inspect(source, opened, with_target)
         for key in filter(None, ("kspace", volume.target_key)) if check_values else ():
-            for index in range(volume.slices):
+            for index in range(volume.shape[0]):
                 source.check_finite(key, opened[key][index])
     return volume
 
 
-class FastMRIReader:
-    """Reads slices, keeping one file open per thread and process.
-
-    An open file is neither pickled nor used after a fork: every process opens its own. All are
-    closed with the reader, or with their thread.
-    """
-
-    def __init__(self) -> None:
-        self._open = threading.local()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__()  # type: ignore[misc]
-
-    def read(self, file: Path, key: str, index: int) -> np.ndarray:
-        """Reads a slice of a data set; raises `BadFileError` if that fails or it holds NaN."""
-        source = DataFile(file, REMEDY)
-        with source.reading(key, f"readable at slice {index}"):
-            values = self._file(file)[key][index]
-        source.check_finite(key, values)
-        return values
-
-    def close(self) -> None:
-        """Closes the file that this thread has open."""
-        process, _ = getattr(self._open, "state", (None, None))
-        if process == os.getpid():
-            self._open.file.close()
-        vars(self._open).clear()
-
-    def _file(self, file: Path) -> h5py.File:
-        state = (os.getpid(), file)
-        if getattr(self._open, "state", None) != state:
-            self.close()
-            self._open.file, self._open.state = h5py.File(file, "r"), state
-        return self._open.file
+def read_slice(file: Path, key: str, index: int) -> np.ndarray:
+    """Reads a slice of a data set; raises `BadFileError` if that fails or it holds NaN."""
+    # Opening adds 0.1 ms to the 9 ms that a slice of 15 coils takes: no file is kept open.
+    source = DataFile(file, REMEDY)
+    with source.reading(key, f"readable at slice {index}"), h5py.File(file, "r") as opened:
+        values = opened[key][index]
+    source.check_finite(key, values)
+    return values
 
 
 def _inspect(file: DataFile, opened: h5py.File, with_target: bool) -> FastMRIVolume:

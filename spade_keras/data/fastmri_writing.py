@@ -17,6 +17,7 @@ from spade_keras.data.multicoil import (
     root_sum_of_squares,
     smooth_phase,
 )
+from spade_keras.errors import require
 from spade_keras.files import write_atomic
 
 
@@ -25,7 +26,7 @@ class FastMRILayout:
     """The acquisition of a simulated volume.
 
     Attributes:
-        coils: Number of receiver coils; None writes a single-coil file.
+        coils: Receiver coils; None writes a single-coil file.
         width: Columns of k-space, at least those of the images; None: 1/8 more than the images.
         padding: Columns on either side of k-space that are not acquired, but padded with zeros.
         noise_std: Standard deviation of real and imaginary part of the noise in every sample of
@@ -65,12 +66,9 @@ def write_fastmri_like(
         patient_id: Identifies the patient; None: the name of the file.
         seed: Seed of phases, coils and noise.
 
-    Raises:
-        ValueError: If the shapes do not fit together.
-
     Example:
-        >>> import tempfile, pathlib
-        >>> file = pathlib.Path(tempfile.mkdtemp()) / "volume.h5"
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "volume.h5"
         >>> write_fastmri_like(file, np.ones((2, 16, 16)))
         >>> with h5py.File(file) as opened:
         ...     opened["kspace"].shape, opened["reconstruction_rss"].shape
@@ -78,23 +76,16 @@ def write_fastmri_like(
     """
     layout = layout or FastMRILayout()
     path = Path(path)
-    if images.ndim != 3:
-        raise ValueError(
-            f"`images` must have the shape (slices, height, width). Received: shape {images.shape}"
-        )
+    rule = "`images` must have the shape (slices, height, width)."
+    require(images.ndim == 3, rule, shape=images.shape)
     _, height, width = images.shape
     full = layout.width or width + width // 8
     left, right = layout.padding
-    if full < width or min(layout.padding) < 0 or left + right >= full:
-        raise ValueError(
-            f"`layout` must have at least the {width} columns of the images, and padding that "
-            f"leaves some of them. Received: layout={layout}"
-        )
-    if mask is not None and np.shape(mask) != (full,):
-        raise ValueError(
-            f"`mask` must have the shape ({full},), the columns of k-space. "
-            f"Received: shape {np.shape(mask)}"
-        )
+    fits = full >= width and min(layout.padding) >= 0 and left + right < full
+    rule = f"`layout` must have at least the {width} columns of the images, and padding that leaves"
+    require(fits, rule + " some of them.", layout=layout)
+    rule = f"`mask` must have the shape ({full},), the columns of k-space."
+    require(mask is None or np.shape(mask) == (full,), rule, shape=np.shape(mask))
     acquired = np.zeros(full, bool)
     acquired[left : full - right] = True
     kspace = _acquire(center_crop(images, 2 * height, full), layout, seed) * acquired

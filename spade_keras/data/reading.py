@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from spade_keras.errors import BadFileError, SpadeError
+from spade_keras.errors import BadFileError, SpadeError, require
 from spade_keras.files import read_npz
 
 _T = TypeVar("_T")
@@ -72,8 +72,7 @@ class LazyArray:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """Reads everything."""
-        if copy is False:
-            raise ValueError("A lazy array cannot be taken without a copy. Received: copy=False")
+        require(copy is not False, "A lazy array cannot be taken without a copy.", copy=copy)
         return self[:].astype(self.dtype if dtype is None else dtype, copy=False)
 
     def __repr__(self) -> str:
@@ -84,11 +83,8 @@ class LazyArray:
         if not entries:
             return np.zeros((0, *(size or 0 for size in self.shape[1:])), self.dtype)
         shapes = {entry.shape for entry in entries}
-        if len(shapes) > 1:
-            raise ValueError(
-                "Entries of different shapes do not fit into one batch. Crop the data to one shape "
-                f"or use batch_size=1. Received: shapes {sorted(shapes)}"
-            )
+        rule = "Entries of different shapes do not fit into one batch. Crop the data to one shape "
+        require(len(shapes) == 1, rule + "or use batch_size=1.", shapes=sorted(shapes))
         return np.stack(entries)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from scipy import io, ndimage
 from spade_keras.backend.batches import batches
 from spade_keras.data.reading import DataFile
 from spade_keras.data.slices import MeasuredSlices
+from spade_keras.errors import require
 from spade_keras.operators.downsampling import Downsampling
 
 _BATCH = 16
@@ -23,16 +25,8 @@ def gaussian_kernel(
 
     k(p) = c exp(-p^T R diag(std^2)^-1 R^T p / 2), p counted from the pixel at size // 2.
 
-    Args:
-        std: Standard deviation in pixels, or those along both principal axes.
-        angle_degrees: Between the columns' direction and the first principal axis.
-        size: Side of the kernel.
-
-    Returns:
-        float32 array `(size, size)`.
-
-    Raises:
-        ValueError: If `std` or `size` is not positive.
+    `std` is in pixels, or a pair of those along both principal axes; `angle_degrees` lies between
+    the columns' direction and the first principal axis. Returns a float32 array `(size, size)`.
 
     Example:
         >>> kernel = gaussian_kernel((4.0, 1.0), 30, size=15)
@@ -40,10 +34,8 @@ def gaussian_kernel(
         ((15, 15), 1.0)
     """
     first, second = (std, std) if isinstance(std, int | float) else std
-    if min(first, second) <= 0 or size < 1:
-        raise ValueError(
-            f"`std` must be positive and `size` at least 1. Received: std={std}, size={size}"
-        )
+    rule = "`std` must be positive and `size` at least 1."
+    require(min(first, second) > 0 and size >= 1, rule, std=std, size=size)
     y, x = np.mgrid[:size, :size] - size // 2
     angle = np.deg2rad(angle_degrees)
     along = x * np.cos(angle) + y * np.sin(angle)
@@ -55,19 +47,8 @@ def gaussian_kernel(
 def motion_kernel(seed: int = 0, *, length: float = 20.0, size: int = 25) -> np.ndarray:
     """The path of a shaken camera, drawn at random, scaled to sum 1.
 
-    The velocity is a random walk with friction; the path is centered, shrunk if it would not fit,
-    and smoothed by half a pixel.
-
-    Args:
-        seed: Seed of the path.
-        length: Length of the path in pixels.
-        size: Side of the kernel.
-
-    Returns:
-        float32 array `(size, size)`.
-
-    Raises:
-        ValueError: If `length` is negative or `size` below 5.
+    The velocity is a random walk with friction; the path, of `length` pixels, is centered, shrunk
+    if it would not fit, and smoothed by half a pixel. Returns a float32 array `(size, size)`.
 
     Example:
         >>> kernel = motion_kernel(3)
@@ -78,19 +59,13 @@ def motion_kernel(seed: int = 0, *, length: float = 20.0, size: int = 25) -> np.
         After Boracchi and Foi, "Modeling the performance of image restoration from motion blur",
         2012, in a simpler form.
     """
-    if length < 0 or size < 5:
-        raise ValueError(
-            "`length` must be at least 0 and `size` at least 5. "
-            f"Received: length={length}, size={size}"
-        )
+    rule = "`length` must be at least 0 and `size` at least 5."
+    require(length >= 0 and size >= 5, rule, length=length, size=size)
     rng = np.random.default_rng(seed)
-    steps = 512
     direction = np.exp(2j * np.pi * rng.uniform())
-    velocity = np.empty(steps, complex)
-    for step in range(steps):
-        shake = 0.1 * (rng.standard_normal() + 1j * rng.standard_normal())
-        direction = 0.98 * direction + shake
-        velocity[step] = direction
+    shakes = 0.1 * rng.standard_normal((512, 2)) @ np.array([1, 1j])
+    steps = accumulate(shakes, lambda velocity, shake: 0.98 * velocity + shake, initial=direction)
+    velocity = np.array(list(steps)[1:])
     path = np.cumsum(velocity) * (length / np.abs(velocity).sum())
     path -= (path.real.max() + path.real.min() + 1j * (path.imag.max() + path.imag.min())) / 2
     # Two pixels of margin hold the smoothing.
@@ -170,30 +145,22 @@ def simulate_super_resolution(
         `(images, kernel height, kernel width)` and `noise_level` `(images, 1, 1, 1)`, the standard
         deviation of the noise; targets are the images.
 
-    Raises:
-        ValueError: If a shape or an argument is out of its range.
-
     Reference:
         Zhang et al., "Deep unfolding network for image super-resolution", 2020.
     """
     lowest, highest = noise_std if isinstance(noise_std, tuple) else (noise_std, noise_std)
-    if images.ndim != 4 or kernels.ndim != 3:
-        raise ValueError(
-            "`images` must have the shape (images, height, width, channels) and `kernels` "
-            "(kernels, height, width). "
-            f"Received: images of shape {images.shape}, kernels of shape {kernels.shape}"
-        )
-    if scale < 1 or not 0 <= lowest <= highest:
-        raise ValueError(
-            "`scale` must be at least 1 and `noise_std` at least 0, or a range. "
-            f"Received: scale={scale}, noise_std={noise_std}"
-        )
+    rule = (
+        "`images` must have the shape (images, height, width, channels) and `kernels` (kernels, "
+        "height, width)."
+    )
+    ranks = images.ndim == 4 and kernels.ndim == 3
+    require(ranks, rule, images_shape=images.shape, kernels_shape=kernels.shape)
+    rule = "`scale` must be at least 1 and `noise_std` at least 0, or a range."
+    require(scale >= 1 and 0 <= lowest <= highest, rule, scale=scale, noise_std=noise_std)
     targets = modcrop(np.asarray(images, "float32"), scale)
-    if 0 in targets.shape or min(targets.shape[1:3]) < max(kernels.shape[1:]):
-        raise ValueError(
-            f"`images` must be at least as large as the kernels, {kernels.shape[1:]}. "
-            f"Received: images of {targets.shape[1:3]} after cropping to multiples of {scale}"
-        )
+    fits = 0 not in targets.shape and min(targets.shape[1:3]) >= max(kernels.shape[1:])
+    rule = f"`images` must be at least as large as the kernels, {kernels.shape[1:]}."
+    require(fits, rule, size_cropped_to_multiples=targets.shape[1:3])
     rng = np.random.default_rng(seed)
     if every_kernel:
         chosen = np.tile(np.arange(len(kernels)), len(targets))
@@ -215,11 +182,7 @@ def simulate_super_resolution(
 
 
 def modcrop(images: np.ndarray, multiple: int) -> np.ndarray:
-    """Cuts rows and columns off the end, so that both sides are multiples of a number.
-
-    Args:
-        images: `(..., height, width, channels)`.
-        multiple: Such as the scale.
+    """Cuts rows and columns off the end of `(..., height, width, channels)` to a multiple.
 
     Example:
         >>> modcrop(np.zeros((7, 9, 3)), 4).shape

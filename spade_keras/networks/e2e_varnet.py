@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from spade_keras.errors import require
 from spade_keras.networks.norm_unet import NormUNet
 from spade_keras.networks.priors import unet
 from spade_keras.networks.reconstruction_network import ReconstructionNetwork, Shape
@@ -29,23 +30,16 @@ class E2EVarNet(ReconstructionNetwork):
 
     Args:
         operator: The forward model, with a centered unitary Fourier transform.
-        prior: The priors of the cascades; see `VarNet`.
-        iterations: Number of cascades; see `VarNet`.
+        prior, iterations, output: See `VarNet`.
         sensitivity: Functional model V from complex images to complex images. None: the
             published U-Net of 4 poolings and 8 channels.
-        output: "image" or "magnitude"; see `VarNet`.
-        **kwargs: Arguments of `keras.Model`, such as `name`.
 
     Input shape:
-        Dict with `measurements` `(batch, coils, height, width, 2)`, `mask` `(batch, 1 or height,
-        width)`, 1 where sampled, and optionally `acs_lines` `(batch,)`, integers. Coil maps are not
-        read.
+        Dict with `measurements` and `mask` as in `VarNet`, and optionally `acs_lines` `(batch,)`,
+        integers. Coil maps are not read.
 
     Output shape:
-        `(batch, height, width, 2)`, or `(batch, height, width, 1)` for magnitudes; float32.
-
-    Raises:
-        ValueError: If an argument does not fit.
+        That of `VarNet`.
 
     Example:
         >>> from spade_keras.networks import priors
@@ -68,11 +62,11 @@ class E2EVarNet(ReconstructionNetwork):
         output: str = "image",
         **kwargs: Any,
     ) -> None:
-        if getattr(operator, "fft", None) != "fastmri":
-            raise ValueError(
-                "`operator` must be a CartesianMRI with a centered unitary Fourier transform, such "
-                f"as CartesianMRI(). Received: operator={operator!r}"
-            )
+        rule = (
+            "`operator` must be a CartesianMRI with a centered unitary Fourier transform, such as "
+            "CartesianMRI()."
+        )
+        require(getattr(operator, "fft", None) == "fastmri", rule, operator=operator)
         varnet = VarNet(operator, prior, iterations, output=output, name="varnet")
         if sensitivity is None:
             sensitivity = unet(filters=(8, 16, 32, 64, 128), name=SENSITIVITY)
@@ -96,9 +90,7 @@ class E2EVarNet(ReconstructionNetwork):
         maps = self.estimate_sensitivities(inputs, training=training)
         return self.varnet({**inputs, "sensitivities": maps}, training=training)
 
-    def estimate_sensitivities(
-        self, inputs: Mapping[str, Any], training: bool | None = None
-    ) -> Any:
+    def estimate_sensitivities(self, inputs: Mapping[str, Any], training: Any = None) -> Any:
         """Returns the coil maps S, of the shape of `measurements`; sum_c |S_c|^2 = 1."""
         measured = ops.cast(inputs["measurements"], "float32")
         _, coils, height, width, _ = ops.shape(measured)
@@ -137,17 +129,13 @@ class E2EVarNet(ReconstructionNetwork):
 
 
 def autocalibration_window(mask: Any, acs_lines: Any = None) -> Any:
-    """Finds the fully sampled center of a mask.
+    """Finds the fully sampled center of a mask `(batch, 1 or height, width)`, not 0 if sampled.
 
     Along the width, with the zero frequency in column c = floor(width / 2), let l consecutive
     sampled columns end left of c and r start at c. The window has n = max(2 min(l, r), 1) columns
     from (width - n + 1) // 2 on: as in fastMRI, sampled lines that happen to touch the block on
     one side do not count. A mask with rows is read along its middle row and its middle column, and
-    the window is a rectangle.
-
-    Args:
-        mask: Tensor of shape `(batch, 1 or height, width)`, nonzero where sampled.
-        acs_lines: Known numbers of columns, one per sample; rows are then not limited.
+    the window is a rectangle. Where `acs_lines` gives the columns per sample, rows are not limited.
 
     Returns:
         float32 tensor, 1 inside the window and 0 outside: of shape `(batch, 1, width)`, or of the

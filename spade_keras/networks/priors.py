@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 
+from spade_keras.errors import require
 from spade_keras.registry import PRIORS
 
 __all__ = ["PRIORS", "dncnn", "edsr", "res_unet", "unet"]
@@ -83,25 +84,17 @@ def edsr(
     """
     widths = _checked(filters)
     trunk = max(widths) if trunk is None else trunk
-    if not _positive([trunk]):
-        raise ValueError(
-            "`trunk` must be a positive integer, the width that all blocks share. "
-            f"Received: trunk={trunk}"
-        )
+    rule = "`trunk` must be a positive integer, the width that all blocks share."
+    require(_positive([trunk]), rule, trunk=trunk)
 
-    def convolution(width: int, name: str) -> Any:
+    def convolution(width: int, name: str) -> keras.layers.Layer:
         return keras.layers.Conv2D(width, kernel_size, padding="same", name=name)
 
     image = keras.Input((None, None, channels), name="image")
     head = convolution(trunk, "head")(image)
     x = head
     for index, width in enumerate(widths):
-        y = convolution(width, f"block_{index}_conv_0")(x)
-        y = keras.layers.Activation(activation, name=f"block_{index}_{activation}")(y)
-        y = convolution(trunk, f"block_{index}_conv_1")(y)
-        if residual_scale != 1:
-            y = keras.layers.Rescaling(residual_scale, name=f"block_{index}_scale")(y)
-        x = keras.layers.Add(name=f"block_{index}")([x, y])
+        x = _residual(x, convolution, (width, trunk), activation, f"block_{index}", residual_scale)
     x = keras.layers.Add(name="long_skip")([head, convolution(trunk, "body_end")(x)])
     return keras.Model(image, convolution(channels, "tail")(x), name=name)
 
@@ -211,15 +204,12 @@ def res_unet(
     """
     levels = _checked_levels(filters, per_level=1 + 2 * blocks, last=1 + blocks)
 
-    def convolution(width: int, name: str) -> Any:
+    def convolution(width: int, name: str) -> keras.layers.Layer:
         return keras.layers.Conv2D(width, 3, padding="same", use_bias=False, name=name)
 
     def run(x: Any, trunk: int, inner: Sequence[int], name: str) -> Any:
         for index, width in enumerate(inner):
-            y = convolution(width, f"{name}_block_{index}_conv_0")(x)
-            y = keras.layers.Activation(activation, name=f"{name}_block_{index}_{activation}")(y)
-            y = convolution(trunk, f"{name}_block_{index}_conv_1")(y)
-            x = keras.layers.Add(name=f"{name}_block_{index}")([x, y])
+            x = _residual(x, convolution, (width, trunk), activation, f"{name}_block_{index}")
         return x
 
     image = keras.Input((None, None, channels + condition_channels), name="image")
@@ -240,13 +230,27 @@ def res_unet(
     return keras.Model(image, convolution(channels, "tail")(x), name=name)
 
 
+def _residual(
+    x: Any,
+    convolution: Callable[[int, str], keras.layers.Layer],
+    widths: tuple[int, int],
+    activation: str,
+    name: str,
+    scale: float = 1.0,
+) -> Any:
+    """X + scale C_2(a(C_1(x)))."""
+    y = convolution(widths[0], f"{name}_conv_0")(x)
+    y = keras.layers.Activation(activation, name=f"{name}_{activation}")(y)
+    y = convolution(widths[1], f"{name}_conv_1")(y)
+    if scale != 1:
+        y = keras.layers.Rescaling(scale, name=f"{name}_scale")(y)
+    return keras.layers.Add(name=name)([x, y])
+
+
 def _checked(filters: Sequence[int]) -> tuple[int, ...]:
     widths = tuple(filters)
-    if not widths or not _positive(widths):
-        raise ValueError(
-            "`filters` must hold at least one width, each a positive integer, such as [32, 32]. "
-            f"Received: filters={filters}"
-        )
+    rule = "`filters` must hold at least one width, each a positive integer, such as [32, 32]."
+    require(widths and _positive(widths), rule, filters=filters)
     return widths
 
 
@@ -259,13 +263,12 @@ def _checked_levels(
         tuple(entry) if isinstance(entry, Sequence) else (entry,) * count
         for entry, count in zip(filters, counts, strict=False)
     ]
-    sizes = [len(widths) for widths in levels]
-    if sizes != counts or not all(_positive(widths) for widths in levels):
-        raise ValueError(
-            "`filters` must hold one entry per level, at least one, each a positive integer, such "
-            f"as [16, 32, 64], or a list of {per_level} of them, in the last level of {last}. "
-            f"Received: filters={filters}"
-        )
+    rule = (
+        "`filters` must hold one entry per level, at least one, each a positive integer, such as "
+        f"[16, 32, 64], or a list of {per_level} of them, in the last level of {last}."
+    )
+    fits = [len(widths) for widths in levels] == counts
+    require(fits and all(_positive(widths) for widths in levels), rule, filters=filters)
     return levels
 
 

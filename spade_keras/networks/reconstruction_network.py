@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from spade_keras.errors import require
 from spade_keras.operators.linear_operator import restore_objects
 
 Shape = tuple[int | None, ...]
@@ -22,9 +23,6 @@ class ReconstructionNetwork(keras.Model):
     A subclass sets `operator`, `prior` and `iterations` and lists its other constructor arguments
     in `settings`, its scalar weights in `scalars`. That is enough to copy, shorten and save it.
     One with several priors overrides `priors`, `_arguments` and `prior_input_shapes`.
-
-    Args:
-        **kwargs: Arguments of `keras.Model`, such as `name`.
     """
 
     condition_channels: int = 0
@@ -52,14 +50,9 @@ class ReconstructionNetwork(keras.Model):
 
         Args:
             priors: The new priors, under the keys of `priors`.
-
-        Raises:
-            ValueError: If the keys differ from those of `priors`.
         """
-        if set(priors) != set(self.priors):
-            raise ValueError(
-                f"`priors` must have the keys {sorted(self.priors)}. Received: {sorted(priors)}"
-            )
+        rule = f"`priors` must have the keys {sorted(self.priors)}."
+        require(set(priors) == set(self.priors), rule, priors=sorted(priors))
         return self._copy(priors)
 
     def with_iterations(self, iterations: int) -> Any:
@@ -67,15 +60,9 @@ class ReconstructionNetwork(keras.Model):
 
         Args:
             iterations: From 1 to the present number.
-
-        Raises:
-            ValueError: If it is outside that range.
         """
-        if not 1 <= iterations <= self.iterations:
-            raise ValueError(
-                f"`iterations` must be from 1 to {self.iterations}. "
-                f"Received: iterations={iterations}"
-            )
+        rule = f"`iterations` must be from 1 to {self.iterations}."
+        require(1 <= iterations <= self.iterations, rule, iterations=iterations)
         return self._copy(self._copied_priors(iterations), iterations=iterations)
 
     def prior_input_shapes(self, inputs: Mapping[str, Any]) -> dict[str, list[Shape]]:
@@ -124,19 +111,10 @@ class ReconstructionNetwork(keras.Model):
             target.assign(values[: target.shape[0]] if values.ndim else values)
 
     def add_scalars(self, name: str, start: float, count: int | None = None) -> Any:
-        """Adds a trainable float32 number, or a vector of `count` numbers, that starts at `start`.
-
-        Args:
-            name: Name of the weight; list it in `scalars`.
-            start: Start value of every number.
-            count: Length of the vector; None for a single number.
-        """
-        return self.add_weight(
-            name=name,
-            shape=() if count is None else (count,),
-            initializer=keras.initializers.Constant(start),
-            dtype="float32",
-        )
+        """Adds a trainable float32 number, or a vector of `count` numbers; list it in `scalars`."""
+        shape = () if count is None else (count,)
+        initializer = keras.initializers.Constant(start)
+        return self.add_weight(name=name, shape=shape, initializer=initializer, dtype="float32")
 
     def get_config(self) -> dict[str, Any]:
         """Returns what `from_config` needs to make the network again, weights apart."""
@@ -159,5 +137,5 @@ def copy_prior(prior: keras.Model) -> keras.Model:
 def check_counts(**counts: int | None) -> None:
     """Raises a ValueError unless all arguments are positive integers."""
     for name, value in counts.items():
-        if type(value) is not int or value < 1:
-            raise ValueError(f"`{name}` must be an integer of at least 1. Received: {name}={value}")
+        rule = f"`{name}` must be an integer of at least 1."
+        require(type(value) is int and value >= 1, rule, **{name: value})

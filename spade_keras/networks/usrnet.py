@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from spade_keras.errors import require
 from spade_keras.networks.norm_unet import pad_below, padded_size, size_multiple
 from spade_keras.networks.reconstruction_network import ReconstructionNetwork, Shape, check_counts
 from spade_keras.operators import LinearOperator
@@ -23,8 +24,9 @@ class USRNet(ReconstructionNetwork):
         z_k = argmin_z ||A z - y||^2 + alpha_k ||z - x_{k-1}||^2,    x_k = D(z_k, beta_k)
 
     A blurs and keeps every s-th pixel. The iterations share the prior D, which sees the noise level
-    to remove as a constant map beta_k. A small network makes all alpha_k and beta_k from the noise
-    level of the data and the scale s, so one model serves many scales, kernels and noise levels.
+    to remove as a constant map beta_k. A small network, of two layers of `hidden` units, makes all
+    alpha_k and beta_k from the noise level of the data and the scale s, so one model serves many
+    scales, kernels and noise levels.
 
     The scale determines shapes. A network of one operator has one scale and starts from the
     measured image with every pixel repeated. A network of several takes the start `initial` as an
@@ -34,9 +36,6 @@ class USRNet(ReconstructionNetwork):
         operator: The forward model, with the attribute `scale`, the parameter `kernel` and the
             method `proximal`, such as `Downsampling(2)`; or several of different scales.
         prior: Functional model from an image and one more channel, the map of beta_k, to an image.
-        iterations: Number of iterations, at least 1.
-        hidden: Width of the two hidden layers that make the alpha_k and beta_k.
-        **kwargs: Arguments of `keras.Model`, such as `name`.
 
     Input shape:
         Dict with `measurements` `(batch, height / s, width / s, channels)`, `kernel` `(batch,
@@ -46,9 +45,6 @@ class USRNet(ReconstructionNetwork):
 
     Output shape:
         `(batch, height, width, channels)`, float32.
-
-    Raises:
-        ValueError: If an argument does not fit, or inputs have another scale.
 
     Reference:
         Zhang, Van Gool and Timofte, "Deep unfolding network for image super-resolution", 2020.
@@ -111,25 +107,23 @@ class USRNet(ReconstructionNetwork):
 
     def _start(self, y: Any, initial: Any) -> tuple[Any, Any]:
         if initial is None:
-            if self.operator is None:
-                raise ValueError(
-                    f"`initial` must be an input of a network with the scales {self.scales}: its "
-                    "size gives the scale of a batch. Give images of the wanted size, such as the "
-                    "measured ones with every pixel repeated, or use `with_scale(s)`. Received: "
-                    "no input 'initial'"
-                )
+            rule = (
+                f"`initial` must be an input of a network with the scales {self.scales}: its size "
+                "gives the scale of a batch. Give images of the wanted size, such as the measured "
+                "ones with every pixel repeated, or use `with_scale(s)`."
+            )
+            require(self.operator is not None, rule, initial=None)
             scale = self.scales[0]
             return ops.repeat(ops.repeat(y, scale, axis=1), scale, axis=2), scale
         x = ops.cast(initial, "float32")
         scale = ops.shape(x)[1] // ops.shape(y)[1]
         if isinstance(scale, int):
-            sizes = tuple(scale * size for size in y.shape[1:3])
-            if scale not in self.scales or tuple(x.shape[1:3]) != sizes:
-                raise ValueError(
-                    f"`initial` must be one of {self.scales} times as high and wide as "
-                    f"`measurements`. Received: initial of shape {tuple(x.shape)}, measurements of "
-                    f"shape {tuple(y.shape)}"
-                )
+            fits = tuple(x.shape[1:3]) == tuple(scale * size for size in y.shape[1:3])
+            rule = (
+                f"`initial` must be one of {self.scales} times as high and wide as `measurements`"
+            )
+            shapes = {"initial_shape": tuple(x.shape), "measurements_shape": tuple(y.shape)}
+            require(fits and scale in self.scales, f"{rule}.", **shapes)
         return x, scale
 
     def _hyperparameters(self, noise_level: Any, scale: Any) -> tuple[Any, Any]:
@@ -155,16 +149,8 @@ class USRNet(ReconstructionNetwork):
         return ops.reshape(z, ops.shape(x))
 
     def with_scale(self, scale: int) -> USRNet:
-        """Returns a new network of one of the scales, with copies of all weights.
-
-        Args:
-            scale: One of `scales`.
-
-        Raises:
-            ValueError: If it is none of them.
-        """
-        if scale not in self.scales:
-            raise ValueError(f"`scale` must be one of {self.scales}. Received: scale={scale}")
+        """Returns a new network of one of the `scales`, with copies of all weights."""
+        require(scale in self.scales, f"`scale` must be one of {self.scales}.", scale=scale)
         operator = self.operators[self.scales.index(scale)]
         return self._copy(self._copied_priors(self.iterations), operator=operator)
 
@@ -191,8 +177,9 @@ class USRNet(ReconstructionNetwork):
 def _check_operators(operators: Sequence[Any]) -> None:
     scales = [getattr(operator, "scale", None) for operator in operators]
     able = [hasattr(operator, "proximal") for operator in operators]
-    if not scales or None in scales or not all(able) or len(set(scales)) < len(scales):
-        raise ValueError(
-            "`operator` must be a Downsampling operator or several of different scales, such as "
-            f"[Downsampling(2), Downsampling(3)]. Received: operator={operators}"
-        )
+    different = scales and None not in scales and len(set(scales)) == len(scales)
+    rule = (
+        "`operator` must be a Downsampling operator or several of different scales, such as "
+        "[Downsampling(2), Downsampling(3)]."
+    )
+    require(different and all(able), rule, operator=operators)

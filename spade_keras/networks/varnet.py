@@ -8,10 +8,11 @@ from typing import Any
 import keras
 from keras import ops
 
+from spade_keras.backend import conjugate, to_complex, to_real
+from spade_keras.errors import require
 from spade_keras.networks.norm_unet import NormUNet
 from spade_keras.networks.reconstruction_network import ReconstructionNetwork, Shape, check_counts
 from spade_keras.operators import CartesianMRI, SingleCoilMRI
-from spade_keras.operators.complex_pair import conjugate_multiply, join, multiply, split
 
 OUTPUTS = ("image", "magnitude")
 # Keeps the gradient of a root finite at zero; far below the square of raw k-space values.
@@ -25,10 +26,7 @@ class VarNet(ReconstructionNetwork):
         k_0 = y,    k_{t+1} = k_t - lambda_t M (k_t - y) - F S U_t(S^H F^-1 k_t)
 
     Every cascade t has its own weight lambda_t and its own network U_t, called between
-    normalization and its inverse (`NormUNet`). The output is the image S^H F^-1 k, or the
-    root of the sum of squares over the coils of F^-1 k.
-
-    The iteration runs on the coil images c = F^-1 k:
+    normalization and its inverse (`NormUNet`). It runs on the coil images c = F^-1 k:
     `c - lambda F^-1 M F (c - F^-1 y) - S U(S^H c)`. That is equivalent, and a mask of whole
     columns then needs transforms along the width alone.
 
@@ -37,9 +35,8 @@ class VarNet(ReconstructionNetwork):
         prior: One Functional model per cascade, from complex images (2 channels) to complex
             images; or a single model, of which every cascade gets a copy with new weights.
         iterations: Number of cascades; where `prior` is a sequence, None or its length.
-        output: "image": complex, 2 channels; "magnitude": the root of the sum of squares, 1
-            channel, as in fastMRI's targets.
-        **kwargs: Arguments of `keras.Model`, such as `name`.
+        output: "image": S^H F^-1 k, complex; "magnitude": the root of the sum of squares over the
+            coils of F^-1 k, as in fastMRI's targets.
 
     Input shape:
         Dict with `measurements` `(batch, coils, height, width, 2)`, `mask` `(batch, 1 or height,
@@ -47,9 +44,6 @@ class VarNet(ReconstructionNetwork):
 
     Output shape:
         `(batch, height, width, 2)`, or `(batch, height, width, 1)` for magnitudes; float32.
-
-    Raises:
-        ValueError: If an argument does not fit.
 
     Example:
         >>> from spade_keras.networks import priors
@@ -74,13 +68,10 @@ class VarNet(ReconstructionNetwork):
         output: str = "image",
         **kwargs: Any,
     ) -> None:
-        if not isinstance(operator, CartesianMRI) or operator.fft not in ("fastmri", "modl"):
-            raise ValueError(
-                "`operator` must be a CartesianMRI with a unitary Fourier transform, such as "
-                f"CartesianMRI(). Received: operator={operator!r}"
-            )
-        if output not in OUTPUTS:
-            raise ValueError(f"`output` must be one of {OUTPUTS}. Received: output={output!r}")
+        unitary = isinstance(operator, CartesianMRI) and operator.fft in ("fastmri", "modl")
+        rule = "`operator` must be a CartesianMRI with a unitary Fourier transform, such as "
+        require(unitary, rule + "CartesianMRI().", operator=operator)
+        require(output in OUTPUTS, f"`output` must be one of {OUTPUTS}.", output=output)
         cascades = _one_per_cascade(prior, iterations)
         super().__init__(**kwargs)
         self.operator = operator
@@ -97,7 +88,7 @@ class VarNet(ReconstructionNetwork):
     def call(self, inputs: Mapping[str, Any], training: bool | None = None) -> Any:
         """Reconstructs an image batch from a dict of measurements, mask and coil maps."""
         parameters = self.operator.parameters(inputs)
-        maps = split(parameters["sensitivities"])
+        maps = to_complex(parameters["sensitivities"])
         measured = ops.cast(inputs["measurements"], "float32")
         _, coils, height, width, _ = ops.shape(measured)
         mask = ops.repeat(parameters["mask"], coils, axis=0)
@@ -108,14 +99,22 @@ class VarNet(ReconstructionNetwork):
         def unflatten(x: Any) -> Any:
             return ops.reshape(x, (-1, coils, height, width, 2))
 
+        def combine(coil_images: Any) -> Any:
+            """S^H c."""
+            return to_real(ops.sum(conjugate(maps) * to_complex(coil_images), axis=1))
+
+        def expand(image: Any) -> Any:
+            """S x."""
+            return to_real(maps * to_complex(image)[:, None])
+
         zero_filled = unflatten(self._transform.adjoint(flatten(measured), mask=mask))
         x = zero_filled
         for t, cascade in enumerate(self.cascades):
             sampled = unflatten(self._transform.normal(flatten(x), mask=mask))
-            denoised = cascade(_combine(maps, x), training=training)
-            x = x - self.data_weights[t] * (sampled - zero_filled) - _expand(maps, denoised)
+            denoised = cascade(combine(x), training=training)
+            x = x - self.data_weights[t] * (sampled - zero_filled) - expand(denoised)
         if self.output_kind == "image":
-            return _combine(maps, x)
+            return combine(x)
         power = ops.sum(x * x, axis=(1, 4))
         return ops.sqrt(power + SMALLEST_POWER)[..., None]
 
@@ -144,26 +143,11 @@ def _one_per_cascade(
         check_counts(iterations=iterations)
         return [keras.models.clone_model(prior) for _ in range(iterations or 0)]
     parts = list(prior)
-    if not parts or len({id(part) for part in parts}) < len(parts):
-        raise ValueError(
-            "`prior` must hold a model of its own for every cascade, since they share no weights; "
-            f"one model stands for copies of it. Received: prior={prior}"
-        )
-    if iterations not in (None, len(parts)):
-        raise ValueError(
-            f"`iterations` must be the number of priors, {len(parts)}, or be left out. "
-            f"Received: iterations={iterations}"
-        )
+    rule = (
+        "`prior` must hold a model of its own for every cascade, since they share no weights; "
+        "one model stands for copies of it."
+    )
+    require(parts and len({id(part) for part in parts}) == len(parts), rule, prior=prior)
+    rule = f"`iterations` must be the number of priors, {len(parts)}, or be left out."
+    require(iterations in (None, len(parts)), rule, iterations=iterations)
     return parts
-
-
-def _combine(maps: Any, coil_images: Any) -> Any:
-    """S^H c."""
-    real, imaginary = conjugate_multiply(maps, split(coil_images))
-    return join((ops.sum(real, axis=1), ops.sum(imaginary, axis=1)))
-
-
-def _expand(maps: Any, image: Any) -> Any:
-    """S x."""
-    real, imaginary = split(image)
-    return join(multiply(maps, (real[:, None], imaginary[:, None])))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -10,14 +10,14 @@ import numpy as np
 from keras import ops
 
 from spade_keras.backend import conjugate
-from spade_keras.operators.examples import elongated_kernels
+from spade_keras.errors import require
 from spade_keras.operators.fourier import (
     check_fits,
     image_from_spectrum,
     image_spectrum,
     transfer_function,
 )
-from spade_keras.operators.linear_operator import LinearOperator, Shape
+from spade_keras.operators.linear_operator import LinearOperator, Shape, Shapes
 
 _BOUNDARIES = ("circular", "reflect", "valid")
 
@@ -30,7 +30,6 @@ class Blur(LinearOperator):
         boundary: "circular": periodic, by FFT. "reflect": mirrored about the border pixels, which
             are not repeated, by convolution. "valid": keeps only pixels whose whole neighborhood
             is inside the image, by convolution.
-        **kwargs: Arguments of `keras.layers.Layer`, such as `name`.
 
     Input shape:
         `x`: `(batch, height, width, channels)`; all channels get the same blur.
@@ -38,9 +37,6 @@ class Blur(LinearOperator):
 
     Output shape:
         That of `x`; for "valid" smaller by `rows - 1` and `columns - 1`.
-
-    Raises:
-        ValueError: If `boundary` is unknown, or the kernel is larger than the image.
 
     Example:
         >>> import numpy as np
@@ -59,10 +55,8 @@ class Blur(LinearOperator):
     settings = ("boundary",)
 
     def __init__(self, boundary: str = "circular", **kwargs: Any) -> None:
-        if boundary not in _BOUNDARIES:
-            raise ValueError(
-                f"`boundary` must be one of {list(_BOUNDARIES)}. Received: boundary={boundary!r}"
-            )
+        rule = f"`boundary` must be one of {list(_BOUNDARIES)}."
+        require(boundary in _BOUNDARIES, rule, boundary=boundary)
         super().__init__(**kwargs)
         self.boundary = boundary
 
@@ -89,9 +83,7 @@ class Blur(LinearOperator):
                 x = _fold(x, axis, before, after)
         return x
 
-    def measurement_shape(
-        self, x_shape: Shape, parameter_shapes: Mapping[str, Shape]
-    ) -> tuple[int | None, ...]:
+    def measurement_shape(self, x_shape: Shape, parameter_shapes: Shapes) -> Shape:
         """Returns the image's shape, for "valid" without the border."""
         if self.boundary != "valid":
             return tuple(x_shape)
@@ -106,6 +98,17 @@ class Blur(LinearOperator):
     def example_parameters(self, x_shape: Sequence[int], seed: int = 0) -> dict[str, np.ndarray]:
         """Makes elongated Gaussian kernels of 7 x 7 pixels, one per sample."""
         return {"kernel": elongated_kernels(x_shape[0], 7, seed)}
+
+
+def elongated_kernels(batch: int, size: int, seed: int = 0) -> np.ndarray:
+    """Gaussian kernels `(batch, size, size)` of sum 1, 1.5-2.5 pixels along and 0.5-0.8 across."""
+    rng = np.random.default_rng(seed)
+    row, column = np.mgrid[:size, :size] - size // 2
+    angle = rng.uniform(0, np.pi, (batch, 1, 1))
+    along = (np.cos(angle) * row + np.sin(angle) * column) / rng.uniform(1.5, 2.5, (batch, 1, 1))
+    across = (np.cos(angle) * column - np.sin(angle) * row) / rng.uniform(0.5, 0.8, (batch, 1, 1))
+    kernels = np.exp(-0.5 * (along**2 + across**2))
+    return (kernels / kernels.sum(axis=(1, 2), keepdims=True)).astype("float32")
 
 
 def _filter(x: Any, kernel: Any, *, adjoint: bool) -> Any:

@@ -10,17 +10,18 @@ import keras
 import numpy as np
 from keras import ops
 
+from spade_keras.errors import require
 from spade_keras.operators.equivariance import TRANSFORMS
-from spade_keras.operators.linear_operator import LinearOperator, Shape, check_operator
+from spade_keras.operators.linear_operator import (
+    LinearOperator,
+    Shape,
+    Shapes,
+    check_operator,
+)
 
 
 class _Members(LinearOperator):
-    """Operators whose parameters have names of their own.
-
-    A name that a single member has stays as it is. A name that several have gets the member's
-    position, counted from 0: two blurs take `kernel_0` and `kernel_1`. A name in `shared` stays as
-    it is, and all members that have it get the same tensor.
-    """
+    """Operators whose parameters have names of their own; see `Composition`."""
 
     settings = ("operators", "shared")
 
@@ -76,10 +77,6 @@ class Composition(_Members):
     Args:
         operators: The members; the first is applied to the image.
         shared: Names of parameters for which all members get the same tensor.
-        **kwargs: Arguments of `keras.layers.Layer`, such as `name`.
-
-    Raises:
-        ValueError: If there is no member, or two parameters would have the same name.
 
     Example:
         >>> from spade_keras.operators import Blur, Inpainting
@@ -109,9 +106,7 @@ class Composition(_Members):
             x = member.adjoint(x, **values)
         return x
 
-    def measurement_shape(
-        self, x_shape: Shape, parameter_shapes: Mapping[str, Shape]
-    ) -> tuple[int | None, ...]:
+    def measurement_shape(self, x_shape: Shape, parameter_shapes: Shapes) -> Shape:
         """Returns the shape of the last member's measurements."""
         shape = tuple(x_shape)
         for member, values in self._members(parameter_shapes):
@@ -131,20 +126,10 @@ class Composition(_Members):
 class Stacking(_Members):
     """y = (A_1 x, ..., A_n x): measurements of equal shape, stacked behind the batch axis.
 
-    Parameters are named as in `Composition`: numbered by position where several members have them,
-    unless shared.
-
-    Args:
-        operators: The members.
-        shared: Names of parameters for which all members get the same tensor.
-        **kwargs: Arguments of `keras.layers.Layer`, such as `name`.
+    Arguments and names of parameters are those of `Composition`.
 
     Output shape:
         `(batch, n, ...)` with the members' output shape `(batch, ...)`.
-
-    Raises:
-        ValueError: If there is no member, two parameters would have the same name, or the
-            measurements differ in shape.
 
     Example:
         >>> from spade_keras.operators import CartesianMRI
@@ -168,9 +153,7 @@ class Stacking(_Members):
         """Returns the sum of the members' A_i^H A_i x."""
         return sum(member.normal(x, **values) for member, values in self._members(parameters))
 
-    def measurement_shape(
-        self, x_shape: Shape, parameter_shapes: Mapping[str, Shape]
-    ) -> tuple[int | None, ...]:
+    def measurement_shape(self, x_shape: Shape, parameter_shapes: Shapes) -> Shape:
         """Returns `(batch, n, ...)`."""
         members = self._members(parameter_shapes)
         shapes = [member.measurement_shape(x_shape, values) for member, values in members]
@@ -183,13 +166,7 @@ class Stacking(_Members):
 class Scaling(LinearOperator):
     """y = factor A x, for data in other units or an operator that should have norm 1.
 
-    Args:
-        operator: The operator A, whose parameters it takes.
-        factor: A finite real number.
-        **kwargs: Arguments of `keras.layers.Layer`, such as `name`.
-
-    Raises:
-        ValueError: If `operator` is no LinearOperator or `factor` not a finite number.
+    It takes the parameters of the operator A; `factor` is a finite real number.
 
     Example:
         >>> import numpy as np
@@ -202,8 +179,8 @@ class Scaling(LinearOperator):
 
     def __init__(self, operator: LinearOperator, factor: float, **kwargs: Any) -> None:
         check_operator(operator)
-        if not isinstance(factor, (int, float)) or not math.isfinite(factor):
-            raise ValueError(f"`factor` must be a finite number. Received: factor={factor}")
+        finite = isinstance(factor, (int, float)) and math.isfinite(factor)
+        require(finite, "`factor` must be a finite number.", factor=factor)
         super().__init__(**kwargs)
         self.operator = operator
         self.factor = float(factor)
@@ -223,9 +200,7 @@ class Scaling(LinearOperator):
         """Returns factor^2 A^H A x."""
         return self.factor**2 * self.operator.normal(x, **parameters)
 
-    def measurement_shape(
-        self, x_shape: Shape, parameter_shapes: Mapping[str, Shape]
-    ) -> tuple[int | None, ...]:
+    def measurement_shape(self, x_shape: Shape, parameter_shapes: Shapes) -> Shape:
         """Returns that of the operator's measurements."""
         return self.operator.measurement_shape(x_shape, parameter_shapes)
 
@@ -250,32 +225,28 @@ def _outer_names(
     given = [new for own in names for old, new in own.items() if old not in shared]
     # A numbered name may be one that a nested combination or a shared parameter has already.
     twice = sorted({name for name in given if given.count(name) > 1 or name in shared})
-    if twice:
-        raise ValueError(
-            "Two parameters of the operators would have the same name. Compose all members in "
-            f"one list instead of nesting them, or share the parameter. Received: {twice}"
-        )
+    rule = (
+        "Two parameters of the operators would have the same name. Compose all members in one list "
+        "instead of nesting them, or share the parameter."
+    )
+    require(not twice, rule, names=twice)
     return names
 
 
 def _check_members(operators: Sequence[LinearOperator], shared: Sequence[str]) -> None:
-    if not operators or not all(isinstance(member, LinearOperator) for member in operators):
-        raise ValueError(
-            f"`operators` must be one or more LinearOperators. Received: operators={operators}"
-        )
+    known = operators and all(isinstance(member, LinearOperator) for member in operators)
+    require(known, "`operators` must be one or more LinearOperators.", operators=operators)
     held = {name for member in operators for name in member.parameter_names}
-    if not held.issuperset(shared):
-        raise ValueError(
-            f"`shared` must name parameters of the operators, which are {sorted(held)}. "
-            f"Received: shared={list(shared)}"
-        )
+    rule = f"`shared` must name parameters of the operators, which are {sorted(held)}."
+    require(held.issuperset(shared), rule, shared=list(shared))
 
 
 def _check_alike(shapes: Sequence[Shape]) -> None:
     ranks = {len(shape) for shape in shapes}
-    axes = zip(*shapes, strict=False)
-    if len(ranks) > 1 or any(len({size for size in axis if size is not None}) > 1 for axis in axes):
-        raise ValueError(
-            "The measurements of stacked operators must have one shape; give the network an input "
-            f"for each of them instead. Received: shapes={[tuple(shape) for shape in shapes]}"
-        )
+    sizes = [{size for size in axis if size is not None} for axis in zip(*shapes, strict=False)]
+    rule = (
+        "The measurements of stacked operators must have one shape; give the network an input for "
+        "each of them instead."
+    )
+    alike = len(ranks) == 1 and all(len(axis) <= 1 for axis in sizes)
+    require(alike, rule, shapes=[tuple(shape) for shape in shapes])

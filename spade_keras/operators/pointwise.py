@@ -10,7 +10,6 @@ import numpy as np
 from keras import ops
 
 from spade_keras.operators.equivariance import TRANSFORMS
-from spade_keras.operators.examples import pixel_mask
 from spade_keras.operators.linear_operator import LinearOperator
 
 
@@ -46,7 +45,8 @@ class Inpainting(LinearOperator):
 
     def example_parameters(self, x_shape: Sequence[int], seed: int = 0) -> dict[str, np.ndarray]:
         """Makes a mask that keeps half of the pixels."""
-        return {"mask": pixel_mask(x_shape, seed)}
+        drawn = np.random.default_rng(seed).uniform(size=(*x_shape[:3], 1))
+        return {"mask": (drawn < 0.5).astype("float32")}
 
 
 @keras.saving.register_keras_serializable(package="spade_keras")
@@ -55,11 +55,8 @@ class Denoising(LinearOperator):
 
     No transform is informative: all commute with the identity.
 
-    Input shape:
-        `x`: `(batch, height, width, channels)`.
-
-    Output shape:
-        That of `x`.
+    Input shape and output shape:
+        `(batch, height, width, channels)`.
 
     Example:
         >>> import numpy as np

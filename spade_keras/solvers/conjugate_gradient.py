@@ -42,9 +42,6 @@ def conjugate_gradient(
     Returns:
         A `Solution` in float32, its residual recomputed from x. Gradients flow through `x`.
 
-    Raises:
-        ValueError: If an argument is outside its range.
-
     Example:
         >>> import numpy as np
         >>> scale = np.array([[4.0, 1.0, 0.5]], "float32")

@@ -45,7 +45,6 @@ class FastMRI(Source):
         held_out = settings.validation_volumes + settings.test_volumes
         patients = {volume.patient for volume in opened.volumes}
         if len(patients) <= held_out:
-            opened.close()
             raise SpadeError(
                 "`data.validation_volumes` + `data.test_volumes`, which count patients, must be "
                 f"below the number of patients ({len(patients)} in {len(opened.volumes)} volumes), "
@@ -65,7 +64,6 @@ class FastMRI(Source):
                 f"{split}: {len(part)} slices of {len(part.volumes)} volumes, "
                 f"true acceleration {part.true_acceleration:.2f}"
             )
-        opened.close()
         write_json_atomic(folder / "files.json", files)
         return DataFacts(_MADE_NOTE if made else self._note(opened), opened.skipped)
 
