@@ -18,13 +18,13 @@ from spade_keras.data.slices import (
     slab_split,
 )
 from spade_keras.data.super_resolution import (
-    gaussian_kernel,
     load_kernels,
     modcrop,
     motion_kernel,
     simulate_super_resolution,
 )
 from spade_keras.errors import BadFileError
+from spade_keras.operators.blur import gaussian_kernel
 from spade_keras.registry import LABELED_SOURCES, MASKS
 
 __all__ = [

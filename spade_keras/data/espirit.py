@@ -68,7 +68,13 @@ def espirit_maps(
         kept = _read(path, kspace.shape)
         if kept is not None:
             return kept
-    maps = _calibrate(kspace, side, kernel_width, threshold, crop)
+    with importing("sigpy", "recipes"):
+        from sigpy.mri.app import EspiritCalib
+
+    options = {"thresh": threshold, "kernel_width": kernel_width, "crop": crop}
+    with np.errstate(divide="ignore", invalid="ignore"):  # the phase of pixels without signal
+        maps = EspiritCalib(kspace, calib_width=side, show_pbar=False, **options).run()
+    maps = np.nan_to_num(maps, nan=0.0, posinf=0.0, neginf=0.0).astype("complex64")
     if path is not None:
         _keep(path, maps)
     return maps
@@ -85,24 +91,6 @@ def calibration_side(sampled: np.ndarray) -> int:
     return len(list(takewhile(full, range(1, min(sampled.shape) + 1))))
 
 
-def _calibrate(
-    kspace: np.ndarray, side: int, kernel_width: int, threshold: float, crop: float
-) -> np.ndarray:
-    with importing("sigpy", "recipes"):
-        from sigpy.mri.app import EspiritCalib
-
-    with np.errstate(divide="ignore", invalid="ignore"):  # the phase of pixels without signal
-        maps = EspiritCalib(
-            kspace,
-            calib_width=side,
-            thresh=threshold,
-            kernel_width=kernel_width,
-            crop=crop,
-            show_pbar=False,
-        ).run()
-    return np.nan_to_num(maps, nan=0.0, posinf=0.0, neginf=0.0).astype("complex64")
-
-
 def _read(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     if not path.exists():
         return None
@@ -116,7 +104,7 @@ def _read(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
         problem = f"{maps.dtype} of shape {maps.shape}"
     warnings.warn(
         f"Cached coil maps could not be read and are estimated again. Received: {path}: {problem}",
-        stacklevel=4,
+        stacklevel=3,
     )
     return None
 
@@ -129,5 +117,5 @@ def _keep(path: Path, maps: np.ndarray) -> None:
         warnings.warn(
             f"Coil maps could not be kept in {path.parent} and will be estimated again: {error}. "
             "Make the folder writable, or pass another `cache_folder`.",
-            stacklevel=4,
+            stacklevel=3,
         )

@@ -215,8 +215,8 @@ def open_fastmri(
         scaling: `"volume"`: measurements and targets are divided by the maximum of the zero-filled
             magnitude image of the volume's middle slice, so that images are about [0, 1]; no
             true image goes into it. `"none"`: as stored, about 1e-4.
-        coil_maps: Estimates coil maps from the masked k-space, such as `espirit_maps`; adds the
-            input `sensitivities`. Multi-coil files alone have them.
+        coil_maps: Estimates the input `sensitivities` of multi-coil files from the masked k-space,
+            such as `espirit_maps`.
         seed: Gives other masks.
         skip_bad: Whether to leave out bad files, and list them in `skipped`. Then every file is
             read once to find NaN, which otherwise shows when its slice is read.

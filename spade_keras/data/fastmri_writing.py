@@ -23,15 +23,12 @@ from spade_keras.files import write_atomic
 
 @dataclass(frozen=True)
 class FastMRILayout:
-    """The acquisition of a simulated volume.
+    """The acquisition of a simulated volume, with `coils=None` of a single-coil file.
 
-    Attributes:
-        coils: Receiver coils; None writes a single-coil file.
-        width: Columns of k-space, at least those of the images; None: 1/8 more than the images.
-        padding: Columns on either side of k-space that are not acquired, but padded with zeros.
-        noise_std: Standard deviation of real and imaginary part of the noise in every sample of
-            the unitary k-space, in the unit of the images.
-        scale: The images are multiplied by it; raw data of scanners peak far below 1.
+    `width` counts the columns of k-space, at least those of the images; None: 1/8 more. `padding`
+    columns on either side are not acquired, but padded with zeros. `noise_std` is the standard
+    deviation of real and imaginary part of the noise in every sample of the unitary k-space, in the
+    unit of the images, which are multiplied by `scale`: raw data of scanners peak far below 1.
     """
 
     coils: int | None = 4

@@ -39,7 +39,7 @@ class ImageSet:
 def open_images(
     path: str | Path | Sequence[str | Path], *, channels: int = 3, skip_bad: bool = False
 ) -> ImageSet:
-    """Opens images, grey or color, without reading their pixels.
+    """Opens images, grey or color, in the order of their file names, without reading their pixels.
 
     8- and 16-bit values are divided by the largest their type holds; floating-point images must
     lie in [0, 1]. Transparency is dropped, palettes and EXIF rotations are applied.
@@ -49,9 +49,6 @@ def open_images(
         channels: 3 repeats the values of grey images; 1 turns color into luma (ITU-R BT.601).
         skip_bad: Whether to leave out bad files, and list them in `skipped`. Then every file is
             read once.
-
-    Returns:
-        An `ImageSet`, in the order of the files' names.
 
     Raises:
         BadFileError: If a file is damaged or holds something unexpected.

@@ -23,11 +23,9 @@ _BISECTIONS = 14
 
 
 def get_mask(name: str, **settings: Any) -> MaskFunction:
-    """Returns a mask function with its settings, to be called with a shape and a seed.
+    """Returns a mask of `MASKS` with its settings, to be called with a shape and a seed.
 
-    Args:
-        name: A name in `MASKS`.
-        **settings: `acceleration`, `acs_lines` and the mask's own arguments.
+    `settings` are `acceleration`, `acs_lines` and the mask's own arguments.
 
     Example:
         >>> mask = get_mask("equispaced", acceleration=4, acs_lines=4)
@@ -49,15 +47,11 @@ def equispaced(
     seed: int = 0,
     offset: int | None = None,
 ) -> np.ndarray:
-    """Every `acceleration`-th column plus a fully sampled block in the center.
+    """Every `acceleration`-th column plus a fully sampled block of `acs_lines` in the center.
 
-    The true acceleration, `mask.size / mask.sum()`, is lower than `acceleration`.
-
-    `acs_lines` is the number of columns of the central (autocalibration) block; `offset` is the
-    first sampled column, from 0 to `acceleration - 1`, by default drawn by the seed.
-
-    Returns:
-        float32 array `(1, width)` of zeros and ones.
+    The true acceleration, `mask.size / mask.sum()`, is lower than `acceleration`. The first sampled
+    column, from 0 to `acceleration - 1`, is the `offset`, by default drawn by the seed. Returns a
+    float32 array `(1, width)` of zeros and ones.
 
     Example:
         >>> equispaced((8, 12), acceleration=4, acs_lines=2, offset=0).astype(int)
@@ -80,11 +74,9 @@ def equispaced(
 def random(
     shape: tuple[int, int], *, acceleration: float, acs_lines: int, seed: int = 0
 ) -> np.ndarray:
-    """A central block plus columns drawn uniformly at random.
+    """A central block of `acs_lines` plus columns drawn uniformly at random.
 
-    Returns:
-        float32 array `(1, width)`; `round(width / acceleration)` are ones, the central block of
-        `acs_lines` included.
+    Returns a float32 array `(1, width)`; `round(width / acceleration)` are ones.
 
     Example:
         >>> true_acceleration(random((64, 64), acceleration=4, acs_lines=8))
@@ -132,13 +124,10 @@ def poisson_disc(
 
         r(k) = r_0 (1 + slope d(k)),   d(k)^2 = ((k_y - c_y) / h)^2 + ((k_x - c_x) / w)^2
 
-    and no later sample lies inside. Points are tried in random order until none fits (dart
-    throwing); r_0 is found by bisection so that just enough samples fit, and the excess is removed
-    at random.
-
-    `acs_lines` is the side of the square. `slope` is the growth of the distance toward the edge; 0
-    samples evenly. Returns `(height, width)`, of which exactly `round(height width / acceleration)`
-    are ones.
+    and no later sample lies inside; a slope of 0 samples evenly. Points are tried in random order
+    until none fits (dart throwing); r_0 is found by bisection so that just enough samples fit, and
+    the excess is removed at random. `acs_lines` is the side of the square. Returns a float32 array
+    `(height, width)`, of which exactly `round(height width / acceleration)` are ones.
 
     Example:
         >>> mask = poisson_disc((32, 32), acceleration=4, acs_lines=8)

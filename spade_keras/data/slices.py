@@ -20,10 +20,8 @@ from spade_keras.files import read_npz
 class MeasuredSlices:
     """Slices, or images, with their measurements; float32 arrays, the slice on the first axis.
 
-    Attributes:
-        inputs: Inputs of a network by name.
-        targets: True images; None where they are unknown.
-        scale: The measurements were divided by it.
+    `inputs` are those of a network, by name; `targets` are true images, None where they are
+    unknown. The measurements were divided by `scale`.
     """
 
     inputs: dict[str, np.ndarray]
@@ -53,12 +51,9 @@ class MeasuredSlices:
 class SliceDataset(keras.utils.PyDataset):
     """Serves `inputs`, or `(inputs, targets)`, in batches, reshuffled after every epoch.
 
-    Args:
-        inputs: An array, or a dict of arrays, with the slices on the first axis.
-        targets: Array of targets; None: inputs alone are served.
-        batch_size: Slices in a batch; the last batch of an unshuffled set may be smaller.
-        shuffle_seed: Seed of the order; None keeps the given order. A shuffled set drops the last
-            incomplete batch, so that all batches have one shape and compile once.
+    `inputs` is an array, or a dict of arrays, with the slices on the first axis. A `shuffle_seed`
+    of None keeps their order, and the last batch may be smaller. A shuffled set drops the last
+    incomplete batch, so that all batches have one shape and compile once.
     """
 
     def __init__(

@@ -18,32 +18,6 @@ from spade_keras.operators.downsampling import Downsampling
 _BATCH = 16
 
 
-def gaussian_kernel(
-    std: float | tuple[float, float], angle_degrees: float = 0.0, *, size: int = 25
-) -> np.ndarray:
-    """A Gaussian, sampled at the pixels and scaled to sum 1.
-
-    k(p) = c exp(-p^T R diag(std^2)^-1 R^T p / 2), p counted from the pixel at size // 2.
-
-    `std` is in pixels, or a pair of those along both principal axes; `angle_degrees` lies between
-    the columns' direction and the first principal axis. Returns a float32 array `(size, size)`.
-
-    Example:
-        >>> kernel = gaussian_kernel((4.0, 1.0), 30, size=15)
-        >>> kernel.shape, round(float(kernel.sum()), 5)
-        ((15, 15), 1.0)
-    """
-    first, second = (std, std) if isinstance(std, int | float) else std
-    rule = "`std` must be positive and `size` at least 1."
-    require(min(first, second) > 0 and size >= 1, rule, std=std, size=size)
-    y, x = np.mgrid[:size, :size] - size // 2
-    angle = np.deg2rad(angle_degrees)
-    along = x * np.cos(angle) + y * np.sin(angle)
-    across = y * np.cos(angle) - x * np.sin(angle)
-    kernel = np.exp(-0.5 * ((along / first) ** 2 + (across / second) ** 2))
-    return (kernel / kernel.sum()).astype("float32")
-
-
 def motion_kernel(seed: int = 0, *, length: float = 20.0, size: int = 25) -> np.ndarray:
     """The path of a shaken camera, drawn at random, scaled to sum 1.
 
@@ -85,14 +59,12 @@ def motion_kernel(seed: int = 0, *, length: float = 20.0, size: int = 25) -> np.
 def load_kernels(path: str | Path, *, key: str = "kernels") -> np.ndarray:
     """Reads blur kernels, such as the twelve that USRNet is evaluated with.
 
-    Args:
-        path: A `.mat` file with a cell array `(1, n)` of kernels, as KAIR and USRNet ship it, or
-            an `.npy` or `.npz` file with an array `(n, height, width)`.
-        key: The array of a `.mat` or `.npz` file.
+    A `.mat` file holds a cell array `(1, n)` of kernels, as KAIR and USRNet ship it, an `.npy` or
+    `.npz` file an array `(n, height, width)`; `key` is its name in a `.mat` or `.npz` file. Kernels
+    are taken as they are: not moved to their center of mass, and not rescaled.
 
     Returns:
-        float32 array `(n, height, width)`. Kernels are taken as they are: not moved to their
-        center of mass, and not rescaled.
+        float32 array `(n, height, width)`.
 
     Raises:
         BadFileError: If the file holds no kernels of one size, finite, at least 0, and of sum 1.
@@ -140,10 +112,9 @@ def simulate_super_resolution(
         seed: Seed of everything random.
 
     Returns:
-        `MeasuredSlices`: inputs `measurements`
-        `(images, height / scale, width / scale, channels)`, `kernel`
-        `(images, kernel height, kernel width)` and `noise_level` `(images, 1, 1, 1)`, the standard
-        deviation of the noise; targets are the images.
+        `MeasuredSlices`: inputs `measurements` `(images, height / scale, width / scale, channels)`,
+        `kernel` `(images, kernel height, kernel width)` and `noise_level` `(images, 1, 1, 1)`, the
+        standard deviation of the noise; targets are the images.
 
     Reference:
         Zhang et al., "Deep unfolding network for image super-resolution", 2020.

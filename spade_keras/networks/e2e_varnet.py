@@ -93,13 +93,11 @@ class E2EVarNet(ReconstructionNetwork):
     def estimate_sensitivities(self, inputs: Mapping[str, Any], training: Any = None) -> Any:
         """Returns the coil maps S, of the shape of `measurements`; sum_c |S_c|^2 = 1."""
         measured = ops.cast(inputs["measurements"], "float32")
-        _, coils, height, width, _ = ops.shape(measured)
         mask = ops.cast(inputs["mask"], "float32")
         center = mask * autocalibration_window(mask, inputs.get("acs_lines"))
-        coil_images = self._transform.adjoint(
-            ops.reshape(measured, (-1, height, width, 2)), mask=ops.repeat(center, coils, axis=0)
-        )
-        maps = self.sensitivity(coil_images, training=training)
+        coil_images = self._transform.adjoint(measured, mask=center[:, None])
+        _, coils, height, width, _ = ops.shape(measured)
+        maps = self.sensitivity(ops.reshape(coil_images, (-1, height, width, 2)), training=training)
         maps = ops.reshape(maps, (-1, coils, height, width, 2))
         power = ops.sum(maps * maps, axis=(1, 4), keepdims=True)
         return maps / ops.sqrt(power + SMALLEST_POWER)

@@ -119,11 +119,9 @@ class USRNet(ReconstructionNetwork):
         scale = ops.shape(x)[1] // ops.shape(y)[1]
         if isinstance(scale, int):
             fits = tuple(x.shape[1:3]) == tuple(scale * size for size in y.shape[1:3])
-            rule = (
-                f"`initial` must be one of {self.scales} times as high and wide as `measurements`"
-            )
             shapes = {"initial_shape": tuple(x.shape), "measurements_shape": tuple(y.shape)}
-            require(fits and scale in self.scales, f"{rule}.", **shapes)
+            rule = f"`initial` must be one of {self.scales} times as high and wide as "
+            require(fits and scale in self.scales, rule + "`measurements`.", **shapes)
         return x, scale
 
     def _hyperparameters(self, noise_level: Any, scale: Any) -> tuple[Any, Any]:

@@ -90,14 +90,7 @@ class VarNet(ReconstructionNetwork):
         parameters = self.operator.parameters(inputs)
         maps = to_complex(parameters["sensitivities"])
         measured = ops.cast(inputs["measurements"], "float32")
-        _, coils, height, width, _ = ops.shape(measured)
-        mask = ops.repeat(parameters["mask"], coils, axis=0)
-
-        def flatten(x: Any) -> Any:
-            return ops.reshape(x, (-1, height, width, 2))
-
-        def unflatten(x: Any) -> Any:
-            return ops.reshape(x, (-1, coils, height, width, 2))
+        mask = parameters["mask"][:, None]
 
         def combine(coil_images: Any) -> Any:
             """S^H c."""
@@ -107,10 +100,10 @@ class VarNet(ReconstructionNetwork):
             """S x."""
             return to_real(maps * to_complex(image)[:, None])
 
-        zero_filled = unflatten(self._transform.adjoint(flatten(measured), mask=mask))
+        zero_filled = self._transform.adjoint(measured, mask=mask)
         x = zero_filled
         for t, cascade in enumerate(self.cascades):
-            sampled = unflatten(self._transform.normal(flatten(x), mask=mask))
+            sampled = self._transform.normal(x, mask=mask)
             denoised = cascade(combine(x), training=training)
             x = x - self.data_weights[t] * (sampled - zero_filled) - expand(denoised)
         if self.output_kind == "image":

@@ -65,8 +65,8 @@ def adjoint_test(
     x = rng.standard_normal(x_shape).astype("float32")
     ax = _to_numpy(operator.forward(x, **arguments))
     size = np.linalg.norm(ax)
-    rule = f"A x of {type(operator).__name__} must not be zero. Give parameters that let it pass."
-    require(size > 0, rule, parameters=sorted(arguments))
+    rule = "A x must not be zero. Give parameters that let something pass."
+    require(size != 0, rule, operator=type(operator).__name__, parameters=sorted(arguments))
     free = rng.standard_normal(ax.shape)
     noise = rng.standard_normal(ax.shape)
     aligned = ax + 0.1 * size * noise / np.linalg.norm(noise)

@@ -26,14 +26,13 @@ _BOUNDARIES = ("circular", "reflect", "valid")
 class Blur(LinearOperator):
     """y[n] = sum_m k[m] x[n - m + c], c = floor(size / 2): convolution with the sample's kernel.
 
-    Args:
-        boundary: "circular": periodic, by FFT. "reflect": mirrored about the border pixels, which
-            are not repeated, by convolution. "valid": keeps only pixels whose whole neighborhood
-            is inside the image, by convolution.
+    `boundary` is "circular": periodic, by FFT; "reflect": mirrored about the border pixels, which
+    are not repeated, by convolution; or "valid": keeps only pixels whose whole neighborhood is
+    inside the image, by convolution.
 
     Input shape:
         `x`: `(batch, height, width, channels)`; all channels get the same blur.
-        `kernel`: `(batch or 1, rows, columns)`.
+        `kernel`: `(batch or 1, rows, columns)`, no larger than the image.
 
     Output shape:
         That of `x`; for "valid" smaller by `rows - 1` and `columns - 1`.
@@ -100,15 +99,38 @@ class Blur(LinearOperator):
         return {"kernel": elongated_kernels(x_shape[0], 7, seed)}
 
 
+def gaussian_kernel(
+    std: float | tuple[float, float], angle_degrees: float = 0.0, *, size: int = 25
+) -> np.ndarray:
+    """A Gaussian, sampled at the pixels and scaled to sum 1.
+
+    k(p) = c exp(-p^T R diag(std^2)^-1 R^T p / 2), p counted from the pixel at size // 2.
+
+    `std` is in pixels, or a pair of those along both principal axes; `angle_degrees` lies between
+    the columns' direction and the first principal axis. Returns a float32 array `(size, size)`.
+
+    Example:
+        >>> kernel = gaussian_kernel((4.0, 1.0), 30, size=15)
+        >>> kernel.shape, round(float(kernel.sum()), 5)
+        ((15, 15), 1.0)
+    """
+    first, second = (std, std) if isinstance(std, int | float) else std
+    rule = "`std` must be positive and `size` at least 1."
+    require(min(first, second) > 0 and size >= 1, rule, std=std, size=size)
+    y, x = np.mgrid[:size, :size] - size // 2
+    angle = np.deg2rad(angle_degrees)
+    along = x * np.cos(angle) + y * np.sin(angle)
+    across = y * np.cos(angle) - x * np.sin(angle)
+    kernel = np.exp(-0.5 * ((along / first) ** 2 + (across / second) ** 2))
+    return (kernel / kernel.sum()).astype("float32")
+
+
 def elongated_kernels(batch: int, size: int, seed: int = 0) -> np.ndarray:
-    """Gaussian kernels `(batch, size, size)` of sum 1, 1.5-2.5 pixels along and 0.5-0.8 across."""
+    """Gaussian kernels `(batch, size, size)`, 1.5-2.5 pixels along and 0.5-0.8 across."""
     rng = np.random.default_rng(seed)
-    row, column = np.mgrid[:size, :size] - size // 2
-    angle = rng.uniform(0, np.pi, (batch, 1, 1))
-    along = (np.cos(angle) * row + np.sin(angle) * column) / rng.uniform(1.5, 2.5, (batch, 1, 1))
-    across = (np.cos(angle) * column - np.sin(angle) * row) / rng.uniform(0.5, 0.8, (batch, 1, 1))
-    kernels = np.exp(-0.5 * (along**2 + across**2))
-    return (kernels / kernels.sum(axis=(1, 2), keepdims=True)).astype("float32")
+    draws = [rng.uniform(*limits, batch) for limits in ((0, 180), (1.5, 2.5), (0.5, 0.8))]
+    drawn = zip(*draws, strict=True)
+    return np.stack([gaussian_kernel((along, across), a, size=size) for a, along, across in drawn])
 
 
 def _filter(x: Any, kernel: Any, *, adjoint: bool) -> Any:

@@ -43,11 +43,10 @@ class _CartesianSampling(LinearOperator):
 class CartesianMRI(_CartesianSampling):
     """y_c = M F S_c x for every coil c: coil maps, Fourier transform, sampling mask.
 
-    Args:
-        fft: The convention of the Fourier transform, a key of `FFT_CONVENTIONS`: "fastmri"
-            (centered and unitary: also sigpy's and deepinv's), "modl" (unitary, zero frequency
-            first: the mask then has that order, too), or "calgary" (zero frequency first,
-            unscaled: A is then larger by the root of the number of pixels).
+    `fft` is the convention of the Fourier transform, a key of `FFT_CONVENTIONS`: "fastmri"
+    (centered and unitary: also sigpy's and deepinv's), "modl" (unitary, zero frequency first: the
+    mask then has that order, too), or "calgary" (zero frequency first, unscaled: A is then larger
+    by the root of the number of pixels).
 
     Input shape:
         `x`: `(batch, height, width, 2)`, complex image as two channels.
@@ -140,21 +139,21 @@ class SingleCoilMRI(_CartesianSampling):
 
     def forward(self, x: Any, *, mask: Any) -> Any:  # type: ignore[override]
         """Returns M F x."""
-        height, width = ops.shape(x)[1:3]
+        height, width = ops.shape(x)[-3:-1]
         spectrum = fft(self._convention.modulate(to_complex(x)))
         return to_real(spectrum * self._convention.forward_weights(mask, height, width))
 
     def adjoint(self, y: Any, *, mask: Any) -> Any:  # type: ignore[override]
         """Returns F^H M y."""
-        height, width = ops.shape(y)[1:3]
+        height, width = ops.shape(y)[-3:-1]
         weights = self._convention.adjoint_weights(mask, height, width)
         image = fft(to_complex(y) * weights, inverse=True)
         return to_real(self._convention.demodulate(image))
 
     def normal(self, x: Any, *, mask: Any) -> Any:  # type: ignore[override]
         """Returns F^H M^2 F x, by plain FFTs; along the width alone for a mask of one row."""
-        height, width = ops.shape(x)[1:3]
-        axes = 1 if mask.shape[1] == 1 else 2
+        height, width = ops.shape(x)[-3:-1]
+        axes = 1 if mask.shape[-2] == 1 else 2
         weights = self._convention.normal_weights(mask, height, width)
         spectrum = fft(to_complex(x), axes=axes) * weights
         return to_real(fft(spectrum, axes=axes, inverse=True))

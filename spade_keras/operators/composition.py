@@ -68,15 +68,10 @@ class _Members(LinearOperator):
 class Composition(_Members):
     """y = A_n ... A_2 A_1 x, of members in the order in which they are applied.
 
-    Parameters keep their names; those that several members have are numbered by position
-    (`kernel_0`, `kernel_1`), unless they are shared.
-
-    Transforms that are informative for any member are informative for it. Whether members undo
-    each other's effect depends on the parameters; `commutator` measures it.
-
-    Args:
-        operators: The members; the first is applied to the image.
-        shared: Names of parameters for which all members get the same tensor.
+    A parameter that several members have is numbered by their position, as `kernel_0` and
+    `kernel_1`, unless its name is in `shared`: then all of them get the same tensor. Transforms
+    that are informative for any member are informative for it. Whether members undo each other's
+    effect depends on the parameters; `commutator` measures it.
 
     Example:
         >>> from spade_keras.operators import Blur, Inpainting
@@ -126,10 +121,7 @@ class Composition(_Members):
 class Stacking(_Members):
     """y = (A_1 x, ..., A_n x): measurements of equal shape, stacked behind the batch axis.
 
-    Arguments and names of parameters are those of `Composition`.
-
-    Output shape:
-        `(batch, n, ...)` with the members' output shape `(batch, ...)`.
+    The output has the shape `(batch, n, ...)`; arguments are those of `Composition`.
 
     Example:
         >>> from spade_keras.operators import CartesianMRI
@@ -165,8 +157,6 @@ class Stacking(_Members):
 @keras.saving.register_keras_serializable(package="spade_keras")
 class Scaling(LinearOperator):
     """y = factor A x, for data in other units or an operator that should have norm 1.
-
-    It takes the parameters of the operator A; `factor` is a finite real number.
 
     Example:
         >>> import numpy as np

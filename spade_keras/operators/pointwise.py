@@ -17,12 +17,9 @@ from spade_keras.operators.linear_operator import LinearOperator
 class Inpainting(LinearOperator):
     """y = M x: the pixels that the mask keeps, zero elsewhere.
 
-    Input shape:
-        `x`: `(batch, height, width, channels)`.
+    Input shape and output shape:
+        `(batch, height, width, channels)`.
         `mask`: `(batch, height, width, 1)`, 1 where a pixel is known; or a channel each.
-
-    Output shape:
-        That of `x`.
 
     Example:
         >>> import numpy as np
@@ -51,12 +48,9 @@ class Inpainting(LinearOperator):
 
 @keras.saving.register_keras_serializable(package="spade_keras")
 class Denoising(LinearOperator):
-    """y = x: the measurements are the image with noise.
+    """y = x, `(batch, height, width, channels)`: the measurements are the image with noise.
 
     No transform is informative: all commute with the identity.
-
-    Input shape and output shape:
-        `(batch, height, width, channels)`.
 
     Example:
         >>> import numpy as np
