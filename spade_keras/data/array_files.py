@@ -1,7 +1,5 @@
 """Arrays from files: stacks of images, volumes, measured k-space, and samples with classes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Data bundled with installed packages, so that nothing is downloaded."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Coil maps by ESPIRiT, from the autocalibration block of undersampled k-space."""
 
-from __future__ import annotations
-
 import hashlib
 import warnings
 from itertools import takewhile

@@ -233,7 +233,7 @@ def open_fastmri(
     choices = {"crop": (crop, CROPS), "target": (target, TARGETS), "scaling": (scaling, SCALINGS)}
     for name, (value, allowed) in choices.items():
         require(value in allowed, f"`{name}` must be one of {allowed}.", **{name: value})
-    inspect = partial(_inspect_for, target=target, crop=crop, check_values=skip_bad)
+    inspect = partial(inspect_volume, target=target, crop=crop, check_values=skip_bad)
     volumes, skipped = read_all(list_files(path, (".h5", ".hdf5")), inspect, skip_bad=skip_bad)
     rule = "`path` must hold multi-coil or single-coil files, not both. Open them separately."
     mixed = len({volume.coils is None for volume in volumes}) > 1
@@ -244,20 +244,6 @@ def open_fastmri(
         rule = "`target='complex'` combines coils by `coil_maps`; pass data.espirit_maps."
         require(coil_maps is not None, rule, coil_maps=coil_maps)
     return FastMRIData(volumes, skipped, mask, target, crop, scaling, coil_maps, seed)
-
-
-def _inspect_for(file: Path, *, target: str | None, crop: str, check_values: bool) -> FastMRIVolume:
-    volume = inspect_volume(file, with_target=target == "stored", check_values=check_values)
-    if volume.mask is None:
-        return volume
-    received = "an undersampled file"
-    if target in ("magnitude", "complex"):
-        expected = "absent, since true images are computed from all samples"
-        raise DataFile(file, "Pass target=None.").error("mask", expected, received)
-    if crop == "recon" and volume.recon_shape[1] != volume.shape[-1]:
-        expected = "absent, since undersampled k-space cannot be cropped along its columns"
-        raise DataFile(file, "Pass crop='readout'.").error("mask", expected, received)
-    return volume
 
 
 def _cropped(volume: FastMRIVolume, crop: str) -> tuple[int, int]:

@@ -1,7 +1,5 @@
 """One fastMRI file: its header, checks of its content, and slices read from it."""
 
-from __future__ import annotations
-
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,6 @@ from spade_keras.data.reading import DataFile
 
 TARGETS = {4: "reconstruction_rss", 3: "reconstruction_esc"}
 """Key of the stored images, by the number of axes of `kspace`: multi-coil, single-coil."""
-
 
 REMEDY = "Repair or remove the file; `open_fastmri` with skip_bad=True leaves it out."
 
@@ -51,27 +48,20 @@ def parse_header(xml: str | bytes) -> FastMRIHeader:
     root = ET.fromstring(xml)
 
     def number(path: str) -> int:
-        tags = ["encoding", *path.split("/")]
-        text = root.findtext("/".join(f"{{{NAMESPACE}}}{tag}" for tag in tags))
+        text = root.findtext(f"encoding/{path}", namespaces={"": NAMESPACE})
         if text is None:
-            raise ValueError(f"no {'/'.join(tags)}")
-        value = int(text)
-        if not 0 <= value < 2**20:
-            raise ValueError(f"{'/'.join(tags)} = {value}")
-        return value
+            raise ValueError(f"no encoding/{path}")
+        if not 0 <= int(text) < 2**20:
+            raise ValueError(f"encoding/{path} = {text}")
+        return int(text)
 
-    def sizes(space: str) -> tuple[int, int]:
-        x, y = (number(f"{space}/matrixSize/{axis}") for axis in "xy")
-        return x, y
-
-    limits = "encodingLimits/kspace_encoding_step_1"
-    return FastMRIHeader(
-        encoded=sizes("encodedSpace"),
-        recon=sizes("reconSpace"),
-        first=number(f"{limits}/minimum"),
-        last=number(f"{limits}/maximum"),
-        center=number(f"{limits}/center"),
+    encoded, recon = (
+        (number(f"{space}/matrixSize/x"), number(f"{space}/matrixSize/y"))
+        for space in ("encodedSpace", "reconSpace")
     )
+    names = ("minimum", "maximum", "center")
+    limits = (number(f"encodingLimits/kspace_encoding_step_1/{name}") for name in names)
+    return FastMRIHeader(encoded, recon, *limits)
 
 
 @dataclass(frozen=True)
@@ -106,17 +96,23 @@ class FastMRIVolume:
         return str(self.attributes.get("patient_id", self.file.name))
 
 
-def inspect_volume(file: Path, *, with_target: bool, check_values: bool) -> FastMRIVolume:
-    """Checks the layout of a file, and with `check_values` every number for NaN.
-
-    Stored images must be there `with_target`; without, they may be missing.
-    """
+def inspect_volume(
+    file: Path, *, target: str | None, crop: str, check_values: bool
+) -> FastMRIVolume:
+    """Checks that a file suits a target and a crop; with `check_values` every number for NaN."""
     source = DataFile(file, REMEDY)
     with source.reading("content", "a whole HDF5 file"), h5py.File(file, "r") as opened:
-        volume = _inspect(source, opened, with_target)
+        volume = _inspect(source, opened, with_target=target == "stored")
         for key in filter(None, ("kspace", volume.target_key)) if check_values else ():
             for index in range(volume.shape[0]):
                 source.check_finite(key, opened[key][index])
+    received = "an undersampled file"
+    if volume.mask is not None and target in ("magnitude", "complex"):
+        expected = "absent, since true images are computed from all samples"
+        raise source.error("mask", expected, received, "Pass target=None.")
+    if volume.mask is not None and crop == "recon" and volume.recon_shape[1] != volume.shape[-1]:
+        expected = "absent, since undersampled k-space cannot be cropped along its columns"
+        raise source.error("mask", expected, received, "Pass crop='readout'.")
     return volume
 
 

@@ -1,7 +1,5 @@
 """Simulated volumes in the layout of fastMRI's files."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,10 +113,8 @@ def write_header(header: FastMRIHeader) -> str:
         f"<{name}><matrixSize><x>{x}</x><y>{y}</y><z>1</z></matrixSize></{name}>"
         for name, (x, y) in (("encodedSpace", header.encoded), ("reconSpace", header.recon))
     )
-    limits = (
-        f"<minimum>{header.first}</minimum><maximum>{header.last}</maximum>"
-        f"<center>{header.center}</center>"
-    )
+    numbers = {"minimum": header.first, "maximum": header.last, "center": header.center}
+    limits = "".join(f"<{name}>{number}</{name}>" for name, number in numbers.items())
     return (
         f'<ismrmrdHeader xmlns="{NAMESPACE}"><encoding>{spaces}<encodingLimits>'
         f"<kspace_encoding_step_1>{limits}</kspace_encoding_step_1></encodingLimits>"

@@ -1,7 +1,5 @@
 """Folders of images, read one by one, and random patches of images."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """Sampling masks for Cartesian MRI, all with one signature: `MASKS` names them."""
 
-from __future__ import annotations
-
 import hashlib
 import inspect
 from collections.abc import Callable

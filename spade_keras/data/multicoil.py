@@ -1,7 +1,5 @@
 """Coil images and their k-space as complex arrays, and the simulated acquisition of slices."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Data files: entries read on demand, and bad files reported or skipped."""
 
-from __future__ import annotations
-
 import contextlib
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence

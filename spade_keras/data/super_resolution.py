@@ -1,7 +1,5 @@
 """Simulated low-resolution images: blur kernels, decimation, noise."""
 
-from __future__ import annotations
-
 from itertools import accumulate
 from pathlib import Path
 

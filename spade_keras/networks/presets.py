@@ -1,7 +1,5 @@
 """Networks of published sizes: the entries of `PRESETS`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Denoisers as Functional models with per-layer filters."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The base of reconstruction networks: exchangeable priors, an iteration count, one config."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The unrolled proximal-gradient network."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

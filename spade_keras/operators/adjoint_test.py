@@ -1,7 +1,5 @@
 """The dot-product test of an adjoint."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

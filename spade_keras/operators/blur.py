@@ -1,7 +1,5 @@
 """Blur by a kernel per sample."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Cartesian magnetic resonance imaging with one or several receiver coils."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

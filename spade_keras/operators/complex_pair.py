@@ -1,7 +1,5 @@
 """Complex images as real tensors with a last axis of two channels, real and imaginary."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from keras import ops

@@ -1,9 +1,7 @@
 """Operators made of operators: composed, stacked, or scaled."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -24,11 +22,12 @@ class _Members(LinearOperator):
     """Operators whose parameters have names of their own; see `Composition`."""
 
     settings = ("operators", "shared")
+    chained = False
+    """Whether a member measures the output of the one before, not the image."""
 
     def __init__(
         self, operators: Sequence[LinearOperator], shared: Sequence[str] = (), **kwargs: Any
     ) -> None:
-        _check_members(operators, shared)
         names = _outer_names(operators, shared)
         super().__init__(**kwargs)
         self.operators = list(operators)
@@ -53,15 +52,14 @@ class _Members(LinearOperator):
     def example_parameters(self, x_shape: Sequence[int], seed: int = 0) -> dict[str, np.ndarray]:
         """Makes the members' examples; of shared ones, those of the first that has them."""
         joined: dict[str, np.ndarray] = {}
-        examples = self._examples(x_shape, seed)
-        for names, values in zip(self._names, examples, strict=True):
+        for position, (member, names) in enumerate(zip(self.operators, self._names, strict=True)):
+            values = member.example_parameters(x_shape, seed + position)
+            if self.chained:
+                shapes = {name: value.shape for name, value in values.items()}
+                x_shape = member.measurement_shape(x_shape, shapes)
             for inner, value in values.items():
                 joined.setdefault(names[inner], value)
         return joined
-
-    def _examples(self, x_shape: Sequence[int], seed: int) -> Iterator[dict[str, np.ndarray]]:
-        for position, member in enumerate(self.operators):
-            yield member.example_parameters(x_shape, seed + position)
 
 
 @keras.saving.register_keras_serializable(package="spade_keras")
@@ -78,6 +76,8 @@ class Composition(_Members):
         >>> Composition([Blur(), Inpainting(), Blur("reflect")]).parameter_names
         ('kernel_0', 'mask', 'kernel_2')
     """
+
+    chained = True
 
     def forward(self, x: Any, **parameters: Any) -> Any:
         """Returns A_n ... A_1 x."""
@@ -107,14 +107,6 @@ class Composition(_Members):
         for member, values in self._members(parameter_shapes):
             shape = member.measurement_shape(shape, values)
         return shape
-
-    def _examples(self, x_shape: Sequence[int], seed: int) -> Iterator[dict[str, np.ndarray]]:
-        """Examples for the shape that reaches each member."""
-        x = np.zeros(x_shape, "float32")
-        for position, member in enumerate(self.operators):
-            values = member.example_parameters(x.shape, seed + position)
-            x = ops.convert_to_numpy(member.forward(x, **values))
-            yield values
 
 
 @keras.saving.register_keras_serializable(package="spade_keras")
@@ -203,7 +195,11 @@ def _outer_names(
     operators: Sequence[LinearOperator], shared: Sequence[str]
 ) -> list[dict[str, str]]:
     """Per member, the name of each of its parameters in the combination."""
+    known = operators and all(isinstance(member, LinearOperator) for member in operators)
+    require(known, "`operators` must be one or more LinearOperators.", operators=operators)
     held = [name for member in operators for name in member.parameter_names]
+    rule = f"`shared` must name parameters of the operators, which are {sorted(set(held))}."
+    require(set(shared) <= set(held), rule, shared=list(shared))
 
     def outer(position: int, name: str) -> str:
         return name if held.count(name) == 1 or name in shared else f"{name}_{position}"
@@ -221,14 +217,6 @@ def _outer_names(
     )
     require(not twice, rule, names=twice)
     return names
-
-
-def _check_members(operators: Sequence[LinearOperator], shared: Sequence[str]) -> None:
-    known = operators and all(isinstance(member, LinearOperator) for member in operators)
-    require(known, "`operators` must be one or more LinearOperators.", operators=operators)
-    held = {name for member in operators for name in member.parameter_names}
-    rule = f"`shared` must name parameters of the operators, which are {sorted(held)}."
-    require(held.issuperset(shared), rule, shared=list(shared))
 
 
 def _check_alike(shapes: Sequence[Shape]) -> None:

@@ -1,7 +1,5 @@
 """Blur and decimation: the forward model of super-resolution."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

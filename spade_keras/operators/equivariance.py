@@ -1,7 +1,5 @@
 """Image transforms for equivariant learning, and how far they are from commuting with A^H A."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any

@@ -13,8 +13,6 @@ D_x before the transform is a cyclic shift by c after it. Around a diagonal mask
 except for that shift, which is cheapest to apply to the mask.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The interface of every linear forward model."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any

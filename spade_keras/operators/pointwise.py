@@ -1,7 +1,5 @@
 """Images measured pixel by pixel: with missing pixels, or with noise alone."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

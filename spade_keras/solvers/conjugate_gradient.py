@@ -1,7 +1,5 @@
 """The method of conjugate gradients, differentiable as the solution it finds."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,6 @@
 """Fixed-point iterations: Anderson's acceleration, and Picard's, which is its plain case."""
 
-from __future__ import annotations
-
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,35 +12,6 @@ from spade_keras.solvers.samples import SMALLEST, Solution, check_stopping, choo
 
 # Differences of float32 values below this share of them are rounding noise.
 _RESOLVED = 1e-4
-
-
-def picard(
-    function: Callable[[Any], Any],
-    start: Any,
-    *,
-    damping: float = 1.0,
-    tolerance: float = 1e-4,
-    max_iterations: int = 50,
-) -> Solution:
-    """Fixed point x = T(x) by repeated application: x <- x + damping (T(x) - x).
-
-    Converges where T is a contraction, at the rate of its contraction factor. Arguments and result
-    are those of `anderson`.
-
-    Example:
-        >>> import numpy as np
-        >>> found = picard(lambda x: 0.5 * x + 1, np.zeros((2, 3), "float32"), tolerance=1e-3)
-        >>> [round(float(value), 2) for value in found.x[0]], round(float(found.contraction[0]), 2)
-        ([2.0, 2.0, 2.0], 0.5)
-    """
-    return anderson(
-        function,
-        start,
-        memory=1,
-        damping=damping,
-        tolerance=tolerance,
-        max_iterations=max_iterations,
-    )
 
 
 def anderson(
@@ -99,6 +69,11 @@ def anderson(
         solve, ops.cast(start, "float32")
     )
     return Solution(x, residual, iterations, residual <= tolerance, finite, contraction)
+
+
+picard = functools.partial(anderson, memory=1)
+"""Fixed point x = T(x) by repeated application, x <- x + damping (T(x) - x): converges where T is a
+contraction, at the rate of its contraction factor. Arguments and result are those of `anderson`."""
 
 
 def check_anderson(

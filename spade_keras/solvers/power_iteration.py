@@ -1,7 +1,5 @@
 """The largest eigenvalue of a linear map, and the spectral radius of a nonlinear one."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

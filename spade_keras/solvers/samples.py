@@ -1,7 +1,5 @@
 """Batches whose samples are separate problems: their solutions and arithmetic."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
