@@ -25,10 +25,8 @@ def load_stack(
 
     `key` is the array of an `.npz` file, by default its only one. `peak` is the largest magnitude
     to scale to; by default integers are divided by the largest their type holds, and floating-point
-    numbers stay as they are.
-
-    Returns:
-        float32 array `(images, height, width, channels)`; complex images have two channels.
+    numbers stay as they are. Returns a float32 array `(images, height, width, channels)`; complex
+    images have two channels.
 
     Raises:
         BadFileError: If the file does not hold such an array.
@@ -56,10 +54,8 @@ def load_nifti(path: str | Path, *, slices: str = "axial", peak: float | None = 
     The volume is turned to the nearest of the orientations right-anterior-superior: axis 0 goes to
     the patient's right, axis 1 to the front, axis 2 to the top. `slices`, a key of `AXES`, go along
     the named axis; rows and columns are the other two, in that order, as in `load_brain_template`.
-    `peak` is the largest magnitude to scale to; None: values as stored.
-
-    Returns:
-        float32 array `(slices, height, width)`.
+    `peak` is the largest magnitude to scale to; None: values as stored. Returns a float32 array
+    `(slices, height, width)`.
 
     Raises:
         BadFileError: If the file holds no three-dimensional volume.
@@ -121,12 +117,9 @@ def load_kspace(path: str | Path, *, coil_maps: CoilMapFunction | None = None) -
 
 
 def load_labeled_arrays(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    """Reads samples with a class each: the arrays `x` and `y` of an `.npz` file.
+    """Reads float32 samples with an int32 class each: the arrays `x` and `y` of an `.npz` file.
 
     `x` holds the samples on its first axis, `y` their classes 0, 1, 2, ...
-
-    Returns:
-        float32 samples and int32 classes.
 
     Raises:
         SpadeError: If the file cannot be read or its arrays do not fit together.

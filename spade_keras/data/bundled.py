@@ -31,10 +31,8 @@ def load_brain_template(height: int = 96, width: int = 96) -> np.ndarray:
 
     Pixels are means of 2x2 voxels; slices are cropped, or padded with zeros, around the center.
     The template is one average of many brains: smoother than any patient, and one subject only.
-
-    Returns:
-        float32 array `(slices, height, width)` from bottom to top, rows from left to right, columns
-        from back to front, scaled to a maximum of 1.
+    Returns a float32 array `(slices, height, width)` from bottom to top, rows from left to right,
+    columns from back to front, scaled to a maximum of 1.
 
     Raises:
         MissingExtraError: If nilearn is not installed.
@@ -59,8 +57,7 @@ def load_photographs(
 ) -> dict[str, np.ndarray]:
     """Loads photographs that scikit-image bundles, by default all of `PHOTOGRAPHS`.
 
-    Returns:
-        Name -> float32 image `(height, width, channels)` in [0, 1]; see `open_images`.
+    They come as float32 images `(height, width, channels)` in [0, 1]; see `open_images`.
 
     Raises:
         MissingExtraError: If scikit-image is not installed.
@@ -81,10 +78,9 @@ def load_photographs(
 
 
 def load_digits(size: int = 32) -> tuple[np.ndarray, np.ndarray]:
-    """Loads scikit-learn's 1797 handwritten digits, enlarged from 8 x 8 pixels by cubic splines.
+    """Loads scikit-learn's handwritten digits, enlarged from 8 x 8 pixels by cubic splines.
 
-    Returns:
-        float32 images `(1797, size, size, 1)` in [0, 1] and int32 classes 0 to 9.
+    Returns float32 images `(1797, size, size, 1)` in [0, 1] and int32 classes 0 to 9.
 
     Raises:
         MissingExtraError: If scikit-learn is not installed.

@@ -107,11 +107,7 @@ class FastMRIData:
     def split(
         self, *, validation: int, test: int, seed: int = 0
     ) -> tuple[FastMRIData, FastMRIData, FastMRIData]:
-        """Draws patients for validation and test; no patient's slices are in two parts.
-
-        Returns:
-            Training, validation and test data.
-        """
+        """Splits into training, validation and test data; no patient's slices are in two parts."""
         patients = [volume.patient for volume in self.volumes]
         parts = group_split(patients, validation=validation, test=test, seed=seed)
         train, selection, report = (

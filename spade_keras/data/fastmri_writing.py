@@ -94,7 +94,10 @@ def write_fastmri_like(
             file["ismrmrd_header"] = write_header(header)
             if mask is None:
                 file["kspace"] = kspace
-                target = _stored_images(kspace, height, width)
+                stored = center_crop(ifft2c(kspace), height, width)
+                single = kspace.ndim == 3
+                target = np.abs(stored) if single else root_sum_of_squares(stored)
+                target = target.astype("float32")
                 file[TARGETS[kspace.ndim]] = target
                 file.attrs["max"] = float(target.max())
                 file.attrs["norm"] = float(np.linalg.norm(target))
@@ -131,9 +134,3 @@ def _acquire(images: np.ndarray, layout: FastMRILayout, seed: int) -> np.ndarray
         x = x[:, None] * coil_sensitivities(layout.coils, height, width, rng)
     noise = rng.standard_normal((2, *x.shape)) * layout.noise_std * layout.scale
     return (fft2c(x) + noise[0] + 1j * noise[1]).astype("complex64")
-
-
-def _stored_images(kspace: np.ndarray, height: int, width: int) -> np.ndarray:
-    images = center_crop(ifft2c(kspace), height, width)
-    magnitudes = np.abs(images) if kspace.ndim == 3 else root_sum_of_squares(images)
-    return magnitudes.astype("float32")

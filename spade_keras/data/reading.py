@@ -66,7 +66,15 @@ class LazyArray:
                 "An index must be an integer, a slice, or one row of integers or booleans: only "
                 f"the first axis is read lazily. Received: index={index!r}"
             )
-        return self._stack(chosen.tolist()) if chosen.ndim else self._read(int(chosen))
+        if not chosen.ndim:
+            return self._read(int(chosen))
+        if not chosen.size:
+            return np.zeros((0, *(size or 0 for size in self.shape[1:])), self.dtype)
+        entries = [self._read(i) for i in chosen.tolist()]
+        shapes = {entry.shape for entry in entries}
+        rule = "Entries of different shapes do not fit into one batch. Crop the data to one shape "
+        require(len(shapes) == 1, rule + "or use batch_size=1.", shapes=sorted(shapes))
+        return np.stack(entries)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """Reads everything."""
@@ -76,24 +84,10 @@ class LazyArray:
     def __repr__(self) -> str:
         return f"{type(self).__name__}(shape={self.shape}, dtype={self.dtype})"
 
-    def _stack(self, indices: Sequence[int]) -> np.ndarray:
-        entries = [self._read(i) for i in indices]
-        if not entries:
-            return np.zeros((0, *(size or 0 for size in self.shape[1:])), self.dtype)
-        shapes = {entry.shape for entry in entries}
-        rule = "Entries of different shapes do not fit into one batch. Crop the data to one shape "
-        require(len(shapes) == 1, rule + "or use batch_size=1.", shapes=sorted(shapes))
-        return np.stack(entries)
-
 
 @dataclass(frozen=True)
 class DataFile:
-    """A file that is being read, and what to do if it is bad.
-
-    Args:
-        path: The file.
-        remedy: The next step that its errors advise.
-    """
+    """A file that is being read, and the next step that its errors advise."""
 
     path: Path
     remedy: str
@@ -130,8 +124,7 @@ class DataFile:
     def read_array(self, key: str | None = None) -> tuple[str, np.ndarray]:
         """Reads the array of an `.npy` file, or the one named `key` (None: the only one) of `.npz`.
 
-        Returns:
-            Its name, "content" in an `.npy` file, and the array.
+        Returns its name too, "content" in an `.npy` file.
         """
         with self.reading(key or "content", "an .npy or .npz file of arrays"):
             if not zipfile.is_zipfile(self.path):

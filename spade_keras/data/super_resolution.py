@@ -59,10 +59,7 @@ def load_kernels(path: str | Path, *, key: str = "kernels") -> np.ndarray:
 
     A `.mat` file holds a cell array `(1, n)` of kernels, as KAIR and USRNet ship it, an `.npy` or
     `.npz` file an array `(n, height, width)`; `key` is its name in a `.mat` or `.npz` file. Kernels
-    are taken as they are: not moved to their center of mass, and not rescaled.
-
-    Returns:
-        float32 array `(n, height, width)`.
+    are taken as they are, float32: not moved to their center of mass, and not rescaled.
 
     Raises:
         BadFileError: If the file holds no kernels of one size, finite, at least 0, and of sum 1.

@@ -134,10 +134,7 @@ def autocalibration_window(mask: Any, acs_lines: Any = None) -> Any:
     from (width - n + 1) // 2 on: as in fastMRI, sampled lines that happen to touch the block on
     one side do not count. A mask with rows is read along its middle row and its middle column, and
     the window is a rectangle. Where `acs_lines` gives the columns per sample, rows are not limited.
-
-    Returns:
-        float32 tensor, 1 inside the window and 0 outside: of shape `(batch, 1, width)`, or of the
-        mask's where it has rows.
+    Returns a float32 tensor, 1 inside the window, `(batch, 1, width)` or of the mask's shape.
 
     Example:
         >>> import numpy as np

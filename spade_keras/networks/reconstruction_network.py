@@ -44,21 +44,13 @@ class ReconstructionNetwork(keras.Model):
         return {"prior": self.prior}
 
     def with_priors(self, priors: Mapping[str, keras.Model]) -> Any:
-        """Returns a new network with other priors and copies of all other weights.
-
-        Args:
-            priors: The new priors, under the keys of `priors`.
-        """
+        """Returns a new network with other priors, by name, and copies of all other weights."""
         rule = f"`priors` must have the keys {sorted(self.priors)}."
         require(set(priors) == set(self.priors), rule, priors=sorted(priors))
         return self._copy(priors)
 
     def with_iterations(self, iterations: int) -> Any:
-        """Returns a new network cut to its first iterations, with copies of all weights.
-
-        Args:
-            iterations: From 1 to the present number.
-        """
+        """Returns a new network cut to its first iterations, with copies of all weights."""
         rule = f"`iterations` must be from 1 to {self.iterations}."
         require(1 <= iterations <= self.iterations, rule, iterations=iterations)
         return self._copy(self._copied_priors(iterations), iterations=iterations)
@@ -85,7 +77,11 @@ class ReconstructionNetwork(keras.Model):
         return self.priors
 
     def _copied_priors(self, iterations: int) -> dict[str, keras.Model]:
-        return {name: copy_prior(p) for name, p in self._priors_within(iterations).items()}
+        copies = {}
+        for name, prior in self._priors_within(iterations).items():
+            copies[name] = keras.models.clone_model(prior)
+            copies[name].set_weights(prior.get_weights())
+        return copies
 
     def _arguments(self, priors: Mapping[str, keras.Model]) -> dict[str, Any]:
         """The constructor's arguments for a copy of this network with these priors."""
@@ -123,13 +119,6 @@ class ReconstructionNetwork(keras.Model):
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
         """Makes the network of a config, with new weights."""
         return cls(**restore_objects(config, custom_objects))
-
-
-def copy_prior(prior: keras.Model) -> keras.Model:
-    """Returns a Functional model of the same weights that shares none of them."""
-    copy = keras.models.clone_model(prior)
-    copy.set_weights(prior.get_weights())
-    return copy
 
 
 def check_counts(**counts: int | None) -> None:

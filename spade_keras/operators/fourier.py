@@ -125,8 +125,6 @@ def check_fits(kernel: Any, height: Any, width: Any) -> None:
 
 
 def _root(height: Any, width: Any) -> Any:
-    if isinstance(height, int) and isinstance(width, int):
-        return math.sqrt(height * width)
     return ops.sqrt(ops.cast(height * width, "float32"))
 
 

@@ -15,9 +15,8 @@ from spade_keras.operators.linear_operator import LinearOperator
 class Inpainting(LinearOperator):
     """y = M x: the pixels that the mask keeps, zero elsewhere.
 
-    Input shape and output shape:
-        `(batch, height, width, channels)`.
-        `mask`: `(batch, height, width, 1)`, 1 where a pixel is known; or a channel each.
+    Images have the shape `(batch, height, width, channels)`, `mask`, 1 where a pixel is known,
+    `(batch, height, width, 1)` or that of the images.
 
     Example:
         >>> import numpy as np

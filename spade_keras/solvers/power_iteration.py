@@ -27,10 +27,8 @@ def power_iteration(
     order, usually much closer. Up to rounding, lambda is never above the largest eigenvalue.
 
     `function` is v -> B v, from and to shape `(batch, ...)`; it must not mix samples. `start`, the
-    first v, is best random, so that no eigenvector is missing in it.
-
-    Returns:
-        Tensor of shape `(batch,)`. No gradient flows through it.
+    first v, is best random, so that no eigenvector is missing in it. Returns a tensor of shape
+    `(batch,)`, without gradient.
 
     Example:
         >>> import numpy as np
@@ -81,10 +79,8 @@ def contraction_factor(
 
     `function` is T, from and to the shape of `x`, `(batch, ...)`; it must not mix samples. Of its
     `iterations` applications, at least 3, the last third is averaged. `distance` is small for a
-    curved T, but well above rounding; the first d is random.
-
-    Returns:
-        Tensor of shape `(batch,)`. No gradient flows through it.
+    curved T, but well above rounding; the first d is random. Returns a tensor of shape `(batch,)`,
+    without gradient.
 
     Example:
         >>> import numpy as np
