@@ -1,7 +1,5 @@
 """Priors behind normalization and padding: images of any scale and size."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
@@ -9,7 +7,7 @@ import keras
 from keras import ops
 
 from spade_keras.errors import require
-from spade_keras.operators.linear_operator import restore_objects
+from spade_keras.operators.linear_operator import SavedBySettings
 
 Size = int | None
 
@@ -19,7 +17,7 @@ _SMALLEST_VARIANCE = 1e-24
 
 
 @keras.saving.register_keras_serializable(package="spade_keras")
-class NormUNet(keras.layers.Layer):
+class NormUNet(SavedBySettings, keras.layers.Layer):
     """N(x) = s D((x - m) / s) + m, with mean m and standard deviation s of every image channel.
 
     The prior D, a Functional model from images to images of the same shape, thus sees images of
@@ -40,6 +38,8 @@ class NormUNet(keras.layers.Layer):
     Reference:
         Sriram et al., "End-to-end variational networks for accelerated MRI reconstruction", 2020.
     """
+
+    settings = ("prior",)
 
     def __init__(self, prior: keras.Model, **kwargs: Any) -> None:
         kwargs["dtype"] = "float32"  # 16 bits are too few for a mean over many pixels
@@ -64,16 +64,6 @@ class NormUNet(keras.layers.Layer):
         """Returns the shape on which the prior is called for images of a size."""
         sizes = (padded_size(size, self.multiple) for size in (height, width))
         return (batch, *sizes, self.prior.input_shape[-1])
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor."""
-        prior = keras.saving.serialize_keras_object(self.prior)
-        return {**super().get_config(), "prior": prior}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> NormUNet:
-        """Makes the layer of a config, with new weights."""
-        return cls(**restore_objects(config, custom_objects))
 
 
 def size_multiple(prior: keras.Model) -> int:

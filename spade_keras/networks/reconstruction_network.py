@@ -7,12 +7,12 @@ import keras
 from keras import ops
 
 from spade_keras.errors import require
-from spade_keras.operators.linear_operator import restore_objects
+from spade_keras.operators.linear_operator import SavedBySettings, restore_objects
 
 Shape = tuple[int | None, ...]
 
 
-class ReconstructionNetwork(keras.Model):
+class ReconstructionNetwork(SavedBySettings, keras.Model):
     """Iterations between measurements and learned denoisers, the priors.
 
     Pruning and search see a network through `priors`, `with_priors`, `iterations`,
@@ -85,7 +85,7 @@ class ReconstructionNetwork(keras.Model):
 
     def _arguments(self, priors: Mapping[str, keras.Model]) -> dict[str, Any]:
         """The constructor's arguments for a copy of this network with these priors."""
-        settings = {name: getattr(self, name) for name in self.settings}
+        settings = super()._saved_arguments()
         return {"operator": self.operator, "prior": priors["prior"], **settings}
 
     def _copy(self, priors: Mapping[str, keras.Model], **changes: Any) -> Any:
@@ -110,15 +110,8 @@ class ReconstructionNetwork(keras.Model):
         initializer = keras.initializers.Constant(start)
         return self.add_weight(name=name, shape=shape, initializer=initializer, dtype="float32")
 
-    def get_config(self) -> dict[str, Any]:
-        """Returns what `from_config` needs to make the network again, weights apart."""
-        arguments = self._arguments(self.priors)
-        return {**super().get_config(), **keras.saving.serialize_keras_object(arguments)}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
-        """Makes the network of a config, with new weights."""
-        return cls(**restore_objects(config, custom_objects))
+    def _saved_arguments(self) -> dict[str, Any]:
+        return self._arguments(self.priors)
 
 
 def check_counts(**counts: int | None) -> None:

@@ -36,7 +36,6 @@ class Blur(LinearOperator):
         That of `x`; for "valid" smaller by `rows - 1` and `columns - 1`.
 
     Example:
-        >>> import numpy as np
         >>> x, kernel = np.ones((2, 9, 7, 3), "float32"), np.full((2, 3, 3), 1 / 9, "float32")
         >>> tuple(Blur("valid").forward(x, kernel=kernel).shape)
         (2, 7, 5, 3)
@@ -84,13 +83,9 @@ class Blur(LinearOperator):
         """Returns the image's shape, for "valid" without the border."""
         if self.boundary != "valid":
             return tuple(x_shape)
-        batch, height, width, channels = x_shape
-        rows, columns = parameter_shapes["kernel"][1:3]
-
-        def inside(size: int | None, length: int | None) -> int | None:
-            return None if size is None or length is None else size - length + 1
-
-        return batch, inside(height, rows), inside(width, columns), channels
+        pairs = zip(x_shape[1:3], parameter_shapes["kernel"][1:3], strict=True)
+        sizes = (None if n is None or k is None else n - k + 1 for n, k in pairs)
+        return (x_shape[0], *sizes, x_shape[3])
 
     def example_parameters(self, x_shape: Sequence[int], seed: int = 0) -> dict[str, np.ndarray]:
         """Makes elongated Gaussian kernels of 7 x 7 pixels, one per sample."""

@@ -57,7 +57,6 @@ class CartesianMRI(_CartesianSampling):
         `(batch, coils, height, width, 2)`, zero where not sampled.
 
     Example:
-        >>> import numpy as np
         >>> x, maps = np.ones((1, 8, 6, 2), "float32"), np.ones((1, 4, 8, 6, 2), "float32")
         >>> mask = np.ones((1, 1, 6), "float32")
         >>> tuple(CartesianMRI().forward(x, mask=mask, sensitivities=maps).shape)
@@ -123,7 +122,6 @@ class SingleCoilMRI(_CartesianSampling):
         `(batch, height, width, 2)`, zero where not sampled.
 
     Example:
-        >>> import numpy as np
         >>> x = np.ones((1, 8, 6, 2), "float32")
         >>> y = SingleCoilMRI().forward(x, mask=np.ones((1, 1, 6), "float32"))
         >>> tuple(y.shape), round(float(y[0, 4, 3, 0]), 3)

@@ -29,7 +29,6 @@ class Downsampling(LinearOperator):
         `(batch, height / scale, width / scale, channels)`.
 
     Example:
-        >>> import numpy as np
         >>> x, kernel = np.ones((2, 9, 6, 3), "float32"), np.full((2, 3, 3), 1 / 9, "float32")
         >>> tuple(Downsampling(3).forward(x, kernel=kernel).shape)
         (2, 3, 2, 3)

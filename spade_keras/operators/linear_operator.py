@@ -14,7 +14,27 @@ Shape = tuple[int | None, ...]
 Shapes = Mapping[str, Shape]
 
 
-class LinearOperator(keras.layers.Layer):
+class SavedBySettings:
+    """A layer whose config is its constructor's arguments, which may be layers or lists of them."""
+
+    settings: tuple[str, ...] = ()
+    """Constructor arguments that are attributes of the same name."""
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
+        base: dict[str, Any] = super().get_config()  # type: ignore[misc]
+        return {**base, **keras.saving.serialize_keras_object(self._saved_arguments())}
+
+    def _saved_arguments(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.settings}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        """Makes the layer of a config, with new weights."""
+        return cls(**restore_objects(config, custom_objects))
+
+
+class LinearOperator(SavedBySettings, keras.layers.Layer):
     """A linear forward model y = A x, without weights, computed in float32.
 
     Masks, coil maps, kernels and the like are arguments, so one operator serves a whole data set;
@@ -34,9 +54,6 @@ class LinearOperator(keras.layers.Layer):
     uninformative_transforms: tuple[str, ...] = ()
     """Names in `TRANSFORMS` whose `commutator` is below 0.05. The others are informative too, but
     not the first choice."""
-
-    settings: tuple[str, ...] = ()
-    """Constructor arguments that are attributes of the same name; saved with the operator."""
 
     def __init__(self, **kwargs: Any) -> None:
         # Fourier transforms fail in 16-bit floats on every backend.
@@ -122,16 +139,6 @@ class LinearOperator(keras.layers.Layer):
     def call(self, x: Any, **parameters: Any) -> Any:
         """Returns A x."""
         return self.forward(x, **parameters)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor."""
-        settings = {name: getattr(self, name) for name in self.settings}
-        return {**super().get_config(), **keras.saving.serialize_keras_object(settings)}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
-        """Makes the operator of a config."""
-        return cls(**restore_objects(config, custom_objects))
 
 
 def restore_objects(config: Mapping[str, Any], custom_objects: Any = None) -> dict[str, Any]:

@@ -19,7 +19,6 @@ class Inpainting(LinearOperator):
     `(batch, height, width, 1)` or that of the images.
 
     Example:
-        >>> import numpy as np
         >>> x, mask = np.ones((1, 1, 3, 2), "float32"), np.array([1.0, 0.0, 1.0])
         >>> y = Inpainting().forward(x, mask=mask.reshape(1, 1, 3, 1))
         >>> [float(value) for value in y[0, 0, :, 0]]
@@ -50,7 +49,6 @@ class Denoising(LinearOperator):
     No transform is informative: all commute with the identity.
 
     Example:
-        >>> import numpy as np
         >>> tuple(Denoising().forward(np.ones((1, 4, 3, 2), "float16")).shape)
         (1, 4, 3, 2)
     """
