@@ -159,7 +159,7 @@ NETWORKS = Registry(
     "network",
     {
         "deep_equilibrium": "networks.deep_equilibrium:DeepEquilibrium",
-        "e2e_varnet": "networks.e2e_varnet:E2EVarNet",
+        "e2e_varnet": "networks.varnet:E2EVarNet",
         "unrolled_pgd": "networks.unrolled_pgd:UnrolledPGD",
         "usrnet": "networks.usrnet:USRNet",
         "varnet": "networks.varnet:VarNet",

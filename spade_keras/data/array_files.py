@@ -8,7 +8,7 @@ from spade_keras.data.fastmri import CoilMapFunction
 from spade_keras.data.multicoil import ifft2c, root_sum_of_squares, to_channels
 from spade_keras.data.reading import DataFile
 from spade_keras.data.slices import MeasuredSlices
-from spade_keras.errors import SpadeError, importing, require
+from spade_keras.errors import importing, require
 from spade_keras.files import read_npz
 
 AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
@@ -122,26 +122,19 @@ def load_labeled_arrays(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     `x` holds the samples on its first axis, `y` their classes 0, 1, 2, ...
 
     Raises:
-        SpadeError: If the file cannot be read or its arrays do not fit together.
+        BadFileError: If the file cannot be read or its arrays do not fit together.
     """
-    try:
+    file = DataFile(Path(path), "Write one with numpy.savez(path, x=samples, y=classes).")
+    with file.reading("content", "an .npz file of samples x and classes y"):
         arrays = read_npz(path, required=("x", "y"))
-    except ValueError as error:
-        raise SpadeError(f"Labeled samples are arrays x, with classes y. {error}") from error
-    x, y = arrays["x"], np.squeeze(arrays["y"])
+        x, y = arrays["x"].astype("float32"), np.squeeze(arrays["y"])
     if x.ndim < 2 or y.ndim != 1 or len(x) != len(y):
-        raise SpadeError(
-            f"`x` must hold samples on its first axis, and `y` one class for each, in `{path}`. "
-            f"Received: x of shape {x.shape}, y of shape {arrays['y'].shape}"
-        )
+        received = f"x of shape {x.shape}, y of shape {arrays['y'].shape}"
+        raise file.error("x", "samples on its first axis, with a class for each in `y`", received)
     if not np.issubdtype(y.dtype, np.integer) or y.min() < 0:
-        raise SpadeError(
-            f"`y` must hold the classes 0, 1, 2, ... as integers, in `{path}`. "
-            f"Received: {y.dtype} from {y.min()} to {y.max()}"
-        )
-    x = x.astype("float32")
-    if not np.isfinite(x).all():
-        raise SpadeError(f"`x` must be finite, in `{path}`. Received: NaN or infinity")
+        received = f"{y.dtype} from {y.min()} to {y.max()}"
+        raise file.error("y", "the classes 0, 1, 2, ... as integers", received)
+    file.check_finite("x", x)
     return x, y.astype("int32")
 
 
