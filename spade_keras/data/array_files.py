@@ -33,11 +33,10 @@ def load_stack(
     """
     file = DataFile(Path(path).expanduser(), _REMEDY)
     name, array = file.read_array(key)
-    received = f"{array.dtype} of shape {array.shape}"
-    if array.dtype.kind not in "biufc" or array.ndim not in (3, 4) or 0 in array.shape:
-        raise file.error(name, "numbers of shape (images, height, width[, channels])", received)
-    if array.dtype.kind == "c" and array.ndim == 4:
-        raise file.error(name, "of shape (images, height, width) where complex", received)
+    fits = array.dtype.kind in "biufc" and array.ndim in (3, 4) and 0 not in array.shape
+    file.check_array(fits, name, "numbers of shape (images, height, width[, channels])", array)
+    fits = array.dtype.kind != "c" or array.ndim == 3
+    file.check_array(fits, name, "of shape (images, height, width) where complex", array)
     file.check_finite(name, array)
     if array.dtype.kind in "iu" and peak is None:
         array = array.astype("float32") / np.iinfo(array.dtype).max
@@ -71,8 +70,8 @@ def load_nifti(path: str | Path, *, slices: str = "axial", peak: float | None = 
         volume = np.asarray(image.dataobj, "float32")
     while volume.ndim > 3 and volume.shape[-1] == 1:
         volume = volume[..., 0]
-    if volume.ndim != 3 or 0 in volume.shape:
-        raise file.error("content", "a volume of three axes", f"shape {volume.shape}")
+    fits = volume.ndim == 3 and 0 not in volume.shape
+    file.check_array(fits, "content", "a volume of three axes", volume)
     file.check_finite("content", volume)
     stack = np.ascontiguousarray(np.moveaxis(volume, AXES[slices], 0))
     return stack if peak is None else _scale(file, "content", stack, peak)
@@ -97,9 +96,9 @@ def load_kspace(path: str | Path, *, coil_maps: CoilMapFunction | None = None) -
     """
     file = DataFile(Path(path).expanduser(), _KSPACE_REMEDY)
     name, kspace = file.read_array()
-    if kspace.dtype.kind != "c" or kspace.ndim not in (3, 4) or 0 in kspace.shape:
-        expected = "complex, of shape (coils, height, width) or (slices, coils, height, width)"
-        raise file.error(name, expected, f"{kspace.dtype} of shape {kspace.shape}")
+    fits = kspace.dtype.kind == "c" and kspace.ndim in (3, 4) and 0 not in kspace.shape
+    expected = "complex, of shape (coils, height, width) or (slices, coils, height, width)"
+    file.check_array(fits, name, expected, kspace)
     file.check_finite(name, kspace)
     kspace = kspace.reshape(-1, *kspace.shape[-3:]).astype("complex64")
     sampled = np.any(kspace != 0, axis=1)

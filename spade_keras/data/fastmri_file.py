@@ -128,12 +128,9 @@ def read_slice(file: Path, key: str, index: int) -> np.ndarray:
 
 def _inspect(file: DataFile, opened: h5py.File, with_target: bool) -> FastMRIVolume:
     kspace = _dataset(file, opened, "kspace")
-    if kspace.ndim not in TARGETS or 0 in kspace.shape or kspace.dtype != np.complex64:
-        raise file.error(
-            "kspace",
-            "complex64 of shape (slices, coils, height, width) or (slices, height, width)",
-            f"{kspace.dtype} of shape {kspace.shape}",
-        )
+    fits = kspace.ndim in TARGETS and 0 not in kspace.shape and kspace.dtype == np.complex64
+    expected = "complex64 of shape (slices, coils, height, width) or (slices, height, width)"
+    file.check_array(fits, "kspace", expected, kspace)
     content = _dataset(file, opened, "ismrmrd_header")[()]
     expected = "ISMRMRD's XML with encodedSpace, reconSpace and encodingLimits"
     with file.reading("ismrmrd_header", expected):
@@ -174,12 +171,9 @@ def _target_shape(file: DataFile, opened: h5py.File, kspace: h5py.Dataset) -> tu
         raise file.error(key, "stored, as the true images", f"the keys {sorted(opened)}", remedy)
     target = _dataset(file, opened, key)
     fits = target.ndim == 3 and target.shape[0] == slices and 0 not in target.shape
-    if not fits or target.dtype.kind != "f" or target.shape[1] > height or target.shape[2] > width:
-        raise file.error(
-            key,
-            f"real, of shape ({slices}, height, width) with at most {height} x {width} pixels",
-            f"{target.dtype} of shape {target.shape}",
-        )
+    fits = fits and target.shape[1] <= height and target.shape[2] <= width
+    expected = f"real, of shape ({slices}, height, width) with at most {height} x {width} pixels"
+    file.check_array(fits and target.dtype.kind == "f", key, expected, target)
     return target.shape[1], target.shape[2]
 
 
@@ -187,7 +181,6 @@ def _mask(file: DataFile, opened: h5py.File, width: int) -> np.ndarray | None:
     if "mask" not in opened:
         return None
     mask = np.asarray(_dataset(file, opened, "mask")[()])
-    if mask.shape != (width,) or mask.dtype.kind not in "biuf" or not mask.any():
-        received = f"{mask.dtype} of shape {mask.shape}"
-        raise file.error("mask", f"the {width} columns, not all 0", received)
+    fits = mask.shape == (width,) and mask.dtype.kind in "biuf" and bool(mask.any())
+    file.check_array(fits, "mask", f"the {width} columns, not all 0", mask)
     return (mask != 0).astype("float32")

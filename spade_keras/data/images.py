@@ -136,8 +136,8 @@ def _to_unit(file: DataFile, pixels: np.ndarray) -> np.ndarray:
 def _to_channels(file: DataFile, values: np.ndarray, channels: int) -> np.ndarray:
     if values.ndim == 2:
         values = values[..., None]
-    if values.ndim != 3 or 0 in values.shape or values.shape[-1] not in (1, 3, 4):
-        raise file.error("content", "a grey or color image", f"shape {values.shape}")
+    fits = values.ndim == 3 and 0 not in values.shape and values.shape[-1] in (1, 3, 4)
+    file.check_array(fits, "content", "a grey or color image", values)
     values = values[..., :3] if values.shape[-1] == 4 else values
     if values.shape[-1] == channels:
         return np.ascontiguousarray(values)

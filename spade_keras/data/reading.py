@@ -114,6 +114,11 @@ class DataFile:
                 received = "an empty file"
             raise self.error(key, expected, received) from error
 
+    def check_array(self, fits: bool, key: str, expected: str, array: Any) -> None:
+        """Raises `BadFileError` with the type and shape of an array that does not fit."""
+        if not fits:
+            raise self.error(key, expected, f"{array.dtype} of shape {array.shape}")
+
     def check_finite(self, key: str, values: np.ndarray) -> None:
         """Raises `BadFileError` if an array, real or complex, holds NaN or infinity."""
         finite = np.isfinite(values)

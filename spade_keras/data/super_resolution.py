@@ -66,14 +66,21 @@ def load_kernels(path: str | Path, *, key: str = "kernels") -> np.ndarray:
     """
     file = DataFile(Path(path).expanduser(), "Repair or replace the file.")
     with file.reading(key, "an array of kernels of one size"):
-        found = _read_kernels(file, key)
+        if file.path.suffix.lower() == ".mat":
+            arrays = io.loadmat(file.path)
+            names = sorted(name for name in arrays if not name.startswith("__"))
+            if key not in arrays:
+                raise file.error(key, "an array of the file", f"the arrays {names}")
+            found = arrays[key]
+        else:
+            found = file.read_array(key)[1]
         if found.dtype == object:
             found = np.stack([np.asarray(kernel, "float32") for kernel in found.ravel()])
         kernels = np.asarray(found, "float32")
     if kernels.ndim == 2:
         kernels = kernels[None]
-    if kernels.ndim != 3 or 0 in kernels.shape:
-        raise file.error(key, "of shape (n, height, width)", f"shape {kernels.shape}")
+    fits = kernels.ndim == 3 and 0 not in kernels.shape
+    file.check_array(fits, key, "of shape (n, height, width)", kernels)
     file.check_finite(key, kernels)
     sums = kernels.sum(axis=(1, 2))
     if kernels.min() < 0 or np.abs(sums - 1).max() > 1e-3:
@@ -156,13 +163,3 @@ def modcrop(images: np.ndarray, multiple: int) -> np.ndarray:
     """
     height, width = (size // multiple * multiple for size in images.shape[-3:-1])
     return images[..., :height, :width, :]
-
-
-def _read_kernels(file: DataFile, key: str) -> np.ndarray:
-    if file.path.suffix.lower() != ".mat":
-        return file.read_array(key)[1]
-    arrays = io.loadmat(file.path)
-    if key not in arrays:
-        names = sorted(name for name in arrays if not name.startswith("__"))
-        raise file.error(key, "an array of the file", f"the arrays {names}")
-    return arrays[key]

@@ -12,7 +12,7 @@ from keras import ops
 
 from spade_keras import backend
 from spade_keras.errors import require
-from spade_keras.networks.norm_unet import call_padded, padded_size, size_multiple
+from spade_keras.networks.norm_unet import call_padded, padded_shape, size_multiple
 from spade_keras.networks.reconstruction_network import ReconstructionNetwork, Shape, check_counts
 from spade_keras.operators import LinearOperator, check_operator
 from spade_keras.solvers import Solution, anderson, contraction_factor
@@ -196,8 +196,7 @@ class DeepEquilibrium(ReconstructionNetwork):
 
     def prior_input_shapes(self, inputs: Mapping[str, Any]) -> dict[str, list[Shape]]:
         """Returns the padded image's shape, per reference iteration and once after the solve."""
-        batch, *sizes, channels = self._image_shape(inputs)
-        shape = (batch, *(padded_size(size, self.multiple) for size in sizes), channels)
+        shape = padded_shape(self.prior, *self._image_shape(inputs)[:3])
         return {"prior": [shape] * (self.iterations + 1)}
 
 

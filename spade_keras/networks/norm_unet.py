@@ -9,8 +9,6 @@ from keras import ops
 from spade_keras.errors import require
 from spade_keras.operators.linear_operator import SavedBySettings
 
-Size = int | None
-
 # Keeps the gradient at a constant image finite; far below the variance of raw k-space data, with
 # values around 1e-5.
 _SMALLEST_VARIANCE = 1e-24
@@ -60,11 +58,6 @@ class NormUNet(SavedBySettings, keras.layers.Layer):
         y = call_padded(self.prior, centered / deviation, self.multiple, training)
         return y * deviation + mean
 
-    def prior_input_shape(self, batch: Size, height: Size, width: Size) -> tuple[Size, ...]:
-        """Returns the shape on which the prior is called for images of a size."""
-        sizes = (padded_size(size, self.multiple) for size in (height, width))
-        return (batch, *sizes, self.prior.input_shape[-1])
-
 
 def size_multiple(prior: keras.Model) -> int:
     """Returns the number that the height and width of a prior's input must be multiples of.
@@ -84,9 +77,13 @@ def size_multiple(prior: keras.Model) -> int:
     return math.prod(stride(layer) for layer in prior.layers)
 
 
-def padded_size(size: Size, multiple: int) -> Size:
-    """Returns the smallest multiple that is not below a size; None for an unknown one."""
-    return None if size is None else size + -size % multiple
+def padded_shape(
+    prior: keras.Model, batch: int | None, height: int | None, width: int | None
+) -> tuple[int | None, ...]:
+    """Returns the shape on which a prior is called for images of a size."""
+    multiple = size_multiple(prior)
+    sizes = (None if size is None else size + -size % multiple for size in (height, width))
+    return (batch, *sizes, prior.input_shape[-1])
 
 
 def call_padded(prior: keras.Model, x: Any, multiple: int, training: bool | None) -> Any:

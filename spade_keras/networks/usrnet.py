@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from spade_keras.errors import require
-from spade_keras.networks.norm_unet import pad_below, padded_size, size_multiple
+from spade_keras.networks.norm_unet import pad_below, padded_shape, size_multiple
 from spade_keras.networks.reconstruction_network import ReconstructionNetwork, Shape, check_counts
 from spade_keras.operators import LinearOperator
 
@@ -159,8 +159,7 @@ class USRNet(ReconstructionNetwork):
             height, width = inputs["initial"].shape[1:3]
         else:
             height, width = height * self.scales[0], width * self.scales[0]
-        sizes = (padded_size(size, self.multiple) for size in (height, width))
-        return {"prior": [(batch, *sizes, self.prior.input_shape[-1])] * self.iterations}
+        return {"prior": [padded_shape(self.prior, batch, height, width)] * self.iterations}
 
     def _arguments(self, priors: Mapping[str, keras.Model]) -> dict[str, Any]:
         return {**super()._arguments(priors), "operator": list(self.operators)}

@@ -10,7 +10,7 @@ from keras import ops
 
 from spade_keras.backend import conjugate, to_complex, to_real
 from spade_keras.errors import require
-from spade_keras.networks.norm_unet import NormUNet
+from spade_keras.networks.norm_unet import NormUNet, padded_shape
 from spade_keras.networks.priors import unet
 from spade_keras.networks.reconstruction_network import ReconstructionNetwork, Shape, check_counts
 from spade_keras.operators import CartesianMRI, SingleCoilMRI
@@ -121,7 +121,7 @@ class VarNet(ReconstructionNetwork):
     def prior_input_shapes(self, inputs: Mapping[str, Any]) -> dict[str, list[Shape]]:
         """Returns the padded image's shape, once per cascade."""
         batch, _, height, width, _ = inputs["measurements"].shape
-        return {c.name: [c.prior_input_shape(batch, height, width)] for c in self.cascades}
+        return {c.name: [padded_shape(c.prior, batch, height, width)] for c in self.cascades}
 
     def _priors_within(self, iterations: int) -> dict[str, keras.Model]:
         return dict(list(self.priors.items())[:iterations])
@@ -225,7 +225,7 @@ class E2EVarNet(ReconstructionNetwork):
         batch, coils, height, width, _ = inputs["measurements"].shape
         images = None if batch is None else batch * coils
         return {
-            _SENSITIVITY: [self.sensitivity.prior_input_shape(images, height, width)],
+            _SENSITIVITY: [padded_shape(self.sensitivity.prior, images, height, width)],
             **self.varnet.prior_input_shapes(inputs),
         }
 

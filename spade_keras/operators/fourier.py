@@ -131,25 +131,23 @@ def _root(height: Any, width: Any) -> Any:
 def _ramps(height: Any, width: Any, *, offset: bool) -> Any:
     """D_k (with offset) or D_x of both axes: complex tensor of shape `(height, width)`."""
     if isinstance(height, int) and isinstance(width, int):
-        return ops.convert_to_tensor(_known_ramps(height, width, offset))
-    angle = _angles(height, offset)[:, None] + _angles(width, offset)
-    return to_complex(ops.stack([ops.cos(angle), ops.sin(angle)], axis=-1))
+        return to_complex(ops.convert_to_tensor(_known_ramps(height, width, offset)))
+    return to_complex(_phases(ops, height, width, offset))
 
 
 @functools.lru_cache(maxsize=32)
 def _known_ramps(height: int, width: int, offset: bool) -> np.ndarray:
-    def ramp(size: int) -> np.ndarray:
-        n = np.arange(size)
-        turns = ((n - size // 2 * offset) * (size // 2)) % size / size
-        # Exactly +-1 for even sizes, where D_x alternates.
-        return np.round(np.exp(2j * np.pi * turns), 15)
-
-    return np.outer(ramp(height), ramp(width)).astype("complex64")
+    return _phases(np, height, width, offset).astype("float32")
 
 
-def _angles(size: Any, offset: bool) -> Any:
-    # The phase is reduced modulo the size in integers, so float32 loses nothing at large sizes.
-    n = ops.arange(size, dtype="int32")
-    center = size // 2
-    turns = ops.mod((n - center * int(offset)) * center, size)
-    return 2 * math.pi * ops.cast(turns, "float32") / ops.cast(size, "float32")
+def _phases(library: Any, height: Any, width: Any, offset: bool) -> Any:
+    """Real and imaginary part of the ramps, `(height, width, 2)`, by NumPy or `keras.ops`."""
+
+    def turns(size: Any) -> Any:
+        center = size // 2
+        n = library.arange(size, dtype="int32")
+        # Reduced modulo the size in integers, so float32 loses nothing at large sizes.
+        return library.divide(library.mod((n - center * int(offset)) * center, size), size)
+
+    angle = 2 * math.pi * (turns(height)[:, None] + turns(width))
+    return library.stack([library.cos(angle), library.sin(angle)], axis=-1)

@@ -30,8 +30,8 @@ def anderson(
         w = argmin ||sum_i w_i g_i||^2 + lambda ||w||^2    over weights of sum 1
         lambda = ridge trace(G G^T) / m
 
-    On a linear T this is GMRES with a short memory. The ridge is relative to the gaps, so the
-    iterates do not depend on the unit of x. A sample stops when ||T(x) - x|| <= tolerance ||T(x)||,
+    On a linear T this is GMRES with a short memory. The iterates do not depend on the unit of x. A
+    sample stops when ||T(x) - x|| <= tolerance ||T(x)||,
     or when T(x) is not finite; the others continue.
 
     Args:
