@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from spade_keras.errors import SpadeError, importing
+from spade_keras.data.reading import DataFile
+from spade_keras.errors import BadFileError, SpadeError, importing
 from spade_keras.files import write_atomic
 
 _METHOD = "sigpy, 1"
@@ -92,19 +93,16 @@ def calibration_side(sampled: np.ndarray) -> int:
 def _read(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     if not path.exists():
         return None
+    file = DataFile(path, "They are estimated again.")
     try:
-        maps = np.load(path, allow_pickle=False)
-    except Exception as error:  # NumPy raises exceptions of all kinds on a damaged file
-        problem = str(error)
-    else:
-        if maps.shape == shape and maps.dtype == np.complex64 and np.isfinite(maps).all():
-            return maps
-        problem = f"{maps.dtype} of shape {maps.shape}"
-    warnings.warn(
-        f"Cached coil maps could not be read and are estimated again. Received: {path}: {problem}",
-        stacklevel=3,
-    )
-    return None
+        _, maps = file.read_array()
+        fits = maps.shape == shape and maps.dtype == np.complex64
+        file.check_array(fits, "content", f"complex64 of shape {shape}", maps)
+        file.check_finite("content", maps)
+        return maps
+    except BadFileError as error:
+        warnings.warn(f"Cached coil maps could not be read: {error}", stacklevel=3)
+        return None
 
 
 def _keep(path: Path, maps: np.ndarray) -> None:
