@@ -27,15 +27,11 @@ CoilMapFunction = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 @dataclass(eq=False, repr=False)
 class FastMRIData:
-    """Slices of many volumes, in the order of the files; made by `open_fastmri`.
+    """Slices of many volumes, in the order of the files; made by `open_fastmri`, see there.
 
-    Attributes:
-        volumes: The files that are read.
-        skipped: File -> why it was left out.
-        mask, target, crop, scaling, coil_maps, seed: See `open_fastmri`.
-        volume_index: For every slice the position of its volume in `volumes`, for metrics that
-            are taken per volume.
-        scales: Lazily, for every slice the divisor of its measurements and targets.
+    `skipped` maps each file that was left out to the reason. `volume_index` holds, for every slice,
+    the position of its volume in `volumes`, for metrics that are taken per volume, and `scales`,
+    lazily, the divisor of its measurements and targets.
     """
 
     volumes: Sequence[FastMRIVolume]

@@ -68,13 +68,10 @@ def parse_header(xml: str | bytes) -> FastMRIHeader:
 class FastMRIVolume:
     """One file.
 
-    Attributes:
-        shape: Of `kspace`: `(slices, coils, height, width)` or `(slices, height, width)`.
-        recon_shape: `(height, width)` of the stored images; without any, of the header.
-        acquired: First acquired column, and the one after the last; the others hold zeros.
-        target_key: Data set of the stored images, or None.
-        mask: The sampled columns `(width,)` of a file that was undersampled, or None.
-        attributes: Those stored with the file: `max`, `norm`, `acquisition`, `patient_id`.
+    `shape` is that of `kspace`, `recon_shape` the `(height, width)` of the stored images, or of the
+    header without any. `acquired` are the first acquired column and the one after the last; the
+    others hold zeros. `target_key` names the stored images, and `mask` `(width,)` has the sampled
+    columns of a file that was undersampled. `attributes` are those stored with the file.
     """
 
     file: Path

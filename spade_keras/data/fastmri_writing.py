@@ -46,20 +46,13 @@ def write_fastmri_like(
     patient_id: str | None = None,
     seed: int = 0,
 ) -> None:
-    """Writes a file exactly as fastMRI's are laid out, from magnitude images.
+    """Writes a file exactly as fastMRI's are laid out, whole or not at all.
 
-    Rows are oversampled twofold, as scanners do along the readout. The stored images are the
-    center crop of |ifft2c(kspace)|, with the noise and the loss by padding.
-
-    Args:
-        path: The file, `*.h5`; it appears whole or not at all.
-        images: Magnitudes `(slices, height, width)`, scaled to about [0, 1].
-        layout: Coils, sizes and noise.
-        mask: `(width of k-space,)`, 1 where sampled: writes an undersampled file with its `mask`
-            and without stored images, as the test sets are.
-        acquisition: Kind of scan.
-        patient_id: Identifies the patient; None: the name of the file.
-        seed: Seed of phases, coils and noise.
+    `images` are magnitudes `(slices, height, width)`, scaled to about [0, 1]. Rows are oversampled
+    twofold, as scanners do along the readout. The stored images are the center crop of
+    |ifft2c(kspace)|, with the noise and the loss by padding. A `mask` `(width of k-space,)`, 1
+    where sampled, gives an undersampled file with its `mask` and without stored images, as the test
+    sets are. `patient_id` is by default the name of the file, `*.h5`.
 
     Example:
         >>> import tempfile
@@ -80,7 +73,8 @@ def write_fastmri_like(
     rule = f"`layout` must have at least the {width} columns of the images, and padding that leaves"
     require(fits, rule + " some of them.", layout=layout)
     rule = f"`mask` must have the shape ({full},), the columns of k-space."
-    require(mask is None or np.shape(mask) == (full,), rule, shape=np.shape(mask))
+    if mask is not None:
+        require(np.shape(mask) == (full,), rule, shape=np.shape(mask))
     acquired = np.zeros(full, bool)
     acquired[left : full - right] = True
     kspace = _acquire(center_crop(images, 2 * height, full), layout, seed) * acquired

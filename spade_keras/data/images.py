@@ -39,14 +39,11 @@ def open_images(
 ) -> ImageSet:
     """Opens images, grey or color, in the order of their file names, without reading their pixels.
 
-    8- and 16-bit values are divided by the largest their type holds; floating-point images must
-    lie in [0, 1]. Transparency is dropped, palettes and EXIF rotations are applied.
-
-    Args:
-        path: A file, a folder (with its subfolders), or a list of files.
-        channels: 3 repeats the values of grey images; 1 turns color into luma (ITU-R BT.601).
-        skip_bad: Whether to leave out bad files, and list them in `skipped`. Then every file is
-            read once.
+    `path` is a file, a folder (with its subfolders), or a list of files. 8- and 16-bit values are
+    divided by the largest their type holds; floating-point images must lie in [0, 1]. Transparency
+    is dropped, palettes and EXIF rotations are applied. 3 `channels` repeat the values of grey
+    images; 1 turns color into luma (ITU-R BT.601). `skip_bad` reads every file once, leaves out bad
+    ones and lists them in `skipped`.
 
     Raises:
         BadFileError: If a file is damaged or holds something unexpected.

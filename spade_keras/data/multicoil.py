@@ -55,14 +55,9 @@ def simulate_multicoil(
 ) -> MeasuredSlices:
     """Simulates y = M (F S x + noise) for every slice, each with its own phase, coils and mask.
 
-    Args:
-        magnitudes: `(slices, height, width)`, scaled to about [0, 1].
-        coils: Number of receiver coils.
-        acceleration: Spacing of the sampled columns; their offset differs from slice to slice.
-        acs_lines: Fully sampled columns in the center.
-        noise_std: Standard deviation of real and imaginary part of the noise in every sample of
-            the unitary k-space, in the unit of the image.
-        seed: Seed of everything random.
+    `magnitudes` are `(slices, height, width)`, scaled to about [0, 1]. Masks are `equispaced`, with
+    an offset of their own. `noise_std` is the standard deviation of real and imaginary part of the
+    noise in every sample of the unitary k-space, in the unit of the image.
 
     Returns:
         `MeasuredSlices`: inputs `measurements` `(slices, coils, height, width, 2)`, zero where not

@@ -19,13 +19,8 @@ class LazyArray:
     """Entries along a first axis, read when indexed like an array, never held as a whole.
 
     `keras.tree` treats it as a leaf, so `SliceDataset` and batching handle it like an array.
-
-    Args:
-        read: Returns entry `i`, for i from 0 to `length - 1`. Must be picklable for data sets that
-            are read by several processes.
-        length: Number of entries.
-        entry_shape: Shape of an entry; None where it differs from entry to entry.
-        dtype: Type of the entries.
+    `read(i)` returns entry `i`; it must be picklable where several processes read. `entry_shape`
+    has None where the entries differ.
 
     Example:
         >>> squares = LazyArray(lambda i: np.full(2, i * i), 5, (2,), "int64")

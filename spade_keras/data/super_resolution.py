@@ -110,7 +110,7 @@ def simulate_super_resolution(
         scale: 2, 3, 4, ...; 1 only blurs.
         noise_std: Standard deviation of the noise, or the range from which each image's is drawn.
         every_kernel: Whether every image is degraded by every kernel (the protocol of twelve
-            kernels), image by image; else each image is degraded by one, drawn at random.
+            kernels), image by image, instead of by one drawn at random.
         seed: Seed of everything random.
 
     Returns:

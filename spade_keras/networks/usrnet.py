@@ -23,19 +23,16 @@ class USRNet(ReconstructionNetwork):
 
         z_k = argmin_z ||A z - y||^2 + alpha_k ||z - x_{k-1}||^2,    x_k = D(z_k, beta_k)
 
-    A blurs and keeps every s-th pixel. The iterations share the prior D, which sees the noise level
-    to remove as a constant map beta_k. A small network, of two layers of `hidden` units, makes all
+    A blurs and keeps every s-th pixel: an operator with the attribute `scale`, the parameter
+    `kernel` and the method `proximal`, such as `Downsampling(2)`. The iterations share the prior D,
+    a Functional model from an image and one more channel, the constant map beta_k of the noise
+    level to remove, to an image. A small network, of two layers of `hidden` units, makes all
     alpha_k and beta_k from the noise level of the data and the scale s, so one model serves many
     scales, kernels and noise levels.
 
     The scale determines shapes. A network of one operator has one scale and starts from the
     measured image with every pixel repeated. A network of several takes the start `initial` as an
     input and infers the scale of a batch from its height.
-
-    Args:
-        operator: The forward model, with the attribute `scale`, the parameter `kernel` and the
-            method `proximal`, such as `Downsampling(2)`; or several of different scales.
-        prior: Functional model from an image and one more channel, the map of beta_k, to an image.
 
     Input shape:
         Dict with `measurements` `(batch, height / s, width / s, channels)`, `kernel` `(batch,

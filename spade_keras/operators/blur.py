@@ -121,8 +121,8 @@ def gaussian_kernel(
 def elongated_kernels(batch: int, size: int, seed: int = 0) -> np.ndarray:
     """Gaussian kernels `(batch, size, size)`, 1.5-2.5 pixels along and 0.5-0.8 across."""
     rng = np.random.default_rng(seed)
-    draws = [rng.uniform(*limits, batch) for limits in ((0, 180), (1.5, 2.5), (0.5, 0.8))]
-    drawn = zip(*draws, strict=True)
+    limits = ((0.0, 180.0), (1.5, 2.5), (0.5, 0.8))
+    drawn = zip(*(rng.uniform(low, high, batch) for low, high in limits), strict=True)
     return np.stack([gaussian_kernel((along, across), a, size=size) for a, along, across in drawn])
 
 

@@ -108,7 +108,7 @@ class CartesianMRI(_CartesianSampling):
 
     def example_parameters(self, x_shape: Sequence[int], seed: int = 0) -> dict[str, np.ndarray]:
         """Makes a mask that keeps about every third column, and smooth maps of four coils."""
-        maps = _coil_maps(*x_shape[:3], seed)
+        maps = _coil_maps(x_shape, seed)
         return {**super().example_parameters(x_shape, seed), "sensitivities": maps}
 
 
@@ -155,8 +155,9 @@ class SingleCoilMRI(_CartesianSampling):
         return to_real(fft(spectrum, axes=axes, inverse=True))
 
 
-def _coil_maps(batch: int, height: int, width: int, seed: int, coils: int = 4) -> np.ndarray:
+def _coil_maps(x_shape: Sequence[int], seed: int, coils: int = 4) -> np.ndarray:
     """Smooth maps of coils around the image, `(batch, coils, height, width, 2)`, of power 1."""
+    batch, height, width = x_shape[:3]
     rng = np.random.default_rng(seed)
     v, u = np.ogrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     around = 2 * np.pi * np.arange(coils) / coils + rng.uniform(0, 2 * np.pi, (batch, 1))

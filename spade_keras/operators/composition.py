@@ -52,11 +52,12 @@ class _Members(LinearOperator):
     def example_parameters(self, x_shape: Sequence[int], seed: int = 0) -> dict[str, np.ndarray]:
         """Makes the members' examples; of shared ones, those of the first that has them."""
         joined: dict[str, np.ndarray] = {}
+        shape: Any = tuple(x_shape)
         for position, (member, names) in enumerate(zip(self.operators, self._names, strict=True)):
-            values = member.example_parameters(x_shape, seed + position)
+            values = member.example_parameters(shape, seed + position)
             if self.chained:
                 shapes = {name: value.shape for name, value in values.items()}
-                x_shape = member.measurement_shape(x_shape, shapes)
+                shape = member.measurement_shape(shape, shapes)
             for inner, value in values.items():
                 joined.setdefault(names[inner], value)
         return joined

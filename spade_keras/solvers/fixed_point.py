@@ -31,8 +31,8 @@ def anderson(
         lambda = ridge trace(G G^T) / m
 
     On a linear T this is GMRES with a short memory. The iterates do not depend on the unit of x. A
-    sample stops when ||T(x) - x|| <= tolerance ||T(x)||,
-    or when T(x) is not finite; the others continue.
+    sample stops when ||T(x) - x|| <= tolerance ||T(x)||, or when T(x) is not finite; the others
+    continue.
 
     Args:
         function: T, from and to the shape of `start`; it must not mix samples.
