@@ -1,12 +1,10 @@
 """fastMRI files as arrays that are read slice by slice."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -100,9 +98,7 @@ class FastMRIData:
             sampled += mask.mean()
         return float(acquired / sampled)
 
-    def split(
-        self, *, validation: int, test: int, seed: int = 0
-    ) -> tuple[FastMRIData, FastMRIData, FastMRIData]:
+    def split(self, *, validation: int, test: int, seed: int = 0) -> tuple[Self, Self, Self]:
         """Splits into training, validation and test data; no patient's slices are in two parts."""
         patients = [volume.patient for volume in self.volumes]
         parts = group_split(patients, validation=validation, test=test, seed=seed)

@@ -1,12 +1,10 @@
 """Slices in memory, in batches, and split for training, validation and test."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import keras
 import numpy as np
@@ -42,7 +40,7 @@ class MeasuredSlices:
         np.savez(path, **self.inputs, **targets)  # type: ignore[arg-type]
 
     @classmethod
-    def load(cls, path: str | Path) -> MeasuredSlices:
+    def load(cls, path: str | Path) -> Self:
         """Reads what `save` wrote."""
         arrays = read_npz(path)
         return cls(targets=arrays.pop("targets", None), inputs=arrays)

@@ -1,10 +1,8 @@
 """The deep equilibrium network over the gradient iteration."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import keras
 import numpy as np
@@ -29,6 +27,40 @@ _STATEFUL = (
     keras.layers.GaussianDropout,
     keras.layers.GaussianNoise,
 )
+
+
+@dataclass(frozen=True)
+class EquilibriumReport(Record):
+    """The solver's result for a deep equilibrium network, one number per sample.
+
+    `residual`, `iterations`, `converged` and `finite` are those of `solvers.Solution`, `tolerance`
+    and `max_iterations` the network's. `contraction` is the spectral radius of the Jacobian of T at
+    the solution: the factor by which one more application shrinks an error. From 1 on the
+    equilibrium does not attract, and neither implicit nor truncated gradients can be trusted.
+    """
+
+    residual: tuple[float, ...]
+    iterations: tuple[int, ...]
+    contraction: tuple[float, ...]
+    converged: tuple[bool, ...]
+    finite: tuple[bool, ...]
+    tolerance: float
+    max_iterations: int
+
+    @property
+    def diverged(self) -> tuple[bool, ...]:
+        """Per sample, whether values became infinite, or it stopped unsolved and repelled."""
+        rows = zip(self.finite, self.converged, self.contraction, strict=True)
+        return tuple(not finite or (not done and not rate < 1) for finite, done, rate in rows)
+
+    def __str__(self) -> str:
+        """Summarizes it in one line."""
+        return (
+            f"{sum(self.converged)} of {len(self.converged)} samples met {self.tolerance:g}, "
+            f"{np.median(self.iterations):g} iterations (median; at most {max(self.iterations)}), "
+            f"residual at most {max(self.residual):.2g}, contraction at most "
+            f"{max(self.contraction):.3g}, {sum(self.diverged)} diverged"
+        )
 
 
 @keras.saving.register_keras_serializable(package="spade_keras")
@@ -168,20 +200,16 @@ class DeepEquilibrium(ReconstructionNetwork):
         """Solves for a batch, a dict of input arrays, and reports how well."""
         function, start = self._fixed_point_problem(inputs)
         found = self._solve(function, start)
-        records = {
-            "residual": found.residual,
-            "iterations": found.iterations,
-            "contraction": contraction_factor(function, found.x),
-            "converged": found.converged,
-            "finite": found.finite,
-        }
+        names = ("residual", "iterations", "converged", "finite")
+        records = {name: getattr(found, name) for name in names}
+        records["contraction"] = contraction_factor(function, found.x)
         return EquilibriumReport(
             **{k: tuple(ops.convert_to_numpy(record).tolist()) for k, record in records.items()},
             tolerance=self.tolerance,
             max_iterations=self.max_iterations,
         )
 
-    def with_iterations(self, iterations: int) -> DeepEquilibrium:
+    def with_iterations(self, iterations: int) -> Self:
         """Returns a new network of exactly that many iterations, with copies of all weights.
 
         Its time depends on neither weights nor data: measure and search this one.
@@ -189,7 +217,7 @@ class DeepEquilibrium(ReconstructionNetwork):
         fixed = {"iterations": iterations, "max_iterations": iterations, "tolerance": 0.0}
         return self._copy(self._copied_priors(iterations), **fixed)
 
-    def with_tolerance(self, tolerance: float, max_iterations: int = 50) -> DeepEquilibrium:
+    def with_tolerance(self, tolerance: float, max_iterations: int = 50) -> Self:
         """Returns a new network that solves to a tolerance, with copies of all weights."""
         priors = self._copied_priors(self.iterations)
         return self._copy(priors, tolerance=tolerance, max_iterations=max_iterations)
@@ -198,40 +226,6 @@ class DeepEquilibrium(ReconstructionNetwork):
         """Returns the padded image's shape, per reference iteration and once after the solve."""
         shape = padded_shape(self.prior, *self._image_shape(inputs)[:3])
         return {"prior": [shape] * (self.iterations + 1)}
-
-
-@dataclass(frozen=True)
-class EquilibriumReport(Record):
-    """The solver's result for a deep equilibrium network, one number per sample.
-
-    `residual`, `iterations`, `converged` and `finite` are those of `solvers.Solution`, `tolerance`
-    and `max_iterations` the network's. `contraction` is the spectral radius of the Jacobian of T at
-    the solution: the factor by which one more application shrinks an error. From 1 on the
-    equilibrium does not attract, and neither implicit nor truncated gradients can be trusted.
-    """
-
-    residual: tuple[float, ...]
-    iterations: tuple[int, ...]
-    contraction: tuple[float, ...]
-    converged: tuple[bool, ...]
-    finite: tuple[bool, ...]
-    tolerance: float
-    max_iterations: int
-
-    @property
-    def diverged(self) -> tuple[bool, ...]:
-        """Per sample, whether values became infinite, or it stopped unsolved and repelled."""
-        rows = zip(self.finite, self.converged, self.contraction, strict=True)
-        return tuple(not finite or (not done and not rate < 1) for finite, done, rate in rows)
-
-    def __str__(self) -> str:
-        """Summarizes it in one line."""
-        return (
-            f"{sum(self.converged)} of {len(self.converged)} samples met {self.tolerance:g}, "
-            f"{np.median(self.iterations):g} iterations (median; at most {max(self.iterations)}), "
-            f"residual at most {max(self.residual):.2g}, contraction at most "
-            f"{max(self.contraction):.3g}, {sum(self.diverged)} diverged"
-        )
 
 
 def _check_stateless(prior: keras.Model) -> None:

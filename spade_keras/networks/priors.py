@@ -68,10 +68,7 @@ def edsr(
 
     `filters` are the widths inside the blocks, between their two convolutions; `trunk` is the one
     that all blocks share, by default the widest of them. `residual_scale` is the factor s of every
-    branch; below 1 it stabilizes the training of wide and deep chains.
-
-    Input shape and output shape:
-        `(batch, height, width, channels)`, any height and width.
+    branch; below 1 it stabilizes the training of wide and deep chains. Shapes are those of `dncnn`.
 
     Example:
         >>> edsr().count_params()
@@ -115,11 +112,8 @@ def unet(
 
     `filters` has one entry per level, the unpooled one first: a width for all convolutions of the
     level, or five: the two on the way down, the transposed one and the two on the way up. The last
-    level has only the two on the way down.
-
-    Input shape and output shape:
-        `(batch, height, width, channels)`; height and width are multiples of 2^(levels - 1).
-        `NormUNet` pads images of other sizes.
+    level has only the two on the way down. Shapes are those of `dncnn`, but height and width are
+    multiples of 2^(levels - 1); `NormUNet` pads images of other sizes.
 
     Example:
         >>> unet(filters=[(8, 6, 7, 6, 5), (12, 16)], channels=1).output_shape

@@ -1,7 +1,7 @@
 """The base of reconstruction networks: exchangeable priors, an iteration count, one config."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import keras
 from keras import ops
@@ -43,13 +43,13 @@ class ReconstructionNetwork(SavedBySettings, keras.Model):
         """The denoisers, which pruning may slim, by name."""
         return {"prior": self.prior}
 
-    def with_priors(self, priors: Mapping[str, keras.Model]) -> Any:
+    def with_priors(self, priors: Mapping[str, keras.Model]) -> Self:
         """Returns a new network with other priors, by name, and copies of all other weights."""
         rule = f"`priors` must have the keys {sorted(self.priors)}."
         require(set(priors) == set(self.priors), rule, priors=sorted(priors))
         return self._copy(priors)
 
-    def with_iterations(self, iterations: int) -> Any:
+    def with_iterations(self, iterations: int) -> Self:
         """Returns a new network cut to its first iterations, with copies of all weights."""
         rule = f"`iterations` must be from 1 to {self.iterations}."
         require(1 <= iterations <= self.iterations, rule, iterations=iterations)

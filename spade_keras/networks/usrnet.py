@@ -1,9 +1,7 @@
 """The deep unfolding network for super-resolution."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import keras
 import numpy as np
@@ -143,7 +141,7 @@ class USRNet(ReconstructionNetwork):
         z = ops.switch(index, steps, x, y, weight, parameters["kernel"])
         return ops.reshape(z, ops.shape(x))
 
-    def with_scale(self, scale: int) -> USRNet:
+    def with_scale(self, scale: int) -> Self:
         """Returns a new network of one of the `scales`, with copies of all weights."""
         require(scale in self.scales, f"`scale` must be one of {self.scales}.", scale=scale)
         operator = self.operators[self.scales.index(scale)]
@@ -161,7 +159,7 @@ class USRNet(ReconstructionNetwork):
     def _arguments(self, priors: Mapping[str, keras.Model]) -> dict[str, Any]:
         return {**super()._arguments(priors), "operator": list(self.operators)}
 
-    def _copy_scalars_to(self, network: USRNet) -> None:
+    def _copy_scalars_to(self, network: Any) -> None:
         *hidden, kernel, bias = self.settings_network.get_weights()
         # Its outputs are all alpha_k, then all beta_k.
         kept = np.r_[: network.iterations, self.iterations : self.iterations + network.iterations]

@@ -1,7 +1,5 @@
 """The variational network, with given coil maps or end to end."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -48,8 +46,7 @@ class VarNet(ReconstructionNetwork):
         `(batch, height, width, 2)`, or `(batch, height, width, 1)` for magnitudes; float32.
 
     Example:
-        >>> from spade_keras.networks import priors
-        >>> network = VarNet(CartesianMRI(), priors.unet(filters=[4, 8]), iterations=2)
+        >>> network = VarNet(CartesianMRI(), unet(filters=[4, 8]), iterations=2)
         >>> sorted(network.priors)
         ['cascade_0', 'cascade_1']
 
@@ -141,24 +138,17 @@ class E2EVarNet(ReconstructionNetwork):
     given by the input `acs_lines`, or those that the mask shows. V is called on each coil, between
     normalization and its inverse (`NormUNet`).
 
-    Args:
-        operator: The forward model, with a centered unitary Fourier transform.
-        prior, iterations, output: See `VarNet`.
-        sensitivity: Functional model V from complex images to complex images. None: the
-            published U-Net of 4 poolings and 8 channels.
+    The operator needs a centered unitary Fourier transform. `sensitivity` is V, a Functional model
+    from complex images to complex images, by default the published U-Net of 4 poolings and 8
+    channels. The other arguments and the output are those of `VarNet`.
 
     Input shape:
         Dict with `measurements` and `mask` as in `VarNet`, and optionally `acs_lines` `(batch,)`,
         integers. Coil maps are not read.
 
-    Output shape:
-        That of `VarNet`.
-
     Example:
-        >>> from spade_keras.networks import priors
-        >>> small = priors.unet(filters=[4, 8])
-        >>> network = E2EVarNet(CartesianMRI(), small, 2, sensitivity=priors.unet(filters=[2, 4]))
-        >>> list(network.priors)
+        >>> small, smaller = unet(filters=[4, 8]), unet(filters=[2, 4])
+        >>> list(E2EVarNet(CartesianMRI(), small, 2, sensitivity=smaller).priors)
         ['sensitivity', 'cascade_0', 'cascade_1']
 
     Reference:
@@ -235,7 +225,7 @@ class E2EVarNet(ReconstructionNetwork):
     def _arguments(self, priors: Mapping[str, keras.Model]) -> dict[str, Any]:
         return {**self.varnet._arguments(priors), _SENSITIVITY: priors[_SENSITIVITY]}
 
-    def _copy_scalars_to(self, network: E2EVarNet) -> None:
+    def _copy_scalars_to(self, network: Any) -> None:
         self.varnet._copy_scalars_to(network.varnet)
 
 

@@ -32,7 +32,7 @@ def anderson(
 
     On a linear T this is GMRES with a short memory. The iterates do not depend on the unit of x. A
     sample stops when ||T(x) - x|| <= tolerance ||T(x)||, or when T(x) is not finite; the others
-    continue.
+    continue. A tolerance of 0 takes exactly `max_iterations` evaluations of T.
 
     Args:
         function: T, from and to the shape of `start`; it must not mix samples.
@@ -40,7 +40,7 @@ def anderson(
         memory: Iterates that are mixed, at least 1; 1 is Picard's iteration.
         ridge: Relative to the mean square of the gaps, above 0; more is more cautious.
         damping: Share of the gap that is taken, above 0.
-        tolerance: Bound on the relative residual; 0 for exactly `max_iterations` evaluations.
+        tolerance: Bound on the relative residual.
         max_iterations: Most evaluations of T.
 
     Returns:

@@ -20,8 +20,8 @@ class Solution:
         residual: Relative residual of `x`; infinite where not even the start could be evaluated.
         iterations: Iterations the sample took before it stopped.
         converged: Whether the residual met the tolerance.
-        finite: Whether all values of the iteration were finite. A sample that meets infinity or NaN
-            stops there, and `x` is the best iterate before.
+        finite: Whether all values were. A sample that meets infinity or NaN stops there, and `x` is
+            the best iterate before.
         contraction: For fixed points, the largest ||T(a) - T(b)|| / ||a - b|| of successive
             iterates a and b: a lower bound of the Lipschitz constant of T near the path. At 1 or
             above, the fixed point need neither exist nor attract. Zero before a second iterate.
