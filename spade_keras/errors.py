@@ -11,7 +11,7 @@ class SpadeError(Exception):
     """Base of every error that spade-keras raises on purpose."""
 
 
-def require(condition: object, rule: str, **received: object) -> None:
+def require(condition: object, rule: str, /, **received: object) -> None:
     """Raises a ValueError that ends in what was received, unless the condition holds.
 
     Args:

@@ -36,8 +36,7 @@ class FastMRIHeader:
     def acquired(self, width: int) -> tuple[int, int]:
         """Returns the first acquired of `width` stored columns, and the one after the last.
 
-        The columns before and after (`padding_left` and `padding_right` in fastMRI's own code)
-        hold zeros that pad k-space to its full width.
+        The others (`padding_left` and `padding_right` in fastMRI's own code) hold zeros.
         """
         shift = width // 2 - self.center
         return max(self.first + shift, 0), min(self.last + shift + 1, width)

@@ -58,7 +58,14 @@ class USRNet(ReconstructionNetwork):
         **kwargs: Any,
     ) -> None:
         operators = [operator] if isinstance(operator, LinearOperator) else list(operator)
-        _check_operators(operators)
+        scales = [getattr(one, "scale", None) for one in operators]
+        different = scales and None not in scales and len(set(scales)) == len(scales)
+        rule = (
+            "`operator` must be a Downsampling operator or several of different scales, such as "
+            "[Downsampling(2), Downsampling(3)]."
+        )
+        able = all(hasattr(one, "proximal") for one in operators)
+        require(different and able, rule, operator=operators)
         check_counts(iterations=iterations)
         super().__init__(**kwargs)
         self.operators = sorted(operators, key=lambda one: one.scale)
@@ -164,14 +171,3 @@ class USRNet(ReconstructionNetwork):
         # Its outputs are all alpha_k, then all beta_k.
         kept = np.r_[: network.iterations, self.iterations : self.iterations + network.iterations]
         network.settings_network.set_weights([*hidden, kernel[:, kept], bias[kept]])
-
-
-def _check_operators(operators: Sequence[Any]) -> None:
-    scales = [getattr(operator, "scale", None) for operator in operators]
-    able = [hasattr(operator, "proximal") for operator in operators]
-    different = scales and None not in scales and len(set(scales)) == len(scales)
-    rule = (
-        "`operator` must be a Downsampling operator or several of different scales, such as "
-        "[Downsampling(2), Downsampling(3)]."
-    )
-    require(different and all(able), rule, operator=operators)
