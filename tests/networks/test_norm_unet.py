@@ -54,7 +54,7 @@ def test_what_is_padded_is_zero_and_lies_around():
     wanted = np.pad(inside, ((0, 0), (0, 1), (1, 2), (0, 0)))
     np.testing.assert_allclose(ops.convert_to_numpy(seen[-1]), wanted, atol=1e-5)
     assert padded_shape(layer.prior, None, 7, 9) == (None, 8, 12, 2)
-    assert layer.prior_input_shape(3, None, 12) == (3, None, 12, 2)
+    assert padded_shape(layer.prior, 3, None, 12) == (3, None, 12, 2)
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e4])
