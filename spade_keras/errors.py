@@ -11,6 +11,25 @@ class SpadeError(Exception):
     """Base of every error that spade-keras raises on purpose."""
 
 
+def require(condition: object, rule: str, /, **received: object) -> None:
+    """Raises a ValueError that ends in what was received, unless the condition holds.
+
+    Args:
+        condition: What must be true.
+        rule: What is allowed, and the next step: one or more sentences.
+        **received: The arguments that break the rule, by name.
+
+    Example:
+        >>> require(50 < 1, "`ratio` must be below 1. For 50 % pass 0.5.", ratio=50)
+        Traceback (most recent call last):
+        ...
+        ValueError: `ratio` must be below 1. For 50 % pass 0.5. Received: ratio=50
+    """
+    if not condition:
+        values = ", ".join(f"{name}={value!r}" for name, value in received.items())
+        raise ValueError(f"{rule} Received: {values}")
+
+
 # Recipes and files
 
 

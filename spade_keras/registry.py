@@ -159,7 +159,7 @@ NETWORKS = Registry(
     "network",
     {
         "deep_equilibrium": "networks.deep_equilibrium:DeepEquilibrium",
-        "e2e_varnet": "networks.e2e_varnet:E2EVarNet",
+        "e2e_varnet": "networks.varnet:E2EVarNet",
         "unrolled_pgd": "networks.unrolled_pgd:UnrolledPGD",
         "usrnet": "networks.usrnet:USRNet",
         "varnet": "networks.varnet:VarNet",
@@ -182,10 +182,10 @@ PRESETS = Registry(
 PRIORS = Registry(
     "prior",
     {
-        "dncnn": "networks.priors.dncnn:dncnn",
-        "edsr": "networks.priors.edsr:edsr",
-        "res_unet": "networks.priors.res_unet:res_unet",
-        "unet": "networks.priors.unet:unet",
+        "dncnn": "networks.priors:dncnn",
+        "edsr": "networks.priors:edsr",
+        "res_unet": "networks.priors:res_unet",
+        "unet": "networks.priors:unet",
     },
 )
 """Denoisers as Functional models with per-layer `filters`."""

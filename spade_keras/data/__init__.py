@@ -1,17 +1,7 @@
 """Data for networks, as arrays and as `keras.utils.PyDataset`."""
 
-from spade_keras.data.array_files import (
-    load_kspace,
-    load_labeled_arrays,
-    load_nifti,
-    load_stack,
-)
-from spade_keras.data.bundled import (
-    PHOTOGRAPHS,
-    load_brain_template,
-    load_digits,
-    load_photographs,
-)
+from spade_keras.data.array_files import load_kspace, load_labeled_arrays, load_nifti, load_stack
+from spade_keras.data.bundled import PHOTOGRAPHS, load_brain_template, load_digits, load_photographs
 from spade_keras.data.espirit import espirit_maps
 from spade_keras.data.fastmri import FastMRIData, open_fastmri
 from spade_keras.data.fastmri_writing import FastMRILayout, write_fastmri_like
@@ -28,13 +18,13 @@ from spade_keras.data.slices import (
     slab_split,
 )
 from spade_keras.data.super_resolution import (
-    gaussian_kernel,
     load_kernels,
     modcrop,
     motion_kernel,
     simulate_super_resolution,
 )
 from spade_keras.errors import BadFileError
+from spade_keras.operators.blur import gaussian_kernel
 from spade_keras.registry import LABELED_SOURCES, MASKS
 
 __all__ = [

@@ -1,7 +1,5 @@
 """Arrays from files: stacks of images, volumes, measured k-space, and samples with classes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +8,7 @@ from spade_keras.data.fastmri import CoilMapFunction
 from spade_keras.data.multicoil import ifft2c, root_sum_of_squares, to_channels
 from spade_keras.data.reading import DataFile
 from spade_keras.data.slices import MeasuredSlices
-from spade_keras.errors import SpadeError, importing
+from spade_keras.errors import importing, require
 from spade_keras.files import read_npz
 
 AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
@@ -23,28 +21,22 @@ _KSPACE_REMEDY = "Write one with numpy.save(path, kspace)."
 def load_stack(
     path: str | Path, *, key: str | None = None, peak: float | None = None
 ) -> np.ndarray:
-    """Reads images from an `.npy` or `.npz` file.
+    """Reads images from an `.npy` or `.npz` file: `(images, height, width[, channels])`.
 
-    Args:
-        path: The file, with an array `(images, height, width)`, real or complex, or
-            `(images, height, width, channels)`, real.
-        key: The array of an `.npz` file; None: its only one.
-        peak: The largest magnitude to scale to; None: integers are divided by the largest their
-            type holds, floating-point numbers stay as they are.
-
-    Returns:
-        float32 array `(images, height, width, channels)`; complex images have two channels.
+    `key` is the array of an `.npz` file, by default its only one. `peak` is the largest magnitude
+    to scale to; by default integers are divided by the largest their type holds, and floating-point
+    numbers stay as they are. Returns a float32 array `(images, height, width, channels)`; complex
+    images have two channels.
 
     Raises:
         BadFileError: If the file does not hold such an array.
     """
     file = DataFile(Path(path).expanduser(), _REMEDY)
     name, array = file.read_array(key)
-    received = f"{array.dtype} of shape {array.shape}"
-    if array.dtype.kind not in "biufc" or array.ndim not in (3, 4) or 0 in array.shape:
-        raise file.error(name, "numbers of shape (images, height, width[, channels])", received)
-    if array.dtype.kind == "c" and array.ndim == 4:
-        raise file.error(name, "of shape (images, height, width) where complex", received)
+    fits = array.dtype.kind in "biufc" and array.ndim in (3, 4) and 0 not in array.shape
+    file.check_array(fits, name, "numbers of shape (images, height, width[, channels])", array)
+    fits = array.dtype.kind != "c" or array.ndim == 3
+    file.check_array(fits, name, "of shape (images, height, width) where complex", array)
     file.check_finite(name, array)
     if array.dtype.kind in "iu" and peak is None:
         array = array.astype("float32") / np.iinfo(array.dtype).max
@@ -59,25 +51,16 @@ def load_nifti(path: str | Path, *, slices: str = "axial", peak: float | None = 
     """Reads the slices of a NIfTI volume in one orientation, independent of the file's.
 
     The volume is turned to the nearest of the orientations right-anterior-superior: axis 0 goes to
-    the patient's right, axis 1 to the front, axis 2 to the top. Slices go along the named axis;
-    rows and columns are the other two, in that order, so that rows of axial slices go from left to
-    right and columns from back to front, as those of `load_brain_template`.
-
-    Args:
-        path: The file, `.nii` or `.nii.gz`.
-        slices: A key of `AXES`.
-        peak: The largest magnitude to scale to; None: values as stored.
-
-    Returns:
-        float32 array `(slices, height, width)`.
+    the patient's right, axis 1 to the front, axis 2 to the top. `slices`, a key of `AXES`, go along
+    the named axis; rows and columns are the other two, in that order, as in `load_brain_template`.
+    `peak` is the largest magnitude to scale to; None: values as stored. Returns a float32 array
+    `(slices, height, width)`.
 
     Raises:
         BadFileError: If the file holds no three-dimensional volume.
-        ValueError: If `slices` is unknown.
         MissingExtraError: If nibabel is not installed.
     """
-    if slices not in AXES:
-        raise ValueError(f"`slices` must be one of {sorted(AXES)}. Received: slices={slices!r}")
+    require(slices in AXES, f"`slices` must be one of {sorted(AXES)}.", slices=slices)
     with importing("nibabel", "recipes"):
         import nibabel
 
@@ -87,8 +70,8 @@ def load_nifti(path: str | Path, *, slices: str = "axial", peak: float | None = 
         volume = np.asarray(image.dataobj, "float32")
     while volume.ndim > 3 and volume.shape[-1] == 1:
         volume = volume[..., 0]
-    if volume.ndim != 3 or 0 in volume.shape:
-        raise file.error("content", "a volume of three axes", f"shape {volume.shape}")
+    fits = volume.ndim == 3 and 0 not in volume.shape
+    file.check_array(fits, "content", "a volume of three axes", volume)
     file.check_finite("content", volume)
     stack = np.ascontiguousarray(np.moveaxis(volume, AXES[slices], 0))
     return stack if peak is None else _scale(file, "content", stack, peak)
@@ -97,14 +80,11 @@ def load_nifti(path: str | Path, *, slices: str = "axial", peak: float | None = 
 def load_kspace(path: str | Path, *, coil_maps: CoilMapFunction | None = None) -> MeasuredSlices:
     """Reads measured k-space, without true images; points that are 0 in all coils are unsampled.
 
-    k-space must be centered, as in `operators.CartesianMRI`. It is divided by the maximum of the
-    zero-filled magnitude image over all slices, so that images are about [0, 1].
-
-    Args:
-        path: An `.npy` file, or an `.npz` file of one array: complex, of shape
-            `(coils, height, width)` or `(slices, coils, height, width)`.
-        coil_maps: Estimates coil maps from k-space and mask, such as `espirit_maps`; adds the
-            input `sensitivities`.
+    It is an `.npy` file, or an `.npz` file of one array: complex, of shape `(coils, height, width)`
+    or `(slices, coils, height, width)`, and centered, as in `operators.CartesianMRI`. It is divided
+    by the maximum of the zero-filled magnitude image over all slices, so that images are about
+    [0, 1]. `coil_maps` estimates coil maps from k-space and mask, such as `espirit_maps`, and adds
+    the input `sensitivities`.
 
     Returns:
         `MeasuredSlices`: inputs `measurements` and `sensitivities`
@@ -116,9 +96,9 @@ def load_kspace(path: str | Path, *, coil_maps: CoilMapFunction | None = None) -
     """
     file = DataFile(Path(path).expanduser(), _KSPACE_REMEDY)
     name, kspace = file.read_array()
-    if kspace.dtype.kind != "c" or kspace.ndim not in (3, 4) or 0 in kspace.shape:
-        expected = "complex, of shape (coils, height, width) or (slices, coils, height, width)"
-        raise file.error(name, expected, f"{kspace.dtype} of shape {kspace.shape}")
+    fits = kspace.dtype.kind == "c" and kspace.ndim in (3, 4) and 0 not in kspace.shape
+    expected = "complex, of shape (coils, height, width) or (slices, coils, height, width)"
+    file.check_array(fits, name, expected, kspace)
     file.check_finite(name, kspace)
     kspace = kspace.reshape(-1, *kspace.shape[-3:]).astype("complex64")
     sampled = np.any(kspace != 0, axis=1)
@@ -136,35 +116,24 @@ def load_kspace(path: str | Path, *, coil_maps: CoilMapFunction | None = None) -
 
 
 def load_labeled_arrays(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    """Reads samples with a class each: the arrays `x` and `y` of an `.npz` file.
+    """Reads float32 samples with an int32 class each: the arrays `x` and `y` of an `.npz` file.
 
-    Args:
-        path: The file. `x` holds the samples on its first axis, `y` their classes 0, 1, 2, ...
-
-    Returns:
-        float32 samples and int32 classes.
+    `x` holds the samples on its first axis, `y` their classes 0, 1, 2, ...
 
     Raises:
-        SpadeError: If the file cannot be read or its arrays do not fit together.
+        BadFileError: If the file cannot be read or its arrays do not fit together.
     """
-    try:
+    file = DataFile(Path(path), "Write one with numpy.savez(path, x=samples, y=classes).")
+    with file.reading("content", "an .npz file of samples x and classes y"):
         arrays = read_npz(path, required=("x", "y"))
-    except ValueError as error:
-        raise SpadeError(f"Labeled samples are arrays x, with classes y. {error}") from error
-    x, y = arrays["x"], np.squeeze(arrays["y"])
+        x, y = arrays["x"].astype("float32"), np.squeeze(arrays["y"])
     if x.ndim < 2 or y.ndim != 1 or len(x) != len(y):
-        raise SpadeError(
-            f"`x` must hold samples on its first axis, and `y` one class for each, in `{path}`. "
-            f"Received: x of shape {x.shape}, y of shape {arrays['y'].shape}"
-        )
+        received = f"x of shape {x.shape}, y of shape {arrays['y'].shape}"
+        raise file.error("x", "samples on its first axis, with a class for each in `y`", received)
     if not np.issubdtype(y.dtype, np.integer) or y.min() < 0:
-        raise SpadeError(
-            f"`y` must hold the classes 0, 1, 2, ... as integers, in `{path}`. "
-            f"Received: {y.dtype} from {y.min()} to {y.max()}"
-        )
-    x = x.astype("float32")
-    if not np.isfinite(x).all():
-        raise SpadeError(f"`x` must be finite, in `{path}`. Received: NaN or infinity")
+        received = f"{y.dtype} from {y.min()} to {y.max()}"
+        raise file.error("y", "the classes 0, 1, 2, ... as integers", received)
+    file.check_finite("x", x)
     return x, y.astype("int32")
 
 

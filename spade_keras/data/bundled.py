@@ -1,7 +1,5 @@
 """Data bundled with installed packages, so that nothing is downloaded."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,7 +8,7 @@ from scipy import ndimage
 
 from spade_keras.data.images import open_images
 from spade_keras.data.multicoil import center_crop
-from spade_keras.errors import importing
+from spade_keras.errors import importing, require
 
 PHOTOGRAPHS: dict[str, str] = {
     "astronaut": "astronaut.png",
@@ -33,13 +31,8 @@ def load_brain_template(height: int = 96, width: int = 96) -> np.ndarray:
 
     Pixels are means of 2x2 voxels; slices are cropped, or padded with zeros, around the center.
     The template is one average of many brains: smoother than any patient, and one subject only.
-
-    Args:
-        height: Rows (left to right).
-        width: Columns (back to front); the direction that is undersampled.
-
-    Returns:
-        float32 array `(slices, height, width)` from bottom to top, scaled to a maximum of 1.
+    Returns a float32 array `(slices, height, width)` from bottom to top, rows from left to right,
+    columns from back to front, scaled to a maximum of 1.
 
     Raises:
         MissingExtraError: If nilearn is not installed.
@@ -62,17 +55,11 @@ def load_brain_template(height: int = 96, width: int = 96) -> np.ndarray:
 def load_photographs(
     names: Iterable[str] | None = None, *, channels: int = 3
 ) -> dict[str, np.ndarray]:
-    """Loads photographs that scikit-image bundles.
+    """Loads photographs that scikit-image bundles, by default all of `PHOTOGRAPHS`.
 
-    Args:
-        names: Keys of `PHOTOGRAPHS`; None: all.
-        channels: 3 or 1; see `open_images`.
-
-    Returns:
-        Name -> float32 image `(height, width, channels)` in [0, 1].
+    They come as float32 images `(height, width, channels)` in [0, 1]; see `open_images`.
 
     Raises:
-        ValueError: If a name is unknown.
         MissingExtraError: If scikit-image is not installed.
 
     Example:
@@ -83,22 +70,17 @@ def load_photographs(
         import skimage.data
 
     chosen = list(PHOTOGRAPHS if names is None else names)
-    unknown = sorted(set(chosen) - set(PHOTOGRAPHS))
-    if unknown or not chosen:
-        raise ValueError(f"`names` must be some of {sorted(PHOTOGRAPHS)}. Received: names={chosen}")
+    known = chosen and set(chosen) <= set(PHOTOGRAPHS)
+    require(known, f"`names` must be some of {sorted(PHOTOGRAPHS)}.", names=chosen)
     folder = Path(skimage.data.__file__).parent
     images = open_images([folder / PHOTOGRAPHS[name] for name in chosen], channels=channels).images
     return dict(zip(chosen, images, strict=True))
 
 
 def load_digits(size: int = 32) -> tuple[np.ndarray, np.ndarray]:
-    """Loads scikit-learn's 1797 handwritten digits, enlarged from 8 x 8 pixels by cubic splines.
+    """Loads scikit-learn's handwritten digits, enlarged from 8 x 8 pixels by cubic splines.
 
-    Args:
-        size: Height and width.
-
-    Returns:
-        float32 images `(1797, size, size, 1)` in [0, 1] and int32 classes 0 to 9.
+    Returns float32 images `(1797, size, size, 1)` in [0, 1] and int32 classes 0 to 9.
 
     Raises:
         MissingExtraError: If scikit-learn is not installed.

@@ -1,14 +1,14 @@
 """Coil maps by ESPIRiT, from the autocalibration block of undersampled k-space."""
 
-from __future__ import annotations
-
 import hashlib
 import warnings
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
 
-from spade_keras.errors import SpadeError, importing
+from spade_keras.data.reading import DataFile
+from spade_keras.errors import BadFileError, SpadeError, importing
 from spade_keras.files import write_atomic
 
 _METHOD = "sigpy, 1"
@@ -35,8 +35,8 @@ def espirit_maps(
         threshold: Singular values of the calibration matrix below this fraction of the largest
             count as noise.
         crop: Maps are 0 where the eigenvalue is not above it: outside of the object.
-        cache_folder: Cache of maps, by a hash of the data and of these parameters; None: no
-            cache. Computing maps takes seconds per slice.
+        cache_folder: Keeps maps by a hash of the data and of these parameters, since computing them
+            takes seconds per slice; None: no cache.
 
     Returns:
         complex64 array `(coils, height, width)`; the sum of squares over coils is 1 in the
@@ -67,7 +67,13 @@ def espirit_maps(
         kept = _read(path, kspace.shape)
         if kept is not None:
             return kept
-    maps = _calibrate(kspace, side, kernel_width, threshold, crop)
+    with importing("sigpy", "recipes"):
+        from sigpy.mri.app import EspiritCalib
+
+    options = {"thresh": threshold, "kernel_width": kernel_width, "crop": crop}
+    with np.errstate(divide="ignore", invalid="ignore"):  # the phase of pixels without signal
+        maps = EspiritCalib(kspace, calib_width=side, show_pbar=False, **options).run()
+    maps = np.nan_to_num(maps, nan=0.0, posinf=0.0, neginf=0.0).astype("complex64")
     if path is not None:
         _keep(path, maps)
     return maps
@@ -76,49 +82,27 @@ def espirit_maps(
 def calibration_side(sampled: np.ndarray) -> int:
     """Returns the side of the largest fully sampled square around the zero frequency."""
     height, width = sampled.shape
-    side = 0
-    while side < min(height, width):
-        top, left = height // 2 - (side + 1) // 2, width // 2 - (side + 1) // 2
-        if not sampled[top : top + side + 1, left : left + side + 1].all():
-            break
-        side += 1
-    return side
 
+    def full(side: int) -> bool:
+        top, left = height // 2 - side // 2, width // 2 - side // 2
+        return bool(sampled[top : top + side, left : left + side].all())
 
-def _calibrate(
-    kspace: np.ndarray, side: int, kernel_width: int, threshold: float, crop: float
-) -> np.ndarray:
-    with importing("sigpy", "recipes"):
-        from sigpy.mri.app import EspiritCalib
-
-    with np.errstate(divide="ignore", invalid="ignore"):  # the phase of pixels without signal
-        maps = EspiritCalib(
-            kspace,
-            calib_width=side,
-            thresh=threshold,
-            kernel_width=kernel_width,
-            crop=crop,
-            show_pbar=False,
-        ).run()
-    return np.nan_to_num(maps, nan=0.0, posinf=0.0, neginf=0.0).astype("complex64")
+    return len(list(takewhile(full, range(1, min(sampled.shape) + 1))))
 
 
 def _read(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     if not path.exists():
         return None
+    file = DataFile(path, "They are estimated again.")
     try:
-        maps = np.load(path, allow_pickle=False)
-    except Exception as error:  # NumPy raises exceptions of all kinds on a damaged file
-        problem = str(error)
-    else:
-        if maps.shape == shape and maps.dtype == np.complex64 and np.isfinite(maps).all():
-            return maps
-        problem = f"{maps.dtype} of shape {maps.shape}"
-    warnings.warn(
-        f"Cached coil maps could not be read and are estimated again. Received: {path}: {problem}",
-        stacklevel=4,
-    )
-    return None
+        _, maps = file.read_array()
+        fits = maps.shape == shape and maps.dtype == np.complex64
+        file.check_array(fits, "content", f"complex64 of shape {shape}", maps)
+        file.check_finite("content", maps)
+        return maps
+    except BadFileError as error:
+        warnings.warn(f"Cached coil maps could not be read: {error}", stacklevel=3)
+        return None
 
 
 def _keep(path: Path, maps: np.ndarray) -> None:
@@ -129,5 +113,5 @@ def _keep(path: Path, maps: np.ndarray) -> None:
         warnings.warn(
             f"Coil maps could not be kept in {path.parent} and will be estimated again: {error}. "
             "Make the folder writable, or pass another `cache_folder`.",
-            stacklevel=4,
+            stacklevel=3,
         )

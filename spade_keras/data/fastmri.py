@@ -1,20 +1,19 @@
 """fastMRI files as arrays that are read slice by slice."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-from spade_keras.data.fastmri_file import REMEDY, FastMRIReader, FastMRIVolume, inspect_volume
+from spade_keras.data.fastmri_file import REMEDY, FastMRIVolume, inspect_volume, read_slice
 from spade_keras.data.masks import MaskFunction, seed_from_name
 from spade_keras.data.multicoil import center_crop, fft2c, ifft2c, root_sum_of_squares, to_channels
 from spade_keras.data.reading import DataFile, LazyArray, list_files, read_all
 from spade_keras.data.slices import group_split
+from spade_keras.errors import require
 
 CROPS = ("recon", "readout", "none")
 TARGETS = ("stored", "magnitude", "complex", None)
@@ -24,10 +23,17 @@ CoilMapFunction = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Complex maps of masked k-space `(coils, height, width)` and its mask; see `espirit_maps`."""
 
 
-@dataclass(frozen=True)
-class FastMRISettings:
-    """Settings of the reader; see `open_fastmri`."""
+@dataclass(eq=False, repr=False)
+class FastMRIData:
+    """Slices of many volumes, in the order of the files; made by `open_fastmri`, see there.
 
+    `skipped` maps each file that was left out to the reason. `volume_index` holds, for every slice,
+    the position of its volume in `volumes`, for metrics that are taken per volume, and `scales`,
+    lazily, the divisor of its measurements and targets.
+    """
+
+    volumes: Sequence[FastMRIVolume]
+    skipped: dict[str, str]
     mask: MaskFunction | None
     target: str | None
     crop: str
@@ -35,39 +41,13 @@ class FastMRISettings:
     coil_maps: CoilMapFunction | None
     seed: int
 
-
-class FastMRIData:
-    """Slices of many volumes, in the order of the files; made by `open_fastmri`.
-
-    Args:
-        volumes: The files.
-        settings: How to read them.
-        skipped: File -> why it was left out.
-
-    Attributes:
-        volumes: The files that are read.
-        skipped: File -> why it was left out.
-        volume_index: For every slice the position of its volume in `volumes`, for metrics that
-            are taken per volume.
-        scales: Lazily, for every slice the divisor of its measurements and targets.
-    """
-
-    def __init__(
-        self,
-        volumes: Sequence[FastMRIVolume],
-        settings: FastMRISettings,
-        skipped: dict[str, str] | None = None,
-    ) -> None:
-        self.volumes = tuple(volumes)
-        self.skipped = dict(skipped or {})
-        self._settings = settings
-        self._reader = FastMRIReader()
+    def __post_init__(self) -> None:
+        counts = [volume.shape[0] for volume in self.volumes]
+        self.volume_index = np.repeat(np.arange(len(counts)), counts)
+        self.scales = LazyArray(self._scale, len(self), (), "float32")
+        self._slice_index = np.concatenate([np.arange(count) for count in counts])
         self._masks: dict[int, np.ndarray] = {}
         self._factors: dict[int, float] = {}
-        counts = [volume.slices for volume in self.volumes]
-        self.volume_index = np.repeat(np.arange(len(counts)), counts)
-        self._slice_index = np.concatenate([np.arange(count) for count in counts])
-        self.scales = LazyArray(self._scale, len(self), (), "float32")
 
     def __len__(self) -> int:
         return len(self.volume_index)
@@ -80,8 +60,7 @@ class FastMRIData:
         `(slices, height, width, 2)`; `mask`: `(slices, 1 or height, width)`; `sensitivities`:
         `(slices, coils, height, width, 2)`, where coil maps are estimated.
         """
-        crop = self._settings.crop
-        grids = [(*v.shape[1:-2], *_cropped(v, crop)) for v in self.volumes]
+        grids = [(*v.shape[1:-2], *_cropped(v, self.crop)) for v in self.volumes]
         kspace = (*_common(grids), 2)
         # All masks have the rows of the first: drawing every mask here could take minutes.
         by_columns = self._mask(0).shape[0] == 1
@@ -95,20 +74,19 @@ class FastMRIData:
             "measurements": LazyArray(self._measurements, len(self), kspace),
             "mask": LazyArray(self._slice_mask, len(self), masks),
         }
-        if self._settings.coil_maps is not None:
+        if self.coil_maps is not None:
             inputs["sensitivities"] = LazyArray(self._sensitivities, len(self), kspace)
         return inputs
 
     @property
     def targets(self) -> LazyArray | None:
         """True images as a lazy array `(slices, height, width, 1 or 2)`; None without a target."""
-        target = self._settings.target
-        if target is None:
+        if self.target is None:
             return None
         stored = [v.recon_shape for v in self.volumes]
-        full = [_cropped(v, self._settings.crop) for v in self.volumes]
-        shape = _common(stored if target == "stored" else full)
-        return LazyArray(self._target, len(self), (*shape, 2 if target == "complex" else 1))
+        full = [_cropped(v, self.crop) for v in self.volumes]
+        shape = _common(stored if self.target == "stored" else full)
+        return LazyArray(self._target, len(self), (*shape, 2 if self.target == "complex" else 1))
 
     @property
     def true_acceleration(self) -> float:
@@ -116,43 +94,23 @@ class FastMRIData:
         acquired = sampled = 0.0
         for i, volume in enumerate(self.volumes):
             mask = self._mask(i)
-            width = mask.shape[-1]
-            acquired += _acquired(volume, width).sum() * mask.shape[0] / mask.size
-            sampled += mask.sum() / mask.size
+            acquired += _acquired(volume, mask.shape[-1]).mean()
+            sampled += mask.mean()
         return float(acquired / sampled)
 
-    def split(
-        self, *, validation: int, test: int, seed: int = 0
-    ) -> tuple[FastMRIData, FastMRIData, FastMRIData]:
-        """Draws patients for validation and test; no patient's slices are in two parts.
-
-        Args:
-            validation: Patients to select by.
-            test: Patients to report on.
-            seed: Seed of the draw.
-
-        Returns:
-            Training, validation and test data.
-
-        Raises:
-            ValueError: If no patient is left to train on.
-        """
+    def split(self, *, validation: int, test: int, seed: int = 0) -> tuple[Self, Self, Self]:
+        """Splits into training, validation and test data; no patient's slices are in two parts."""
         patients = [volume.patient for volume in self.volumes]
         parts = group_split(patients, validation=validation, test=test, seed=seed)
         train, selection, report = (
-            FastMRIData([self.volumes[i] for i in part], self._settings, self.skipped)
-            for part in parts
+            replace(self, volumes=[self.volumes[i] for i in part]) for part in parts
         )
         return train, selection, report
 
-    def close(self) -> None:
-        """Closes the open file; the next reading opens it again."""
-        self._reader.close()
-
     def _kspace(self, i: int) -> np.ndarray:
         volume = self.volumes[self.volume_index[i]]
-        kspace = self._reader.read(volume.file, "kspace", int(self._slice_index[i]))
-        return _crop_kspace(kspace, _cropped(volume, self._settings.crop))
+        kspace = read_slice(volume.file, "kspace", int(self._slice_index[i]))
+        return _crop_kspace(kspace, _cropped(volume, self.crop))
 
     def _masked(self, i: int) -> np.ndarray:
         return self._kspace(i) * self._mask(int(self.volume_index[i]))
@@ -167,17 +125,16 @@ class FastMRIData:
         return to_channels(self._maps(i))
 
     def _maps(self, i: int) -> np.ndarray:
-        assert self._settings.coil_maps is not None  # `open_fastmri` checks it
-        return self._settings.coil_maps(self._masked(i), self._slice_mask(i))
+        assert self.coil_maps is not None  # `open_fastmri` checks it
+        return self.coil_maps(self._masked(i), self._slice_mask(i))
 
     def _target(self, i: int) -> np.ndarray:
         volume = self.volumes[self.volume_index[i]]
-        if self._settings.target == "stored":
-            key, index = str(volume.target_key), int(self._slice_index[i])
-            image = self._reader.read(volume.file, key, index)
+        if self.target == "stored":
+            image = read_slice(volume.file, str(volume.target_key), int(self._slice_index[i]))
             return (image[..., None] / self._scale(i)).astype("float32")
         kspace = self._kspace(i)
-        if self._settings.target == "magnitude":
+        if self.target == "magnitude":
             return (_magnitude(volume, kspace)[..., None] / self._scale(i)).astype("float32")
         images = ifft2c(kspace)
         if volume.coils is not None:
@@ -187,25 +144,25 @@ class FastMRIData:
     def _mask(self, v: int) -> np.ndarray:
         """The mask of a volume; the same on every reading, since its seed is the file's name."""
         if v not in self._masks:
-            volume, settings = self.volumes[v], self._settings
-            shape = _cropped(volume, settings.crop)
+            volume = self.volumes[v]
+            shape = _cropped(volume, self.crop)
             if volume.mask is not None:
                 mask = volume.mask[None]
-            elif settings.mask is None:
+            elif self.mask is None:
                 mask = np.ones((1, shape[1]), "float32")
             else:
-                mask = settings.mask(shape, seed=seed_from_name(volume.file.name, settings.seed))
+                mask = self.mask(shape, seed=seed_from_name(volume.file.name, self.seed))
             self._masks[v] = (mask * _acquired(volume, shape[1])).astype("float32")
         return self._masks[v]
 
     def _scale(self, i: int) -> Any:
         """One factor per volume, so that metrics over a volume do not depend on it."""
         v = int(self.volume_index[i])
-        if self._settings.scaling == "none":
+        if self.scaling == "none":
             return np.float32(1)
         if v not in self._factors:
             volume = self.volumes[v]
-            middle = int(np.flatnonzero(self.volume_index == v)[volume.slices // 2])
+            middle = int(np.flatnonzero(self.volume_index == v)[volume.shape[0] // 2])
             peak = float(_magnitude(volume, self._masked(middle)).max())
             if not peak > 0:
                 file = DataFile(volume.file, REMEDY)
@@ -246,8 +203,8 @@ def open_fastmri(
         scaling: `"volume"`: measurements and targets are divided by the maximum of the zero-filled
             magnitude image of the volume's middle slice, so that images are about [0, 1]; no
             true image goes into it. `"none"`: as stored, about 1e-4.
-        coil_maps: Estimates coil maps from the masked k-space, such as `espirit_maps`; adds the
-            input `sensitivities`. Multi-coil files alone have them.
+        coil_maps: Estimates the input `sensitivities` of multi-coil files from the masked k-space,
+            such as `espirit_maps`.
         seed: Gives other masks.
         skip_bad: Whether to leave out bad files, and list them in `skipped`. Then every file is
             read once to find NaN, which otherwise shows when its slice is read.
@@ -257,47 +214,24 @@ def open_fastmri(
 
     Raises:
         BadFileError: If a file is damaged, lacks something or holds something unexpected.
-        ValueError: If an argument is unknown or does not fit the others.
 
     Reference:
         Zbontar et al., "fastMRI: an open dataset and benchmarks for accelerated MRI", 2018.
     """
     choices = {"crop": (crop, CROPS), "target": (target, TARGETS), "scaling": (scaling, SCALINGS)}
     for name, (value, allowed) in choices.items():
-        if value not in allowed:
-            raise ValueError(f"`{name}` must be one of {allowed}. Received: {name}={value!r}")
-    settings = FastMRISettings(mask, target, crop, scaling, coil_maps, seed)
-    inspect = partial(_inspect_for, settings=settings, check_values=skip_bad)
+        require(value in allowed, f"`{name}` must be one of {allowed}.", **{name: value})
+    inspect = partial(inspect_volume, target=target, crop=crop, check_values=skip_bad)
     volumes, skipped = read_all(list_files(path, (".h5", ".hdf5")), inspect, skip_bad=skip_bad)
-    if len({volume.coils is None for volume in volumes}) > 1:
-        raise ValueError(
-            "`path` must hold multi-coil or single-coil files, not both. Open them one after the "
-            f"other. Received: {[str(volume.file) for volume in volumes]}"
-        )
-    if volumes[0].coils is None and coil_maps is not None:
-        raise ValueError("Single-coil files have no coil maps. Received: coil_maps with such files")
-    if target == "complex" and volumes[0].coils is not None and coil_maps is None:
-        raise ValueError(
-            "`target='complex'` combines coils by `coil_maps`; pass data.espirit_maps. "
-            "Received: coil_maps=None"
-        )
-    return FastMRIData(volumes, settings, skipped)
-
-
-def _inspect_for(file: Path, *, settings: FastMRISettings, check_values: bool) -> FastMRIVolume:
-    volume = inspect_volume(
-        file, with_target=settings.target == "stored", check_values=check_values
-    )
-    if volume.mask is None:
-        return volume
-    received = "an undersampled file"
-    if settings.target in ("magnitude", "complex"):
-        expected = "absent, since true images are computed from all samples"
-        raise DataFile(file, "Pass target=None.").error("mask", expected, received)
-    if settings.crop == "recon" and volume.recon_shape[1] != volume.shape[-1]:
-        expected = "absent, since undersampled k-space cannot be cropped along its columns"
-        raise DataFile(file, "Pass crop='readout'.").error("mask", expected, received)
-    return volume
+    rule = "`path` must hold multi-coil or single-coil files, not both. Open them separately."
+    mixed = len({volume.coils is None for volume in volumes}) > 1
+    require(not mixed, rule, path=[str(volume.file) for volume in volumes])
+    if volumes[0].coils is None:
+        require(coil_maps is None, "Single-coil files have no coil maps.", coil_maps=coil_maps)
+    elif target == "complex":
+        rule = "`target='complex'` combines coils by `coil_maps`; pass data.espirit_maps."
+        require(coil_maps is not None, rule, coil_maps=coil_maps)
+    return FastMRIData(volumes, skipped, mask, target, crop, scaling, coil_maps, seed)
 
 
 def _cropped(volume: FastMRIVolume, crop: str) -> tuple[int, int]:
@@ -331,9 +265,6 @@ def _acquired(volume: FastMRIVolume, width: int) -> np.ndarray:
 
 def _common(shapes: Sequence[tuple[int, ...]]) -> tuple[int | None, ...]:
     """The common shape, with None where sizes differ."""
-    if len({len(shape) for shape in shapes}) > 1:
-        raise ValueError(
-            "`mask` must give masks of equally many axes for every volume. "
-            f"Received: shapes {sorted(set(shapes))}"
-        )
+    rule = "`mask` must give masks of equally many axes for every volume."
+    require(len({len(shape) for shape in shapes}) == 1, rule, shapes=sorted(set(shapes)))
     return tuple(sizes[0] if len(set(sizes)) == 1 else None for sizes in zip(*shapes, strict=True))

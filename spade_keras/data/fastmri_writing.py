@@ -1,7 +1,5 @@
 """Simulated volumes in the layout of fastMRI's files."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,20 +15,18 @@ from spade_keras.data.multicoil import (
     root_sum_of_squares,
     smooth_phase,
 )
+from spade_keras.errors import require
 from spade_keras.files import write_atomic
 
 
 @dataclass(frozen=True)
 class FastMRILayout:
-    """The acquisition of a simulated volume.
+    """The acquisition of a simulated volume, with `coils=None` of a single-coil file.
 
-    Attributes:
-        coils: Number of receiver coils; None writes a single-coil file.
-        width: Columns of k-space, at least those of the images; None: 1/8 more than the images.
-        padding: Columns on either side of k-space that are not acquired, but padded with zeros.
-        noise_std: Standard deviation of real and imaginary part of the noise in every sample of
-            the unitary k-space, in the unit of the images.
-        scale: The images are multiplied by it; raw data of scanners peak far below 1.
+    `width` counts the columns of k-space, at least those of the images; None: 1/8 more. `padding`
+    columns on either side are not acquired, but padded with zeros. `noise_std` is the standard
+    deviation of real and imaginary part of the noise in every sample of the unitary k-space, in the
+    unit of the images, which are multiplied by `scale`: raw data of scanners peak far below 1.
     """
 
     coils: int | None = 4
@@ -50,27 +46,17 @@ def write_fastmri_like(
     patient_id: str | None = None,
     seed: int = 0,
 ) -> None:
-    """Writes a file exactly as fastMRI's are laid out, from magnitude images.
+    """Writes a file exactly as fastMRI's are laid out, whole or not at all.
 
-    Rows are oversampled twofold, as scanners do along the readout. The stored images are the
-    center crop of |ifft2c(kspace)|, with the noise and the loss by padding.
-
-    Args:
-        path: The file, `*.h5`; it appears whole or not at all.
-        images: Magnitudes `(slices, height, width)`, scaled to about [0, 1].
-        layout: Coils, sizes and noise.
-        mask: `(width of k-space,)`, 1 where sampled: writes an undersampled file with its `mask`
-            and without stored images, as the test sets are.
-        acquisition: Kind of scan.
-        patient_id: Identifies the patient; None: the name of the file.
-        seed: Seed of phases, coils and noise.
-
-    Raises:
-        ValueError: If the shapes do not fit together.
+    `images` are magnitudes `(slices, height, width)`, scaled to about [0, 1]. Rows are oversampled
+    twofold, as scanners do along the readout. The stored images are the center crop of
+    |ifft2c(kspace)|, with the noise and the loss by padding. A `mask` `(width of k-space,)`, 1
+    where sampled, gives an undersampled file with its `mask` and without stored images, as the test
+    sets are. `patient_id` is by default the name of the file, `*.h5`.
 
     Example:
-        >>> import tempfile, pathlib
-        >>> file = pathlib.Path(tempfile.mkdtemp()) / "volume.h5"
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "volume.h5"
         >>> write_fastmri_like(file, np.ones((2, 16, 16)))
         >>> with h5py.File(file) as opened:
         ...     opened["kspace"].shape, opened["reconstruction_rss"].shape
@@ -78,23 +64,17 @@ def write_fastmri_like(
     """
     layout = layout or FastMRILayout()
     path = Path(path)
-    if images.ndim != 3:
-        raise ValueError(
-            f"`images` must have the shape (slices, height, width). Received: shape {images.shape}"
-        )
+    rule = "`images` must have the shape (slices, height, width)."
+    require(images.ndim == 3, rule, shape=images.shape)
     _, height, width = images.shape
     full = layout.width or width + width // 8
     left, right = layout.padding
-    if full < width or min(layout.padding) < 0 or left + right >= full:
-        raise ValueError(
-            f"`layout` must have at least the {width} columns of the images, and padding that "
-            f"leaves some of them. Received: layout={layout}"
-        )
-    if mask is not None and np.shape(mask) != (full,):
-        raise ValueError(
-            f"`mask` must have the shape ({full},), the columns of k-space. "
-            f"Received: shape {np.shape(mask)}"
-        )
+    fits = full >= width and min(layout.padding) >= 0 and left + right < full
+    rule = f"`layout` must have at least the {width} columns of the images, and padding that leaves"
+    require(fits, rule + " some of them.", layout=layout)
+    rule = f"`mask` must have the shape ({full},), the columns of k-space."
+    if mask is not None:
+        require(np.shape(mask) == (full,), rule, shape=np.shape(mask))
     acquired = np.zeros(full, bool)
     acquired[left : full - right] = True
     kspace = _acquire(center_crop(images, 2 * height, full), layout, seed) * acquired
@@ -108,7 +88,10 @@ def write_fastmri_like(
             file["ismrmrd_header"] = write_header(header)
             if mask is None:
                 file["kspace"] = kspace
-                target = _stored_images(kspace, height, width)
+                stored = center_crop(ifft2c(kspace), height, width)
+                single = kspace.ndim == 3
+                target = np.abs(stored) if single else root_sum_of_squares(stored)
+                target = target.astype("float32")
                 file[TARGETS[kspace.ndim]] = target
                 file.attrs["max"] = float(target.max())
                 file.attrs["norm"] = float(np.linalg.norm(target))
@@ -127,10 +110,8 @@ def write_header(header: FastMRIHeader) -> str:
         f"<{name}><matrixSize><x>{x}</x><y>{y}</y><z>1</z></matrixSize></{name}>"
         for name, (x, y) in (("encodedSpace", header.encoded), ("reconSpace", header.recon))
     )
-    limits = (
-        f"<minimum>{header.first}</minimum><maximum>{header.last}</maximum>"
-        f"<center>{header.center}</center>"
-    )
+    numbers = {"minimum": header.first, "maximum": header.last, "center": header.center}
+    limits = "".join(f"<{name}>{number}</{name}>" for name, number in numbers.items())
     return (
         f'<ismrmrdHeader xmlns="{NAMESPACE}"><encoding>{spaces}<encodingLimits>'
         f"<kspace_encoding_step_1>{limits}</kspace_encoding_step_1></encodingLimits>"
@@ -147,9 +128,3 @@ def _acquire(images: np.ndarray, layout: FastMRILayout, seed: int) -> np.ndarray
         x = x[:, None] * coil_sensitivities(layout.coils, height, width, rng)
     noise = rng.standard_normal((2, *x.shape)) * layout.noise_std * layout.scale
     return (fft2c(x) + noise[0] + 1j * noise[1]).astype("complex64")
-
-
-def _stored_images(kspace: np.ndarray, height: int, width: int) -> np.ndarray:
-    images = center_crop(ifft2c(kspace), height, width)
-    magnitudes = np.abs(images) if kspace.ndim == 3 else root_sum_of_squares(images)
-    return magnitudes.astype("float32")

@@ -1,7 +1,5 @@
 """Folders of images, read one by one, and random patches of images."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from spade_keras.data.reading import DataFile, LazyArray, list_files, read_all
-from spade_keras.errors import importing
+from spade_keras.errors import importing, require
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 _EXPECTED = "a whole image in one of the formats png, jpg, bmp and tif"
@@ -22,13 +20,10 @@ _GREY = np.array([0.299, 0.587, 0.114], "float32")
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images of files.
+    """Images of `files`; `skipped` maps each file that was left out to the reason.
 
-    Attributes:
-        images: float32 images in [0, 1], lazily: `(images, height, width, channels)`, where
-            height and width are None if they differ.
-        files: The file of every image.
-        skipped: File -> why it was left out.
+    `images` are float32 in [0, 1], read lazily: `(images, height, width, channels)`, where height
+    and width are None if they differ.
     """
 
     images: LazyArray
@@ -42,28 +37,20 @@ class ImageSet:
 def open_images(
     path: str | Path | Sequence[str | Path], *, channels: int = 3, skip_bad: bool = False
 ) -> ImageSet:
-    """Opens images, grey or color, without reading their pixels.
+    """Opens images, grey or color, in the order of their file names, without reading their pixels.
 
-    8- and 16-bit values are divided by the largest their type holds; floating-point images must
-    lie in [0, 1]. Transparency is dropped, palettes and EXIF rotations are applied.
-
-    Args:
-        path: A file, a folder (with its subfolders), or a list of files.
-        channels: 3 repeats the values of grey images; 1 turns color into luma (ITU-R BT.601).
-        skip_bad: Whether to leave out bad files, and list them in `skipped`. Then every file is
-            read once.
-
-    Returns:
-        An `ImageSet`, in the order of the files' names.
+    `path` is a file, a folder (with its subfolders), or a list of files. 8- and 16-bit values are
+    divided by the largest their type holds; floating-point images must lie in [0, 1]. Transparency
+    is dropped, palettes and EXIF rotations are applied. 3 `channels` repeat the values of grey
+    images; 1 turns color into luma (ITU-R BT.601). `skip_bad` reads every file once, leaves out bad
+    ones and lists them in `skipped`.
 
     Raises:
         BadFileError: If a file is damaged or holds something unexpected.
-        ValueError: If `channels` is neither 1 nor 3.
         MissingExtraError: If Pillow is not installed.
     """
     _pillow()
-    if channels not in (1, 3):
-        raise ValueError(f"`channels` must be 1 or 3. Received: channels={channels}")
+    require(channels in (1, 3), "`channels` must be 1 or 3.", channels=channels)
     look = partial(_look, decode=skip_bad)
     found, skipped = read_all(list_files(path, IMAGE_SUFFIXES), look, skip_bad=skip_bad)
     names = tuple(file for file, _ in found)
@@ -74,11 +61,7 @@ def open_images(
 
 
 def read_image(file: str | Path, *, channels: int = 3) -> np.ndarray:
-    """Reads one image; see `open_images`.
-
-    Returns:
-        float32 array `(height, width, channels)` in [0, 1].
-    """
+    """Reads one image, float32 `(height, width, channels)` in [0, 1]; see `open_images`."""
     source = DataFile(Path(file), _REMEDY)
     image, image_ops = _pillow()
     with source.reading("content", _EXPECTED), image.open(source.path) as opened:
@@ -97,36 +80,22 @@ def random_patches(
 
     Larger images give more patches: every place of every image is equally likely.
 
-    Args:
-        images: Images `(height, width, channels)` of any sizes, an array or a `LazyArray`; those
-            smaller than a patch give none.
-        count: Number of patches.
-        size: Side, or `(height, width)`; patches that are not square are not turned.
-        seed: Seed of everything random.
-
-    Returns:
-        float32 array `(count, height, width, channels)`.
-
-    Raises:
-        ValueError: If no image is large enough, or `count` is below 1.
+    `images` are `(height, width, channels)` of any sizes, an array or a `LazyArray`; those smaller
+    than a patch give none. `size` is the side of a patch or `(height, width)`; patches that are not
+    square are not turned. Returns a float32 array `(count, height, width, channels)`.
 
     Example:
         >>> random_patches([np.zeros((9, 12, 3))], 5, 8).shape
         (5, 8, 8, 3)
     """
     height, width = (size, size) if isinstance(size, int) else size
-    if count < 1 or min(height, width) < 1:
-        raise ValueError(
-            f"`count` and `size` must be at least 1. Received: count={count}, size={size}"
-        )
+    rule = "`count` and `size` must be at least 1."
+    require(count >= 1 and min(height, width) >= 1, rule, count=count, size=size)
     rng = np.random.default_rng(seed)
     shapes = [image.shape for image in images]
     places = [max(h - height + 1, 0) * max(w - width + 1, 0) for h, w, _ in shapes]
-    if not sum(places):
-        raise ValueError(
-            f"`images` must hold one of at least {height} x {width} pixels. "
-            f"Received: shapes {sorted(set(shapes))}"
-        )
+    rule = f"`images` must hold one of at least {height} x {width} pixels."
+    require(sum(places), rule, shapes=sorted(set(shapes)))
     chosen = rng.choice(len(shapes), count, p=np.array(places) / sum(places))
     patches: dict[int, np.ndarray] = {}
     # Image by image, so that few of a lazy set are held at once.
@@ -164,8 +133,8 @@ def _to_unit(file: DataFile, pixels: np.ndarray) -> np.ndarray:
 def _to_channels(file: DataFile, values: np.ndarray, channels: int) -> np.ndarray:
     if values.ndim == 2:
         values = values[..., None]
-    if values.ndim != 3 or 0 in values.shape or values.shape[-1] not in (1, 3, 4):
-        raise file.error("content", "a grey or color image", f"shape {values.shape}")
+    fits = values.ndim == 3 and 0 not in values.shape and values.shape[-1] in (1, 3, 4)
+    file.check_array(fits, "content", "a grey or color image", values)
     values = values[..., :3] if values.shape[-1] == 4 else values
     if values.shape[-1] == channels:
         return np.ascontiguousarray(values)

@@ -1,7 +1,5 @@
 """Sampling masks for Cartesian MRI, all with one signature: `MASKS` names them."""
 
-from __future__ import annotations
-
 import hashlib
 import inspect
 from collections.abc import Callable
@@ -10,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from spade_keras.errors import require
 from spade_keras.registry import MASKS
 
 MaskFunction = Callable[..., np.ndarray]
@@ -22,14 +21,9 @@ _BISECTIONS = 14
 
 
 def get_mask(name: str, **settings: Any) -> MaskFunction:
-    """Returns a mask function with its settings, to be called with a shape and a seed.
+    """Returns a mask of `MASKS` with its settings, to be called with a shape and a seed.
 
-    Args:
-        name: A name in `MASKS`.
-        **settings: `acceleration`, `acs_lines` and the mask's own arguments.
-
-    Raises:
-        ValueError: If there is no such mask, or its arguments are others.
+    `settings` are `acceleration`, `acs_lines` and the mask's own arguments.
 
     Example:
         >>> mask = get_mask("equispaced", acceleration=4, acs_lines=4)
@@ -38,11 +32,8 @@ def get_mask(name: str, **settings: Any) -> MaskFunction:
     """
     function = MASKS[name]
     known = [p for p in inspect.signature(function).parameters if p not in ("shape", "seed")]
-    if not {"acceleration", "acs_lines"} <= set(settings) <= set(known):
-        raise ValueError(
-            f"The mask {name!r} takes {known} and needs acceleration and acs_lines. "
-            f"Received: {settings}"
-        )
+    rule = f"The mask {name!r} takes {known} and needs acceleration and acs_lines."
+    require({"acceleration", "acs_lines"} <= set(settings) <= set(known), rule, **settings)
     return partial(function, **settings)
 
 
@@ -54,40 +45,24 @@ def equispaced(
     seed: int = 0,
     offset: int | None = None,
 ) -> np.ndarray:
-    """Every `acceleration`-th column plus a fully sampled block in the center.
+    """Every `acceleration`-th column plus a fully sampled block of `acs_lines` in the center.
 
-    The true acceleration, `mask.size / mask.sum()`, is lower than `acceleration`.
-
-    Args:
-        shape: `(height, width)`.
-        acceleration: Spacing of the sampled columns outside the center.
-        acs_lines: Columns of the central (autocalibration) block.
-        seed: Draws the offset.
-        offset: First sampled column, from 0 to `acceleration - 1`, instead of a drawn one.
-
-    Returns:
-        float32 array `(1, width)` of zeros and ones.
-
-    Raises:
-        ValueError: If an argument is out of its range.
+    The true acceleration, `mask.size / mask.sum()`, is lower than `acceleration`. The first sampled
+    column, from 0 to `acceleration - 1`, is the `offset`, by default drawn by the seed. Returns a
+    float32 array `(1, width)` of zeros and ones.
 
     Example:
         >>> equispaced((8, 12), acceleration=4, acs_lines=2, offset=0).astype(int)
         array([[1, 0, 0, 0, 1, 1, 1, 0, 1, 0, 0, 0]])
     """
     width = shape[1]
-    if not 1 <= acceleration <= width:
-        raise ValueError(
-            f"`acceleration` must be from 1 to the width {width}. "
-            f"Received: acceleration={acceleration}"
-        )
-    if not 0 <= acs_lines <= width:
-        raise ValueError(
-            f"`acs_lines` must be from 0 to the width {width}. Received: acs_lines={acs_lines}"
-        )
+    rule = f"`acceleration` must be from 1 to the width {width}."
+    require(1 <= acceleration <= width, rule, acceleration=acceleration)
+    rule = f"`acs_lines` must be from 0 to the width {width}."
+    require(0 <= acs_lines <= width, rule, acs_lines=acs_lines)
     first = np.random.default_rng(seed).integers(acceleration) if offset is None else offset
-    if not 0 <= first < acceleration:
-        raise ValueError(f"`offset` must be in [0, {acceleration}). Received: offset={offset}")
+    rule = f"`offset` must be in [0, {acceleration})."
+    require(0 <= first < acceleration, rule, offset=offset)
     mask = np.zeros((1, width), "float32")
     mask[:, first::acceleration] = 1
     mask[:, central_block(width, acs_lines)] = 1
@@ -97,19 +72,9 @@ def equispaced(
 def random(
     shape: tuple[int, int], *, acceleration: float, acs_lines: int, seed: int = 0
 ) -> np.ndarray:
-    """A central block plus columns drawn uniformly at random.
+    """A central block of `acs_lines` plus columns drawn uniformly at random.
 
-    Args:
-        shape: `(height, width)`.
-        acceleration: Columns over sampled columns, the central block included.
-        acs_lines: Columns of the central (autocalibration) block.
-        seed: Seed of the draw.
-
-    Returns:
-        float32 array `(1, width)`; `round(width / acceleration)` are ones.
-
-    Raises:
-        ValueError: If the central block alone has more columns than that.
+    Returns a float32 array `(1, width)`; `round(width / acceleration)` are ones.
 
     Example:
         >>> true_acceleration(random((64, 64), acceleration=4, acs_lines=8))
@@ -129,21 +94,14 @@ def gaussian(
     """A central block plus columns drawn at random, densest near the center.
 
     The weight of the column at k is exp(-(k - center)^2 / (2 (std width)^2)); columns are drawn
-    without replacement.
-
-    Arguments are those of `random`, and `std`, the standard deviation of the density as a fraction
-    of the width.
-
-    Raises:
-        ValueError: If an argument is out of its range.
+    without replacement, as many as in `random`. `std` is a fraction of the width.
 
     Example:
         >>> mask = gaussian((64, 64), acceleration=4, acs_lines=4)
         >>> bool(mask[:, 16:48].sum() > mask.sum() / 2), true_acceleration(mask)
         (True, 4.0)
     """
-    if not std > 0:
-        raise ValueError(f"`std` must be positive. Received: std={std}")
+    require(std > 0, "`std` must be positive.", std=std)
     width = shape[1]
     # Far columns of a narrow density would underflow, and could then never be drawn.
     exponent = -0.5 * ((np.arange(width) - width // 2) / (std * width)) ** 2
@@ -164,16 +122,10 @@ def poisson_disc(
 
         r(k) = r_0 (1 + slope d(k)),   d(k)^2 = ((k_y - c_y) / h)^2 + ((k_x - c_x) / w)^2
 
-    and no later sample lies inside. Points are tried in random order until none fits (dart
-    throwing); r_0 is found by bisection so that just enough samples fit, and the excess is removed
-    at random.
-
-    Arguments are those of `random`, in points instead of columns: `acs_lines` is the side of the
-    square. `slope` is the growth of the distance toward the edge; 0 samples evenly. Returns
+    and no later sample lies inside; a slope of 0 samples evenly. Points are tried in random order
+    until none fits (dart throwing); r_0 is found by bisection so that just enough samples fit, and
+    the excess is removed at random. `acs_lines` is the side of the square. Returns a float32 array
     `(height, width)`, of which exactly `round(height width / acceleration)` are ones.
-
-    Raises:
-        ValueError: If an argument is out of its range.
 
     Example:
         >>> mask = poisson_disc((32, 32), acceleration=4, acs_lines=8)
@@ -184,12 +136,9 @@ def poisson_disc(
         Bridson, "Fast Poisson disk sampling in arbitrary dimensions", 2007, for the distribution.
     """
     height, width = shape
-    if not 0 <= acs_lines <= min(shape):
-        raise ValueError(
-            f"`acs_lines` must be from 0 to {min(shape)}. Received: acs_lines={acs_lines}"
-        )
-    if slope < 0:
-        raise ValueError(f"`slope` must be at least 0. Received: slope={slope}")
+    rule = f"`acs_lines` must be from 0 to {min(shape)}."
+    require(0 <= acs_lines <= min(shape), rule, acs_lines=acs_lines)
+    require(slope >= 0, "`slope` must be at least 0.", slope=slope)
     count = _sample_count(height * width, acceleration, acs_lines**2) - acs_lines**2
     rng = np.random.default_rng(seed)
     order = rng.permutation(height * width)
@@ -216,10 +165,7 @@ def poisson_disc(
 
 
 def true_acceleration(mask: Any) -> float:
-    """Returns all samples over taken samples.
-
-    Args:
-        mask: Array of any shape, not 0 where sampled.
+    """Returns all samples over taken samples of a mask of any shape, not 0 where sampled.
 
     Example:
         >>> mask = equispaced((1, 320), acceleration=6, acs_lines=20, offset=0)
@@ -228,8 +174,7 @@ def true_acceleration(mask: Any) -> float:
     """
     mask = np.asarray(mask)
     sampled = np.count_nonzero(mask)
-    if not sampled:
-        raise ValueError("`mask` must sample something. Received: a mask of zeros")
+    require(sampled, "`mask` must sample something.", sampled=sampled)
     return float(mask.size / sampled)
 
 
@@ -246,18 +191,12 @@ def seed_from_name(name: str, seed: int = 0) -> int:
 
 def _sample_count(size: int, acceleration: float, central: int) -> int:
     """How many of `size` samples to take, the central ones included."""
-    if not 1 <= acceleration <= size:
-        raise ValueError(
-            f"`acceleration` must be from 1 to the number of samples, {size}. "
-            f"Received: acceleration={acceleration}"
-        )
+    rule = f"`acceleration` must be from 1 to the number of samples, {size}."
+    require(1 <= acceleration <= size, rule, acceleration=acceleration)
     count = round(size / acceleration)
-    if not 0 <= central <= count:
-        raise ValueError(
-            f"`acs_lines` must give at most the {count} samples that the acceleration allows; "
-            f"lower one of the two. Received: {central} central samples, "
-            f"acceleration={acceleration}"
-        )
+    rule = f"`acs_lines` must give at most the {count} samples that the acceleration allows; lower "
+    rule += "one of the two."
+    require(0 <= central <= count, rule, central_samples=central, acceleration=acceleration)
     return count
 
 

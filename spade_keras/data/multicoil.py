@@ -1,7 +1,5 @@
 """Coil images and their k-space as complex arrays, and the simulated acquisition of slices."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +7,7 @@ from scipy import fft
 
 from spade_keras.data.masks import equispaced
 from spade_keras.data.slices import MeasuredSlices
+from spade_keras.errors import require
 
 
 def fft2c(x: np.ndarray, axes: Sequence[int] = (-2, -1)) -> np.ndarray:
@@ -56,33 +55,19 @@ def simulate_multicoil(
 ) -> MeasuredSlices:
     """Simulates y = M (F S x + noise) for every slice, each with its own phase, coils and mask.
 
-    Args:
-        magnitudes: `(slices, height, width)`, scaled to about [0, 1].
-        coils: Number of receiver coils, at least 1.
-        acceleration: Spacing of the sampled columns; their offset differs from slice to slice.
-        acs_lines: Fully sampled columns in the center.
-        noise_std: Standard deviation of real and imaginary part of the noise in every sample of
-            the unitary k-space, in the unit of the image.
-        seed: Seed of everything random.
+    `magnitudes` are `(slices, height, width)`, scaled to about [0, 1]. Masks are `equispaced`, with
+    an offset of their own. `noise_std` is the standard deviation of real and imaginary part of the
+    noise in every sample of the unitary k-space, in the unit of the image.
 
     Returns:
         `MeasuredSlices`: inputs `measurements` `(slices, coils, height, width, 2)`, zero where not
         sampled, `mask` `(slices, 1, width)` and `sensitivities` as the measurements, of unit sum of
         squares over coils; targets are complex images `(slices, height, width, 2)`.
-
-    Raises:
-        ValueError: If an argument is out of its range.
     """
-    if magnitudes.ndim != 3:
-        raise ValueError(
-            "`magnitudes` must have the shape (slices, height, width). "
-            f"Received: shape {magnitudes.shape}"
-        )
-    if coils < 1 or noise_std < 0:
-        raise ValueError(
-            "`coils` must be at least 1 and `noise_std` at least 0. "
-            f"Received: coils={coils}, noise_std={noise_std}"
-        )
+    rule = "`magnitudes` must have the shape (slices, height, width)."
+    require(magnitudes.ndim == 3, rule, shape=magnitudes.shape)
+    rule = "`coils` must be at least 1 and `noise_std` at least 0."
+    require(coils >= 1 and noise_std >= 0, rule, coils=coils, noise_std=noise_std)
     rng = np.random.default_rng(seed)
     slices, height, width = magnitudes.shape
     phase = np.stack([smooth_phase(height, width, rng) for _ in range(slices)])
@@ -99,13 +84,9 @@ def simulate_multicoil(
 
 
 def coil_sensitivities(coils: int, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Smooth complex maps of coils around the field of view, unit sum of squares.
+    """Smooth maps `(coils, height, width)` of coils around the object, unit sum of squares.
 
-    Every coil sits at a slightly random place on a circle around the object; its map falls off
-    with distance, and its phase is a random slope.
-
-    Returns:
-        complex64 array `(coils, height, width)`.
+    A map falls off with the distance from its coil, and its phase is a random slope.
     """
     y, x = _grid(height, width)
     angle = 2 * np.pi * (np.arange(coils) + rng.uniform(0, 1)) / coils

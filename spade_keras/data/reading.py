@@ -1,7 +1,5 @@
 """Data files: entries read on demand, and bad files reported or skipped."""
 
-from __future__ import annotations
-
 import contextlib
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from spade_keras.errors import BadFileError, SpadeError
+from spade_keras.errors import BadFileError, SpadeError, require
 from spade_keras.files import read_npz
 
 _T = TypeVar("_T")
@@ -21,13 +19,8 @@ class LazyArray:
     """Entries along a first axis, read when indexed like an array, never held as a whole.
 
     `keras.tree` treats it as a leaf, so `SliceDataset` and batching handle it like an array.
-
-    Args:
-        read: Returns entry `i`, for i from 0 to `length - 1`. Must be picklable for data sets that
-            are read by several processes.
-        length: Number of entries.
-        entry_shape: Shape of an entry; None where it differs from entry to entry.
-        dtype: Type of the entries.
+    `read(i)` returns entry `i`; it must be picklable where several processes read. `entry_shape`
+    has None where the entries differ.
 
     Example:
         >>> squares = LazyArray(lambda i: np.full(2, i * i), 5, (2,), "int64")
@@ -68,38 +61,28 @@ class LazyArray:
                 "An index must be an integer, a slice, or one row of integers or booleans: only "
                 f"the first axis is read lazily. Received: index={index!r}"
             )
-        return self._stack(chosen.tolist()) if chosen.ndim else self._read(int(chosen))
+        if not chosen.ndim:
+            return self._read(int(chosen))
+        if not chosen.size:
+            return np.zeros((0, *(size or 0 for size in self.shape[1:])), self.dtype)
+        entries = [self._read(i) for i in chosen.tolist()]
+        shapes = {entry.shape for entry in entries}
+        rule = "Entries of different shapes do not fit into one batch. Crop the data to one shape "
+        require(len(shapes) == 1, rule + "or use batch_size=1.", shapes=sorted(shapes))
+        return np.stack(entries)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """Reads everything."""
-        if copy is False:
-            raise ValueError("A lazy array cannot be taken without a copy. Received: copy=False")
+        require(copy is not False, "A lazy array cannot be taken without a copy.", copy=copy)
         return self[:].astype(self.dtype if dtype is None else dtype, copy=False)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(shape={self.shape}, dtype={self.dtype})"
 
-    def _stack(self, indices: Sequence[int]) -> np.ndarray:
-        entries = [self._read(i) for i in indices]
-        if not entries:
-            return np.zeros((0, *(size or 0 for size in self.shape[1:])), self.dtype)
-        shapes = {entry.shape for entry in entries}
-        if len(shapes) > 1:
-            raise ValueError(
-                "Entries of different shapes do not fit into one batch. Crop the data to one shape "
-                f"or use batch_size=1. Received: shapes {sorted(shapes)}"
-            )
-        return np.stack(entries)
-
 
 @dataclass(frozen=True)
 class DataFile:
-    """A file that is being read, and what to do if it is bad.
-
-    Args:
-        path: The file.
-        remedy: The next step that its errors advise.
-    """
+    """A file that is being read, and the next step that its errors advise."""
 
     path: Path
     remedy: str
@@ -126,6 +109,11 @@ class DataFile:
                 received = "an empty file"
             raise self.error(key, expected, received) from error
 
+    def check_array(self, fits: bool, key: str, expected: str, array: Any) -> None:
+        """Raises `BadFileError` with the type and shape of an array that does not fit."""
+        if not fits:
+            raise self.error(key, expected, f"{array.dtype} of shape {array.shape}")
+
     def check_finite(self, key: str, values: np.ndarray) -> None:
         """Raises `BadFileError` if an array, real or complex, holds NaN or infinity."""
         finite = np.isfinite(values)
@@ -136,8 +124,7 @@ class DataFile:
     def read_array(self, key: str | None = None) -> tuple[str, np.ndarray]:
         """Reads the array of an `.npy` file, or the one named `key` (None: the only one) of `.npz`.
 
-        Returns:
-            Its name, "content" in an `.npy` file, and the array.
+        Returns its name too, "content" in an `.npy` file.
         """
         with self.reading(key or "content", "an .npy or .npz file of arrays"):
             if not zipfile.is_zipfile(self.path):

@@ -1,17 +1,16 @@
 """Slices in memory, in batches, and split for training, validation and test."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import keras
 import numpy as np
 
 from spade_keras.data.masks import true_acceleration
+from spade_keras.errors import require
 from spade_keras.files import read_npz
 
 
@@ -19,10 +18,8 @@ from spade_keras.files import read_npz
 class MeasuredSlices:
     """Slices, or images, with their measurements; float32 arrays, the slice on the first axis.
 
-    Attributes:
-        inputs: Inputs of a network by name.
-        targets: True images; None where they are unknown.
-        scale: The measurements were divided by it.
+    `inputs` are those of a network, by name; `targets` are true images, None where they are
+    unknown. The measurements were divided by `scale`.
     """
 
     inputs: dict[str, np.ndarray]
@@ -43,7 +40,7 @@ class MeasuredSlices:
         np.savez(path, **self.inputs, **targets)  # type: ignore[arg-type]
 
     @classmethod
-    def load(cls, path: str | Path) -> MeasuredSlices:
+    def load(cls, path: str | Path) -> Self:
         """Reads what `save` wrote."""
         arrays = read_npz(path)
         return cls(targets=arrays.pop("targets", None), inputs=arrays)
@@ -52,15 +49,9 @@ class MeasuredSlices:
 class SliceDataset(keras.utils.PyDataset):
     """Serves `inputs`, or `(inputs, targets)`, in batches, reshuffled after every epoch.
 
-    Args:
-        inputs: An array, or a dict of arrays, with the slices on the first axis.
-        targets: Array of targets; None: inputs alone are served.
-        batch_size: Slices in a batch; the last batch of an unshuffled set may be smaller.
-        shuffle_seed: Seed of the order; None keeps the given order. A shuffled set drops the last
-            incomplete batch, so that all batches have one shape and compile once.
-
-    Raises:
-        ValueError: If the arrays differ in length or `batch_size` is not from 1 to that length.
+    `inputs` is an array, or a dict of arrays, with the slices on the first axis. A `shuffle_seed`
+    of None keeps their order, and the last batch may be smaller. A shuffled set drops the last
+    incomplete batch, so that all batches have one shape and compile once.
     """
 
     def __init__(
@@ -74,16 +65,10 @@ class SliceDataset(keras.utils.PyDataset):
         super().__init__()
         arrays = keras.tree.flatten((inputs, targets))
         lengths = {len(array) for array in arrays if array is not None}
-        if len(lengths) != 1:
-            raise ValueError(
-                f"All arrays must have one length. Received: lengths {sorted(lengths)}"
-            )
+        require(len(lengths) == 1, "All arrays must have one length.", lengths=sorted(lengths))
         self._length = lengths.pop()
-        if not 1 <= batch_size <= self._length:
-            raise ValueError(
-                f"`batch_size` must be from 1 to the number of slices, {self._length}. "
-                f"Received: batch_size={batch_size}"
-            )
+        rule = f"`batch_size` must be from 1 to the number of slices, {self._length}."
+        require(1 <= batch_size <= self._length, rule, batch_size=batch_size)
         self._inputs = inputs
         self._targets = targets
         self._batch_size = batch_size
@@ -123,76 +108,42 @@ def slab_split(slices: int, *, validation: int, test: int, gap: int) -> Split:
     """Puts the validation slab at the bottom, the test slab at the top, training between.
 
     A slab split is not a subject split: it shows that a network generalizes along one brain.
-
-    Args:
-        slices: Number of slices of the volume.
-        validation: Slices of the validation slab.
-        test: Slices of the test slab.
-        gap: Slices left out on either side of the training slab.
-
-    Returns:
-        A `Split` of slices.
-
-    Raises:
-        ValueError: If no slice is left to train on.
+    `gap` slices are left out on either side of the training slab.
 
     Example:
         >>> slab_split(20, validation=4, test=3, gap=2).train
         slice(6, 15, None)
     """
     train = slice(validation + gap, slices - test - gap)
-    if min(validation, test) < 1 or gap < 0 or train.start >= train.stop:
-        raise ValueError(
-            f"Validation and test slabs need at least 1 slice each, the gap at least 0, and "
-            f"{slices} slices must leave some to train on. Received: validation={validation}, "
-            f"test={test}, gap={gap}"
-        )
+    fits = min(validation, test) >= 1 and gap >= 0 and train.start < train.stop
+    rule = (
+        "Validation and test slabs need at least 1 slice each, the gap at least 0, and "
+        f"{slices} slices must leave some to train on."
+    )
+    require(fits, rule, validation=validation, test=test, gap=gap)
     return Split(train, slice(0, validation), slice(slices - test, slices))
 
 
 def random_split(samples: int, *, validation: int, test: int, seed: int = 0) -> Split:
     """Draws the validation and test samples at random; the rest is to train on.
 
-    Args:
-        samples: Number of samples.
-        validation: Samples to select by.
-        test: Samples to report on.
-        seed: Seed of the draw.
-
-    Returns:
-        A `Split` of indices.
-
-    Raises:
-        ValueError: If no sample is left to train on.
-
     Example:
         >>> [len(part) for part in random_split(10, validation=2, test=3)]
         [5, 2, 3]
     """
-    if min(validation, test) < 1 or validation + test >= samples:
-        raise ValueError(
-            f"Validation and test need at least 1 sample each, and {samples} samples must leave "
-            f"some to train on. Received: validation={validation}, test={test}"
-        )
+    fits = min(validation, test) >= 1 and validation + test < samples
+    rule = f"Validation and test need at least 1 sample each, and {samples} samples must leave some"
+    rule += " to train on."
+    require(fits, rule, validation=validation, test=test)
     order = np.random.default_rng(seed).permutation(samples)
     parts = np.split(order, [samples - validation - test, samples - test])
     return Split(*(np.sort(part) for part in parts))
 
 
 def group_split(groups: Sequence[str], *, validation: int, test: int, seed: int = 0) -> Split:
-    """Draws whole groups at random, such as all volumes of a patient.
+    """Draws whole groups at random, such as all volumes of a patient: `validation` and `test` many.
 
-    Args:
-        groups: The group of every sample.
-        validation: Groups to select by.
-        test: Groups to report on.
-        seed: Seed of the draw; the order of the samples does not matter.
-
-    Returns:
-        A `Split` of indices of samples.
-
-    Raises:
-        ValueError: If no group is left to train on.
+    `groups` is the group of every sample; their order does not matter.
 
     Example:
         >>> split = group_split(["a", "a", "b", "c"], validation=1, test=1)

@@ -1,7 +1,6 @@
 """Simulated low-resolution images: blur kernels, decimation, noise."""
 
-from __future__ import annotations
-
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -11,63 +10,17 @@ from scipy import io, ndimage
 from spade_keras.backend.batches import batches
 from spade_keras.data.reading import DataFile
 from spade_keras.data.slices import MeasuredSlices
+from spade_keras.errors import require
 from spade_keras.operators.downsampling import Downsampling
 
 _BATCH = 16
 
 
-def gaussian_kernel(
-    std: float | tuple[float, float], angle_degrees: float = 0.0, *, size: int = 25
-) -> np.ndarray:
-    """A Gaussian, sampled at the pixels and scaled to sum 1.
-
-    k(p) = c exp(-p^T R diag(std^2)^-1 R^T p / 2), p counted from the pixel at size // 2.
-
-    Args:
-        std: Standard deviation in pixels, or those along both principal axes.
-        angle_degrees: Between the columns' direction and the first principal axis.
-        size: Side of the kernel.
-
-    Returns:
-        float32 array `(size, size)`.
-
-    Raises:
-        ValueError: If `std` or `size` is not positive.
-
-    Example:
-        >>> kernel = gaussian_kernel((4.0, 1.0), 30, size=15)
-        >>> kernel.shape, round(float(kernel.sum()), 5)
-        ((15, 15), 1.0)
-    """
-    first, second = (std, std) if isinstance(std, int | float) else std
-    if min(first, second) <= 0 or size < 1:
-        raise ValueError(
-            f"`std` must be positive and `size` at least 1. Received: std={std}, size={size}"
-        )
-    y, x = np.mgrid[:size, :size] - size // 2
-    angle = np.deg2rad(angle_degrees)
-    along = x * np.cos(angle) + y * np.sin(angle)
-    across = y * np.cos(angle) - x * np.sin(angle)
-    kernel = np.exp(-0.5 * ((along / first) ** 2 + (across / second) ** 2))
-    return (kernel / kernel.sum()).astype("float32")
-
-
 def motion_kernel(seed: int = 0, *, length: float = 20.0, size: int = 25) -> np.ndarray:
     """The path of a shaken camera, drawn at random, scaled to sum 1.
 
-    The velocity is a random walk with friction; the path is centered, shrunk if it would not fit,
-    and smoothed by half a pixel.
-
-    Args:
-        seed: Seed of the path.
-        length: Length of the path in pixels.
-        size: Side of the kernel.
-
-    Returns:
-        float32 array `(size, size)`.
-
-    Raises:
-        ValueError: If `length` is negative or `size` below 5.
+    The velocity is a random walk with friction; the path, of `length` pixels, is centered, shrunk
+    if it would not fit, and smoothed by half a pixel. Returns a float32 array `(size, size)`.
 
     Example:
         >>> kernel = motion_kernel(3)
@@ -78,19 +31,13 @@ def motion_kernel(seed: int = 0, *, length: float = 20.0, size: int = 25) -> np.
         After Boracchi and Foi, "Modeling the performance of image restoration from motion blur",
         2012, in a simpler form.
     """
-    if length < 0 or size < 5:
-        raise ValueError(
-            "`length` must be at least 0 and `size` at least 5. "
-            f"Received: length={length}, size={size}"
-        )
+    rule = "`length` must be at least 0 and `size` at least 5."
+    require(length >= 0 and size >= 5, rule, length=length, size=size)
     rng = np.random.default_rng(seed)
-    steps = 512
     direction = np.exp(2j * np.pi * rng.uniform())
-    velocity = np.empty(steps, complex)
-    for step in range(steps):
-        shake = 0.1 * (rng.standard_normal() + 1j * rng.standard_normal())
-        direction = 0.98 * direction + shake
-        velocity[step] = direction
+    shakes = 0.1 * rng.standard_normal((512, 2)) @ np.array([1, 1j])
+    steps = accumulate(shakes, lambda velocity, shake: 0.98 * velocity + shake, initial=direction)
+    velocity = np.array(list(steps)[1:])
     path = np.cumsum(velocity) * (length / np.abs(velocity).sum())
     path -= (path.real.max() + path.real.min() + 1j * (path.imag.max() + path.imag.min())) / 2
     # Two pixels of margin hold the smoothing.
@@ -110,28 +57,30 @@ def motion_kernel(seed: int = 0, *, length: float = 20.0, size: int = 25) -> np.
 def load_kernels(path: str | Path, *, key: str = "kernels") -> np.ndarray:
     """Reads blur kernels, such as the twelve that USRNet is evaluated with.
 
-    Args:
-        path: A `.mat` file with a cell array `(1, n)` of kernels, as KAIR and USRNet ship it, or
-            an `.npy` or `.npz` file with an array `(n, height, width)`.
-        key: The array of a `.mat` or `.npz` file.
-
-    Returns:
-        float32 array `(n, height, width)`. Kernels are taken as they are: not moved to their
-        center of mass, and not rescaled.
+    A `.mat` file holds a cell array `(1, n)` of kernels, as KAIR and USRNet ship it, an `.npy` or
+    `.npz` file an array `(n, height, width)`; `key` is its name in a `.mat` or `.npz` file. Kernels
+    are taken as they are, float32: not moved to their center of mass, and not rescaled.
 
     Raises:
         BadFileError: If the file holds no kernels of one size, finite, at least 0, and of sum 1.
     """
     file = DataFile(Path(path).expanduser(), "Repair or replace the file.")
     with file.reading(key, "an array of kernels of one size"):
-        found = _read_kernels(file, key)
+        if file.path.suffix.lower() == ".mat":
+            arrays = io.loadmat(file.path)
+            names = sorted(name for name in arrays if not name.startswith("__"))
+            if key not in arrays:
+                raise file.error(key, "an array of the file", f"the arrays {names}")
+            found = arrays[key]
+        else:
+            found = file.read_array(key)[1]
         if found.dtype == object:
             found = np.stack([np.asarray(kernel, "float32") for kernel in found.ravel()])
         kernels = np.asarray(found, "float32")
     if kernels.ndim == 2:
         kernels = kernels[None]
-    if kernels.ndim != 3 or 0 in kernels.shape:
-        raise file.error(key, "of shape (n, height, width)", f"shape {kernels.shape}")
+    fits = kernels.ndim == 3 and 0 not in kernels.shape
+    file.check_array(fits, key, "of shape (n, height, width)", kernels)
     file.check_finite(key, kernels)
     sums = kernels.sum(axis=(1, 2))
     if kernels.min() < 0 or np.abs(sums - 1).max() > 1e-3:
@@ -161,39 +110,30 @@ def simulate_super_resolution(
         scale: 2, 3, 4, ...; 1 only blurs.
         noise_std: Standard deviation of the noise, or the range from which each image's is drawn.
         every_kernel: Whether every image is degraded by every kernel (the protocol of twelve
-            kernels), image by image; else each image is degraded by one, drawn at random.
+            kernels), image by image, instead of by one drawn at random.
         seed: Seed of everything random.
 
     Returns:
-        `MeasuredSlices`: inputs `measurements`
-        `(images, height / scale, width / scale, channels)`, `kernel`
-        `(images, kernel height, kernel width)` and `noise_level` `(images, 1, 1, 1)`, the standard
-        deviation of the noise; targets are the images.
-
-    Raises:
-        ValueError: If a shape or an argument is out of its range.
+        `MeasuredSlices`: inputs `measurements` `(images, height / scale, width / scale, channels)`,
+        `kernel` `(images, kernel height, kernel width)` and `noise_level` `(images, 1, 1, 1)`, the
+        standard deviation of the noise; targets are the images.
 
     Reference:
         Zhang et al., "Deep unfolding network for image super-resolution", 2020.
     """
     lowest, highest = noise_std if isinstance(noise_std, tuple) else (noise_std, noise_std)
-    if images.ndim != 4 or kernels.ndim != 3:
-        raise ValueError(
-            "`images` must have the shape (images, height, width, channels) and `kernels` "
-            "(kernels, height, width). "
-            f"Received: images of shape {images.shape}, kernels of shape {kernels.shape}"
-        )
-    if scale < 1 or not 0 <= lowest <= highest:
-        raise ValueError(
-            "`scale` must be at least 1 and `noise_std` at least 0, or a range. "
-            f"Received: scale={scale}, noise_std={noise_std}"
-        )
+    rule = (
+        "`images` must have the shape (images, height, width, channels) and `kernels` (kernels, "
+        "height, width)."
+    )
+    ranks = images.ndim == 4 and kernels.ndim == 3
+    require(ranks, rule, images_shape=images.shape, kernels_shape=kernels.shape)
+    rule = "`scale` must be at least 1 and `noise_std` at least 0, or a range."
+    require(scale >= 1 and 0 <= lowest <= highest, rule, scale=scale, noise_std=noise_std)
     targets = modcrop(np.asarray(images, "float32"), scale)
-    if 0 in targets.shape or min(targets.shape[1:3]) < max(kernels.shape[1:]):
-        raise ValueError(
-            f"`images` must be at least as large as the kernels, {kernels.shape[1:]}. "
-            f"Received: images of {targets.shape[1:3]} after cropping to multiples of {scale}"
-        )
+    fits = 0 not in targets.shape and min(targets.shape[1:3]) >= max(kernels.shape[1:])
+    rule = f"`images` must be at least as large as the kernels, {kernels.shape[1:]}."
+    require(fits, rule, size_cropped_to_multiples=targets.shape[1:3])
     rng = np.random.default_rng(seed)
     if every_kernel:
         chosen = np.tile(np.arange(len(kernels)), len(targets))
@@ -215,11 +155,7 @@ def simulate_super_resolution(
 
 
 def modcrop(images: np.ndarray, multiple: int) -> np.ndarray:
-    """Cuts rows and columns off the end, so that both sides are multiples of a number.
-
-    Args:
-        images: `(..., height, width, channels)`.
-        multiple: Such as the scale.
+    """Cuts rows and columns off the end of `(..., height, width, channels)` to a multiple.
 
     Example:
         >>> modcrop(np.zeros((7, 9, 3)), 4).shape
@@ -227,13 +163,3 @@ def modcrop(images: np.ndarray, multiple: int) -> np.ndarray:
     """
     height, width = (size // multiple * multiple for size in images.shape[-3:-1])
     return images[..., :height, :width, :]
-
-
-def _read_kernels(file: DataFile, key: str) -> np.ndarray:
-    if file.path.suffix.lower() != ".mat":
-        return file.read_array(key)[1]
-    arrays = io.loadmat(file.path)
-    if key not in arrays:
-        names = sorted(name for name in arrays if not name.startswith("__"))
-        raise file.error(key, "an array of the file", f"the arrays {names}")
-    return arrays[key]

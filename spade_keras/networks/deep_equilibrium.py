@@ -1,23 +1,23 @@
 """The deep equilibrium network over the gradient iteration."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import keras
 import numpy as np
 from keras import ops
 
 from spade_keras import backend
-from spade_keras.networks.norm_unet import crop_around, pad_around, padded_size, size_multiple
+from spade_keras.errors import require
+from spade_keras.networks.norm_unet import call_padded, padded_shape, size_multiple
 from spade_keras.networks.reconstruction_network import ReconstructionNetwork, Shape, check_counts
 from spade_keras.operators import LinearOperator, check_operator
 from spade_keras.solvers import Solution, anderson, contraction_factor
-from spade_keras.solvers.anderson import check_anderson
+from spade_keras.solvers.fixed_point import check_anderson
 from spade_keras.typing import Record
 
+Function = Callable[[Any], Any]
 GRADIENTS = ("truncated", "implicit", "unroll")
 _STATEFUL = (
     keras.layers.BatchNormalization,
@@ -27,6 +27,40 @@ _STATEFUL = (
     keras.layers.GaussianDropout,
     keras.layers.GaussianNoise,
 )
+
+
+@dataclass(frozen=True)
+class EquilibriumReport(Record):
+    """The solver's result for a deep equilibrium network, one number per sample.
+
+    `residual`, `iterations`, `converged` and `finite` are those of `solvers.Solution`, `tolerance`
+    and `max_iterations` the network's. `contraction` is the spectral radius of the Jacobian of T at
+    the solution: the factor by which one more application shrinks an error. From 1 on the
+    equilibrium does not attract, and neither implicit nor truncated gradients can be trusted.
+    """
+
+    residual: tuple[float, ...]
+    iterations: tuple[int, ...]
+    contraction: tuple[float, ...]
+    converged: tuple[bool, ...]
+    finite: tuple[bool, ...]
+    tolerance: float
+    max_iterations: int
+
+    @property
+    def diverged(self) -> tuple[bool, ...]:
+        """Per sample, whether values became infinite, or it stopped unsolved and repelled."""
+        rows = zip(self.finite, self.converged, self.contraction, strict=True)
+        return tuple(not finite or (not done and not rate < 1) for finite, done, rate in rows)
+
+    def __str__(self) -> str:
+        """Summarizes it in one line."""
+        return (
+            f"{sum(self.converged)} of {len(self.converged)} samples met {self.tolerance:g}, "
+            f"{np.median(self.iterations):g} iterations (median; at most {max(self.iterations)}), "
+            f"residual at most {max(self.residual):.2g}, contraction at most "
+            f"{max(self.contraction):.3g}, {sum(self.diverged)} diverged"
+        )
 
 
 @keras.saving.register_keras_serializable(package="spade_keras")
@@ -57,29 +91,18 @@ class DeepEquilibrium(ReconstructionNetwork):
 
     Args:
         operator: The forward model A, of norm about 1.
-        prior: Functional model that maps an image batch to one of the same shape. Images are
-            padded with zeros to a size that its poolings divide.
-        iterations: Reference iteration count. The number of iterations in a solve depends on
-            weights and data, so costs and times of a search are taken at this count.
+        prior: Functional model from an image batch to one of the same shape. Images are padded with
+            zeros to a size that its poolings divide.
+        iterations: Reference count at which a search takes costs and times, since the iterations of
+            a solve depend on weights and data.
         tolerance: Bound on ||T(x) - x|| / ||T(x)||. 0 for exactly `max_iterations` iterations.
         max_iterations: Most evaluations of T in a solve.
-        gradient: "truncated", "implicit" or "unroll".
-        gradient_steps: Applications with a truncated gradient.
-        memory: Parameter of Anderson acceleration, like the next two; see `solvers.anderson`.
-        ridge: Relative to the mean square of the gaps.
-        damping: Share of a step that is taken.
-        initial_step: Start value of gamma; 1 suits an operator of norm 1.
-        initial_mixing: Start value of alpha.
-        **kwargs: Arguments of `keras.Model`, such as `name`.
+        memory, ridge, damping: Parameters of Anderson acceleration; see `solvers.anderson`.
+        initial_step, initial_mixing: Start values of gamma, where 1 suits an operator of norm 1,
+            and alpha.
 
-    Input shape:
-        Dict with `measurements` and the operator's parameters, in their shapes.
-
-    Output shape:
-        That of the operator's image, `(batch, height, width, channels)`, float32.
-
-    Raises:
-        ValueError: If an argument is outside its range or the prior is stateful.
+    Input shape and output shape:
+        Those of `UnrolledPGD`.
 
     Example:
         >>> from spade_keras.operators import CartesianMRI
@@ -117,13 +140,11 @@ class DeepEquilibrium(ReconstructionNetwork):
         **kwargs: Any,
     ) -> None:
         check_operator(operator)
-        check_stateless(prior)
+        _check_stateless(prior)
         check_anderson(memory, ridge, damping, tolerance, max_iterations)
         check_counts(iterations=iterations, gradient_steps=gradient_steps)
-        if gradient not in GRADIENTS:
-            raise ValueError(
-                f"`gradient` must be one of {GRADIENTS}. Received: gradient={gradient!r}"
-            )
+        rule = f"`gradient` must be one of {GRADIENTS}."
+        require(gradient in GRADIENTS, rule, gradient=gradient)
         super().__init__(**kwargs)
         self.operator = operator
         self.prior = prior
@@ -154,33 +175,23 @@ class DeepEquilibrium(ReconstructionNetwork):
             return backend.attach_gradient(value, value, lambda u: self._adjoint(function, x, u))
         return _repeat(function, x, self.gradient_steps if training else 1)
 
-    def _fixed_point_problem(self, inputs: Mapping[str, Any]) -> tuple[Callable[[Any], Any], Any]:
+    def _fixed_point_problem(self, inputs: Mapping[str, Any]) -> tuple[Function, Any]:
         """T for these inputs, and the start of its iteration."""
         gradient, start = self._data_gradient(inputs)
 
         def function(x: Any) -> Any:
             z = x - self.step_size * gradient(x)
             scale = ops.exp(self.log_prior_scale)
-            seen = pad_around(scale * z, self.multiple)
-            denoised = ops.cast(self.prior(seen, training=False), "float32") / scale
-            height, width = ops.shape(z)[1:3]
-            denoised = crop_around(denoised, height, width, self.multiple)
+            denoised = call_padded(self.prior, scale * z, self.multiple, training=False) / scale
             return self.mixing * denoised + (1 - self.mixing) * z
 
         return function, start
 
-    def _solve(self, function: Callable[[Any], Any], start: Any) -> Solution:
-        return anderson(
-            function,
-            start,
-            memory=self.memory,
-            ridge=self.ridge,
-            damping=self.damping,
-            tolerance=self.tolerance,
-            max_iterations=self.max_iterations,
-        )
+    def _solve(self, function: Function, start: Any) -> Solution:
+        names = ("memory", "ridge", "damping", "tolerance", "max_iterations")
+        return anderson(function, start, **{name: getattr(self, name) for name in names})
 
-    def _adjoint(self, function: Callable[[Any], Any], x: Any, cotangent: Any) -> Any:
+    def _adjoint(self, function: Function, x: Any, cotangent: Any) -> Any:
         """Solves g = u + J^T g."""
         _, pullback = backend.vjp(function, x)
         return self._solve(lambda g: cotangent + pullback(g), cotangent).x
@@ -189,92 +200,35 @@ class DeepEquilibrium(ReconstructionNetwork):
         """Solves for a batch, a dict of input arrays, and reports how well."""
         function, start = self._fixed_point_problem(inputs)
         found = self._solve(function, start)
-        records = {
-            "residual": found.residual,
-            "iterations": found.iterations,
-            "contraction": contraction_factor(function, found.x),
-            "converged": found.converged,
-            "finite": found.finite,
-        }
+        names = ("residual", "iterations", "converged", "finite")
+        records = {name: getattr(found, name) for name in names}
+        records["contraction"] = contraction_factor(function, found.x)
         return EquilibriumReport(
             **{k: tuple(ops.convert_to_numpy(record).tolist()) for k, record in records.items()},
             tolerance=self.tolerance,
             max_iterations=self.max_iterations,
         )
 
-    def with_iterations(self, iterations: int) -> DeepEquilibrium:
+    def with_iterations(self, iterations: int) -> Self:
         """Returns a new network of exactly that many iterations, with copies of all weights.
 
         Its time depends on neither weights nor data: measure and search this one.
-
-        Raises:
-            ValueError: If `iterations` is below 1.
         """
         fixed = {"iterations": iterations, "max_iterations": iterations, "tolerance": 0.0}
         return self._copy(self._copied_priors(iterations), **fixed)
 
-    def with_tolerance(self, tolerance: float, max_iterations: int = 50) -> DeepEquilibrium:
-        """Returns a new network that solves to a tolerance, with copies of all weights.
-
-        Args:
-            tolerance: Bound on the relative residual.
-            max_iterations: Most evaluations of T.
-
-        Raises:
-            ValueError: If one is outside its range.
-        """
+    def with_tolerance(self, tolerance: float, max_iterations: int = 50) -> Self:
+        """Returns a new network that solves to a tolerance, with copies of all weights."""
         priors = self._copied_priors(self.iterations)
         return self._copy(priors, tolerance=tolerance, max_iterations=max_iterations)
 
     def prior_input_shapes(self, inputs: Mapping[str, Any]) -> dict[str, list[Shape]]:
         """Returns the padded image's shape, per reference iteration and once after the solve."""
-        batch, *sizes, channels = self._image_shape(inputs)
-        shape = (batch, *(padded_size(size, self.multiple) for size in sizes), channels)
+        shape = padded_shape(self.prior, *self._image_shape(inputs)[:3])
         return {"prior": [shape] * (self.iterations + 1)}
 
 
-@dataclass(frozen=True)
-class EquilibriumReport(Record):
-    """The solver's result for a deep equilibrium network, one number per sample.
-
-    Attributes:
-        residual: ||T(x) - x|| / ||T(x)|| of the solution.
-        iterations: Evaluations of T until the sample stopped.
-        contraction: Spectral radius of the Jacobian of T at the solution: the factor by which one
-            more application shrinks an error. From 1 on the equilibrium does not attract, and
-            neither implicit nor truncated gradients can be trusted.
-        converged: Whether the residual met the tolerance.
-        finite: Whether all values the solver met were finite.
-        tolerance: The required residual.
-        max_iterations: Evaluations of T that were allowed.
-    """
-
-    residual: tuple[float, ...]
-    iterations: tuple[int, ...]
-    contraction: tuple[float, ...]
-    converged: tuple[bool, ...]
-    finite: tuple[bool, ...]
-    tolerance: float
-    max_iterations: int
-
-    @property
-    def diverged(self) -> tuple[bool, ...]:
-        """Per sample, whether values became infinite, or it stopped unsolved and repelled."""
-        rows = zip(self.finite, self.converged, self.contraction, strict=True)
-        return tuple(not finite or (not done and not rate < 1) for finite, done, rate in rows)
-
-    def __str__(self) -> str:
-        """Summarizes it in one line."""
-        return (
-            f"{sum(self.converged)} of {len(self.converged)} samples met {self.tolerance:g}, "
-            f"{np.median(self.iterations):g} iterations (median; at most {max(self.iterations)}), "
-            f"residual at most {max(self.residual):.2g}, contraction at most "
-            f"{max(self.contraction):.3g}, {sum(self.diverged)} diverged"
-        )
-
-
-def check_stateless(prior: keras.Model) -> None:
-    """Raises a ValueError if a layer of a prior, not frozen, is random or updates statistics."""
+def _check_stateless(prior: keras.Model) -> None:
     for layer in prior._flatten_layers():
         if isinstance(layer, _STATEFUL) and layer.trainable:
             raise ValueError(
@@ -285,7 +239,7 @@ def check_stateless(prior: keras.Model) -> None:
             )
 
 
-def _repeat(function: Callable[[Any], Any], x: Any, times: int) -> Any:
+def _repeat(function: Function, x: Any, times: int) -> Any:
     for _ in range(times):
         x = function(x)
     return x

@@ -1,16 +1,13 @@
 """Networks of published sizes: the entries of `PRESETS`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 
-from spade_keras.networks.e2e_varnet import E2EVarNet
 from spade_keras.networks.priors import edsr, res_unet, unet
 from spade_keras.networks.usrnet import USRNet
-from spade_keras.networks.varnet import VarNet
+from spade_keras.networks.varnet import E2EVarNet, VarNet
 from spade_keras.operators import CartesianMRI, Downsampling
 
 

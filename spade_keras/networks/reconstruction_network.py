@@ -1,19 +1,18 @@
 """The base of reconstruction networks: exchangeable priors, an iteration count, one config."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import keras
 from keras import ops
 
-from spade_keras.operators.linear_operator import restore_objects
+from spade_keras.errors import require
+from spade_keras.operators.linear_operator import SavedBySettings, restore_objects
 
 Shape = tuple[int | None, ...]
 
 
-class ReconstructionNetwork(keras.Model):
+class ReconstructionNetwork(SavedBySettings, keras.Model):
     """Iterations between measurements and learned denoisers, the priors.
 
     Pruning and search see a network through `priors`, `with_priors`, `iterations`,
@@ -22,9 +21,6 @@ class ReconstructionNetwork(keras.Model):
     A subclass sets `operator`, `prior` and `iterations` and lists its other constructor arguments
     in `settings`, its scalar weights in `scalars`. That is enough to copy, shorten and save it.
     One with several priors overrides `priors`, `_arguments` and `prior_input_shapes`.
-
-    Args:
-        **kwargs: Arguments of `keras.Model`, such as `name`.
     """
 
     condition_channels: int = 0
@@ -47,35 +43,16 @@ class ReconstructionNetwork(keras.Model):
         """The denoisers, which pruning may slim, by name."""
         return {"prior": self.prior}
 
-    def with_priors(self, priors: Mapping[str, keras.Model]) -> Any:
-        """Returns a new network with other priors and copies of all other weights.
-
-        Args:
-            priors: The new priors, under the keys of `priors`.
-
-        Raises:
-            ValueError: If the keys differ from those of `priors`.
-        """
-        if set(priors) != set(self.priors):
-            raise ValueError(
-                f"`priors` must have the keys {sorted(self.priors)}. Received: {sorted(priors)}"
-            )
+    def with_priors(self, priors: Mapping[str, keras.Model]) -> Self:
+        """Returns a new network with other priors, by name, and copies of all other weights."""
+        rule = f"`priors` must have the keys {sorted(self.priors)}."
+        require(set(priors) == set(self.priors), rule, priors=sorted(priors))
         return self._copy(priors)
 
-    def with_iterations(self, iterations: int) -> Any:
-        """Returns a new network cut to its first iterations, with copies of all weights.
-
-        Args:
-            iterations: From 1 to the present number.
-
-        Raises:
-            ValueError: If it is outside that range.
-        """
-        if not 1 <= iterations <= self.iterations:
-            raise ValueError(
-                f"`iterations` must be from 1 to {self.iterations}. "
-                f"Received: iterations={iterations}"
-            )
+    def with_iterations(self, iterations: int) -> Self:
+        """Returns a new network cut to its first iterations, with copies of all weights."""
+        rule = f"`iterations` must be from 1 to {self.iterations}."
+        require(1 <= iterations <= self.iterations, rule, iterations=iterations)
         return self._copy(self._copied_priors(iterations), iterations=iterations)
 
     def prior_input_shapes(self, inputs: Mapping[str, Any]) -> dict[str, list[Shape]]:
@@ -100,11 +77,15 @@ class ReconstructionNetwork(keras.Model):
         return self.priors
 
     def _copied_priors(self, iterations: int) -> dict[str, keras.Model]:
-        return {name: copy_prior(p) for name, p in self._priors_within(iterations).items()}
+        copies = {}
+        for name, prior in self._priors_within(iterations).items():
+            copies[name] = keras.models.clone_model(prior)
+            copies[name].set_weights(prior.get_weights())
+        return copies
 
     def _arguments(self, priors: Mapping[str, keras.Model]) -> dict[str, Any]:
         """The constructor's arguments for a copy of this network with these priors."""
-        settings = {name: getattr(self, name) for name in self.settings}
+        settings = super()._saved_arguments()
         return {"operator": self.operator, "prior": priors["prior"], **settings}
 
     def _copy(self, priors: Mapping[str, keras.Model], **changes: Any) -> Any:
@@ -124,40 +105,17 @@ class ReconstructionNetwork(keras.Model):
             target.assign(values[: target.shape[0]] if values.ndim else values)
 
     def add_scalars(self, name: str, start: float, count: int | None = None) -> Any:
-        """Adds a trainable float32 number, or a vector of `count` numbers, that starts at `start`.
+        """Adds a trainable float32 number, or a vector of `count` numbers; list it in `scalars`."""
+        shape = () if count is None else (count,)
+        initializer = keras.initializers.Constant(start)
+        return self.add_weight(name=name, shape=shape, initializer=initializer, dtype="float32")
 
-        Args:
-            name: Name of the weight; list it in `scalars`.
-            start: Start value of every number.
-            count: Length of the vector; None for a single number.
-        """
-        return self.add_weight(
-            name=name,
-            shape=() if count is None else (count,),
-            initializer=keras.initializers.Constant(start),
-            dtype="float32",
-        )
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns what `from_config` needs to make the network again, weights apart."""
-        arguments = self._arguments(self.priors)
-        return {**super().get_config(), **keras.saving.serialize_keras_object(arguments)}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
-        """Makes the network of a config, with new weights."""
-        return cls(**restore_objects(config, custom_objects))
-
-
-def copy_prior(prior: keras.Model) -> keras.Model:
-    """Returns a Functional model of the same weights that shares none of them."""
-    copy = keras.models.clone_model(prior)
-    copy.set_weights(prior.get_weights())
-    return copy
+    def _saved_arguments(self) -> dict[str, Any]:
+        return self._arguments(self.priors)
 
 
 def check_counts(**counts: int | None) -> None:
     """Raises a ValueError unless all arguments are positive integers."""
     for name, value in counts.items():
-        if type(value) is not int or value < 1:
-            raise ValueError(f"`{name}` must be an integer of at least 1. Received: {name}={value}")
+        rule = f"`{name}` must be an integer of at least 1."
+        require(type(value) is int and value >= 1, rule, **{name: value})

@@ -1,7 +1,5 @@
 """The unrolled proximal-gradient network."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,24 +16,15 @@ class UnrolledPGD(ReconstructionNetwork):
 
         x_0 = A^H y,    x_{k+1} = D(x_k - gamma_k A^H (A x_k - y)),    k = 0 .. iterations - 1
 
-    The prior D is shared by the iterations; every iteration has its own learned step gamma_k.
-    An iteration costs one A^H A and one D.
-
-    Args:
-        operator: The forward model A.
-        prior: Functional model that maps an image batch to one of the same shape.
-        iterations: Number of iterations, at least 1.
-        initial_step: Start value of every step size; 1 suits an operator of norm 1.
-        **kwargs: Arguments of `keras.Model`, such as `name`.
+    The prior D, a Functional model from an image batch to one of the same shape, is shared by the
+    iterations; every iteration has its own learned step gamma_k, which starts at `initial_step`; 1
+    suits an operator of norm 1. An iteration costs one A^H A and one D.
 
     Input shape:
         Dict with `measurements` and the operator's parameters, in their shapes.
 
     Output shape:
         That of the operator's image, `(batch, height, width, channels)`, float32.
-
-    Raises:
-        ValueError: If `iterations` is not a positive integer.
 
     Example:
         >>> from spade_keras.operators import CartesianMRI

@@ -1,15 +1,14 @@
 """The deep unfolding network for super-resolution."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import keras
 import numpy as np
 from keras import ops
 
-from spade_keras.networks.norm_unet import pad_below, padded_size, size_multiple
+from spade_keras.errors import require
+from spade_keras.networks.norm_unet import pad_below, padded_shape, size_multiple
 from spade_keras.networks.reconstruction_network import ReconstructionNetwork, Shape, check_counts
 from spade_keras.operators import LinearOperator
 
@@ -22,21 +21,16 @@ class USRNet(ReconstructionNetwork):
 
         z_k = argmin_z ||A z - y||^2 + alpha_k ||z - x_{k-1}||^2,    x_k = D(z_k, beta_k)
 
-    A blurs and keeps every s-th pixel. The iterations share the prior D, which sees the noise level
-    to remove as a constant map beta_k. A small network makes all alpha_k and beta_k from the noise
-    level of the data and the scale s, so one model serves many scales, kernels and noise levels.
+    A blurs and keeps every s-th pixel: an operator with the attribute `scale`, the parameter
+    `kernel` and the method `proximal`, such as `Downsampling(2)`. The iterations share the prior D,
+    a Functional model from an image and one more channel, the constant map beta_k of the noise
+    level to remove, to an image. A small network, of two layers of `hidden` units, makes all
+    alpha_k and beta_k from the noise level of the data and the scale s, so one model serves many
+    scales, kernels and noise levels.
 
     The scale determines shapes. A network of one operator has one scale and starts from the
     measured image with every pixel repeated. A network of several takes the start `initial` as an
     input and infers the scale of a batch from its height.
-
-    Args:
-        operator: The forward model, with the attribute `scale`, the parameter `kernel` and the
-            method `proximal`, such as `Downsampling(2)`; or several of different scales.
-        prior: Functional model from an image and one more channel, the map of beta_k, to an image.
-        iterations: Number of iterations, at least 1.
-        hidden: Width of the two hidden layers that make the alpha_k and beta_k.
-        **kwargs: Arguments of `keras.Model`, such as `name`.
 
     Input shape:
         Dict with `measurements` `(batch, height / s, width / s, channels)`, `kernel` `(batch,
@@ -46,9 +40,6 @@ class USRNet(ReconstructionNetwork):
 
     Output shape:
         `(batch, height, width, channels)`, float32.
-
-    Raises:
-        ValueError: If an argument does not fit, or inputs have another scale.
 
     Reference:
         Zhang, Van Gool and Timofte, "Deep unfolding network for image super-resolution", 2020.
@@ -67,7 +58,14 @@ class USRNet(ReconstructionNetwork):
         **kwargs: Any,
     ) -> None:
         operators = [operator] if isinstance(operator, LinearOperator) else list(operator)
-        _check_operators(operators)
+        scales = [getattr(one, "scale", None) for one in operators]
+        different = scales and None not in scales and len(set(scales)) == len(scales)
+        rule = (
+            "`operator` must be a Downsampling operator or several of different scales, such as "
+            "[Downsampling(2), Downsampling(3)]."
+        )
+        able = all(hasattr(one, "proximal") for one in operators)
+        require(different and able, rule, operator=operators)
         check_counts(iterations=iterations)
         super().__init__(**kwargs)
         self.operators = sorted(operators, key=lambda one: one.scale)
@@ -111,25 +109,21 @@ class USRNet(ReconstructionNetwork):
 
     def _start(self, y: Any, initial: Any) -> tuple[Any, Any]:
         if initial is None:
-            if self.operator is None:
-                raise ValueError(
-                    f"`initial` must be an input of a network with the scales {self.scales}: its "
-                    "size gives the scale of a batch. Give images of the wanted size, such as the "
-                    "measured ones with every pixel repeated, or use `with_scale(s)`. Received: "
-                    "no input 'initial'"
-                )
+            rule = (
+                f"`initial` must be an input of a network with the scales {self.scales}: its size "
+                "gives the scale of a batch. Give images of the wanted size, such as the measured "
+                "ones with every pixel repeated, or use `with_scale(s)`."
+            )
+            require(self.operator is not None, rule, initial=None)
             scale = self.scales[0]
             return ops.repeat(ops.repeat(y, scale, axis=1), scale, axis=2), scale
         x = ops.cast(initial, "float32")
         scale = ops.shape(x)[1] // ops.shape(y)[1]
         if isinstance(scale, int):
-            sizes = tuple(scale * size for size in y.shape[1:3])
-            if scale not in self.scales or tuple(x.shape[1:3]) != sizes:
-                raise ValueError(
-                    f"`initial` must be one of {self.scales} times as high and wide as "
-                    f"`measurements`. Received: initial of shape {tuple(x.shape)}, measurements of "
-                    f"shape {tuple(y.shape)}"
-                )
+            fits = tuple(x.shape[1:3]) == tuple(scale * size for size in y.shape[1:3])
+            shapes = {"initial_shape": tuple(x.shape), "measurements_shape": tuple(y.shape)}
+            rule = f"`initial` must be one of {self.scales} times as high and wide as "
+            require(fits and scale in self.scales, rule + "`measurements`.", **shapes)
         return x, scale
 
     def _hyperparameters(self, noise_level: Any, scale: Any) -> tuple[Any, Any]:
@@ -154,17 +148,9 @@ class USRNet(ReconstructionNetwork):
         z = ops.switch(index, steps, x, y, weight, parameters["kernel"])
         return ops.reshape(z, ops.shape(x))
 
-    def with_scale(self, scale: int) -> USRNet:
-        """Returns a new network of one of the scales, with copies of all weights.
-
-        Args:
-            scale: One of `scales`.
-
-        Raises:
-            ValueError: If it is none of them.
-        """
-        if scale not in self.scales:
-            raise ValueError(f"`scale` must be one of {self.scales}. Received: scale={scale}")
+    def with_scale(self, scale: int) -> Self:
+        """Returns a new network of one of the `scales`, with copies of all weights."""
+        require(scale in self.scales, f"`scale` must be one of {self.scales}.", scale=scale)
         operator = self.operators[self.scales.index(scale)]
         return self._copy(self._copied_priors(self.iterations), operator=operator)
 
@@ -175,24 +161,13 @@ class USRNet(ReconstructionNetwork):
             height, width = inputs["initial"].shape[1:3]
         else:
             height, width = height * self.scales[0], width * self.scales[0]
-        sizes = (padded_size(size, self.multiple) for size in (height, width))
-        return {"prior": [(batch, *sizes, self.prior.input_shape[-1])] * self.iterations}
+        return {"prior": [padded_shape(self.prior, batch, height, width)] * self.iterations}
 
     def _arguments(self, priors: Mapping[str, keras.Model]) -> dict[str, Any]:
         return {**super()._arguments(priors), "operator": list(self.operators)}
 
-    def _copy_scalars_to(self, network: USRNet) -> None:
+    def _copy_scalars_to(self, network: Any) -> None:
         *hidden, kernel, bias = self.settings_network.get_weights()
         # Its outputs are all alpha_k, then all beta_k.
         kept = np.r_[: network.iterations, self.iterations : self.iterations + network.iterations]
         network.settings_network.set_weights([*hidden, kernel[:, kept], bias[kept]])
-
-
-def _check_operators(operators: Sequence[Any]) -> None:
-    scales = [getattr(operator, "scale", None) for operator in operators]
-    able = [hasattr(operator, "proximal") for operator in operators]
-    if not scales or None in scales or not all(able) or len(set(scales)) < len(scales):
-        raise ValueError(
-            "`operator` must be a Downsampling operator or several of different scales, such as "
-            f"[Downsampling(2), Downsampling(3)]. Received: operator={operators}"
-        )

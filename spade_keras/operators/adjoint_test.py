@@ -1,7 +1,5 @@
 """The dot-product test of an adjoint."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +7,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from spade_keras.errors import require
 from spade_keras.operators.linear_operator import LinearOperator
 
 
@@ -16,10 +15,8 @@ from spade_keras.operators.linear_operator import LinearOperator
 class AdjointReport:
     """Relative mismatch of <A x, y> and <x, A^H y> on both probes.
 
-    Attributes:
-        random_error: With a random y.
-        aligned_error: With y = A x + 0.1 ||A x|| noise, where a wrongly scaled adjoint shows.
-        tolerance: Largest value allowed for both.
+    `random_error` is that with a random y, `aligned_error` that with y = A x + 0.1 ||A x|| noise,
+    where a wrongly scaled adjoint shows; `tolerance` is the largest value allowed for both.
     """
 
     random_error: float
@@ -46,13 +43,8 @@ def adjoint_test(
     With a random y alone <A x, y> is close to zero at image scale, so an adjoint that is wrong by
     a factor passes; the second probe is therefore aligned with A x.
 
-    Args:
-        operator: The operator under test.
-        x_shape: Shape of the image batch, `(batch, height, width, channels)`.
-        parameters: The operator's other arguments (mask, coil maps, kernels); by default its
-            `example_parameters`.
-        tolerance: Largest relative mismatch allowed.
-        seed: Seed of the random probes.
+    `x_shape` is that of an image batch, `(batch, height, width, channels)`; `parameters` are by
+    default the operator's `example_parameters`.
 
     Raises:
         ValueError: If a probe exceeds the tolerance, or A x is zero, which proves nothing.
@@ -71,11 +63,8 @@ def adjoint_test(
     x = rng.standard_normal(x_shape).astype("float32")
     ax = _to_numpy(operator.forward(x, **arguments))
     size = np.linalg.norm(ax)
-    if size == 0:
-        raise ValueError(
-            "A x must not be zero. Give parameters that let something pass. "
-            f"Received: {type(operator).__name__} with {sorted(arguments)}"
-        )
+    rule = "A x must not be zero. Give parameters that let something pass."
+    require(size != 0, rule, operator=type(operator).__name__, parameters=sorted(arguments))
     free = rng.standard_normal(ax.shape)
     noise = rng.standard_normal(ax.shape)
     aligned = ax + 0.1 * size * noise / np.linalg.norm(noise)

@@ -1,8 +1,6 @@
 """Blur by a kernel per sample."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -10,14 +8,14 @@ import numpy as np
 from keras import ops
 
 from spade_keras.backend import conjugate
-from spade_keras.operators.examples import elongated_kernels
+from spade_keras.errors import require
 from spade_keras.operators.fourier import (
     check_fits,
     image_from_spectrum,
     image_spectrum,
     transfer_function,
 )
-from spade_keras.operators.linear_operator import LinearOperator, Shape
+from spade_keras.operators.linear_operator import LinearOperator, Shape, Shapes
 
 _BOUNDARIES = ("circular", "reflect", "valid")
 
@@ -26,24 +24,18 @@ _BOUNDARIES = ("circular", "reflect", "valid")
 class Blur(LinearOperator):
     """y[n] = sum_m k[m] x[n - m + c], c = floor(size / 2): convolution with the sample's kernel.
 
-    Args:
-        boundary: "circular": periodic, by FFT. "reflect": mirrored about the border pixels, which
-            are not repeated, by convolution. "valid": keeps only pixels whose whole neighborhood
-            is inside the image, by convolution.
-        **kwargs: Arguments of `keras.layers.Layer`, such as `name`.
+    `boundary` is "circular": periodic, by FFT; "reflect": mirrored about the border pixels, which
+    are not repeated, by convolution; or "valid": keeps only pixels whose whole neighborhood is
+    inside the image, by convolution.
 
     Input shape:
         `x`: `(batch, height, width, channels)`; all channels get the same blur.
-        `kernel`: `(batch or 1, rows, columns)`.
+        `kernel`: `(batch or 1, rows, columns)`, no larger than the image.
 
     Output shape:
         That of `x`; for "valid" smaller by `rows - 1` and `columns - 1`.
 
-    Raises:
-        ValueError: If `boundary` is unknown, or the kernel is larger than the image.
-
     Example:
-        >>> import numpy as np
         >>> x, kernel = np.ones((2, 9, 7, 3), "float32"), np.full((2, 3, 3), 1 / 9, "float32")
         >>> tuple(Blur("valid").forward(x, kernel=kernel).shape)
         (2, 7, 5, 3)
@@ -59,10 +51,8 @@ class Blur(LinearOperator):
     settings = ("boundary",)
 
     def __init__(self, boundary: str = "circular", **kwargs: Any) -> None:
-        if boundary not in _BOUNDARIES:
-            raise ValueError(
-                f"`boundary` must be one of {list(_BOUNDARIES)}. Received: boundary={boundary!r}"
-            )
+        rule = f"`boundary` must be one of {list(_BOUNDARIES)}."
+        require(boundary in _BOUNDARIES, rule, boundary=boundary)
         super().__init__(**kwargs)
         self.boundary = boundary
 
@@ -89,23 +79,51 @@ class Blur(LinearOperator):
                 x = _fold(x, axis, before, after)
         return x
 
-    def measurement_shape(
-        self, x_shape: Shape, parameter_shapes: Mapping[str, Shape]
-    ) -> tuple[int | None, ...]:
+    def measurement_shape(self, x_shape: Shape, parameter_shapes: Shapes) -> Shape:
         """Returns the image's shape, for "valid" without the border."""
         if self.boundary != "valid":
             return tuple(x_shape)
-        batch, height, width, channels = x_shape
-        rows, columns = parameter_shapes["kernel"][1:3]
-
-        def inside(size: int | None, length: int | None) -> int | None:
-            return None if size is None or length is None else size - length + 1
-
-        return batch, inside(height, rows), inside(width, columns), channels
+        pairs = zip(x_shape[1:3], parameter_shapes["kernel"][1:3], strict=True)
+        sizes = (None if n is None or k is None else n - k + 1 for n, k in pairs)
+        return (x_shape[0], *sizes, x_shape[3])
 
     def example_parameters(self, x_shape: Sequence[int], seed: int = 0) -> dict[str, np.ndarray]:
         """Makes elongated Gaussian kernels of 7 x 7 pixels, one per sample."""
         return {"kernel": elongated_kernels(x_shape[0], 7, seed)}
+
+
+def gaussian_kernel(
+    std: float | tuple[float, float], angle_degrees: float = 0.0, *, size: int = 25
+) -> np.ndarray:
+    """A Gaussian, sampled at the pixels and scaled to sum 1.
+
+    k(p) = c exp(-p^T R diag(std^2)^-1 R^T p / 2), p counted from the pixel at size // 2.
+
+    `std` is in pixels, or a pair of those along both principal axes; `angle_degrees` lies between
+    the columns' direction and the first principal axis. Returns a float32 array `(size, size)`.
+
+    Example:
+        >>> kernel = gaussian_kernel((4.0, 1.0), 30, size=15)
+        >>> kernel.shape, round(float(kernel.sum()), 5)
+        ((15, 15), 1.0)
+    """
+    first, second = (std, std) if isinstance(std, int | float) else std
+    rule = "`std` must be positive and `size` at least 1."
+    require(min(first, second) > 0 and size >= 1, rule, std=std, size=size)
+    y, x = np.mgrid[:size, :size] - size // 2
+    angle = np.deg2rad(angle_degrees)
+    along = x * np.cos(angle) + y * np.sin(angle)
+    across = y * np.cos(angle) - x * np.sin(angle)
+    kernel = np.exp(-0.5 * ((along / first) ** 2 + (across / second) ** 2))
+    return (kernel / kernel.sum()).astype("float32")
+
+
+def elongated_kernels(batch: int, size: int, seed: int = 0) -> np.ndarray:
+    """Gaussian kernels `(batch, size, size)`, 1.5-2.5 pixels along and 0.5-0.8 across."""
+    rng = np.random.default_rng(seed)
+    limits = ((0.0, 180.0), (1.5, 2.5), (0.5, 0.8))
+    drawn = zip(*(rng.uniform(low, high, batch) for low, high in limits), strict=True)
+    return np.stack([gaussian_kernel((along, across), a, size=size) for a, along, across in drawn])
 
 
 def _filter(x: Any, kernel: Any, *, adjoint: bool) -> Any:

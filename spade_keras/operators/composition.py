@@ -1,33 +1,33 @@
 """Operators made of operators: composed, stacked, or scaled."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from spade_keras.errors import require
 from spade_keras.operators.equivariance import TRANSFORMS
-from spade_keras.operators.linear_operator import LinearOperator, Shape, check_operator
+from spade_keras.operators.linear_operator import (
+    LinearOperator,
+    Shape,
+    Shapes,
+    check_operator,
+)
 
 
 class _Members(LinearOperator):
-    """Operators whose parameters have names of their own.
-
-    A name that a single member has stays as it is. A name that several have gets the member's
-    position, counted from 0: two blurs take `kernel_0` and `kernel_1`. A name in `shared` stays as
-    it is, and all members that have it get the same tensor.
-    """
+    """Operators whose parameters have names of their own; see `Composition`."""
 
     settings = ("operators", "shared")
+    chained = False
+    """Whether a member measures the output of the one before, not the image."""
 
     def __init__(
         self, operators: Sequence[LinearOperator], shared: Sequence[str] = (), **kwargs: Any
     ) -> None:
-        _check_members(operators, shared)
         names = _outer_names(operators, shared)
         super().__init__(**kwargs)
         self.operators = list(operators)
@@ -52,40 +52,33 @@ class _Members(LinearOperator):
     def example_parameters(self, x_shape: Sequence[int], seed: int = 0) -> dict[str, np.ndarray]:
         """Makes the members' examples; of shared ones, those of the first that has them."""
         joined: dict[str, np.ndarray] = {}
-        examples = self._examples(x_shape, seed)
-        for names, values in zip(self._names, examples, strict=True):
+        shape: Any = tuple(x_shape)
+        for position, (member, names) in enumerate(zip(self.operators, self._names, strict=True)):
+            values = member.example_parameters(shape, seed + position)
+            if self.chained:
+                shapes = {name: value.shape for name, value in values.items()}
+                shape = member.measurement_shape(shape, shapes)
             for inner, value in values.items():
                 joined.setdefault(names[inner], value)
         return joined
-
-    def _examples(self, x_shape: Sequence[int], seed: int) -> Iterator[dict[str, np.ndarray]]:
-        for position, member in enumerate(self.operators):
-            yield member.example_parameters(x_shape, seed + position)
 
 
 @keras.saving.register_keras_serializable(package="spade_keras")
 class Composition(_Members):
     """y = A_n ... A_2 A_1 x, of members in the order in which they are applied.
 
-    Parameters keep their names; those that several members have are numbered by position
-    (`kernel_0`, `kernel_1`), unless they are shared.
-
-    Transforms that are informative for any member are informative for it. Whether members undo
-    each other's effect depends on the parameters; `commutator` measures it.
-
-    Args:
-        operators: The members; the first is applied to the image.
-        shared: Names of parameters for which all members get the same tensor.
-        **kwargs: Arguments of `keras.layers.Layer`, such as `name`.
-
-    Raises:
-        ValueError: If there is no member, or two parameters would have the same name.
+    A parameter that several members have is numbered by their position, as `kernel_0` and
+    `kernel_1`, unless its name is in `shared`: then all of them get the same tensor. Transforms
+    that are informative for any member are informative for it. Whether members undo each other's
+    effect depends on the parameters; `commutator` measures it.
 
     Example:
         >>> from spade_keras.operators import Blur, Inpainting
         >>> Composition([Blur(), Inpainting(), Blur("reflect")]).parameter_names
         ('kernel_0', 'mask', 'kernel_2')
     """
+
+    chained = True
 
     def forward(self, x: Any, **parameters: Any) -> Any:
         """Returns A_n ... A_1 x."""
@@ -109,42 +102,19 @@ class Composition(_Members):
             x = member.adjoint(x, **values)
         return x
 
-    def measurement_shape(
-        self, x_shape: Shape, parameter_shapes: Mapping[str, Shape]
-    ) -> tuple[int | None, ...]:
+    def measurement_shape(self, x_shape: Shape, parameter_shapes: Shapes) -> Shape:
         """Returns the shape of the last member's measurements."""
         shape = tuple(x_shape)
         for member, values in self._members(parameter_shapes):
             shape = member.measurement_shape(shape, values)
         return shape
 
-    def _examples(self, x_shape: Sequence[int], seed: int) -> Iterator[dict[str, np.ndarray]]:
-        """Examples for the shape that reaches each member."""
-        x = np.zeros(x_shape, "float32")
-        for position, member in enumerate(self.operators):
-            values = member.example_parameters(x.shape, seed + position)
-            x = ops.convert_to_numpy(member.forward(x, **values))
-            yield values
-
 
 @keras.saving.register_keras_serializable(package="spade_keras")
 class Stacking(_Members):
     """y = (A_1 x, ..., A_n x): measurements of equal shape, stacked behind the batch axis.
 
-    Parameters are named as in `Composition`: numbered by position where several members have them,
-    unless shared.
-
-    Args:
-        operators: The members.
-        shared: Names of parameters for which all members get the same tensor.
-        **kwargs: Arguments of `keras.layers.Layer`, such as `name`.
-
-    Output shape:
-        `(batch, n, ...)` with the members' output shape `(batch, ...)`.
-
-    Raises:
-        ValueError: If there is no member, two parameters would have the same name, or the
-            measurements differ in shape.
+    The output has the shape `(batch, n, ...)`; arguments are those of `Composition`.
 
     Example:
         >>> from spade_keras.operators import CartesianMRI
@@ -168,9 +138,7 @@ class Stacking(_Members):
         """Returns the sum of the members' A_i^H A_i x."""
         return sum(member.normal(x, **values) for member, values in self._members(parameters))
 
-    def measurement_shape(
-        self, x_shape: Shape, parameter_shapes: Mapping[str, Shape]
-    ) -> tuple[int | None, ...]:
+    def measurement_shape(self, x_shape: Shape, parameter_shapes: Shapes) -> Shape:
         """Returns `(batch, n, ...)`."""
         members = self._members(parameter_shapes)
         shapes = [member.measurement_shape(x_shape, values) for member, values in members]
@@ -183,14 +151,6 @@ class Stacking(_Members):
 class Scaling(LinearOperator):
     """y = factor A x, for data in other units or an operator that should have norm 1.
 
-    Args:
-        operator: The operator A, whose parameters it takes.
-        factor: A finite real number.
-        **kwargs: Arguments of `keras.layers.Layer`, such as `name`.
-
-    Raises:
-        ValueError: If `operator` is no LinearOperator or `factor` not a finite number.
-
     Example:
         >>> import numpy as np
         >>> from spade_keras.operators import Denoising
@@ -202,8 +162,8 @@ class Scaling(LinearOperator):
 
     def __init__(self, operator: LinearOperator, factor: float, **kwargs: Any) -> None:
         check_operator(operator)
-        if not isinstance(factor, (int, float)) or not math.isfinite(factor):
-            raise ValueError(f"`factor` must be a finite number. Received: factor={factor}")
+        finite = isinstance(factor, (int, float)) and math.isfinite(factor)
+        require(finite, "`factor` must be a finite number.", factor=factor)
         super().__init__(**kwargs)
         self.operator = operator
         self.factor = float(factor)
@@ -223,9 +183,7 @@ class Scaling(LinearOperator):
         """Returns factor^2 A^H A x."""
         return self.factor**2 * self.operator.normal(x, **parameters)
 
-    def measurement_shape(
-        self, x_shape: Shape, parameter_shapes: Mapping[str, Shape]
-    ) -> tuple[int | None, ...]:
+    def measurement_shape(self, x_shape: Shape, parameter_shapes: Shapes) -> Shape:
         """Returns that of the operator's measurements."""
         return self.operator.measurement_shape(x_shape, parameter_shapes)
 
@@ -238,7 +196,11 @@ def _outer_names(
     operators: Sequence[LinearOperator], shared: Sequence[str]
 ) -> list[dict[str, str]]:
     """Per member, the name of each of its parameters in the combination."""
+    known = operators and all(isinstance(member, LinearOperator) for member in operators)
+    require(known, "`operators` must be one or more LinearOperators.", operators=operators)
     held = [name for member in operators for name in member.parameter_names]
+    rule = f"`shared` must name parameters of the operators, which are {sorted(set(held))}."
+    require(set(shared) <= set(held), rule, shared=list(shared))
 
     def outer(position: int, name: str) -> str:
         return name if held.count(name) == 1 or name in shared else f"{name}_{position}"
@@ -250,32 +212,20 @@ def _outer_names(
     given = [new for own in names for old, new in own.items() if old not in shared]
     # A numbered name may be one that a nested combination or a shared parameter has already.
     twice = sorted({name for name in given if given.count(name) > 1 or name in shared})
-    if twice:
-        raise ValueError(
-            "Two parameters of the operators would have the same name. Compose all members in "
-            f"one list instead of nesting them, or share the parameter. Received: {twice}"
-        )
+    rule = (
+        "Two parameters of the operators would have the same name. Compose all members in one list "
+        "instead of nesting them, or share the parameter."
+    )
+    require(not twice, rule, names=twice)
     return names
-
-
-def _check_members(operators: Sequence[LinearOperator], shared: Sequence[str]) -> None:
-    if not operators or not all(isinstance(member, LinearOperator) for member in operators):
-        raise ValueError(
-            f"`operators` must be one or more LinearOperators. Received: operators={operators}"
-        )
-    held = {name for member in operators for name in member.parameter_names}
-    if not held.issuperset(shared):
-        raise ValueError(
-            f"`shared` must name parameters of the operators, which are {sorted(held)}. "
-            f"Received: shared={list(shared)}"
-        )
 
 
 def _check_alike(shapes: Sequence[Shape]) -> None:
     ranks = {len(shape) for shape in shapes}
-    axes = zip(*shapes, strict=False)
-    if len(ranks) > 1 or any(len({size for size in axis if size is not None}) > 1 for axis in axes):
-        raise ValueError(
-            "The measurements of stacked operators must have one shape; give the network an input "
-            f"for each of them instead. Received: shapes={[tuple(shape) for shape in shapes]}"
-        )
+    sizes = [{size for size in axis if size is not None} for axis in zip(*shapes, strict=False)]
+    rule = (
+        "The measurements of stacked operators must have one shape; give the network an input for "
+        "each of them instead."
+    )
+    alike = len(ranks) == 1 and all(len(axis) <= 1 for axis in sizes)
+    require(alike, rule, shapes=[tuple(shape) for shape in shapes])

@@ -1,8 +1,6 @@
 """Blur and decimation: the forward model of super-resolution."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -10,9 +8,10 @@ import numpy as np
 from keras import ops
 
 from spade_keras.backend import conjugate
-from spade_keras.operators.examples import elongated_kernels
+from spade_keras.errors import require
+from spade_keras.operators.blur import elongated_kernels
 from spade_keras.operators.fourier import image_from_spectrum, image_spectrum, transfer_function
-from spade_keras.operators.linear_operator import LinearOperator, Shape
+from spade_keras.operators.linear_operator import LinearOperator, Shape, Shapes
 
 
 @keras.saving.register_keras_serializable(package="spade_keras")
@@ -22,10 +21,6 @@ class Downsampling(LinearOperator):
     Computed in the Fourier domain, where decimation is the mean of the scale^2 blocks of the
     spectrum, and its adjoint their repetition.
 
-    Args:
-        scale: Decimation factor of both axes, at least 1.
-        **kwargs: Arguments of `keras.layers.Layer`, such as `name`.
-
     Input shape:
         `x`: `(batch, height, width, channels)`; height and width are multiples of `scale`.
         `kernel`: `(batch or 1, rows, columns)`, its origin at floor(size / 2).
@@ -33,12 +28,7 @@ class Downsampling(LinearOperator):
     Output shape:
         `(batch, height / scale, width / scale, channels)`.
 
-    Raises:
-        ValueError: If `scale` is not a positive integer, a size is not a multiple of it, or the
-            kernel is larger than the image.
-
     Example:
-        >>> import numpy as np
         >>> x, kernel = np.ones((2, 9, 6, 3), "float32"), np.full((2, 3, 3), 1 / 9, "float32")
         >>> tuple(Downsampling(3).forward(x, kernel=kernel).shape)
         (2, 3, 2, 3)
@@ -52,8 +42,8 @@ class Downsampling(LinearOperator):
     settings = ("scale",)
 
     def __init__(self, scale: int = 2, **kwargs: Any) -> None:
-        if isinstance(scale, bool) or not isinstance(scale, int) or scale < 1:
-            raise ValueError(f"`scale` must be an integer of at least 1. Received: scale={scale}")
+        whole = type(scale) is int and scale >= 1
+        require(whole, "`scale` must be an integer of at least 1.", scale=scale)
         super().__init__(**kwargs)
         self.scale = scale
 
@@ -85,11 +75,8 @@ class Downsampling(LinearOperator):
         A A^H is diagonal in the Fourier domain of the small image. This is USRNet's data step in a
         form that does not divide by `weight`, so that small ones cost no digits.
 
-        Args:
-            z: Image, `(batch, height, width, channels)`.
-            y: Measurements, `(batch, height / scale, width / scale, channels)`.
-            weight: Positive scalar, or tensor of shape `(batch, 1, 1, 1)`.
-            kernel: `(batch or 1, rows, columns)`.
+        `z` has the shape of the image, `y` that of the measurements; `weight` is a positive scalar
+        or a tensor of shape `(batch, 1, 1, 1)`.
         """
         z, y = ops.cast(z, "float32"), ops.cast(y, "float32")
         transfer = self._transfer(z, kernel)
@@ -101,9 +88,7 @@ class Downsampling(LinearOperator):
         missing = missing / (power + weight)
         return z + self._backproject(transfer, missing, z.shape[-1])
 
-    def measurement_shape(
-        self, x_shape: Shape, parameter_shapes: Mapping[str, Shape]
-    ) -> tuple[int | None, ...]:
+    def measurement_shape(self, x_shape: Shape, parameter_shapes: Shapes) -> Shape:
         """Returns `(batch, height / scale, width / scale, channels)`."""
         self._check_sizes(x_shape)
         batch, *sizes, channels = x_shape
@@ -119,11 +104,10 @@ class Downsampling(LinearOperator):
 
     def _check_sizes(self, x_shape: Shape) -> None:
         for name, size in zip(("height", "width"), x_shape[1:3], strict=True):
-            if isinstance(size, int) and size % self.scale:
-                raise ValueError(
-                    f"The image's {name} must be a multiple of the scale, {self.scale}. Crop it to "
-                    f"{size - size % self.scale}. Received: {name}={size}"
-                )
+            if isinstance(size, int):
+                rule = f"The image's {name} must be a multiple of the scale, {self.scale}. Crop it "
+                rule += f"to {size - size % self.scale}."
+                require(size % self.scale == 0, rule, **{name: size})
 
     def _fold(self, spectrum: Any) -> Any:
         """Decimates: the mean of the blocks."""

@@ -1,14 +1,13 @@
 """Image transforms for equivariant learning, and how far they are from commuting with A^H A."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from keras import ops
 
-from spade_keras.operators.examples import phantom
+from spade_keras.errors import require
 from spade_keras.operators.linear_operator import LinearOperator
 
 Transform = Callable[[Any], Any]
@@ -17,24 +16,13 @@ Transform = Callable[[Any], Any]
 def _rotation(quarters: int) -> Transform:
     def rotate(image: Any) -> Any:
         height, width = image.shape[1:3]
-        if quarters % 2 and height != width:
-            raise ValueError(
-                "Rotations by 90 degrees need square images; pad them to a square. "
-                f"Received: height={height}, width={width}"
-            )
+        rule = "Rotations by 90 degrees need square images; pad them to a square."
+        require(quarters == 2 or height == width, rule, height=height, width=width)
         if quarters == 2:  # TensorFlow's `rot90` scrambles images that are not square
-            return ops.flip(ops.flip(image, axis=1), axis=2)
+            return ops.flip(image, axis=(1, 2))
         return ops.rot90(image, k=quarters, axes=(1, 2))
 
     return rotate
-
-
-def _flip(axis: int) -> Transform:
-    return lambda image: ops.flip(image, axis=axis)
-
-
-def _shift(rows: int, columns: int) -> Transform:
-    return lambda image: ops.roll(ops.roll(image, rows, axis=1), columns, axis=2)
 
 
 def _scaling(factor: float) -> Transform:
@@ -56,9 +44,9 @@ def _linear_resampling(size: Any, factor: float) -> Any:
 
 TRANSFORMS: dict[str, tuple[Transform, ...]] = {
     "rotate90": (_rotation(1), _rotation(2), _rotation(3)),
-    "flip_vertical": (_flip(1),),
-    "flip_horizontal": (_flip(2),),
-    "shift": (_shift(1, 0), _shift(0, 1), _shift(1, 1)),
+    "flip_vertical": (partial(ops.flip, axis=1),),
+    "flip_horizontal": (partial(ops.flip, axis=2),),
+    "shift": tuple(partial(ops.roll, shift=s, axis=(1, 2)) for s in ((1, 0), (0, 1), (1, 1))),
     "scale": (_scaling(0.8), _scaling(1.25)),
 }
 """Families of image transforms, by the names that operators use."""
@@ -78,17 +66,10 @@ def commutator(
     If it is zero, equivariance under T teaches a network nothing beyond its measurements: A loses
     the same part of T x as of x. From 0.05 on a transform counts as informative.
 
-    Args:
-        operator: The operator A.
-        transform: A name in `TRANSFORMS`, of whose members the largest value is taken, or a
-            function from image batch to image batch.
-        x_shape: Shape of the image batch, `(batch, height, width, channels)`.
-        parameters: The operator's other arguments; by default its `example_parameters`.
-        image: The image batch x; by default a phantom of random ellipses.
-        seed: Seed of the phantom and of the example parameters.
-
-    Raises:
-        ValueError: If the name is unknown.
+    `transform` is a function from image batch to image batch, or a name in `TRANSFORMS`, of whose
+    members the largest value is taken. `x_shape` is that of an image batch, `(batch, height, width,
+    channels)`. By default `parameters` are the operator's `example_parameters` and `image` is a
+    phantom of random ellipses.
 
     Example:
         >>> from spade_keras.operators import Denoising
@@ -98,15 +79,12 @@ def commutator(
     Reference:
         Chen, Tachella and Davies, "Equivariant imaging: learning beyond the range space", 2021.
     """
-    if isinstance(transform, str) and transform not in TRANSFORMS:
-        raise ValueError(
-            f"`transform` must be a function or one of {sorted(TRANSFORMS)}. "
-            f"Received: transform={transform!r}"
-        )
+    rule = f"`transform` must be a function or one of {sorted(TRANSFORMS)}."
+    require(callable(transform) or transform in TRANSFORMS, rule, transform=transform)
     members = TRANSFORMS[transform] if isinstance(transform, str) else (transform,)
     if parameters is None:
         parameters = operator.example_parameters(x_shape, seed)
-    x = ops.convert_to_tensor(phantom(x_shape, seed) if image is None else image, "float32")
+    x = ops.convert_to_tensor(_phantom(x_shape, seed) if image is None else image, "float32")
     normal = operator.normal(x, **parameters)
 
     def relative(member: Transform) -> float:
@@ -115,3 +93,18 @@ def commutator(
         return float(np.linalg.norm(after - before) / np.linalg.norm(after))
 
     return max(relative(member) for member in members)
+
+
+def _phantom(x_shape: Sequence[int], seed: int) -> np.ndarray:
+    """Images of random overlapping ellipses, whose spectra fall off like those of photographs."""
+    batch, height, width, channels = x_shape
+    rng = np.random.default_rng(seed)
+    v, u, _ = np.ogrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j, :1]
+    images = np.zeros(x_shape)
+    for _ in range(12):
+        shape = (batch, 1, 1, 1)
+        center_u, center_v = rng.uniform(-0.5, 0.5, (2, *shape))
+        radius_u, radius_v = rng.uniform(0.1, 0.45, (2, *shape))
+        inside = ((u - center_u) / radius_u) ** 2 + ((v - center_v) / radius_v) ** 2 < 1
+        images += inside * rng.uniform(0.1, 1, (batch, 1, 1, channels))
+    return images.astype("float32")

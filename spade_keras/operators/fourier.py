@@ -13,8 +13,6 @@ D_x before the transform is a cyclic shift by c after it. Around a diagonal mask
 except for that shift, which is cheapest to apply to the mask.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from dataclasses import dataclass
@@ -24,7 +22,7 @@ import numpy as np
 from keras import ops
 
 from spade_keras.backend import conjugate, fft, to_complex, to_real
-from spade_keras.operators.complex_pair import Pair, join, multiply
+from spade_keras.errors import require
 
 
 @dataclass(frozen=True)
@@ -34,10 +32,9 @@ class FFTConvention:
     The methods give the factors around the plain transform F (unscaled) and its inverse F^-1 with
     which A = W_a F D and A^H = D^H F^-1 W_b hold, and A^H A = F^-1 W_n F.
 
-    Attributes:
-        centered: Whether origin and zero frequency are at floor(N / 2) instead of 0.
-        unitary: Whether forward is divided by the root of the number of samples, so that its
-            inverse is its adjoint; else it is unscaled.
+    `centered`: origin and zero frequency are at floor(N / 2) instead of 0. `unitary`: forward is
+    divided by the root of the number of samples, so that its inverse is its adjoint; else it is
+    unscaled.
     """
 
     centered: bool
@@ -87,13 +84,6 @@ FFT_CONVENTIONS: dict[str, FFTConvention] = {
 """By the code base or data set that uses it; fastMRI's is also that of sigpy and deepinv."""
 
 
-def convention(name: str) -> FFTConvention:
-    """Looks up a key of `FFT_CONVENTIONS`, or raises a ValueError."""
-    if name not in FFT_CONVENTIONS:
-        raise ValueError(f"`fft` must be one of {sorted(FFT_CONVENTIONS)}. Received: fft={name!r}")
-    return FFT_CONVENTIONS[name]
-
-
 def image_spectrum(x: Any) -> Any:
     """Transforms a real image, two channels at a time: `(batch, planes, height, width)`.
 
@@ -119,54 +109,45 @@ def transfer_function(kernel: Any, height: Any, width: Any) -> Any:
     """Transform of kernels with their origin at floor(size / 2), `(batch, 1, height, width)`."""
     check_fits(kernel, height, width)
     rows, columns = ops.shape(kernel)[1:3]
-    padded = ops.pad(
-        ops.cast(kernel, "float32"), ((0, 0), (0, height - rows), (0, width - columns))
-    )
-    origin_first = ops.roll(ops.roll(padded, -(rows // 2), axis=1), -(columns // 2), axis=2)
+    kernel = ops.cast(kernel, "float32")
+    padded = ops.pad(kernel, ((0, 0), (0, height - rows), (0, width - columns)))
+    origin_first = ops.roll(padded, (-(rows // 2), -(columns // 2)), axis=(1, 2))
     return fft(ops.cast(origin_first, "complex64"))[:, None]
 
 
 def check_fits(kernel: Any, height: Any, width: Any) -> None:
     """Raises a ValueError if the kernel is larger than the image, where both sizes are known."""
-    for axis, size in ((1, height), (2, width)):
-        length = kernel.shape[axis]
-        if isinstance(length, int) and isinstance(size, int) and length > size:
-            raise ValueError(
-                "`kernel` must be no larger than the image. Crop the kernel or use a larger image. "
-                f"Received: kernel.shape={tuple(kernel.shape)}, height={height}, width={width}"
-            )
+    rule = "`kernel` must be no larger than the image. Crop the kernel or use a larger image."
+    shape = tuple(kernel.shape)
+    for length, size in zip(shape[1:], (height, width), strict=True):
+        if isinstance(length, int) and isinstance(size, int):
+            require(length <= size, rule, kernel_shape=shape, height=height, width=width)
 
 
 def _root(height: Any, width: Any) -> Any:
-    if isinstance(height, int) and isinstance(width, int):
-        return math.sqrt(height * width)
     return ops.sqrt(ops.cast(height * width, "float32"))
 
 
 def _ramps(height: Any, width: Any, *, offset: bool) -> Any:
     """D_k (with offset) or D_x of both axes: complex tensor of shape `(height, width)`."""
     if isinstance(height, int) and isinstance(width, int):
-        return ops.convert_to_tensor(_known_ramps(height, width, offset))
-    rows, columns = _ramp(height, offset), _ramp(width, offset)
-    pair = multiply((rows[0][:, None], rows[1][:, None]), (columns[0][None], columns[1][None]))
-    return to_complex(join(pair))
+        return to_complex(ops.convert_to_tensor(_known_ramps(height, width, offset)))
+    return to_complex(_phases(ops, height, width, offset))
 
 
 @functools.lru_cache(maxsize=32)
 def _known_ramps(height: int, width: int, offset: bool) -> np.ndarray:
-    def ramp(size: int) -> np.ndarray:
-        n = np.arange(size)
-        turns = ((n - size // 2 * offset) * (size // 2)) % size / size
-        # Exactly +-1 for even sizes, where D_x alternates.
-        return np.round(np.exp(2j * np.pi * turns), 15)
-
-    return np.outer(ramp(height), ramp(width)).astype("complex64")
+    return _phases(np, height, width, offset).astype("float32")
 
 
-def _ramp(size: Any, offset: bool) -> Pair:
-    # The phase is reduced modulo the size in integers, so float32 loses nothing at large sizes.
-    n = ops.arange(size, dtype="int32")
-    center = size // 2
-    turns = ops.mod((n - center * int(offset)) * center, size)
-    angle = 2 * math.pi * ops.cast(turns, "float32") / ops.cast(size, "float32")
-    return ops.cos(angle), ops.sin(angle)
+def _phases(library: Any, height: Any, width: Any, offset: bool) -> Any:
+    """Real and imaginary part of the ramps, `(height, width, 2)`, by NumPy or `keras.ops`."""
+
+    def turns(size: Any) -> Any:
+        center = size // 2
+        n = library.arange(size, dtype="int32")
+        # Reduced modulo the size in integers, so float32 loses nothing at large sizes.
+        return library.divide(library.mod((n - center * int(offset)) * center, size), size)
+
+    angle = 2 * math.pi * (turns(height)[:, None] + turns(width))
+    return library.stack([library.cos(angle), library.sin(angle)], axis=-1)

@@ -1,7 +1,5 @@
 """The interface of every linear forward model."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,12 +7,34 @@ from typing import Any
 import keras
 import numpy as np
 
+from spade_keras.errors import require
 from spade_keras.solvers import power_iteration
 
-Shape = Sequence[int | None]
+Shape = tuple[int | None, ...]
+Shapes = Mapping[str, Shape]
 
 
-class LinearOperator(keras.layers.Layer):
+class SavedBySettings:
+    """A layer whose config is its constructor's arguments, which may be layers or lists of them."""
+
+    settings: tuple[str, ...] = ()
+    """Constructor arguments that are attributes of the same name."""
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
+        base: dict[str, Any] = super().get_config()  # type: ignore[misc]
+        return {**base, **keras.saving.serialize_keras_object(self._saved_arguments())}
+
+    def _saved_arguments(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.settings}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        """Makes the layer of a config, with new weights."""
+        return cls(**restore_objects(config, custom_objects))
+
+
+class LinearOperator(SavedBySettings, keras.layers.Layer):
     """A linear forward model y = A x, without weights, computed in float32.
 
     Masks, coil maps, kernels and the like are arguments, so one operator serves a whole data set;
@@ -34,9 +54,6 @@ class LinearOperator(keras.layers.Layer):
     uninformative_transforms: tuple[str, ...] = ()
     """Names in `TRANSFORMS` whose `commutator` is below 0.05. The others are informative too, but
     not the first choice."""
-
-    settings: tuple[str, ...] = ()
-    """Constructor arguments that are attributes of the same name; saved with the operator."""
 
     def __init__(self, **kwargs: Any) -> None:
         # Fourier transforms fail in 16-bit floats on every backend.
@@ -80,15 +97,9 @@ class LinearOperator(keras.layers.Layer):
     ) -> float:
         """Largest singular value of A over a batch, by power iteration on A^H A.
 
-        Args:
-            x_shape: Shape of the image batch, `(batch, height, width, channels)`.
-            parameters: The operator's other arguments.
-            iterations: Most applications of A^H A.
-            tolerance: Bound on the relative residual; see `power_iteration`.
-            seed: Seed of the first image.
-
-        Returns:
-            The norm, from below: steps of at most 1 / norm^2 are safe with a small margin.
+        It is found from below: steps of at most 1 / norm^2 are safe with a small margin. `x_shape`
+        is that of an image batch, `(batch, height, width, channels)`, `seed` that of the first
+        image. `iterations` bounds the applications of A^H A, `tolerance` the relative residual.
         """
         start = np.random.default_rng(seed).standard_normal(x_shape)
         arguments = {
@@ -100,12 +111,7 @@ class LinearOperator(keras.layers.Layer):
         return float(np.sqrt(np.max(keras.ops.convert_to_numpy(eigenvalues))))
 
     def example_parameters(self, x_shape: Sequence[int], seed: int = 0) -> dict[str, np.ndarray]:
-        """Makes random, plausible parameters (float32 arrays) to try or test the operator with.
-
-        Args:
-            x_shape: Shape of the image batch, `(batch, height, width, channels)`.
-            seed: Seed of the random draw.
-        """
+        """Makes random, plausible parameters (float32 arrays) to try or test the operator with."""
         if self.parameter_names:
             raise NotImplementedError(
                 f"{type(self).__name__} must override `example_parameters`, since it has "
@@ -114,23 +120,14 @@ class LinearOperator(keras.layers.Layer):
         return {}
 
     def parameters(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Picks the arguments `parameter_names` out of a network's inputs, in float32.
-
-        Raises:
-            ValueError: If one is missing.
-        """
+        """Picks the arguments `parameter_names` out of a network's inputs, in float32."""
         missing = [name for name in self.parameter_names if name not in inputs]
-        if missing:
-            raise ValueError(
-                f"{type(self).__name__} needs the inputs {list(self.parameter_names)}; missing: "
-                f"{missing}. Add them to the input dict. Received: inputs with keys "
-                f"{sorted(inputs)}"
-            )
+        rule = f"{type(self).__name__} needs the inputs {list(self.parameter_names)}; missing: "
+        rule += f"{missing}. Add them to the input dict."
+        require(not missing, rule, inputs=sorted(inputs))
         return {name: keras.ops.cast(inputs[name], "float32") for name in self.parameter_names}
 
-    def measurement_shape(
-        self, x_shape: Shape, parameter_shapes: Mapping[str, Shape]
-    ) -> tuple[int | None, ...]:
+    def measurement_shape(self, x_shape: Shape, parameter_shapes: Shapes) -> Shape:
         """Returns the shape of A x, None where unknown, from those of x and all parameters."""
         return tuple(x_shape)
 
@@ -142,16 +139,6 @@ class LinearOperator(keras.layers.Layer):
     def call(self, x: Any, **parameters: Any) -> Any:
         """Returns A x."""
         return self.forward(x, **parameters)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor."""
-        settings = {name: getattr(self, name) for name in self.settings}
-        return {**super().get_config(), **keras.saving.serialize_keras_object(settings)}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
-        """Makes the operator of a config."""
-        return cls(**restore_objects(config, custom_objects))
 
 
 def restore_objects(config: Mapping[str, Any], custom_objects: Any = None) -> dict[str, Any]:
@@ -166,8 +153,5 @@ def restore_objects(config: Mapping[str, Any], custom_objects: Any = None) -> di
 
 def check_operator(operator: Any) -> None:
     """Raises a ValueError unless `operator` is a LinearOperator."""
-    if not isinstance(operator, LinearOperator):
-        raise ValueError(
-            "`operator` must be a LinearOperator, such as CartesianMRI(). "
-            f"Received: operator={operator!r}"
-        )
+    rule = "`operator` must be a LinearOperator, such as CartesianMRI()."
+    require(isinstance(operator, LinearOperator), rule, operator=operator)

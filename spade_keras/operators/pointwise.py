@@ -1,7 +1,5 @@
 """Images measured pixel by pixel: with missing pixels, or with noise alone."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +8,6 @@ import numpy as np
 from keras import ops
 
 from spade_keras.operators.equivariance import TRANSFORMS
-from spade_keras.operators.examples import pixel_mask
 from spade_keras.operators.linear_operator import LinearOperator
 
 
@@ -18,15 +15,10 @@ from spade_keras.operators.linear_operator import LinearOperator
 class Inpainting(LinearOperator):
     """y = M x: the pixels that the mask keeps, zero elsewhere.
 
-    Input shape:
-        `x`: `(batch, height, width, channels)`.
-        `mask`: `(batch, height, width, 1)`, 1 where a pixel is known; or a channel each.
-
-    Output shape:
-        That of `x`.
+    Images have the shape `(batch, height, width, channels)`, `mask`, 1 where a pixel is known,
+    `(batch, height, width, 1)` or that of the images.
 
     Example:
-        >>> import numpy as np
         >>> x, mask = np.ones((1, 1, 3, 2), "float32"), np.array([1.0, 0.0, 1.0])
         >>> y = Inpainting().forward(x, mask=mask.reshape(1, 1, 3, 1))
         >>> [float(value) for value in y[0, 0, :, 0]]
@@ -46,23 +38,17 @@ class Inpainting(LinearOperator):
 
     def example_parameters(self, x_shape: Sequence[int], seed: int = 0) -> dict[str, np.ndarray]:
         """Makes a mask that keeps half of the pixels."""
-        return {"mask": pixel_mask(x_shape, seed)}
+        drawn = np.random.default_rng(seed).uniform(size=(*x_shape[:3], 1))
+        return {"mask": (drawn < 0.5).astype("float32")}
 
 
 @keras.saving.register_keras_serializable(package="spade_keras")
 class Denoising(LinearOperator):
-    """y = x: the measurements are the image with noise.
+    """y = x, `(batch, height, width, channels)`: the measurements are the image with noise.
 
     No transform is informative: all commute with the identity.
 
-    Input shape:
-        `x`: `(batch, height, width, channels)`.
-
-    Output shape:
-        That of `x`.
-
     Example:
-        >>> import numpy as np
         >>> tuple(Denoising().forward(np.ones((1, 4, 3, 2), "float16")).shape)
         (1, 4, 3, 2)
     """

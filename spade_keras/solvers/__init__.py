@@ -1,8 +1,7 @@
 """Iterative solvers for linear systems, eigenvalues and fixed points."""
 
-from spade_keras.solvers.anderson import anderson
 from spade_keras.solvers.conjugate_gradient import conjugate_gradient
-from spade_keras.solvers.fixed_point import picard
+from spade_keras.solvers.fixed_point import anderson, picard
 from spade_keras.solvers.power_iteration import contraction_factor, power_iteration
 from spade_keras.solvers.samples import Solution
 

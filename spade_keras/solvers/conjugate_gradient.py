@@ -1,7 +1,5 @@
 """The method of conjugate gradients, differentiable as the solution it finds."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +22,8 @@ def conjugate_gradient(
         x <- x + a p,  r <- r - a B p,  a = ||r||^2 / <p, B p>,  p <- r' + ||r'||^2 / ||r||^2 p
 
     A sample stops when ||b - B x|| <= tolerance ||b||, or when <p, B p> is not positive and finite;
-    the others continue.
+    the others continue. A tolerance of 0 takes exactly `max_iterations`; rounding limits it to
+    about 1e-6 times the condition number.
 
     The gradient is that of the solution, not of the iteration: with the cotangent u of x, one more
     solve gives v = B^-1 u, the gradient with respect to b; parameters of B get that of -<v, B x> at
@@ -35,15 +34,11 @@ def conjugate_gradient(
             depend on variables and tensors, as in B x = A^H A x + weight x.
         right: b, of shape `(batch, ...)`. Complex values have two channels.
         start: First iterate; zero if None. It gets no gradient.
-        tolerance: Bound on the relative residual; 0 for exactly `max_iterations` iterations.
-            Rounding limits it to about 1e-6 times the condition number.
+        tolerance: Bound on the relative residual.
         max_iterations: Most applications of B, plus one at the end.
 
     Returns:
         A `Solution` in float32, its residual recomputed from x. Gradients flow through `x`.
-
-    Raises:
-        ValueError: If an argument is outside its range.
 
     Example:
         >>> import numpy as np

@@ -1,7 +1,5 @@
 """The largest eigenvalue of a linear map, and the spectral radius of a nonlinear one."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +7,7 @@ import keras
 from keras import ops
 
 from spade_keras import backend
+from spade_keras.errors import require
 from spade_keras.solvers.samples import SMALLEST, inner, norm, ratio, spread
 
 
@@ -23,21 +22,13 @@ def power_iteration(
 
         v <- B v / ||B v||,    lambda = <v, B v>
 
-    It ends when ||B v - lambda v|| <= tolerance lambda in all samples: an eigenvalue is then within
-    that distance, and lambda, whose error is of second order, usually much closer. Up to rounding,
-    lambda is never above the largest eigenvalue.
+    It ends when ||B v - lambda v|| <= tolerance lambda in all samples, or after that many
+    `iterations`: an eigenvalue is then within that distance, and lambda, whose error is of second
+    order, usually much closer. Up to rounding, lambda is never above the largest eigenvalue.
 
-    Args:
-        function: v -> B v, from and to shape `(batch, ...)`. B must not mix samples.
-        start: First v, of shape `(batch, ...)`; random, so that no eigenvector is missing in it.
-        iterations: Most applications of B.
-        tolerance: Bound on the relative residual.
-
-    Returns:
-        Tensor of shape `(batch,)`. No gradient flows through it.
-
-    Raises:
-        ValueError: If `iterations` is below 1 or `tolerance` negative.
+    `function` is v -> B v, from and to shape `(batch, ...)`; it must not mix samples. `start`, the
+    first v, is best random, so that no eigenvector is missing in it. Returns a tensor of shape
+    `(batch,)`, without gradient.
 
     Example:
         >>> import numpy as np
@@ -49,10 +40,8 @@ def power_iteration(
     Reference:
         Golub and Van Loan, "Matrix computations", 2013, section 8.2.
     """
-    if iterations < 1:
-        raise ValueError(f"`iterations` must be at least 1. Received: iterations={iterations}")
-    if tolerance < 0:
-        raise ValueError(f"`tolerance` must not be negative. Received: tolerance={tolerance}")
+    require(iterations >= 1, "`iterations` must be at least 1.", iterations=iterations)
+    require(tolerance >= 0, "`tolerance` must not be negative.", tolerance=tolerance)
     start = ops.stop_gradient(ops.cast(start, "float32"))
 
     def unit(v: Any) -> Any:
@@ -88,18 +77,10 @@ def contraction_factor(
     At a fixed point this is the factor by which one application of T shrinks an error in the long
     run. Below 1 the point attracts.
 
-    Args:
-        function: T, from and to the shape of `x`; it must not mix samples.
-        x: The point, of shape `(batch, ...)`.
-        iterations: Applications of T, at least 3; the last third is averaged.
-        distance: Length of d relative to that of x: small for a curved T, but well above rounding.
-        seed: Seed of the first d, which is random.
-
-    Returns:
-        Tensor of shape `(batch,)`. No gradient flows through it.
-
-    Raises:
-        ValueError: If `iterations` is below 3 or `distance` not above 0.
+    `function` is T, from and to the shape of `x`, `(batch, ...)`; it must not mix samples. Of its
+    `iterations` applications, at least 3, the last third is averaged. `distance` is small for a
+    curved T, but well above rounding; the first d is random. Returns a tensor of shape `(batch,)`,
+    without gradient.
 
     Example:
         >>> import numpy as np
@@ -111,10 +92,8 @@ def contraction_factor(
     Reference:
         Golub and Van Loan, "Matrix computations", 2013, section 7.3.
     """
-    if iterations < 3:
-        raise ValueError(f"`iterations` must be at least 3. Received: iterations={iterations}")
-    if not distance > 0:
-        raise ValueError(f"`distance` must be above 0. Received: distance={distance}")
+    require(iterations >= 3, "`iterations` must be at least 3.", iterations=iterations)
+    require(distance > 0, "`distance` must be above 0.", distance=distance)
     averaged = iterations // 3
 
     def estimate(x: Any) -> Any:

@@ -1,11 +1,11 @@
 """Batches whose samples are separate problems: their solutions and arithmetic."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
 from keras import ops
+
+from spade_keras.errors import require
 
 # The least divisor, so that 0 / 0 is 0; far below the squares of float32 images.
 SMALLEST = 1e-30
@@ -13,21 +13,18 @@ SMALLEST = 1e-30
 
 @dataclass(frozen=True)
 class Solution:
-    """The result of an iterative solver, sample by sample.
-
-    Every field but `x` is a tensor of shape `(batch,)`.
+    """The result of an iterative solver: tensors of shape `(batch,)`, but for `x`.
 
     Attributes:
         x: The solution, of the shape of the start.
         residual: Relative residual of `x`; infinite where not even the start could be evaluated.
         iterations: Iterations the sample took before it stopped.
         converged: Whether the residual met the tolerance.
-        finite: Whether all values of the iteration were finite. A sample that meets infinity or NaN
-            stops there, and `x` is the best iterate before.
+        finite: Whether all values were. A sample that meets infinity or NaN stops there, and `x` is
+            the best iterate before.
         contraction: For fixed points, the largest ||T(a) - T(b)|| / ||a - b|| of successive
             iterates a and b: a lower bound of the Lipschitz constant of T near the path. At 1 or
             above, the fixed point need neither exist nor attract. Zero before a second iterate.
-            None for linear systems.
     """
 
     x: Any
@@ -65,21 +62,8 @@ def choose(chosen: Any, a: Any, b: Any) -> Any:
 
 def check_stopping(tolerance: float, max_iterations: int) -> None:
     """Raises a ValueError if a stopping criterion is outside its range."""
-    if type(max_iterations) is not int or max_iterations < 1:
-        raise ValueError(
-            "`max_iterations` must be a positive integer. "
-            f"Received: max_iterations={max_iterations}"
-        )
-    if not tolerance >= 0:
-        raise ValueError(
-            "`tolerance` must not be negative; 0 for exactly `max_iterations` iterations. "
-            f"Received: tolerance={tolerance}"
-        )
-
-
-def check_damping(damping: float) -> None:
-    """Raises a ValueError unless the share of a step is above 0."""
-    if not damping > 0:
-        raise ValueError(
-            f"`damping` must be above 0; 1 takes the whole step. Received: damping={damping}"
-        )
+    whole = type(max_iterations) is int and max_iterations >= 1
+    rule = "`max_iterations` must be a positive integer."
+    require(whole, rule, max_iterations=max_iterations)
+    rule = "`tolerance` must not be negative; 0 for exactly `max_iterations` iterations."
+    require(tolerance >= 0, rule, tolerance=tolerance)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from spade_keras import data
-from spade_keras.data import espirit, masks
+from spade_keras.data import masks
 from spade_keras.data.espirit import calibration_side
 from spade_keras.data.multicoil import coil_sensitivities, fft2c
 from spade_keras.errors import SpadeError
@@ -57,14 +57,24 @@ def test_nothing_but_the_center_is_used():
     np.testing.assert_allclose(data.espirit_maps(changed, mask), found, atol=1e-6)
 
 
-def test_maps_are_kept_by_data_and_parameters(tmp_path, monkeypatch):
-    calls = []
+@pytest.fixture
+def calls(monkeypatch):
+    """Puts constant maps in the place of ESPIRiT's; holds the sides of the calibrations."""
+    sides = []
 
-    def counted(kspace, side, *rest):
-        calls.append(side)
-        return np.full(kspace.shape, 0.5, "complex64")
+    class Calibration:
+        def __init__(self, kspace, calib_width, **settings):
+            sides.append(calib_width)
+            self.shape = kspace.shape
 
-    monkeypatch.setattr(espirit, "_calibrate", counted)
+        def run(self):
+            return np.full(self.shape, 0.5, "complex64")
+
+    monkeypatch.setattr(pytest.importorskip("sigpy.mri.app"), "EspiritCalib", Calibration)
+    return sides
+
+
+def test_maps_are_kept_by_data_and_parameters(tmp_path, calls):
     _, _, mask, kspace = scan()
     first = data.espirit_maps(kspace, mask, cache_folder=tmp_path / "maps")
     again = data.espirit_maps(kspace, mask, cache_folder=tmp_path / "maps")
@@ -84,8 +94,8 @@ def test_maps_are_kept_by_data_and_parameters(tmp_path, monkeypatch):
     assert all(file.suffix == ".npy" for file in kept)  # no partial file is left
 
 
-def test_damaged_cache_is_made_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(espirit, "_calibrate", lambda k, *rest: np.ones(k.shape, "complex64"))
+@pytest.mark.usefixtures("calls")
+def test_damaged_cache_is_made_again(tmp_path):
     _, _, mask, kspace = scan()
     data.espirit_maps(kspace, mask, cache_folder=tmp_path)
     (file,) = tmp_path.iterdir()
@@ -99,8 +109,8 @@ def test_damaged_cache_is_made_again(tmp_path, monkeypatch):
         data.espirit_maps(kspace, mask, cache_folder=tmp_path)
 
 
-def test_cache_that_cannot_be_written_warns(tmp_path, monkeypatch):
-    monkeypatch.setattr(espirit, "_calibrate", lambda k, *rest: np.ones(k.shape, "complex64"))
+@pytest.mark.usefixtures("calls")
+def test_cache_that_cannot_be_written_warns(tmp_path):
     (tmp_path / "file").write_text("in the way of a folder")
     _, _, mask, kspace = scan()
     with pytest.warns(UserWarning, match="could not be kept"):

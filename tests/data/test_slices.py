@@ -67,5 +67,5 @@ def test_batches_of_one_array():
     inputs, targets = batches[2]
     np.testing.assert_array_equal(inputs, [[8, 9]])
     assert targets.tolist() == [4]
-    with pytest.raises(ValueError, match=r"lengths \[4, 5\]"):
+    with pytest.raises(ValueError, match=r"lengths=\[4, 5\]"):
         data.SliceDataset(x, np.arange(4), batch_size=2)

@@ -190,7 +190,7 @@ def test_noise_has_the_stated_size_and_is_seeded():
     ("change", "message"),
     [
         ({"images": np.zeros((4, 4, 3))}, "images, height, width, channels"),
-        ({"kernels": np.ones((3, 3))}, r"kernels of shape \(3, 3\)"),
+        ({"kernels": np.ones((3, 3))}, r"kernels_shape=\(3, 3\)"),
         ({"kernels": np.ones((1, 31, 31))}, "at least as large as the kernels"),
         ({"images": np.zeros((0, 30, 30, 3))}, "at least as large"),
         ({"scale": 0}, "scale=0"),

@@ -128,7 +128,9 @@ def test_copies_share_nothing_and_refuse_what_does_not_fit(case):
     for weight in same.weights:
         weight.assign(np.zeros(weight.shape))
     np.testing.assert_array_equal(run(network, inputs), before)
-    with pytest.raises(ValueError, match=r"`priors` must have the keys .*Received: \['denoiser'\]"):
+    with pytest.raises(
+        ValueError, match=r"`priors` must have the keys .*Received: priors=\['denoiser'\]"
+    ):
         network.with_priors({"denoiser": next(iter(network.priors.values()))})
     for wrong in (0, network.iterations + 1):
         with pytest.raises(ValueError, match=f"from 1 to .*iterations={wrong}"):

@@ -7,7 +7,7 @@ from keras import ops
 
 from spade_keras.data import MASKS
 from spade_keras.networks import E2EVarNet, NormUNet, VarNet, priors
-from spade_keras.networks.e2e_varnet import autocalibration_window
+from spade_keras.networks.varnet import autocalibration_window
 from spade_keras.operators import CartesianMRI
 
 

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from spade_keras.networks import priors
-from spade_keras.networks.norm_unet import NormUNet, pad_below, size_multiple
+from spade_keras.networks.norm_unet import NormUNet, pad_below, padded_shape, size_multiple
 
 
 def answer(layer, x):
@@ -53,8 +53,8 @@ def test_what_is_padded_is_zero_and_lies_around():
     inside = (x - x.mean((1, 2))) / x.std((1, 2), ddof=1)
     wanted = np.pad(inside, ((0, 0), (0, 1), (1, 2), (0, 0)))
     np.testing.assert_allclose(ops.convert_to_numpy(seen[-1]), wanted, atol=1e-5)
-    assert layer.prior_input_shape(None, 7, 9) == (None, 8, 12, 2)
-    assert layer.prior_input_shape(3, None, 12) == (3, None, 12, 2)
+    assert padded_shape(layer.prior, None, 7, 9) == (None, 8, 12, 2)
+    assert padded_shape(layer.prior, 3, None, 12) == (3, None, 12, 2)
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e4])

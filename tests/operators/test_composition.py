@@ -70,7 +70,7 @@ def test_stacked_measurements_must_have_one_shape():
 @pytest.mark.once
 @pytest.mark.parametrize("factor", [float("nan"), float("inf"), "2"])
 def test_bad_factors_are_named(factor):
-    with pytest.raises(ValueError, match=f"Received: factor={factor}"):
+    with pytest.raises(ValueError, match=f"Received: factor={factor!r}"):
         Scaling(Denoising(), factor)
 
 

@@ -67,16 +67,6 @@ def test_follows_the_iteration_written_out():
     np.testing.assert_allclose(ops.convert_to_numpy(found.x)[0], x, rtol=1e-4)
 
 
-def test_memory_one_is_picard():
-    ours, theirs = (
-        solver(ill_conditioned, START, tolerance=0, max_iterations=12, **options)
-        for solver, options in ((anderson, {"memory": 1}), (picard, {}))
-    )
-    np.testing.assert_allclose(
-        ops.convert_to_numpy(ours.x), ops.convert_to_numpy(theirs.x), rtol=1e-6
-    )
-
-
 def test_wrong_arguments():
     for name, wrong in (("memory", 0), ("memory", True), ("ridge", 0)):
         with pytest.raises(ValueError, match=f"`{name}` must.*Received: {name}={wrong}"):
