@@ -88,17 +88,17 @@ def preselect(
         say: Shows a line to the user.
         calibration: Statistics of the network, by which readers are refitted layer by layer.
     """
-    importance = find_importance(result.importance, calibration)
+    budget, importance = result.budget, find_importance(result.importance, calibration)
     for trial in result.contenders:
         plan = plan_for(network, trial.configuration, importance=importance)
         slim = realize(network, trial.configuration, plan, calibration)
         for attempt in range(_ATTEMPTS):
             comparison = timer(pairs * 2**attempt)(slim)
-            if not result.budget.is_undecided(comparison, margin=True):
+            if not budget.is_undecided(comparison, margin=True):
                 break
-        say(f"trial {trial.number} timed again: {result.budget.describe(comparison)}")
+        say(f"trial {trial.number} timed again: {budget.describe(comparison)}")
         finalist = Finalist(trial.number, trial.configuration, plan, comparison, trial.quality)
-        if result.budget.excess(comparison) > 0:
+        if budget.excess(comparison) > 0:
             rejected.append(finalist)
         else:
             yield finalist, slim
@@ -137,9 +137,9 @@ def accept(  # noqa: PLR0913 - every setting is a keyword of its own
         score: Judges a fine-tuned model, higher is better.
         say: Shows a line to the user.
         finetune: See `FineTune`; None ships candidates as pruned.
-        pairs: See `compare_for`.
-        imports: See `compare_for`.
-        compare: See `compare_for`.
+        pairs: See `compare_for`, as for the next two.
+        imports: Modules that register the models' own classes.
+        compare: Times two files.
 
     Returns:
         Those timed in fresh processes, in that order; and the accepted one, None if none met the
@@ -168,10 +168,9 @@ def accept(  # noqa: PLR0913 - every setting is a keyword of its own
                 budget, reference, path, inputs, pairs=pairs, imports=imports, compare=compare
             )
             met = budget.is_met(comparison)
-            verdict = "meets" if met else "misses"
             say(
-                f"trial {finalist.trial} in fresh processes {verdict} the budget: "
-                f"{budget.describe(comparison)}"
+                f"trial {finalist.trial} in fresh processes {'meets' if met else 'misses'} the "
+                f"budget: {budget.describe(comparison)}"
             )
             tried.append(replace(finalist, comparison=comparison, accepted=met))
             if met:
@@ -191,18 +190,18 @@ def not_met(
         rejected: Those that missed the budget when timed again in one process.
         tried: Those that missed it in fresh processes.
     """
-    if not tried:
-        missed = (
-            f" {len(rejected)} candidates that met it during the search missed it when they were "
-            "timed again."
+    if tried:
+        times = [f"trial {f.trial} took {result.budget.describe(f.comparison)}" for f in tried]
+        return BudgetNotMetError(
+            f"No finalist met the latency budget ({result.budget}) when it was timed in fresh "
+            f"processes: {'; '.join(times)}. Rerun on a quieter machine, raise `safety_margin`, or "
+            "allow more `finalists`."
         )
-        return BudgetNotMetError(result.failure() + (missed if rejected else ""))
-    times = [f"trial {f.trial} took {result.budget.describe(f.comparison)}" for f in tried]
-    return BudgetNotMetError(
-        f"No finalist met the latency budget ({result.budget}) when it was timed in fresh "
-        f"processes: {'; '.join(times)}. Rerun on a quieter machine, raise `safety_margin`, or "
-        "allow more `finalists`."
+    missed = (
+        f" {len(rejected)} candidates that met it during the search missed it when they were "
+        "timed again."
     )
+    return BudgetNotMetError(result.failure() + (missed if rejected else ""))
 
 
 def compare_for(
@@ -238,42 +237,22 @@ def compare_for(
     """
     compare = compare or latency.compare_in_fresh_process
     pairs = pairs or (_TAIL_PAIRS if budget.single_calls else _PAIRS)
+    options = {
+        "pairs": max(5, math.ceil(pairs / PROCESSES)),
+        "mode": mode,
+        "single_calls": budget.single_calls,
+        "imports": imports,
+    }
     comparisons: list[latency.Comparison] = []
     while len(comparisons) < MOST_PROCESSES:
-        comparisons += [
-            compare(
-                full,
-                slim,
-                inputs,
-                pairs=max(5, math.ceil(pairs / PROCESSES)),
-                mode=mode,
-                single_calls=budget.single_calls,
-                imports=imports,
-            )
-            for _ in range(PROCESSES)
-        ]
+        comparisons += [compare(full, slim, inputs, **options) for _ in range(PROCESSES)]
         if not budget.is_undecided(latency.pool(comparisons)):
             break
     return latency.pool(comparisons)
 
 
-def _with_varied_inputs(inputs: Any, size: int, compare: Compare | None) -> Compare:
-    starts = itertools.cycle(range(0, count_samples(inputs), size))
-
-    def varied(full: Path, slim: Path, _: Any, **options: Any) -> latency.Comparison:
-        sample = latency.fill_batch(first_samples(inputs, size, next(starts)), size)
-        return (compare or latency.compare_in_fresh_process)(full, slim, sample, **options)
-
-    return varied
-
-
 def finetuned(finetune: FineTune, slim: keras.Model, full: keras.Model) -> keras.Model:
-    """Fine-tunes a model.
-
-    Args:
-        finetune: See `FineTune`.
-        slim: The model, trained in place or replaced.
-        full: The full model.
+    """Returns the model that a `FineTune` has trained, in place or as another one.
 
     Raises:
         ValueError: If the function returns anything but a model or None.
@@ -287,6 +266,16 @@ def finetuned(finetune: FineTune, slim: keras.Model, full: keras.Model) -> keras
             f"model to take in its place. Received: {type(returned).__name__}"
         )
     return returned
+
+
+def _with_varied_inputs(inputs: Any, size: int, compare: Compare | None) -> Compare:
+    starts = itertools.cycle(range(0, count_samples(inputs), size))
+
+    def varied(full: Path, slim: Path, _: Any, **options: Any) -> latency.Comparison:
+        sample = latency.fill_batch(first_samples(inputs, size, next(starts)), size)
+        return (compare or latency.compare_in_fresh_process)(full, slim, sample, **options)
+
+    return varied
 
 
 def _by_quality(tuned: tuple[Finalist, Path]) -> float:

@@ -28,13 +28,10 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """The identity of a `.keras` file: hashes of the file and of the weights in it.
+    """The identity of a `.keras` file: its name, and hashes of the file and of the weights in it.
 
-    Args:
-        name: The file's name, for people.
-        sha256: Hash of the file. It changes when the same model is saved again.
-        weights_sha256: Hash of the weights' names, shapes, dtypes and values, without optimizers.
-            It stays when the same model is saved again.
+    When the same model is saved again, `sha256` changes and `weights_sha256` stays: it covers the
+    weights' names, shapes, dtypes and values, without optimizers.
     """
 
     name: str
@@ -45,9 +42,6 @@ class ModelIdentity:
     def of(cls, path: str | Path) -> ModelIdentity:
         """Reads a `.keras` file; no model is built.
 
-        Args:
-            path: The file.
-
         Raises:
             ValueError: If it is missing or no `.keras` file.
         """
@@ -55,8 +49,7 @@ class ModelIdentity:
         try:
             content = path.read_bytes()
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                weights = archive.read("model.weights.h5")
-            weights_sha256 = _weights_sha256(weights)
+                weights_sha256 = _weights_sha256(archive.read("model.weights.h5"))
         except (OSError, zipfile.BadZipFile, KeyError) as error:
             raise ValueError(
                 f"`path` must be a whole .keras file. Received: path={path}: {error}"
@@ -106,16 +99,9 @@ class Receipt:
         configuration: Configuration | None = None,
         imports: Sequence[str] = (),
     ) -> Receipt:
-        """Makes the receipt of two files that have just been timed.
+        """Makes the receipt of two `.keras` files that have just been timed.
 
-        Args:
-            full: `.keras` file of the full model.
-            slim: `.keras` file of the slim model.
-            budget: See `Receipt`.
-            comparison: See `Receipt`.
-            plan: See `Receipt`.
-            configuration: See `Receipt`; by default the widths of the plan.
-            imports: See `Receipt`.
+        The configuration is by default the widths of the plan.
         """
         return cls(
             budget=budget,
@@ -136,7 +122,7 @@ class Receipt:
     @property
     def digest(self) -> str:
         """SHA-256 of its content, which `write_receipt` puts beside it."""
-        return _digest(json.loads(json.dumps(self.as_dict())))
+        return _digest(self.as_dict())
 
     @property
     def holds(self) -> bool:
@@ -188,30 +174,18 @@ class Receipt:
 
 
 def write_receipt(path: str | Path, receipt: Receipt) -> None:
-    """Writes a receipt with a digest of its content; the file appears whole or not at all.
-
-    Args:
-        path: The JSON file.
-        receipt: The receipt.
-    """
-    content = json.loads(json.dumps(receipt.as_dict()))
-    write_json_atomic(path, {**content, "digest": _digest(content)})
+    """Writes a receipt with a digest of its content; the file appears whole or not at all."""
+    write_json_atomic(path, {**receipt.as_dict(), "digest": receipt.digest})
 
 
 def read_receipt(path: str | Path) -> Receipt:
-    """Reads a receipt.
-
-    The digest detects damage and accidental edits; it is not a signature.
-
-    Args:
-        path: The JSON file.
+    """Reads a receipt. Its digest detects damage and accidental edits; it is not a signature.
 
     Raises:
         ReceiptError: If the file is no receipt, has another version, is corrupt or was edited.
     """
-    path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ReceiptError(
             f"`receipt` must be a JSON file that `spade-keras search` wrote. Received: "
@@ -251,13 +225,7 @@ def network_digest(network: keras.Model) -> str:
 def check_same(
     stored: dict[str, Any], now: dict[str, Any], where: str, *, mix_devices: bool
 ) -> None:
-    """Refuses to continue a study that was started with other settings.
-
-    Args:
-        stored: Settings the study was started with.
-        now: Settings it would continue with.
-        where: Name and place of the study, for the message.
-        mix_devices: Whether one study may mix times of different devices.
+    """Refuses to continue a study that was started with other settings; `where` is its place.
 
     Raises:
         SpadeError: If a value differs; names it and the remedy.
@@ -288,15 +256,9 @@ def check_same(
 def differences(
     then: Mapping[str, Any], now: Mapping[str, Any], prefix: str = ""
 ) -> dict[str, tuple[Any, Any]]:
-    """Compares two fingerprints.
+    """Compares two fingerprints: dotted name -> both values, where they differ.
 
-    Args:
-        then: One.
-        now: The other.
-        prefix: Put before every name.
-
-    Returns:
-        Dotted name -> both values, where they differ; None where one has no such entry.
+    None stands where one has no such entry.
     """
     found: dict[str, tuple[Any, Any]] = {}
     for key in dict.fromkeys((*then, *now)):

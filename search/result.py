@@ -15,8 +15,7 @@ from spade_keras.errors import BudgetNotMetError
 from spade_keras.pruning import Calibration
 from spade_keras.pruning.importance import find_importance
 from spade_keras.search.budget import LatencyBudget
-from spade_keras.search.candidate import plan_for, realize
-from spade_keras.search.precision import in_dtype
+from spade_keras.search.candidate import in_dtype, plan_for, realize
 from spade_keras.search.space import Configuration, SearchSpace
 
 FEASIBLE, INFEASIBLE, STOPPED, FAILED = "feasible", "infeasible", "stopped", "failed"
@@ -29,9 +28,8 @@ class Timing:
 
     Attributes:
         latency_ms: Median time of a call.
-        latency_ratio: Its median / the full network's, timed interleaved.
-        ratio_low: Lower end of the 95 % interval of that ratio.
-        ratio_high: Upper end.
+        latency_ratio: Its median / the full network's, timed interleaved; `ratio_low` and
+            `ratio_high` are the ends of its 95 % interval.
         p99_ms: 99th percentile of its time.
         excess: See `LatencyBudget.excess`; met at 0 and below.
     """
@@ -111,11 +109,11 @@ class TrialRecord:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> TrialRecord:
         """Reads what `as_dict` returned."""
-        fields = {name: content[name] for name in cls.__dataclass_fields__ if name in content}
-        timing = {name: content[name] for name in Timing.__dataclass_fields__}
-        fields["configuration"] = Configuration.from_dict(content["configuration"])
-        fields["timing"] = None if timing["latency_ms"] is None else Timing(**timing)
-        return cls(**fields)
+        own = {name: content[name] for name in cls.__dataclass_fields__ if name in content}
+        own["configuration"] = Configuration.from_dict(content["configuration"])
+        times = {name: content[name] for name in Timing.__dataclass_fields__}
+        own["timing"] = None if times["latency_ms"] is None else Timing(**times)
+        return cls(**own)
 
 
 @dataclass(frozen=True)
@@ -226,10 +224,7 @@ class SearchResult:
 
     @classmethod
     def read(cls, folder: str | Path) -> SearchResult:
-        """Reads the trials that a search or a run left in its folder.
-
-        Args:
-            folder: The folder of `spade-keras search` or `spade-keras run`.
+        """Reads the trials that `spade-keras search` or `run` left in its folder.
 
         Raises:
             ValueError: If there are none.
@@ -255,15 +250,10 @@ class SearchResult:
     def as_dict(self) -> dict[str, Any]:
         """Returns plain JSON values, which `from_dict` reads."""
         return {
+            **self.__dict__,
             "budget": asdict(self.budget),
             "trials": [trial.as_dict() for trial in self.trials],
-            "quality_name": self.quality_name,
             "space": self.space.as_dict(),
-            "fingerprint": dict(self.fingerprint),
-            "ended_by": self.ended_by,
-            "bottleneck": self.bottleneck,
-            "prediction_error": self.prediction_error,
-            "importance": self.importance,
         }
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -57,11 +58,7 @@ def uniform(proposer: Proposer) -> Curve:
 
 
 def sensitivity(proposer: Proposer) -> Curve:
-    """Every group until each loses the same quality.
-
-    Raises:
-        ValueError: If there is no quality.
-    """
+    """Every group until each loses the same quality."""
     if proposer.quality is None:
         raise ValueError(
             "`quality` must be given for the seeds 'sensitivity', which prune one group at a "
@@ -164,8 +161,7 @@ def to_budget(
         return curve(0.0)
     while bracket.asked <= steps and bracket.high - bracket.low > 1:
         rung = _RUNGS if bracket.asked == steps and bracket.met is None else bracket.guess()
-        reached = bracket.ask(rung)
-        if -_CLOSE <= reached <= 0:
+        if -_CLOSE <= bracket.ask(rung) <= 0:
             break
     return None if bracket.met is None else bracket.configuration(bracket.met)
 
@@ -180,14 +176,13 @@ class _Bracket:
     low: int = 0
     high: int = _RUNGS
     met: int | None = None
-    measured: dict[tuple[Any, ...], float] = field(default_factory=dict)
+    _measured: dict[tuple[Any, ...], float] = field(default_factory=dict)
     _points: list[tuple[float, float]] = field(default_factory=list)
-    _costs: dict[int, float] = field(default_factory=dict)
     _widths: list[int] = field(default_factory=lambda: [_RUNGS])
 
     @property
     def asked(self) -> int:
-        return len(self.measured)
+        return len(self._measured)
 
     def configuration(self, rung: int) -> Configuration:
         return self.curve(rung / _RUNGS)
@@ -195,17 +190,15 @@ class _Bracket:
     def cost(self, rung: int) -> float:
         if self.predicted is None:
             return float(_RUNGS - rung)
-        if rung not in self._costs:
-            self._costs[rung] = self.predicted(self.configuration(rung))
-        return self._costs[rung]
+        return self.predicted(self.configuration(rung))
 
     def ask(self, rung: int) -> float:
         configuration = self.configuration(rung)
         key = configuration.key()
-        if key not in self.measured:
-            self.measured[key] = self.excess(configuration)
-            self._points.append((self.cost(rung), self.measured[key]))
-        reached = self.measured[key]
+        if key not in self._measured:
+            self._measured[key] = self.excess(configuration)
+            self._points.append((self.cost(rung), self._measured[key]))
+        reached = self._measured[key]
         if reached <= 0:
             self.high = self.met = min(self.high, rung)
         else:
@@ -219,15 +212,9 @@ class _Bracket:
         stuck = len(self._widths) > 3 and self._widths[-1] > self._widths[-3] / 2
         if wanted is None or stuck:
             return (self.low + self.high) // 2
-        rungs = range(self.low + 1, self.high)
-        low, high = 0, len(rungs) - 1
-        while low < high:
-            middle = (low + high) // 2
-            if self.cost(rungs[middle]) <= wanted:
-                high = middle
-            else:
-                low = middle + 1
-        return rungs[low]
+        rungs = range(self.low + 1, self.high - 1)
+        first = bisect.bisect_left(rungs, True, key=lambda rung: self.cost(rung) <= wanted)
+        return self.low + 1 + first
 
     def _wanted_cost(self) -> float | None:
         aim = -_CLOSE / 2
@@ -244,11 +231,13 @@ def sensitivities(
 ) -> dict[str, float]:
     """Measures the loss of quality when each group alone is pruned.
 
+    Where no allowed width is near the ratio, the nearest narrower one is taken and its loss scaled
+    by the square of the ratios.
+
     Args:
         space: The widths allowed.
         quality: Quality of a configuration, higher is better.
-        ratio: Share of a group's channels to remove. Where no allowed width is near, the nearest
-            narrower one is taken and its loss scaled by the square of the ratios.
+        ratio: Share of a group's channels to remove.
 
     Returns:
         Group -> loss of quality; infinite where the quality is NaN.
@@ -272,11 +261,7 @@ def sensitivities(
 def uniform_curve(space: SearchSpace) -> Curve:
     """All groups pruned by one ratio, each to the nearest allowed width."""
     most = max((1 - v.edges[0] / v.edges[-1] for v in space.variables), default=0.0)
-
-    def curve(amount: float) -> Configuration:
-        return space.uniform(checked_amount(amount) * most)
-
-    return curve
+    return lambda amount: space.uniform(checked_amount(amount) * most)
 
 
 def sensitivity_curve(space: SearchSpace, sensitivities: Mapping[str, float]) -> Curve:
@@ -290,9 +275,6 @@ def sensitivity_curve(space: SearchSpace, sensitivities: Mapping[str, float]) ->
         space: The widths allowed.
         sensitivities: Group -> s_g. Losses below a thousandth of the largest, gains included, count
             as that; an infinite one keeps its group as long as another can be narrowed.
-
-    Raises:
-        ValueError: If a group has no sensitivity.
     """
     missing = [v.name for v in space.variables if v.name not in sensitivities]
     if missing:
@@ -301,8 +283,7 @@ def sensitivity_curve(space: SearchSpace, sensitivities: Mapping[str, float]) ->
         )
     losses = np.array([float(sensitivities[v.name]) for v in space.variables])
     losses[np.isnan(losses)] = np.inf
-    finite = losses[np.isfinite(losses)]
-    largest = float(finite.max(initial=0.0)) or 1.0
+    largest = float(losses[np.isfinite(losses)].max(initial=0.0)) or 1.0
     losses = np.clip(losses, _LEAST_SENSITIVITY * largest, largest / _LEAST_SENSITIVITY)
     rates = 1 / np.sqrt(losses)
     caps = np.array([1 - v.edges[0] / v.edges[-1] for v in space.variables])

@@ -5,16 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import keras
 import numpy as np
 import optuna
 
-from spade_keras.pruning import Group
+from spade_keras import pruning
+from spade_keras.pruning.parts import iterations_of, parts_of
+from spade_keras.search.layer_table import LayerTable
 from spade_keras.typing import Record
+
+if TYPE_CHECKING:
+    from spade_keras.search.options import SearchOptions
 
 # No layer's path begins like this, so these names cannot be confused with groups.
 _ITERATIONS, _DTYPE, _DROP, _RANK = "@iterations", "@dtype", "@drop ", "@rank "
+
+_MOST_WIDTHS = 24
+_MOST_RANKS = 8
 
 
 @dataclass(frozen=True)
@@ -62,11 +71,7 @@ The cost falls as the amount rises.
 
 
 def checked_amount(amount: float) -> float:
-    """Returns the argument of a curve.
-
-    Raises:
-        ValueError: If it is not from 0 to 1.
-    """
+    """Returns the argument of a curve, which must be from 0 to 1."""
     if not 0 <= amount <= 1:
         raise ValueError(f"`amount` must be from 0 to 1. Received: amount={amount}")
     return amount
@@ -105,7 +110,7 @@ class SearchSpace:
 
     @classmethod
     def from_groups(
-        cls, groups: Sequence[Group], *, multiple: int = 8, minimum: int = 8, **joint: Any
+        cls, groups: Sequence[pruning.Group], *, multiple: int = 8, minimum: int = 8, **joint: Any
     ) -> SearchSpace:
         """Allows multiples of `multiple` from `minimum` on, and the full width.
 
@@ -141,8 +146,7 @@ class SearchSpace:
 
         Args:
             edges: Group -> widths, the full one among them.
-            **joint: `iterations`, `blocks`, `dtypes`; and `ranks`: layer -> ranks, such as those
-                of `rank_choices`.
+            **joint: `iterations`, `blocks`, `dtypes`; and `ranks`: layer -> ranks (`rank_choices`).
         """
         variables, ranks = (
             tuple(Variable(name, tuple(sorted(set(e)))) for name, e in allowed.items())
@@ -185,9 +189,7 @@ class SearchSpace:
     def parameters(self, configuration: Configuration) -> dict[str, Any]:
         """Returns the Optuna parameters of a configuration, each width snapped to the nearest.
 
-        Args:
-            configuration: Its widths may lie off the grid; what it leaves open is the network's
-                own.
+        What the configuration leaves open is the network's own.
         """
         parameters: dict[str, Any] = {
             v.name: _nearest(v.edges, configuration.widths[v.name]) for v in self.variables
@@ -205,11 +207,9 @@ class SearchSpace:
         return parameters
 
     def snap(self, widths: Mapping[str, float], **joint: Any) -> Configuration:
-        """Returns the configuration of the allowed widths nearest to those given.
+        """Returns the configuration of the allowed widths nearest to those given for all groups.
 
-        Args:
-            widths: A width for every group.
-            **joint: Other fields of `Configuration`.
+        The other fields of `Configuration` are the network's own, or as given.
         """
         own = dict(zip(("iterations", "dropped", "dtype"), self._own(), strict=True))
         nearest = {v.name: v.edges[_nearest(v.edges, widths[v.name])] for v in self.variables}
@@ -238,6 +238,92 @@ class SearchSpace:
     def _own(self) -> tuple[int | None, tuple[str, ...], str | None]:
         iterations = self.iterations[-1] if self.iterations else None
         return iterations, (), self.dtypes[0] if self.dtypes else None
+
+
+def choose_space(
+    network: keras.Model, inputs: Any, options: SearchOptions, **timing: Any
+) -> tuple[SearchSpace, LayerTable | None]:
+    """Lists what a search may choose.
+
+    With `options.staircase` the layers of every group are timed at each width (of wide groups at
+    24, spread evenly) and the right edges kept. The narrowest width always stays, because times of
+    single layers may be wrong on a busy machine: only whole networks decide whether a budget is
+    out of reach.
+
+    Args:
+        network: The full network, as it is timed.
+        inputs: Arrays of one call.
+        options: See `SearchOptions`.
+        **timing: Options of `LayerTable.measure`.
+
+    Returns:
+        The space, with the network's own iterations and dtype where they are searched; and, where
+        layers are timed for it, their times.
+
+    Raises:
+        ValueError: If the network has no such iterations, or no group may change.
+    """
+    joint: dict[str, Any] = {}
+    if options.iterations:
+        own = iterations_of(network)
+        if own is None or not 1 <= min(options.iterations) <= max(options.iterations) <= own:
+            raise ValueError(
+                "`iterations` must be counts from 1 to the network's own, which is "
+                f"{own or 'none: it does not iterate'}. Received: "
+                f"iterations={list(options.iterations)}"
+            )
+        joint["iterations"] = sorted({*options.iterations, own})
+    if options.blocks:
+        joint["blocks"] = [block.name for block in pruning.find_residual_blocks(network)]
+    if options.dtypes:
+        joint["dtypes"] = list(dict.fromkeys((_own_dtype(network), *options.dtypes)))
+    if options.ranks:
+        joint["ranks"] = rank_choices(network, multiple=options.width_multiple)
+    grid = SearchSpace.from_groups(
+        pruning.find_groups(network),
+        multiple=options.width_multiple,
+        minimum=options.minimum_width or options.width_multiple,
+        **joint,
+    )
+    if not options.staircase:
+        return grid, None
+    widths = {v.name: _spread(v.edges, _MOST_WIDTHS) for v in grid.variables}
+    table = LayerTable.measure(network, inputs, widths, **timing)
+    edges = {g: sorted({own[0], *table.staircase(g).edges}) for g, own in widths.items()}
+    return SearchSpace.from_edges(edges, **joint), table
+
+
+def rank_choices(network: keras.Model, *, multiple: int = 8) -> dict[str, tuple[int, ...]]:
+    """Lists the ranks a search may choose for every layer that can become a pair of layers.
+
+    Args:
+        network: The full network.
+        multiple: Ranks are multiples of it, at most eight of them spread evenly below the rank
+            at which a pair costs the same as the layer; the full rank is always among them.
+
+    Returns:
+        Path of the layer -> ranks, for the `ranks` of a `SearchSpace`. Layers that cannot be
+        decomposed, or whose pairs save nothing at a multiple, are left out.
+    """
+    choices = {}
+    for group in pruning.find_rank_groups(network):
+        *lower, full = (0,) if group.fixed else group.allowed(multiple)
+        if lower:
+            choices[group.name] = (*_spread(lower, _MOST_RANKS), full)
+    return choices
+
+
+def _spread(sizes: Sequence[int], most: int) -> tuple[int, ...]:
+    """At most so many of the sizes, the first and the last among them."""
+    places = np.linspace(0, len(sizes) - 1, min(len(sizes), most)).round().astype(int)
+    return tuple(sizes[place] for place in places)
+
+
+def _own_dtype(network: keras.Model) -> str:
+    """What most of a network computes in; the layers that make its outputs may differ."""
+    layers = (layer for part in parts_of(network).values() for layer in part._flatten_layers())
+    weighted = (x for x in layers if x.weights and not isinstance(x, keras.Model))
+    return next((str(layer.compute_dtype) for layer in weighted), keras.config.floatx())
 
 
 def _nearest(allowed: Sequence[int], wanted: float) -> int:

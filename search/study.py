@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -18,17 +18,15 @@ from spade_keras.errors import CandidateError, SpadeError
 from spade_keras.pruning.importance import ImportanceFunction, find_importance
 from spade_keras.registry import PRUNERS, SAMPLERS
 from spade_keras.search.budget import LatencyBudget
-from spade_keras.search.candidate import CandidateBuilder
-from spade_keras.search.layer_insights import bottleneck, choose_space, prediction_error
+from spade_keras.search.candidate import CandidateBuilder, in_dtype
 from spade_keras.search.layer_table import LayerTable
 from spade_keras.search.objective import KeptImportance, Objective
 from spade_keras.search.options import SearchFields, SearchOptions
-from spade_keras.search.precision import in_dtype
 from spade_keras.search.receipt import check_same, network_digest
 from spade_keras.search.result import FAILED, FEASIBLE, SearchResult, TrialRecord
 from spade_keras.search.scores import TeacherAgreement, ValidationPSNR
 from spade_keras.search.seeds import propose
-from spade_keras.search.space import Configuration, SearchSpace
+from spade_keras.search.space import Configuration, SearchSpace, choose_space
 from spade_keras.search.storage import (
     describe_storage,
     open_storage,
@@ -63,8 +61,7 @@ def run(  # noqa: PLR0913 - every setting is a keyword of its own
         network: The trained full network; it is left as it is.
         data: Held-out data: inputs alone (an unnamed objective is then the agreement with
             `network`), or a tuple `(inputs, targets)` (it is then the PSNR); samples first.
-        budget: Latency budget of a candidate: a `LatencyBudget`, or 0.5, "8ms", "p99<=8ms",
-            "throughput>=200/s"; None: that of `options`.
+        budget: A `LatencyBudget`, or what its `parse` reads; None: that of `options`.
         options: See `SearchOptions`; None: the defaults.
         timer: Times a candidate; None: interleaved with `network`, in this process.
         space: The search space; None: see `choose_space`.
@@ -158,22 +155,13 @@ _WARM_STARTS = 10
 
 @dataclass
 class Search:
-    """One search; see also `run`.
+    """One search, with the arguments of `run`.
 
     Attributes:
         network: The trained full network, in the dtype of the budget.
-        budget: Latency budget of a candidate.
         objective: Judges a candidate, higher is better; with `pareto` those over the budget too.
-        timer: Times a candidate against the full network.
-        space: The search space.
         options: Only its sampler, pruner, seeds, pareto, mix_devices and limits are read.
-        importance: Criterion by which channels are kept.
-        calibration: See `run`.
-        table: See `run`.
         example: Inputs of one call, to count multiplications for.
-        warm_start: An earlier search, whose best configurations are tried first.
-        seed: Seed of the sampler.
-        name: Name of the study in its storage.
     """
 
     network: keras.Model
@@ -189,8 +177,6 @@ class Search:
     warm_start: SearchResult | None = None
     seed: int = 0
     name: str = "widths"
-    _evaluation: Evaluation = field(init=False, repr=False)
-    _criterion: ImportanceFunction = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.options.pareto and self.options.pruner != "none":
@@ -199,14 +185,11 @@ class Search:
                 f"objective alone. Received: pruner={self.options.pruner!r}"
             )
         self._criterion = find_importance(self.importance, self.calibration)
+        builder = CandidateBuilder(
+            self.network, importance=self._criterion, calibration=self.calibration
+        )
         self._evaluation = Evaluation(
-            CandidateBuilder(
-                self.network, importance=self._criterion, calibration=self.calibration
-            ),
-            self.timer,
-            self.budget,
-            self.objective,
-            judge_all=self.options.pareto,
+            builder, self.timer, self.budget, self.objective, judge_all=self.options.pareto
         )
 
     def optimize(
@@ -254,7 +237,8 @@ class Search:
         return self.objective.name + (", readers refitted" if self.calibration else "")
 
     def _result(self, trials: tuple[TrialRecord, ...], ended_by: str) -> SearchResult:
-        error = None if self.table is None else prediction_error(self.table, trials)
+        timed = [(t.configuration, t.timing.latency_ms) for t in trials if t.timing is not None]
+        error = None if self.table is None else self.table.held_out_error(timed)
         return SearchResult(
             budget=self.budget,
             trials=trials,
@@ -262,7 +246,7 @@ class Search:
             space=self.space,
             fingerprint=latency.fingerprint(),
             ended_by=ended_by,
-            bottleneck=None if self.table is None else bottleneck(self.table, self.space),
+            bottleneck=None if self.table is None else self.table.bottleneck(self.space),
             prediction_error=None if error is None else asdict(error),
             importance=self.importance,
         )
@@ -364,3 +348,32 @@ def _check_failures(tried: Sequence[TrialRecord], where: str) -> None:
             f"{len(failed)} of {len(tried)} candidates failed, the last one for this reason: "
             f"{failed[-1].reason} The study is kept in {where}; fix the cause and rerun."
         )
+
+
+# Samplers, each made from a seed, and pruners: Optuna's, with the settings of a search.
+
+
+def tpe(seed: int) -> optuna.samplers.BaseSampler:
+    """Tree-structured Parzen estimator, after 8 random trials."""
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=8)
+
+
+def gp(seed: int) -> optuna.samplers.BaseSampler:
+    """Gaussian process; needs PyTorch, and suits at most about 300 trials."""
+    return optuna.samplers.GPSampler(seed=seed)
+
+
+def nsga2(seed: int) -> optuna.samplers.BaseSampler:
+    """Evolution of 16 configurations, made for two objectives."""
+    return optuna.samplers.NSGAIISampler(seed=seed, population_size=16)
+
+
+def random(seed: int) -> optuna.samplers.BaseSampler:
+    """Independent random draws."""
+    return optuna.samplers.RandomSampler(seed=seed)
+
+
+no_pruner = optuna.pruners.NopPruner
+median = optuna.pruners.MedianPruner
+hyperband = optuna.pruners.HyperbandPruner
+successive_halving = optuna.pruners.SuccessiveHalvingPruner

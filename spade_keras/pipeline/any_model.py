@@ -187,7 +187,7 @@ class _ModelSearch:
                     bars[0].advance_to(done)
 
                 space, self.table = search.choose_space(
-                    self.task.full, self.task.sample, self.job.options, show
+                    self.task.full, self.task.sample, self.job.options, on_layer=show
                 )
             known = space.as_dict()
         self.job = self.job.model_copy(update={"space": known})
