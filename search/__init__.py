@@ -12,12 +12,7 @@ if TYPE_CHECKING:
     from spade_keras.search.candidate import build, plan_for, realize, with_dtype
     from spade_keras.search.finalists import Finalist, accept, preselect
     from spade_keras.search.layer_table import LayerTable
-    from spade_keras.search.objective import (
-        KeptImportance,
-        Objective,
-        ShortFineTune,
-        UserFunction,
-    )
+    from spade_keras.search.objective import KeptImportance, Objective, ShortFineTune, UserFunction
     from spade_keras.search.options import SearchOptions
     from spade_keras.search.receipt import Receipt
     from spade_keras.search.result import SearchResult, Timing, TrialRecord

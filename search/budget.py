@@ -130,12 +130,8 @@ class LatencyBudget:
     def excess(self, comparison: Comparison, *, margin: bool = True) -> float:
         """Returns by how much a network misses the budget: measured / allowed - 1, met at 0.
 
-        The pessimistic end of the 95 % interval counts, so that noise is not taken for speed.
-
-        Args:
-            comparison: Full network (`a`) and candidate (`b`), timed interleaved, with
-                `batch_size` samples.
-            margin: Whether the safety margin is kept.
+        The pessimistic end of the 95 % interval counts, so that noise is not taken for speed. Full
+        network (`a`) and candidate (`b`) were timed interleaved, with `batch_size` samples.
         """
         return self._measured(comparison).high / self._allowed(margin) - 1
 

@@ -26,14 +26,9 @@ def plan_for(
 ) -> pruning.PruningPlan:
     """Plans the blocks, widths and ranks of a configuration, for `realize`.
 
-    Args:
-        network: The full network; it is left as it is.
-        configuration: The choice; entries for layers that are gone with a dropped block, or with
-            an iteration that had its own prior, are ignored.
-        importance: Criterion by which channels are kept.
-
-    Returns:
-        The plan, made for the network at the iterations of the configuration.
+    Entries for layers that are gone with a dropped block, or with an iteration that had its own
+    prior, are ignored. The plan is made for the network at the iterations of the configuration;
+    `importance` decides which channels are kept.
 
     Raises:
         ValueError: If a name or number does not fit the network.
@@ -59,14 +54,9 @@ def realize(
     *,
     sequential: bool = True,
 ) -> keras.Model:
-    """Builds the network of a configuration by a plan that was made for it.
+    """Builds the network of a configuration by the plan that was made for it.
 
-    Args:
-        network: The full network.
-        configuration: Its iterations and precision are read.
-        plan: The blocks, widths and ranks.
-        calibration: Statistics of `network`, by which readers are refitted; None: they are cut.
-        sequential: See `pruning.rebuild`.
+    With a calibration of the network, readers are refitted (see `pruning.rebuild`), else cut.
     """
     base = _shorten(network, configuration.iterations)
     slim = pruning.rebuild(base, plan, calibration=calibration, sequential=sequential)
@@ -76,10 +66,7 @@ def realize(
 class CandidateBuilder:
     """Builds many candidates of one network, analyzing each depth once.
 
-    Args:
-        network: The full network.
-        importance: Criterion by which channels are kept.
-        calibration: Statistics of `network`, by which readers are refitted in closed form.
+    With a calibration, readers are refitted in closed form.
     """
 
     def __init__(
@@ -151,14 +138,11 @@ def with_dtype(model: Any, dtype: str) -> Any:
     with its dtype.
 
     Args:
-        model: A built Keras model, or a network with `priors`: then the priors change.
+        model: A built Keras model, not quantized, or a network with `priors`: then these change.
         dtype: `"float32"`, `"bfloat16"` or `"float16"`.
 
     Returns:
         A model of the kind that `spade_keras.pruning.rebuild` makes, with copied weights.
-
-    Raises:
-        ValueError: `dtype` is not one of the three, or the model is quantized.
 
     Example:
         >>> layers = [keras.Input((4,)), keras.layers.Dense(8), keras.layers.Dense(2)]

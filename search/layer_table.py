@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -38,14 +37,9 @@ _MOST_EDGES = 10
 
 @dataclass(frozen=True)
 class Calibration:
-    """The latency of whole networks as a function of their layers' times.
+    """The latency of whole networks as a function of their layers' times, in milliseconds.
 
-        ms = constant + per_iteration * iterations + factor * sum
-
-    Attributes:
-        constant: Milliseconds spent once, for any configuration.
-        per_iteration: Milliseconds of every iteration outside of the layers, such as FFTs.
-        factor: Time of a layer inside the network / its time alone.
+    ms = constant + per_iteration * iterations + factor * sum
     """
 
     constant: float = 0.0
@@ -132,20 +126,10 @@ class LayerTable(Record):
     ) -> LayerTable:
         """Times every layer of a network at every width of the groups that change it.
 
-        Each distinct layer (configuration, shapes, dtype) is timed once, alone, on random
-        numbers, for 20 to 60 ms; those timed in earlier runs are taken from the cache.
-
-        Args:
-            network: A Keras model, or a network with `priors`; it is left as it is.
-            inputs: Inputs of one forward pass, of the batch size to predict.
-            widths: Group -> candidate widths; the full one may be left out.
-            timer: Returns milliseconds by signature.
-            **options: Options of the default timer, `LayerTimer`: `cache`, `repeats`, `mode`,
-                `on_layer`.
-
-        Raises:
-            ValueError: If a group is unknown, or cannot have a width.
-            SpadeError: If a layer cannot be timed alone.
+        Each distinct layer (configuration, shapes, dtype) is timed once, alone, on random numbers,
+        for 20 to 60 ms; those timed in earlier runs are taken from the cache. Inputs are those of
+        one forward pass, of the batch size to predict; `timer` returns milliseconds by signature,
+        and `options` are those of the default one, `LayerTimer`.
         """
         ascending = with_full_width(network, widths)
         return cls(
@@ -162,9 +146,6 @@ class LayerTable(Record):
 
         Fewer iterations shorten everything inside them in proportion, dropped blocks leave their
         layers out, times between two widths are interpolated, and other groups are at full width.
-
-        Raises:
-            ValueError: If it names a group, width, block or dtype that was not measured.
         """
         fit = self.calibration
         outside = fit.constant + fit.per_iteration * self._iterations(configuration)
@@ -174,9 +155,6 @@ class LayerTable(Record):
         """Returns a table with the same layers, fitted to whole networks' times.
 
         A dozen are best, with the full and the narrowest one among them.
-
-        Raises:
-            ValueError: If `measured` is empty or a time is not above 0.
         """
         times = _times(measured)
         sums = [self._sum(configuration) for configuration, _ in measured]
@@ -184,11 +162,7 @@ class LayerTable(Record):
         return replace(self, calibration=Calibration.fit(sums, iterations, times))
 
     def error(self, measured: Measured) -> PredictionError:
-        """Compares predictions with whole networks' times, not those of the calibration.
-
-        Raises:
-            ValueError: If `measured` is empty or a time is not above 0.
-        """
+        """Compares predictions with whole networks' times, not those of the calibration."""
         times = _times(measured)
         predicted = np.array([self.predict_ms(configuration) for configuration, _ in measured])
         errors = np.abs(predicted / times - 1)
@@ -214,12 +188,10 @@ class LayerTable(Record):
 
         All other groups are at full width, and so is this one where `width` is None.
         """
-        position = self._position(group, self.widths[group][-1] if width is None else width)
-        return sum(
-            layer.calls * _at(layer.by_group[group], position)
-            for layer in self.layers
-            if group in layer.by_group
-        )
+        widths = self._widths_of(group, width)
+        at = widths[-1] if width is None else width
+        changed = [layer for layer in self.layers if group in layer.by_group]
+        return sum(x.calls * float(np.interp(at, widths, x.by_group[group])) for x in changed)
 
     def bottleneck(self, space: SearchSpace) -> str | None:
         """Names the group whose layers take most of the full network's time, in half a sentence."""
@@ -251,11 +223,7 @@ class LayerTable(Record):
                 "`configuration` must keep all ranks: layers were timed, not the pairs they may "
                 f"become. Received: ranks={configuration.ranks}"
             )
-        positions = {
-            group: self._position(group, width)
-            for group, width in configuration.widths.items()
-            if width != self.widths.get(group, (None,))[-1]
-        }
+        narrowed = {g: w for g, w in configuration.widths.items() if w != self._widths_of(g, w)[-1]}
         left_out = self._left_out(configuration.dropped)
         total = 0.0
         for layer in self.layers:
@@ -263,8 +231,8 @@ class LayerTable(Record):
                 continue
             ms = layer.ms
             for group, times in layer.by_group.items():
-                if group in positions:
-                    ms *= _at(times, positions[group]) / layer.ms
+                if group in narrowed:
+                    ms *= float(np.interp(narrowed[group], self.widths[group], times)) / layer.ms
             total += layer.calls * ms
         return total * self._iterations(configuration) / (self.iterations or 1)
 
@@ -301,26 +269,20 @@ class LayerTable(Record):
             for block, paths in self.blocks.items()
         }
 
-    def _widths_of(self, group: str) -> tuple[int, ...]:
+    def _widths_of(self, group: str, width: int | None = None) -> tuple[int, ...]:
+        """The widths measured of a group, if they reach from below to above `width`."""
         if group not in self.widths:
             raise ValueError(
                 f"`group` must be one of the groups measured: {list(self.widths)}. "
                 f"Received: group={group!r}"
             )
-        return self.widths[group]
-
-    def _position(self, group: str, width: int) -> tuple[int, float]:
-        """The index of the width measured above, and the share of the way down from it."""
-        widths = self._widths_of(group)
-        if not widths[0] <= width <= widths[-1]:
+        widths = self.widths[group]
+        if width is not None and not widths[0] <= width <= widths[-1]:
             raise ValueError(
                 f"The width of group {group!r} must be within those measured, {widths[0]} to "
                 f"{widths[-1]}. Received: width={width}"
             )
-        above = bisect.bisect_left(widths, width)
-        if widths[above] == width:
-            return above, 0.0
-        return above, (widths[above] - width) / (widths[above] - widths[above - 1])
+        return widths
 
 
 def latency_by_group(
@@ -328,16 +290,9 @@ def latency_by_group(
 ) -> str:
     """Lists per group what its layers cost, which widths are worth choosing, and what is free.
 
-    A width is worth choosing if the next wider one is slower; see `latency.right_edges`.
-
-    Args:
-        model: A Keras model, or a network with `priors`.
-        inputs: Inputs of one forward pass.
-        multiple: Step of the widths tried; None: an eighth of the width, or the group's own step.
-        **options: Options of `LayerTable.measure`.
-
-    Raises:
-        ValueError: If `multiple` is below 1.
+    A width is worth choosing if the next wider one is slower; see `latency.right_edges`. Widths
+    tried are multiples of `multiple`: by default of an eighth of the full one, or of the group's
+    own step. Options are those of `LayerTable.measure`.
     """
     if multiple is not None and multiple < 1:
         raise ValueError(f"`multiple` must be at least 1. Received: multiple={multiple}")
@@ -391,13 +346,6 @@ def _row(table: LayerTable, group: str) -> list[str]:
         " ".join(edges),
         ", ".join(f"{width} -> {wider}" for wider, width in free.items()) or "-",
     ]
-
-
-def _at(times: Sequence[float], position: tuple[int, float]) -> float:
-    above, share = position
-    if share == 0:
-        return times[above]
-    return (1 - share) * times[above] + share * times[above - 1]
 
 
 def _times(measured: Measured) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
@@ -40,13 +41,8 @@ _DISTURBED = 0.2
 class LayerCall:
     """A call that can be timed without the model around it.
 
-    Args:
-        path: Path of the layer in its model.
-        kind: Class of the layer or operation.
-        config: Configuration from which the layer can be made again.
-        arguments: Positional and keyword arguments, tensors being symbolic and of known shape.
-        operation: The operation itself where it has no weights and no configuration.
-        weights: Shapes of the layer's weights.
+    The tensors among its arguments are symbolic and of known shape. Operations that have no
+    weights and no configuration are kept themselves.
     """
 
     path: str
@@ -74,8 +70,7 @@ class LayerCall:
     def signature(self) -> str:
         """A short text that is equal for calls that take the same time.
 
-        These have equal class, weights, input shapes, dtypes, other arguments, and configuration
-        (apart from names, initializers and other settings of training).
+        Names, initializers and other settings of training may differ.
         """
         described = keras.tree.map_structure(
             lambda x: [list(x.shape), x.dtype] if isinstance(x, keras.KerasTensor) else x,
@@ -94,11 +89,7 @@ class LayerCall:
         return tuple({id(x): x for x in flat}.values())
 
     def model(self) -> keras.Model:
-        """Makes a model of the layer alone, with new weights.
-
-        Raises:
-            SpadeError: If the layer cannot be made from its configuration.
-        """
+        """Makes a model of the layer alone, with new weights."""
         inputs = {
             id(x): keras.Input(batch_shape=x.shape, dtype=x.dtype, name=f"input_{index}")
             for index, x in enumerate(self.tensors)
@@ -243,19 +234,13 @@ def _essence(config: Any) -> Any:
 
 # The path of a layer, which of the input shapes of its model, and which of its calls.
 Place = tuple[str, int, int]
-Changes = dict[int, dict[Place, LayerCall]]
-"""Width -> the calls that differ when one group alone has this width."""
 
 
 @dataclass(frozen=True)
 class LayerTime:
-    """The time of one layer.
+    """Milliseconds of one call of a layer, which is called `calls` times in a forward pass.
 
-    Args:
-        path: Path of the layer.
-        calls: How often it is called in one forward pass.
-        ms: Time of one call at full width, in milliseconds.
-        by_group: Group -> time of one call at each width of the group, all others full.
+    `ms` is its time at full width, `by_group` that at each width of a group, all others full.
     """
 
     path: str
@@ -275,31 +260,26 @@ def time_layers(
     The other arguments are those of `LayerTable.measure`.
     """
     full, counts = _list_calls(network, inputs)
-    changed = _sweep_widths(network, inputs, widths, full)
-    at_width = [calls for changes in changed.values() for calls in changes.values()]
-    # Calls that differ in the width of one group follow each other.
-    sweep = [
-        call
-        for place, whole in full.items()
-        for call in (whole, *(calls[place] for calls in at_width if place in calls))
-    ]
+    variants = _sweep_widths(network, inputs, widths, full)
     # A call that computes nothing takes the time of starting any function.
     tensor = keras.KerasTensor((1, 1), keras.config.floatx())
     identity = keras.layers.Identity(name="floor")
     floor = LayerCall.of(ShapedCall("floor", identity, ((tensor,), {}), (tensor,)))
-    times = timer([floor, *sweep])
+    calls = [floor]
+    for place, whole in full.items():
+        calls += [whole, *itertools.chain(*variants[place].values())]
+    times = timer(calls)
     starting = times[floor.signature]
     own = {name: max(ms - starting, _LEAST_SHARE * ms) for name, ms in times.items()}
-    reach = {group: _places(changes) for group, changes in changed.items()}
-
-    def layer_time(place: Place, whole: LayerCall) -> LayerTime:
-        by_group = {}
-        for group in (group for group, places in reach.items() if place in places):
-            at = [changed[group].get(width, {}).get(place, whole) for width in widths[group]]
-            by_group[group] = tuple(own[call.signature] for call in at)
-        return LayerTime(whole.path, counts[place], own[whole.signature], by_group)
-
-    return tuple(layer_time(place, whole) for place, whole in full.items())
+    return tuple(
+        LayerTime(
+            whole.path,
+            counts[place],
+            own[whole.signature],
+            {g: tuple(own[c.signature] for c in calls) for g, calls in variants[place].items()},
+        )
+        for place, whole in full.items()
+    )
 
 
 def with_full_width(
@@ -326,14 +306,14 @@ def _sweep_widths(
     network: keras.Model,
     inputs: Any,
     widths: Mapping[str, Sequence[int]],
-    full: Mapping[Place, LayerCall],
-) -> dict[str, Changes]:
-    """Narrows one group at a time to each of its widths and lists the calls that change.
+    full: dict[Place, LayerCall],
+) -> dict[Place, dict[str, list[LayerCall]]]:
+    """Lists each call at every width of the groups that change it, all other groups being full.
 
     Groups that share no layer are narrowed together, which saves most of the rebuilding.
     """
 
-    def differing(chosen: dict[str, int]) -> dict[Place, LayerCall]:
+    def narrowed(chosen: dict[str, int]) -> dict[Place, LayerCall]:
         slim = rebuild(network, make_plan(network, widths=chosen, importance="group_l1"))
         calls, _ = _list_calls(slim, inputs)
         if calls.keys() != full.keys():
@@ -342,23 +322,28 @@ def _sweep_widths(
                 f"those at full width: {sorted(p for p, *_ in calls.keys() ^ full.keys())[:5]}. "
                 "Give every layer a name of its own, or search without a layer table."
             )
-        return {p: call for p, call in calls.items() if call.signature != full[p].signature}
+        return calls
 
     below = {group: sizes[:-1] for group, sizes in widths.items()}
-    # The narrowest differs wherever the group matters.
-    changed = {g: {size: differing({g: size}) for size in sizes[:1]} for g, sizes in below.items()}
-    reach = {group: _places(changes) for group, changes in changed.items()}
+    reach: dict[str, set[Place]] = {}
+    variants: dict[Place, dict[str, list[LayerCall]]] = {place: {} for place in full}
+    for group, sizes in below.items():
+        # The narrowest differs wherever the group matters.
+        calls = narrowed({group: sizes[0]}) if sizes else full
+        reach[group] = {p for p, call in calls.items() if call.signature != full[p].signature}
+        for place in reach[group]:
+            variants[place][group] = [calls[place]]
     for together in _independent(reach):
         for step in range(1, max(len(below[group]) for group in together)):
             chosen = {g: below[g][step] for g in together if step < len(below[g])}
-            calls = differing(chosen)
-            for group, width in chosen.items():
-                changed[group][width] = {p: calls[p] for p in calls.keys() & reach[group]}
-    return changed
-
-
-def _places(changes: Changes) -> set[Place]:
-    return {place for calls in changes.values() for place in calls}
+            calls = narrowed(chosen)
+            for group in chosen:
+                for place in reach[group]:
+                    variants[place][group].append(calls[place])
+    return {
+        place: {group: [*calls, full[place]] for group, calls in by_group.items()}
+        for place, by_group in variants.items()
+    }
 
 
 def _list_calls(

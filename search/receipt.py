@@ -40,11 +40,7 @@ class ModelIdentity:
 
     @classmethod
     def of(cls, path: str | Path) -> ModelIdentity:
-        """Reads a `.keras` file; no model is built.
-
-        Raises:
-            ValueError: If it is missing or no `.keras` file.
-        """
+        """Reads a `.keras` file; no model is built."""
         path = Path(path)
         try:
             content = path.read_bytes()
@@ -65,16 +61,8 @@ class ModelIdentity:
 class Receipt:
     """A plan that was accepted, and the measurement it was accepted by.
 
-    Args:
-        budget: The budget that the slim model met.
-        comparison: Full (`a`) and slim model (`b`) as timed interleaved, with the fingerprint.
-        plan: The plan of blocks, channels and ranks.
-        configuration: The accepted configuration; the plan has its widths.
-        full: File of the full model.
-        slim: File of the slim model.
-        date: Date of the measurement, in UTC.
-        version: Version of spade-keras.
-        imports: Modules that register the models' own classes.
+    `comparison` is of the full (`a`) and the slim model (`b`), with the fingerprint; `imports` are
+    the modules that register the models' own classes; `date` is in UTC.
     """
 
     budget: LatencyBudget
@@ -99,10 +87,7 @@ class Receipt:
         configuration: Configuration | None = None,
         imports: Sequence[str] = (),
     ) -> Receipt:
-        """Makes the receipt of two `.keras` files that have just been timed.
-
-        The configuration is by default the widths of the plan.
-        """
+        """Makes the receipt of two `.keras` files that have just been timed."""
         return cls(
             budget=budget,
             comparison=comparison,
@@ -225,23 +210,19 @@ def network_digest(network: keras.Model) -> str:
 def check_same(
     stored: dict[str, Any], now: dict[str, Any], where: str, *, mix_devices: bool
 ) -> None:
-    """Refuses to continue a study that was started with other settings; `where` is its place.
-
-    Raises:
-        SpadeError: If a value differs; names it and the remedy.
-    """
-    remedies = {
-        "network": "Its network has other weights. Use another name or file",
-        "space": "It searches other widths. Use another name or file",
-        "budget": "It has another budget, so its constraints do not compare. Use another name",
-        "quality": "It maximizes something else. Use another name or file",
-        "directions": "It has another number of objectives. Use another name or file",
+    """Refuses to continue a study, found at `where`, that was started with other settings."""
+    causes = {
+        "network": "Its network has other weights",
+        "space": "It searches other widths",
+        "budget": "It has another budget, so its constraints do not compare",
+        "quality": "It maximizes something else",
+        "directions": "It has another number of objectives",
     }
-    for key, remedy in remedies.items():
+    for key, cause in causes.items():
         if stored.get(key) != now[key]:
             raise SpadeError(
-                f"The study {where} cannot be continued: {remedy}. Received: {key}="
-                f"{now[key]}, stored: {stored.get(key)}"
+                f"The study {where} cannot be continued: {cause}. Use another name or file. "
+                f"Received: {key}={now[key]}, stored: {stored.get(key)}"
             )
     if stored.get("fingerprint") != now["fingerprint"] and not mix_devices:
         found = differences(stored.get("fingerprint") or {}, now["fingerprint"])
@@ -256,10 +237,7 @@ def check_same(
 def differences(
     then: Mapping[str, Any], now: Mapping[str, Any], prefix: str = ""
 ) -> dict[str, tuple[Any, Any]]:
-    """Compares two fingerprints: dotted name -> both values, where they differ.
-
-    None stands where one has no such entry.
-    """
+    """Compares two fingerprints: dotted name -> both values, where they differ."""
     found: dict[str, tuple[Any, Any]] = {}
     for key in dict.fromkeys((*then, *now)):
         a, b = then.get(key), now.get(key)

@@ -23,11 +23,8 @@ from spade_keras.search.receipt import ModelIdentity, Receipt, differences
 class Replay:
     """The result of replaying a receipt.
 
-    Args:
-        receipt: The replayed receipt.
-        comparison: The new measurement.
-        differences: Entries of the fingerprint that differ from the receipt -> then, now.
-        rebuilt: Whether the slim model was rebuilt from the full one and the plan.
+    `differences` are the entries of the fingerprint that differ from the receipt -> then, now;
+    `rebuilt` is whether the slim model was rebuilt from the full one and the plan.
     """
 
     receipt: Receipt
@@ -86,17 +83,11 @@ def replay(
     pairs: int | None = None,
     compare: Compare | None = None,
 ) -> Replay:
-    """Times the files of a receipt again, on the device in use.
+    """Times the `.keras` files of a receipt again, on the device in use.
 
-    Args:
-        receipt: The receipt.
-        full: `.keras` file of the full model.
-        slim: `.keras` file of the slim model. None: it is rebuilt from the full one and the plan,
-            not fine-tuned, which does not change its time.
-        inputs: Inputs to time with. By default standard normal numbers of the recorded shapes,
-            zeros for integers and booleans.
-        pairs: Timed windows of each model at first; see `compare_for`.
-        compare: See `compare_for`.
+    Without a slim model it is rebuilt from the full one and the plan, not fine-tuned, which does
+    not change its time. Without inputs they are standard normal numbers of the recorded shapes,
+    zeros for integers and booleans. See `compare_for` for `pairs` and `compare`.
 
     Raises:
         ReceiptError: If a file is not the one in the receipt, or `inputs` have other shapes.

@@ -44,18 +44,18 @@ class Timing:
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One candidate.
+    """One candidate: what was tried, and what came of it.
 
     Attributes:
         number: Its number in the study.
         state: "feasible"; "infeasible" (rejected by its latency); "stopped" (its short
-            fine-tuning was not promising); or "failed".
+            fine-tuning was not promising); or "failed", for the given reason.
         origin: The seed's or the sampler's name.
-        configuration: The configuration that was tried.
+        configuration: What was tried.
         timing: None if it failed before being timed.
         quality: Higher is better; None unless it was judged.
-        seconds: Seconds of its phases: "build", "compile", "measure", "evaluate", "overhead".
-        reason: Why it failed; None unless it did.
+        seconds: Of its phases: "build", "compile", "measure", "evaluate", "overhead".
+        reason: Why it failed.
         worker: Name of the process that ran it.
     """
 
@@ -128,8 +128,8 @@ class SearchResult:
         fingerprint: Device and software that timed the candidates.
         ended_by: "trials", "timeout" or "stagnation".
         bottleneck: Group that takes most of the full network's time, if it is known.
-        prediction_error: How far layer times predicted the time of the candidates: "median" and
-            "maximum" relative error over so many "configurations"; None if they did not.
+        prediction_error: How far layer times were from the candidates' times, if they predicted
+            them: the fields of a `PredictionError`.
         importance: Criterion by which channels were kept.
     """
 
@@ -156,8 +156,7 @@ class SearchResult:
         """The ranking, but the best of every origin comes before the second of any.
 
         The maximum over many trials owes part of its quality to the errors of a cheap objective;
-        a seed does not, since it was proposed for other reasons. So finalists, which are judged
-        after their fine-tuning, come from different origins if there are several.
+        a seed does not, since it was proposed for other reasons.
         """
         ahead = {trial.origin: trial for trial in reversed(self.ranking)}
         first = [t for t in self.ranking if ahead[t.origin] is t]
@@ -165,11 +164,7 @@ class SearchResult:
 
     @property
     def best(self) -> TrialRecord:
-        """The feasible trial of the best quality.
-
-        Raises:
-            BudgetNotMetError: If no trial met the budget; names the fastest one.
-        """
+        """The feasible trial of the best quality; a `BudgetNotMetError` if there is none."""
         if not self.ranking:
             raise BudgetNotMetError(self.failure())
         return self.ranking[0]
@@ -203,18 +198,10 @@ class SearchResult:
         *,
         sequential: bool = True,
     ) -> keras.Model:
-        """Builds a configuration with everything it chose: widths, depth, ranks and dtype.
+        """Builds what a trial, by default the best, chose: widths, depth, ranks and dtype.
 
-        Args:
-            network: The full network that was searched.
-            trial: Whose configuration; by default the best one's.
-            calibration: Statistics of the network, by which readers are refitted; needed where
-                the search ranked channels by "obs".
-            sequential: Whether they are refitted layer by layer; otherwise in closed form, as the
-                search judged them.
-
-        Raises:
-            BudgetNotMetError: If no trial is given and none met the budget.
+        With a calibration of the network, needed where the search ranked channels by "obs", readers
+        are refitted: layer by layer, or in closed form, as the search judged them.
         """
         chosen = self.best if trial is None else trial
         full = in_dtype(network, self.budget.dtype)
@@ -224,11 +211,7 @@ class SearchResult:
 
     @classmethod
     def read(cls, folder: str | Path) -> SearchResult:
-        """Reads the trials that `spade-keras search` or `run` left in its folder.
-
-        Raises:
-            ValueError: If there are none.
-        """
+        """Reads the trials that `spade-keras search` or `run` left in its folder."""
         folder = Path(folder).expanduser()
         try:
             if (folder / "search.json").exists():

@@ -70,20 +70,11 @@ The cost falls as the amount rises.
 """
 
 
-def checked_amount(amount: float) -> float:
-    """Returns the argument of a curve, which must be from 0 to 1."""
-    if not 0 <= amount <= 1:
-        raise ValueError(f"`amount` must be from 0 to 1. Received: amount={amount}")
-    return amount
-
-
 @dataclass(frozen=True)
 class Variable:
     """The width of a channel group or the rank of a layer, as an index into those allowed.
 
-    Attributes:
-        name: The group's name, or the layer's path as in `pruning.basis.find_rank_groups`.
-        edges: Allowed widths or ranks, ascending; the last is the full one.
+    `edges` are the allowed widths or ranks, ascending; the last is the full one.
     """
 
     name: str
@@ -92,13 +83,13 @@ class Variable:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """All variables of a search.
+    """All variables of a search; those that are empty stay the network's own.
 
     Attributes:
         variables: One per channel group that may change, in the network's order.
-        iterations: Iteration counts allowed, ascending, the network's own last; empty: its own.
+        iterations: Iteration counts allowed, ascending, the network's own last.
         blocks: Residual blocks that may be left out.
-        dtypes: Dtypes of the priors to choose from, their own first; empty: their own.
+        dtypes: Dtypes of the priors to choose from, their own first.
         ranks: One per layer that may become a pair of layers; see `pruning.basis`.
     """
 
@@ -114,11 +105,8 @@ class SearchSpace:
     ) -> SearchSpace:
         """Allows multiples of `multiple` from `minimum` on, and the full width.
 
-        Args:
-            groups: The network's channel groups; fixed ones get no variable.
-            multiple: Widths are multiples of it, and of what the group itself demands.
-            minimum: The smallest width; a narrower group keeps its width.
-            **joint: `iterations`, `blocks`, `dtypes`, `ranks`; see `from_edges`.
+        Widths are also multiples of what the group itself demands; a group narrower than `minimum`
+        keeps its width. The joint variables are those of `from_edges`.
 
         Raises:
             ValueError: If no group may change and nothing else is searched.
@@ -142,11 +130,9 @@ class SearchSpace:
 
     @classmethod
     def from_edges(cls, edges: Mapping[str, Sequence[int]], **joint: Any) -> SearchSpace:
-        """Allows the widths given, such as the edges of measured staircases.
+        """Allows the widths given for every group, such as the edges of measured staircases.
 
-        Args:
-            edges: Group -> widths, the full one among them.
-            **joint: `iterations`, `blocks`, `dtypes`; and `ranks`: layer -> ranks (`rank_choices`).
+        Others are given by name: `iterations`, `blocks`, `dtypes`, and `ranks` by layer.
         """
         variables, ranks = (
             tuple(Variable(name, tuple(sorted(set(e)))) for name, e in allowed.items())
@@ -243,25 +229,12 @@ class SearchSpace:
 def choose_space(
     network: keras.Model, inputs: Any, options: SearchOptions, **timing: Any
 ) -> tuple[SearchSpace, LayerTable | None]:
-    """Lists what a search may choose.
+    """Lists what a search of a network may choose, and the times of its layers if it times them.
 
     With `options.staircase` the layers of every group are timed at each width (of wide groups at
     24, spread evenly) and the right edges kept. The narrowest width always stays, because times of
     single layers may be wrong on a busy machine: only whole networks decide whether a budget is
-    out of reach.
-
-    Args:
-        network: The full network, as it is timed.
-        inputs: Arrays of one call.
-        options: See `SearchOptions`.
-        **timing: Options of `LayerTable.measure`.
-
-    Returns:
-        The space, with the network's own iterations and dtype where they are searched; and, where
-        layers are timed for it, their times.
-
-    Raises:
-        ValueError: If the network has no such iterations, or no group may change.
+    out of reach. `inputs` are arrays of one call; `timing` are options of `LayerTable.measure`.
     """
     joint: dict[str, Any] = {}
     if options.iterations:
@@ -296,14 +269,9 @@ def choose_space(
 def rank_choices(network: keras.Model, *, multiple: int = 8) -> dict[str, tuple[int, ...]]:
     """Lists the ranks a search may choose for every layer that can become a pair of layers.
 
-    Args:
-        network: The full network.
-        multiple: Ranks are multiples of it, at most eight of them spread evenly below the rank
-            at which a pair costs the same as the layer; the full rank is always among them.
-
-    Returns:
-        Path of the layer -> ranks, for the `ranks` of a `SearchSpace`. Layers that cannot be
-        decomposed, or whose pairs save nothing at a multiple, are left out.
+    Ranks are multiples of `multiple`, at most eight of them spread evenly below the rank at which a
+    pair costs the same as the layer, and the full rank. Layers that cannot be decomposed, or whose
+    pairs save nothing at a multiple, are left out.
     """
     choices = {}
     for group in pruning.find_rank_groups(network):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Unpack
@@ -27,12 +27,7 @@ from spade_keras.search.result import FAILED, FEASIBLE, SearchResult, TrialRecor
 from spade_keras.search.scores import TeacherAgreement, ValidationPSNR
 from spade_keras.search.seeds import propose
 from spade_keras.search.space import Configuration, SearchSpace, choose_space
-from spade_keras.search.storage import (
-    describe_storage,
-    open_storage,
-    quiet_optuna,
-    storage_errors,
-)
+from spade_keras.search.storage import describe_storage, open_storage, quiet_optuna, storage_errors
 from spade_keras.search.trial import Evaluation, Timer, interleaved_timer
 from spade_keras.search.workers import join
 
@@ -59,14 +54,13 @@ def run(  # noqa: PLR0913 - every setting is a keyword of its own
 
     Args:
         network: The trained full network; it is left as it is.
-        data: Held-out data: inputs alone (an unnamed objective is then the agreement with
-            `network`), or a tuple `(inputs, targets)` (it is then the PSNR); samples first.
+        data: Held-out data, samples first: inputs alone (an unnamed objective is then the agreement
+            with `network`), or a tuple `(inputs, targets)` (it is then the PSNR).
         budget: A `LatencyBudget`, or what its `parse` reads; None: that of `options`.
         options: See `SearchOptions`; None: the defaults.
         timer: Times a candidate; None: interleaved with `network`, in this process.
         space: The search space; None: see `choose_space`.
-        table: Times of the layers, for seeds that propose by time; None: they count
-            multiplications.
+        table: Times of the layers, for seeds that propose by time; None: they count MACs.
         importance: Criterion by which channels are kept.
         calibration: Statistics of `network` (`pruning.calibrate`), by which the readers of every
             candidate are refitted in closed form; needed for the importance "obs". None: with
@@ -113,12 +107,12 @@ def run(  # noqa: PLR0913 - every setting is a keyword of its own
     if warm_start is not None and not isinstance(warm_start, SearchResult):
         warm_start = SearchResult.read(warm_start)
     search = Search(
-        network,
-        limit,
-        objective,
-        timer,
-        space,
-        options,
+        network=network,
+        budget=limit,
+        objective=objective,
+        timer=timer,
+        space=space,
+        options=options,
         importance=importance,
         calibration=calibration,
         table=table,
@@ -155,13 +149,9 @@ _WARM_STARTS = 10
 
 @dataclass
 class Search:
-    """One search, with the arguments of `run`.
+    """One search, with the arguments of `run`; the network is in the dtype of the budget.
 
-    Attributes:
-        network: The trained full network, in the dtype of the budget.
-        objective: Judges a candidate, higher is better; with `pareto` those over the budget too.
-        options: Only its sampler, pruner, seeds, pareto, mix_devices and limits are read.
-        example: Inputs of one call, to count multiplications for.
+    With `pareto` candidates over the budget are judged too. `example` are the inputs of one call.
     """
 
     network: keras.Model
@@ -198,14 +188,17 @@ class Search:
         on_trial: Callable[[TrialRecord], None] | None = None,
     ) -> SearchResult:
         """Runs until enough trials are finished; see `run`."""
-        started = time.monotonic()
+        started, options = time.monotonic(), self.options
 
         def ended_by() -> str | None:
-            minutes, patience = self.options.timeout_minutes, self.options.stagnation
+            minutes, patience = options.timeout_minutes, options.stagnation
             if patience is not None and _stagnates(_records(study), patience):
                 return "stagnation"
             over = minutes is not None and time.monotonic() - started >= 60 * minutes
             return "timeout" if over else None
+
+        def sampler(number: int) -> optuna.samplers.BaseSampler:
+            return SAMPLERS.make(options.sampler, self.seed + number)
 
         with quiet_optuna(), join(open_storage(storage)) as worker:
             study = self._open(worker.storage)
@@ -214,12 +207,7 @@ class Search:
                 self._evaluation.remember(record)
             tried: list[TrialRecord] = []
             while not ended_by():
-                trial = worker.claim(
-                    study,
-                    self.options.trials,
-                    sampler=self._sampler,
-                    stop=lambda: ended_by() is not None,
-                )
+                trial = worker.claim(study, options.trials, sampler=sampler, stop=ended_by)
                 if trial is None:
                     break
                 done = worker.work(study, trial, self._objective, catch=(CandidateError,))
@@ -278,18 +266,8 @@ class Search:
         return study
 
     def _seed(self, study: optuna.Study) -> None:
-        for origin, configuration in self._proposals():
-            study.enqueue_trial(
-                self.space.parameters(configuration),
-                user_attrs={"origin": origin},
-                skip_if_exists=True,
-            )
-
-    def _proposals(self) -> Iterator[tuple[str, Configuration]]:
-        if self.warm_start is not None:
-            for record in self.warm_start.ranking[:_WARM_STARTS]:
-                yield "warm start", record.configuration
-        yield from propose(
+        known = () if self.warm_start is None else self.warm_start.ranking[:_WARM_STARTS]
+        proposals = propose(
             self.options.seeds,
             self.network,
             self.space,
@@ -299,14 +277,20 @@ class Search:
             importance=self._criterion,
             inputs=self.example,
         )
+        for origin, configuration in (
+            *(("warm start", record.configuration) for record in known),
+            *proposals,
+        ):
+            study.enqueue_trial(
+                self.space.parameters(configuration),
+                user_attrs={"origin": origin},
+                skip_if_exists=True,
+            )
 
     def _excess(self, configuration: Configuration) -> float:
         with contextlib.suppress(CandidateError):
             return self._evaluation.timing(configuration).excess
         return math.inf
-
-    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
-        return SAMPLERS.make(self.options.sampler, self.seed + number)
 
     def _objective(self, trial: optuna.Trial) -> float | tuple[float, float]:
         started = time.perf_counter()
@@ -353,26 +337,14 @@ def _check_failures(tried: Sequence[TrialRecord], where: str) -> None:
 # Samplers, each made from a seed, and pruners: Optuna's, with the settings of a search.
 
 
-def tpe(seed: int) -> optuna.samplers.BaseSampler:
-    """Tree-structured Parzen estimator, after 8 random trials."""
-    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=8)
+def _seeded(kind: type[Any], **settings: Any) -> Callable[[int], optuna.samplers.BaseSampler]:
+    return lambda seed: kind(seed=seed, **settings)
 
 
-def gp(seed: int) -> optuna.samplers.BaseSampler:
-    """Gaussian process; needs PyTorch, and suits at most about 300 trials."""
-    return optuna.samplers.GPSampler(seed=seed)
-
-
-def nsga2(seed: int) -> optuna.samplers.BaseSampler:
-    """Evolution of 16 configurations, made for two objectives."""
-    return optuna.samplers.NSGAIISampler(seed=seed, population_size=16)
-
-
-def random(seed: int) -> optuna.samplers.BaseSampler:
-    """Independent random draws."""
-    return optuna.samplers.RandomSampler(seed=seed)
-
-
+tpe = _seeded(optuna.samplers.TPESampler, n_startup_trials=8)
+gp = _seeded(optuna.samplers.GPSampler)  # needs PyTorch, and suits at most about 300 trials
+nsga2 = _seeded(optuna.samplers.NSGAIISampler, population_size=16)  # made for two objectives
+random = _seeded(optuna.samplers.RandomSampler)
 no_pruner = optuna.pruners.NopPruner
 median = optuna.pruners.MedianPruner
 hyperband = optuna.pruners.HyperbandPruner

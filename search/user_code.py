@@ -23,10 +23,7 @@ def import_module(
 ) -> ModuleType:
     """Imports a user's module, such as one that registers layers.
 
-    Args:
-        name: Its dotted name.
-        argument: Name of the argument it came from, for errors.
-        folder: Searched first; by default the current folder.
+    It is searched in `folder` first, by default the current one; errors name `argument`.
 
     Raises:
         UserFunctionError: If there is no such module.
@@ -38,20 +35,13 @@ def import_module(
 def load_function(
     spec: str, *, argument: str = "evaluate", folder: str | Path | None = None
 ) -> Callable[..., Any]:
-    """Imports a function; its later errors become a `UserCodeError`.
+    """Imports a function given as "module:function", both maybe with dots; see `import_module`.
 
-    Args:
-        spec: "module:function"; both may have dots.
-        argument: Name of the argument it came from, for errors.
-        folder: Searched first; by default the current folder.
+    Its later errors become a `UserCodeError`.
 
     Raises:
         UserFunctionError: If `spec` has another form, or there is no such module or function.
         UserCodeError: If the module raises while it is imported.
-
-    Example:
-        >>> load_function("math:sqrt")(9.0)
-        3.0
     """
     module_name, colon, path = spec.partition(":")
     if not (module_name and colon and path):
