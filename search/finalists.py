@@ -19,7 +19,7 @@ from spade_keras.pruning import Calibration, PruningPlan
 from spade_keras.pruning.importance import find_importance
 from spade_keras.search.budget import LatencyBudget
 from spade_keras.search.candidate import plan_for, realize
-from spade_keras.search.receipt import Receipt, write_receipt
+from spade_keras.search.receipt import ModelIdentity, Receipt, write_receipt
 from spade_keras.search.result import SearchResult
 from spade_keras.search.space import Configuration
 from spade_keras.search.trial import Timer
@@ -201,7 +201,7 @@ def compare_for(
     """
     compare = compare or latency.compare_in_fresh_process
     pairs = pairs or (_TAIL_PAIRS if budget.single_calls else _PAIRS)
-    options = {
+    options: dict[str, Any] = {
         "pairs": max(5, math.ceil(pairs / PROCESSES)),
         "mode": mode,
         "single_calls": budget.single_calls,
@@ -251,13 +251,13 @@ def _record(
     accepted: Finalist, full: Path, slim: Path, budget: LatencyBudget, imports: Sequence[str]
 ) -> None:
     write_bytes_atomic(slim.parent / "plan.json", accepted.plan.to_json().encode())
-    receipt = Receipt.of(
-        full,
-        slim,
+    receipt = Receipt(
         budget=budget,
         comparison=accepted.comparison,
         plan=accepted.plan,
         configuration=accepted.configuration,
-        imports=imports,
+        full=ModelIdentity.of(full),
+        slim=ModelIdentity.of(slim),
+        imports=tuple(imports),
     )
     write_receipt(slim.parent / "receipt.json", receipt)

@@ -7,8 +7,8 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,10 @@ class ModelIdentity:
         return self.sha256 == other.sha256 or self.weights_sha256 == other.weights_sha256
 
 
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
 @dataclass(frozen=True)
 class Receipt:
     """A plan that was accepted, and the measurement it was accepted by.
@@ -71,33 +75,9 @@ class Receipt:
     configuration: Configuration
     full: ModelIdentity
     slim: ModelIdentity
-    date: str
+    date: str = field(default_factory=_now)
     version: str = __version__
     imports: tuple[str, ...] = ()
-
-    @classmethod
-    def of(
-        cls,
-        full: str | Path,
-        slim: str | Path,
-        *,
-        budget: LatencyBudget,
-        comparison: latency.Comparison,
-        plan: pruning.PruningPlan,
-        configuration: Configuration | None = None,
-        imports: Sequence[str] = (),
-    ) -> Receipt:
-        """Makes the receipt of two `.keras` files that have just been timed."""
-        return cls(
-            budget=budget,
-            comparison=comparison,
-            plan=plan,
-            configuration=configuration or Configuration(plan.widths),
-            full=ModelIdentity.of(full),
-            slim=ModelIdentity.of(slim),
-            date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            imports=tuple(imports),
-        )
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:

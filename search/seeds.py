@@ -257,13 +257,10 @@ def ranks_curve(space: SearchSpace) -> Curve:
     """All layers that may become pairs by one ratio of their ranks, at full widths."""
 
     def curve(amount: float) -> Configuration:
-        ranks = {}
-        for variable in space.ranks:
-            wanted = np.interp(amount, [0, 1], [variable.edges[-1], variable.edges[0]])
-            rank = min(variable.edges, key=lambda edge: abs(edge - wanted))
-            if rank < variable.edges[-1]:
-                ranks[variable.name] = rank
-        return replace(space.full, ranks=ranks)
+        wanted = {v: v.edges[-1] + amount * (v.edges[0] - v.edges[-1]) for v in space.ranks}
+        ranks = {v: v.edges[v.place(rank)] for v, rank in wanted.items()}
+        lower = {v.name: rank for v, rank in ranks.items() if rank < v.edges[-1]}
+        return replace(space.full, ranks=lower)
 
     return curve
 

@@ -80,6 +80,14 @@ class Variable:
     name: str
     edges: tuple[int, ...]
 
+    def suggest(self, trial: optuna.Trial, prefix: str = "") -> int:
+        """Lets a trial choose an edge."""
+        return self.edges[trial.suggest_int(prefix + self.name, 0, len(self.edges) - 1)]
+
+    def place(self, wanted: float) -> int:
+        """Returns the index of the edge nearest to a size; of two, the lower."""
+        return int(np.argmin(np.abs(np.array(self.edges) - wanted)))
+
 
 @dataclass(frozen=True)
 class SearchSpace:
@@ -144,31 +152,22 @@ class SearchSpace:
     @property
     def full(self) -> Configuration:
         """The network as it is."""
-        return Configuration({v.name: v.edges[-1] for v in self.variables}, *self._own())
+        return self.snap({v.name: v.edges[-1] for v in self.variables})
 
     @property
     def narrowest(self) -> Configuration:
         """Every group at its smallest width, at the network's own depth and precision."""
-        return Configuration({v.name: v.edges[0] for v in self.variables}, *self._own())
+        return self.snap({v.name: v.edges[0] for v in self.variables})
 
     def suggest(self, trial: optuna.Trial) -> Configuration:
         """Lets a trial choose."""
-        widths = {
-            v.name: v.edges[trial.suggest_int(v.name, 0, len(v.edges) - 1)] for v in self.variables
-        }
-        iterations = dtype = None
-        if self.iterations:
-            count = len(self.iterations)
-            iterations = self.iterations[trial.suggest_int(_ITERATIONS, 0, count - 1)]
+        widths = {v.name: v.suggest(trial) for v in self.variables}
+        iterations = self._counts.suggest(trial) if self.iterations else None
         dropped = tuple(
             block for block in self.blocks if trial.suggest_categorical(_DROP + block, [0, 1])
         )
-        if self.dtypes:
-            dtype = trial.suggest_categorical(_DTYPE, list(self.dtypes))
-        ranks = {
-            v.name: v.edges[trial.suggest_int(_RANK + v.name, 0, len(v.edges) - 1)]
-            for v in self.ranks
-        }
+        dtype = trial.suggest_categorical(_DTYPE, list(self.dtypes)) if self.dtypes else None
+        ranks = {v.name: v.suggest(trial, _RANK) for v in self.ranks}
         lowered = {v.name: ranks[v.name] for v in self.ranks if ranks[v.name] < v.edges[-1]}
         return Configuration(widths, iterations, dropped, dtype, lowered)
 
@@ -177,29 +176,26 @@ class SearchSpace:
 
         What the configuration leaves open is the network's own.
         """
-        parameters: dict[str, Any] = {
-            v.name: _nearest(v.edges, configuration.widths[v.name]) for v in self.variables
-        }
+        widths, ranks = configuration.widths, configuration.ranks
+        parameters: dict[str, Any] = {v.name: v.place(widths[v.name]) for v in self.variables}
         if self.iterations:
             wanted = configuration.iterations or self.iterations[-1]
-            parameters[_ITERATIONS] = _nearest(self.iterations, wanted)
+            parameters[_ITERATIONS] = self._counts.place(wanted)
         parameters |= {_DROP + block: int(block in configuration.dropped) for block in self.blocks}
         if self.dtypes:
             known = configuration.dtype in self.dtypes
             parameters[_DTYPE] = configuration.dtype if known else self.dtypes[0]
-        for rank in self.ranks:
-            wanted = configuration.ranks.get(rank.name, rank.edges[-1])
-            parameters[_RANK + rank.name] = _nearest(rank.edges, wanted)
+        for v in self.ranks:
+            parameters[_RANK + v.name] = v.place(ranks.get(v.name, v.edges[-1]))
         return parameters
 
-    def snap(self, widths: Mapping[str, float], **joint: Any) -> Configuration:
-        """Returns the configuration of the allowed widths nearest to those given for all groups.
-
-        The other fields of `Configuration` are the network's own, or as given.
-        """
-        own = dict(zip(("iterations", "dropped", "dtype"), self._own(), strict=True))
-        nearest = {v.name: v.edges[_nearest(v.edges, widths[v.name])] for v in self.variables}
-        return Configuration(nearest, **{**own, **joint})
+    def snap(self, widths: Mapping[str, float]) -> Configuration:
+        """Returns the configuration of the allowed widths nearest to those given for all groups."""
+        return Configuration(
+            {v.name: v.edges[v.place(widths[v.name])] for v in self.variables},
+            iterations=self.iterations[-1] if self.iterations else None,
+            dtype=self.dtypes[0] if self.dtypes else None,
+        )
 
     def uniform(self, ratio: float) -> Configuration:
         """Returns all groups pruned by one ratio, 0 <= ratio < 1, to the nearest widths."""
@@ -221,9 +217,9 @@ class SearchSpace:
         """Reads what `as_dict` returned."""
         return cls.from_edges(**content)
 
-    def _own(self) -> tuple[int | None, tuple[str, ...], str | None]:
-        iterations = self.iterations[-1] if self.iterations else None
-        return iterations, (), self.dtypes[0] if self.dtypes else None
+    @property
+    def _counts(self) -> Variable:
+        return Variable(_ITERATIONS, self.iterations)
 
 
 def choose_space(
@@ -292,8 +288,3 @@ def _own_dtype(network: keras.Model) -> str:
     layers = (layer for part in parts_of(network).values() for layer in part._flatten_layers())
     weighted = (x for x in layers if x.weights and not isinstance(x, keras.Model))
     return next((str(layer.compute_dtype) for layer in weighted), keras.config.floatx())
-
-
-def _nearest(allowed: Sequence[int], wanted: float) -> int:
-    """The index of the value allowed that is nearest; of two, the lower."""
-    return int(np.argmin(np.abs(np.array(allowed) - wanted)))

@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -57,26 +58,21 @@ def interleaved_timer(
     return time_candidate
 
 
+@dataclass
 class Evaluation:
     """Times and judges candidates, each once; with `judge_all` those over the budget too."""
 
-    def __init__(
-        self,
-        build: CandidateBuilder,
-        timer: Timer,
-        budget: LatencyBudget,
-        objective: Objective,
-        *,
-        judge_all: bool = False,
-    ) -> None:
-        self._build, self._timer, self._budget = build, timer, budget
-        self._objective, self._judge_all = objective, judge_all
-        self._timings: dict[tuple[Any, ...], Timing] = {}
-        self._qualities: dict[tuple[Any, ...], float] = {}
+    build: CandidateBuilder
+    timer: Timer
+    budget: LatencyBudget
+    objective: Objective
+    judge_all: bool = False
+    _timings: dict[tuple[Any, ...], Timing] = field(default_factory=dict, init=False)
+    _qualities: dict[tuple[Any, ...], float] = field(default_factory=dict, init=False)
 
     def remember(self, record: TrialRecord) -> None:
         """Takes over the measurements of a finished trial, so that they are not repeated."""
-        key = self._build.canonical(record.configuration).key()
+        key = self.build.canonical(record.configuration).key()
         if record.timing is not None:
             self._timings.setdefault(key, record.timing)
         if record.quality is not None:
@@ -90,7 +86,7 @@ class Evaluation:
     def quality_as_pruned(self, configuration: Configuration) -> float:
         """Returns the quality of a candidate before any tuning; NaN if it has none."""
         with contextlib.suppress(CandidateError), _reasons():
-            return self._objective.as_pruned(self._build(configuration))
+            return self.objective.as_pruned(self.build(configuration))
         return math.nan
 
     def run(
@@ -111,7 +107,7 @@ class Evaluation:
         trial.set_user_attr("timing", timing.__dict__)
         # Before any pruning: a sampler takes a trial without a constraint for a feasible one.
         trial.set_constraint("latency", timing.excess)
-        if timing.excess > 0 and not self._judge_all:
+        if timing.excess > 0 and not self.judge_all:
             raise optuna.TrialPruned
         with _reasons():
             return self._judge(trial, configuration, candidate, seconds), timing
@@ -119,13 +115,13 @@ class Evaluation:
     def _time(
         self, configuration: Configuration, seconds: dict[str, float]
     ) -> tuple[Timing, keras.Model | None]:
-        key = self._build.canonical(configuration).key()
+        key = self.build.canonical(configuration).key()
         if key in self._timings:
             return self._timings[key], None
         with _spent(seconds, "build"):
-            candidate = self._build(configuration)
+            candidate = self.build(configuration)
         with _spent(seconds, "measure"):
-            comparison = self._timer(candidate)
+            comparison = self.timer(candidate)
         compiling = (comparison.a.compile_ms + comparison.b.compile_ms) / 1e3
         seconds["compile"] = min(compiling, seconds["measure"])
         seconds["measure"] -= seconds["compile"]
@@ -136,7 +132,7 @@ class Evaluation:
             ratio_low=ratio.low,
             ratio_high=ratio.high,
             p99_ms=comparison.b.p99_ms,
-            excess=self._budget.excess(comparison),
+            excess=self.budget.excess(comparison),
         )
         self._timings[key] = timing
         return timing, candidate
@@ -148,12 +144,12 @@ class Evaluation:
         candidate: keras.Model | None,
         seconds: dict[str, float],
     ) -> float:
-        key = self._build.canonical(configuration).key()
+        key = self.build.canonical(configuration).key()
         if key in self._qualities:
             return self._qualities[key]
         if candidate is None:
             with _spent(seconds, "build"):
-                candidate = self._build(configuration)
+                candidate = self.build(configuration)
 
         def report(step: int, value: float) -> None:
             if len(trial.study.directions) > 1:
@@ -163,9 +159,9 @@ class Evaluation:
                 raise optuna.TrialPruned
 
         with _spent(seconds, "evaluate"):
-            quality = float(self._objective(candidate, report))
+            quality = float(self.objective(candidate, report))
         if not math.isfinite(quality):
-            raise CandidateError(f"Its quality ({self._objective.name}) is {quality}.")
+            raise CandidateError(f"Its quality ({self.objective.name}) is {quality}.")
         self._qualities[key] = quality
         return quality
 
