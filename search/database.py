@@ -7,7 +7,6 @@ import copy
 import hashlib
 import json
 import threading
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -21,6 +20,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.dialects import postgresql
 
 from spade_keras.errors import MissingExtraError, StorageError
+from spade_keras.search.storage import expected_warnings
 from spade_keras.search.workers import Worker, repeated
 
 # A machine that vanishes silently must not keep the lock for hours.
@@ -196,8 +196,7 @@ class DatabaseWorker(Worker):
         return advisory_lock(self.storage.engine, name)
 
     def _orphans(self, study: optuna.Study, running: list[FrozenTrial]) -> list[FrozenTrial]:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        with expected_warnings():
             optuna.storages.fail_stale_trials(study)
         states = (TrialState.RUNNING,)
         left = {trial.number for trial in study.get_trials(deepcopy=False, states=states)}
@@ -246,8 +245,7 @@ def open_database(
     parsed = _parse(url, shown)
     heartbeat = {"heartbeat_interval": heartbeat_s, "grace_period": grace_s}
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        with expected_warnings():
             return _open(parsed, kind, pool_size, **heartbeat)
     except ImportError as error:
         raise MissingExtraError("psycopg", "postgres") from error

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import random
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -21,7 +20,7 @@ from optuna.trial import FrozenTrial, Trial
 
 from spade_keras.errors import StorageError, importing
 from spade_keras.search.database import open_database
-from spade_keras.search.storage import quiet_optuna
+from spade_keras.search.storage import expected_warnings, quiet_optuna
 from spade_keras.search.workers import Worker, repeated
 
 _PATIENCE_S = 10
@@ -46,7 +45,7 @@ class Proxy(GrpcStorageProxy):
         if not host or not port:
             raise StorageError(f"`storage` must be grpc://host:port. Received: storage={url!r}")
         try:
-            with importing("grpcio", "proxy"), _no_experimental_warning():
+            with importing("grpcio", "proxy"), expected_warnings():
                 super().__init__(host=host, port=port)
             self.wait_server_ready(timeout=_PATIENCE_S)
         except ConnectionError as error:
@@ -76,7 +75,7 @@ def serve(
         import grpc  # noqa: F401
     database = open_database(storage, kind=RDBStorage, pool_size=_THREADS)
     say(f"Serving grpc://{host}:{port}; Ctrl-C ends it.")
-    with quiet_optuna(), _no_experimental_warning():
+    with quiet_optuna(), expected_warnings():
         optuna.storages.run_grpc_proxy_server(
             optuna.storages.get_storage(database),  # with Optuna's cache of finished trials
             host=host,
@@ -155,10 +154,3 @@ def proxy_errors(url: str) -> Iterator[None]:
             f"The proxy {url} was lost: {error.details()}. Finished trials are kept: run again to "
             "resume."
         ) from error
-
-
-@contextlib.contextmanager
-def _no_experimental_warning() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        yield

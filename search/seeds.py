@@ -145,8 +145,7 @@ class _Bracket:
     low: int = 0
     high: int = _RUNGS
     met: int | None = None
-    _measured: dict[tuple[Any, ...], float] = field(default_factory=dict)
-    _points: list[tuple[float, float]] = field(default_factory=list)
+    _measured: dict[tuple[Any, ...], tuple[float, float]] = field(default_factory=dict)
     _widths: list[int] = field(default_factory=lambda: [_RUNGS])
 
     @property
@@ -165,9 +164,8 @@ class _Bracket:
         configuration = self.configuration(rung)
         key = configuration.key()
         if key not in self._measured:
-            self._measured[key] = self.excess(configuration)
-            self._points.append((self.cost(rung), self._measured[key]))
-        reached = self._measured[key]
+            self._measured[key] = self.cost(rung), self.excess(configuration)
+        _, reached = self._measured[key]
         if reached <= 0:
             self.high = self.met = min(self.high, rung)
         else:
@@ -187,7 +185,8 @@ class _Bracket:
 
     def _wanted_cost(self) -> float | None:
         aim = -_CLOSE / 2
-        (cost, excess), *others = sorted(self._points, key=lambda point: abs(point[1] - aim))
+        points = sorted(self._measured.values(), key=lambda point: abs(point[1] - aim))
+        (cost, excess), *others = points
         for other_cost, other_excess in others:
             if (other_cost - cost) * (other_excess - excess) > 0:
                 slope = (other_excess - excess) / (other_cost - cost)

@@ -108,7 +108,6 @@ def run(  # noqa: PLR0913 - every setting is a keyword of its own
         warm_start = SearchResult.read(warm_start)
     search = Search(
         network=network,
-        budget=limit,
         objective=objective,
         timer=timer,
         space=space,
@@ -155,7 +154,6 @@ class Search:
     """
 
     network: keras.Model
-    budget: LatencyBudget
     objective: Objective
     timer: Timer
     space: SearchSpace
@@ -174,6 +172,7 @@ class Search:
                 "`pruner` must be 'none' with `pareto=True`: Optuna's pruners compare one "
                 f"objective alone. Received: pruner={self.options.pruner!r}"
             )
+        self.budget = self.options.budget
         self._criterion = find_importance(self.importance, self.calibration)
         builder = CandidateBuilder(
             self.network, importance=self._criterion, calibration=self.calibration

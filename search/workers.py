@@ -14,7 +14,6 @@ import re
 import threading
 import time
 import uuid
-import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -29,7 +28,7 @@ from optuna.storages import BaseStorage, GrpcStorageProxy, InMemoryStorage, RDBS
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from spade_keras.errors import SpadeError, StorageError
-from spade_keras.search.storage import Journal, storage_errors, system_lock
+from spade_keras.search.storage import Journal, expected_warnings, storage_errors, system_lock
 
 Objective = Callable[[Trial], float | Sequence[float]]
 
@@ -190,8 +189,7 @@ class Worker(abc.ABC):
 
     def _ask(self, study: optuna.Study) -> Trial:
         """Starts a trial; called under the guard, right after all trials were read."""
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Heartbeat of storage")
+        with expected_warnings():
             trial = study.ask()
         self._take(trial)
         return trial
