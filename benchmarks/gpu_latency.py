@@ -33,8 +33,8 @@ from spade_keras import backend, latency, pruning, search
 from spade_keras.data import simulate_multicoil
 from spade_keras.networks import UnrolledPGD, priors
 from spade_keras.operators import CartesianMRI
+from spade_keras.search.candidate import with_dtype
 from spade_keras.search.layer_table import LayerTable
-from spade_keras.search.precision import with_dtype
 
 HERE = Path(__file__).resolve().parent
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)

@@ -29,7 +29,6 @@ from spade_keras import data, search
 from spade_keras.files import write_json_atomic
 from spade_keras.finetuning import Supervised
 from spade_keras.latency import LatencyCache
-from spade_keras.search.layer_insights import measured_space
 from spade_keras.search.layer_table import LayerTable
 
 # The short fine-tunings go at the library's default rate, and once at the rate of the long ones.
@@ -102,11 +101,13 @@ def measure_table(lab: Lab, folder: Path) -> None:
     """Times the layers at every width, in a cache of the benchmark's own, shared by the seeds."""
     started = time.perf_counter()
     inputs = lab.job.samples("validation").inputs
-    space, table = measured_space(
+    options = search.SearchOptions.of(
+        0.5, width_multiple=lab.settings.multiple, minimum_width=lab.settings.minimum_width
+    )
+    space, table = search.choose_space(
         lab.full,
         {name: array[:1] for name, array in inputs.items()},
-        multiple=lab.settings.multiple,
-        minimum=lab.settings.minimum_width,
+        options,
         cache=LatencyCache(lab.stages.folder.parent / "latencies"),
     )
     content = {"table": table.as_dict(), "edges": space.as_dict()["edges"]}

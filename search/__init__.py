@@ -9,18 +9,11 @@ from spade_keras.registry import OBJECTIVES, PRUNERS, SAMPLERS, SEEDS, lazy_attr
 
 if TYPE_CHECKING:
     from spade_keras.search.budget import LatencyBudget
-    from spade_keras.search.candidate import build, plan_for, rank_choices, realize
+    from spade_keras.search.candidate import build, plan_for, realize, with_dtype
     from spade_keras.search.finalists import Finalist, accept, preselect
-    from spade_keras.search.layer_insights import choose_space
     from spade_keras.search.layer_table import LayerTable
-    from spade_keras.search.objective import (
-        KeptImportance,
-        Objective,
-        ShortFineTune,
-        UserFunction,
-    )
+    from spade_keras.search.objective import KeptImportance, Objective, ShortFineTune, UserFunction
     from spade_keras.search.options import SearchOptions
-    from spade_keras.search.precision import with_dtype
     from spade_keras.search.receipt import Receipt
     from spade_keras.search.result import SearchResult, Timing, TrialRecord
     from spade_keras.search.scores import (
@@ -33,7 +26,13 @@ if TYPE_CHECKING:
         strategy_objective,
     )
     from spade_keras.search.seeds import propose
-    from spade_keras.search.space import Configuration, SearchSpace, Variable
+    from spade_keras.search.space import (
+        Configuration,
+        SearchSpace,
+        Variable,
+        choose_space,
+        rank_choices,
+    )
     from spade_keras.search.storage import open_storage
     from spade_keras.search.study import Search, run
     from spade_keras.search.trial import Timer, interleaved_timer
@@ -89,20 +88,18 @@ __getattr__ = lazy_attributes(
     __name__,
     {
         "budget": "LatencyBudget",
-        "candidate": "build plan_for rank_choices realize",
+        "candidate": "build plan_for realize with_dtype",
         "finalists": "Finalist accept preselect",
         "layer_table": "LayerTable",
         "objective": "KeptImportance Objective ShortFineTune UserFunction",
         "options": "SearchOptions",
-        "precision": "with_dtype",
         "receipt": "Receipt",
         "result": "SearchResult Timing TrialRecord",
         "scores": "Accuracy LogitAgreement OutputAgreement "
         "SelfSupervisedScore TeacherAgreement ValidationPSNR strategy_objective",
         "seeds": "propose",
-        "space": "Configuration SearchSpace Variable",
+        "space": "Configuration SearchSpace Variable choose_space rank_choices",
         "storage": "open_storage",
-        "layer_insights": "choose_space",
         "study": "Search run",
         "trial": "Timer interleaved_timer",
         "workers": "Worker join",

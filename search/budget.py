@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from spade_keras.latency import Comparison, Estimate
+    from spade_keras.latency import Comparison, Estimate, Ratio
 
 _NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)(?:e-?\d+)?"
 _FORMS = {
@@ -24,8 +24,7 @@ class LatencyBudget:
     """A limit on measured latency; exactly one of the four is given.
 
     Args:
-        fraction: Median time as a fraction of the full network's, both timed interleaved
-            on the device in use; 0 < fraction < 1.
+        fraction: Median time / the full network's, both timed interleaved on the device in use.
         median_ms: Median time of a call in milliseconds.
         p99_ms: 99th percentile of the time of a call in milliseconds.
         throughput: Samples per second at `batch_size`, at least.
@@ -78,12 +77,7 @@ class LatencyBudget:
 
     @classmethod
     def parse(cls, text: str | float, **options: Any) -> LatencyBudget:
-        """Reads a budget as people write it.
-
-        Args:
-            text: A fraction of the full network's latency (`0.5`), a median (`"8ms"`), a tail
-                (`"p99<=8ms"`) or a rate (`"throughput>=200/s"`).
-            **options: `safety_margin`, `batch_size`, `dtype`.
+        """Reads a budget as people write it: 0.5, "8ms", "p99<=8ms" or "throughput>=200/s".
 
         Raises:
             ValueError: If it is none of these, or out of its range.
@@ -134,65 +128,34 @@ class LatencyBudget:
         return self.kind == "p99_ms"
 
     def excess(self, comparison: Comparison, *, margin: bool = True) -> float:
-        """Returns by how much a network misses the budget.
+        """Returns by how much a network misses the budget: measured / allowed - 1, met at 0.
 
-        The pessimistic end of the 95 % interval counts, so that noise is not taken for speed.
-
-        Args:
-            comparison: Full network (`a`) and candidate (`b`), timed interleaved, with
-                `batch_size` samples.
-            margin: Whether the safety margin is kept.
-
-        Returns:
-            Measured / allowed - 1: met at 0 and below.
+        The pessimistic end of the 95 % interval counts, so that noise is not taken for speed. Full
+        network (`a`) and candidate (`b`) were timed interleaved, with `batch_size` samples.
         """
-        limit = self.target if margin else self.limit
-        if self.kind == "fraction":
-            return comparison.ratio.high / limit - 1
-        slowest_ms = self._quantile(comparison).high
-        if self.kind == "throughput":
-            return limit * slowest_ms / (1e3 * self.batch_size) - 1
-        return slowest_ms / limit - 1
+        return self._measured(comparison).high / self._allowed(margin) - 1
 
     def is_met(self, comparison: Comparison) -> bool:
         """Whether a measurement meets the budget itself, safety margin aside; see `excess`."""
         return self.excess(comparison, margin=False) <= 0
 
     def is_undecided(self, comparison: Comparison, *, margin: bool = False) -> bool:
-        """Whether the limit lies within the interval, so that the budget may or may not be met.
-
-        Args:
-            comparison: See `excess`.
-            margin: Whether the safety margin is kept.
-        """
-        limit = self.target if margin else self.limit
-        if self.kind == "fraction":
-            low, high = comparison.ratio.low, comparison.ratio.high
-        else:
-            estimate = self._quantile(comparison)
-            low, high = estimate.low, estimate.high
-            if self.kind == "throughput":
-                limit = 1e3 * self.batch_size / limit
-        return low <= limit < high
+        """Whether the limit lies within the interval, so that the budget may or may not be met."""
+        measured = self._measured(comparison)
+        return measured.low <= self._allowed(margin) < measured.high
 
     def describe(self, comparison: Comparison) -> str:
-        """Describes a measurement in the terms of the budget, with its 95 % interval.
-
-        Args:
-            comparison: See `excess`.
-        """
-        if self.kind == "fraction":
-            ratio = comparison.ratio
-            return (
-                f"{ratio.value:.3f} of the full network's latency "
-                f"(95 % interval {ratio.low:.3f} to {ratio.high:.3f})"
-            )
-        time = self._quantile(comparison)
+        """Describes a measurement in the terms of the budget, with its 95 % interval."""
+        measured = self._measured(comparison)
+        ends = [measured.value, measured.low, measured.high]
         if self.kind == "throughput":
-            rates = [1e3 * self.batch_size / ms for ms in (time.value, time.high, time.low)]
-            return "{:.4g} samples per second (95 % interval {:.4g} to {:.4g})".format(*rates)
-        name = "p99" if self.kind == "p99_ms" else "median"
-        return f"{name} {time.value:.3g} ms (95 % interval {time.low:.3g} to {time.high:.3g})"
+            ends = [1e3 * self.batch_size / ms for ms in (ends[0], ends[2], ends[1])]
+        return {
+            "fraction": "{:.3f} of the full network's latency (95 % interval {:.3f} to {:.3f})",
+            "median_ms": "median {:.3g} ms (95 % interval {:.3g} to {:.3g})",
+            "p99_ms": "p99 {:.3g} ms (95 % interval {:.3g} to {:.3g})",
+            "throughput": "{:.4g} samples per second (95 % interval {:.4g} to {:.4g})",
+        }[self.kind].format(*ends)
 
     @property
     def text(self) -> str:
@@ -200,17 +163,21 @@ class LatencyBudget:
         forms = {"median_ms": "{!r}ms", "p99_ms": "p99<={!r}ms", "throughput": "throughput>={!r}/s"}
         return forms.get(self.kind, "{!r}").format(self.limit)
 
-    def _quantile(self, comparison: Comparison) -> Estimate:
+    def _allowed(self, margin: bool) -> float:
+        return self.as_time(self.target if margin else self.limit)
+
+    def _measured(self, comparison: Comparison) -> Estimate | Ratio:
+        """The ratio or time of the candidate, in the unit of `quantity`."""
         from spade_keras.latency import latency_quantile
 
+        if self.kind == "fraction":
+            return comparison.ratio
         return latency_quantile(comparison.b, 0.99 if self.kind == "p99_ms" else 0.5)
 
     def __str__(self) -> str:
-        conditions = f" at batch size {self.batch_size}" if self.batch_size > 1 else ""
-        conditions += f" in {self.dtype}" if self.dtype else ""
         return {
             "fraction": f"{self.limit:g} of the full network's latency",
             "median_ms": f"median of at most {self.limit:g} ms",
             "p99_ms": f"p99 of at most {self.limit:g} ms",
             "throughput": f"at least {self.limit:g} samples per second",
-        }[self.kind] + conditions
+        }[self.kind] + self.conditions

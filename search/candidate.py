@@ -2,41 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import keras
-import numpy as np
 
 from spade_keras import pruning
+from spade_keras.pruning.graph.analysis import analyze
+from spade_keras.pruning.graph.trace import Graph
 from spade_keras.pruning.importance import ImportanceFunction, find_importance
-from spade_keras.pruning.parts import iterations_of, parts_of
-from spade_keras.search.precision import with_dtype
+from spade_keras.pruning.parts import iterations_of, map_parts, parts_of
 from spade_keras.search.space import Configuration
 
-_MOST_RANKS = 8
-
-
-def rank_choices(network: keras.Model, *, multiple: int = 8) -> dict[str, tuple[int, ...]]:
-    """Lists the ranks a search may choose for every layer that can become a pair of layers.
-
-    Args:
-        network: The full network.
-        multiple: Ranks are multiples of it, at most eight of them spread evenly below the rank
-            at which a pair costs the same as the layer; the full rank is always among them.
-
-    Returns:
-        Path of the layer -> ranks, for the `ranks` of a `SearchSpace`. Layers that cannot be
-        decomposed, or whose pairs save nothing at a multiple, are left out.
-    """
-    choices = {}
-    for group in pruning.find_rank_groups(network):
-        *lower, full = (0,) if group.fixed else group.allowed(multiple)
-        if lower:
-            places = np.linspace(0, len(lower) - 1, min(len(lower), _MOST_RANKS)).round()
-            choices[group.name] = (*(lower[int(place)] for place in places), full)
-    return choices
+_POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
 
 def plan_for(
@@ -47,14 +26,9 @@ def plan_for(
 ) -> pruning.PruningPlan:
     """Plans the blocks, widths and ranks of a configuration, for `realize`.
 
-    Args:
-        network: The full network; it is left as it is.
-        configuration: The choice; entries for layers that are gone with a dropped block, or with
-            an iteration that had its own prior, are ignored.
-        importance: Criterion by which channels are kept.
-
-    Returns:
-        The plan, made for the network at the iterations of the configuration.
+    Entries for layers that are gone with a dropped block, or with an iteration that had its own
+    prior, are ignored. The plan is made for the network at the iterations of the configuration;
+    `importance` decides which channels are kept.
 
     Raises:
         ValueError: If a name or number does not fit the network.
@@ -80,27 +54,19 @@ def realize(
     *,
     sequential: bool = True,
 ) -> keras.Model:
-    """Builds the network of a configuration by a plan that was made for it.
+    """Builds the network of a configuration by the plan that was made for it.
 
-    Args:
-        network: The full network.
-        configuration: Its iterations and precision are read.
-        plan: The blocks, widths and ranks.
-        calibration: Statistics of `network`, by which readers are refitted; None: they are cut.
-        sequential: See `pruning.rebuild`.
+    With a calibration of the network, readers are refitted (see `pruning.rebuild`), else cut.
     """
     base = _shorten(network, configuration.iterations)
     slim = pruning.rebuild(base, plan, calibration=calibration, sequential=sequential)
-    return slim if configuration.dtype is None else with_dtype(slim, configuration.dtype)
+    return in_dtype(slim, configuration.dtype)
 
 
 class CandidateBuilder:
     """Builds many candidates of one network, analyzing each depth once.
 
-    Args:
-        network: The full network.
-        importance: Criterion by which channels are kept.
-        calibration: Statistics of `network`, by which readers are refitted in closed form.
+    With a calibration, readers are refitted in closed form.
     """
 
     def __init__(
@@ -117,8 +83,7 @@ class CandidateBuilder:
 
     def __call__(self, configuration: Configuration) -> keras.Model:
         """Returns the network of a configuration."""
-        _, slim = self.make(configuration)
-        return slim if configuration.dtype is None else with_dtype(slim, configuration.dtype)
+        return in_dtype(self.make(configuration)[1], configuration.dtype)
 
     def make(self, configuration: Configuration) -> tuple[pruning.PruningPlan, keras.Model]:
         """Returns the plan of a configuration, and its network in the original's precision."""
@@ -162,6 +127,73 @@ class CandidateBuilder:
                 base = pruning.rebuild(base, plan)
             self._depth = (depth, (plan, base))
         return self._depth[1]
+
+
+def with_dtype(model: Any, dtype: str) -> Any:
+    """Copies a model so that it computes in another dtype; its weights and outputs are float32.
+
+    The layers that make the outputs compute in float32, as Keras advises for mixed precision:
+    a softmax keeps its precision, and the image that a global skip adds to a residual is not
+    rounded. Composite layers become models of the layers inside them, each of which is saved
+    with its dtype.
+
+    Args:
+        model: A built Keras model, not quantized, or a network with `priors`: then these change.
+        dtype: `"float32"`, `"bfloat16"` or `"float16"`.
+
+    Returns:
+        A model of the kind that `spade_keras.pruning.rebuild` makes, with copied weights.
+
+    Example:
+        >>> layers = [keras.Input((4,)), keras.layers.Dense(8), keras.layers.Dense(2)]
+        >>> model = with_dtype(keras.Sequential(layers), "bfloat16")
+        >>> [layer.compute_dtype for layer in model.layers], model.layers[0].kernel.dtype
+        (['bfloat16', 'float32'], 'float32')
+    """
+    if dtype not in _POLICIES:
+        raise ValueError(f"`dtype` must be one of {list(_POLICIES)}. Received: dtype={dtype!r}")
+    return map_parts(model, lambda _, part: _with_policy(part, dtype))
+
+
+def in_dtype(model: Any, dtype: str | None) -> Any:
+    """Returns the model itself for None; see `with_dtype`."""
+    return model if dtype is None else with_dtype(model, dtype)
+
+
+def _with_policy(model: keras.Model, dtype: str) -> keras.Model:
+    for layer in model._flatten_layers():
+        if layer.quantization_mode is not None:
+            raise ValueError(
+                f"`model` must not be quantized. Received: layer {layer.path!r} with the policy "
+                f"{layer.dtype_policy.name!r}. Choose its dtype before you quantize it."
+            )
+    copy = pruning.copy_model(model, open_layers=True)
+    for layer in copy._flatten_layers():
+        # The inputs of a model keep the dtype they were declared with.
+        if not isinstance(layer, keras.Model | keras.layers.InputLayer):
+            layer.dtype_policy = _POLICIES[dtype]
+    for layer in _output_layers(analyze(copy).graph):
+        for inner in layer._flatten_layers():
+            inner.dtype_policy = _POLICIES["float32"]
+    # The graph of the copy still has the dtypes of the original; copying traces it again.
+    return pruning.copy_model(copy)
+
+
+def _output_layers(graph: Graph) -> Iterator[keras.layers.Layer]:
+    """The layers whose results are the outputs of a graph, looked for through operations."""
+    calls = {id(x): call for call in graph.calls for x in call.outputs}
+    waiting = list(graph.outputs)
+    while waiting:
+        call = calls.pop(id(waiting.pop()), None)
+        if call is None:
+            continue
+        nested = graph.nested.get(id(call.operation))
+        if nested is not None:
+            yield from _output_layers(nested)
+        elif isinstance(call.operation, keras.layers.Layer):
+            yield call.operation
+        else:
+            waiting += call.inputs
 
 
 def _shorten(network: keras.Model, iterations: int | None) -> Any:

@@ -7,7 +7,6 @@ import copy
 import hashlib
 import json
 import threading
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -21,7 +20,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.dialects import postgresql
 
 from spade_keras.errors import MissingExtraError, StorageError
-from spade_keras.search.workers import Worker, repeated, worker_of
+from spade_keras.search.storage import expected_warnings
+from spade_keras.search.workers import Worker, repeated
 
 # A machine that vanishes silently must not keep the lock for hours.
 _LOCK = sqlalchemy.text(
@@ -78,7 +78,7 @@ class Database(RDBStorage):
     def reuse_trials(self, reuse: bool) -> None:
         """Lets this thread sample a trial from the trials it has just read.
 
-        The trials are read again after it has set a parameter or changed a state.
+        They are read again after it has set a parameter or changed a state.
         """
         self._thread.reuses = reuse
 
@@ -192,16 +192,15 @@ class DatabaseWorker(Worker):
 
     storage: RDBStorage
 
-    def guard(self, name: str) -> AbstractContextManager[None]:  # noqa: D102
+    def guard(self, name: str) -> AbstractContextManager[Any]:  # noqa: D102
         return advisory_lock(self.storage.engine, name)
 
     def _orphans(self, study: optuna.Study, running: list[FrozenTrial]) -> list[FrozenTrial]:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        with expected_warnings():
             optuna.storages.fail_stale_trials(study)
         states = (TrialState.RUNNING,)
         left = {trial.number for trial in study.get_trials(deepcopy=False, states=states)}
-        return [t for t in running if worker_of(t) is None or t.number not in left]
+        return [t for t in running if "worker" not in t.user_attrs or t.number not in left]
 
     def _take(self, trial: Trial) -> None:
         # A named trial without a first heartbeat would never be stale. `Database` keeps the name
@@ -211,24 +210,22 @@ class DatabaseWorker(Worker):
         super()._take(trial)
         self.storage.record_heartbeat(trial._trial_id)
 
-    def _recover(self, study: optuna.Study) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
-        self._reuse_trials(False)
+    def _recover(self, study: optuna.Study) -> list[FrozenTrial]:
+        if isinstance(self.storage, Database):
+            self.storage.reuse_trials(False)
         return super()._recover(study)
 
     def _ask(self, study: optuna.Study) -> Trial:
-        self._reuse_trials(True)
+        if isinstance(self.storage, Database):
+            self.storage.reuse_trials(True)
         return super()._ask(study)
 
-    def _reuse_trials(self, reuse: bool) -> None:
-        if isinstance(self.storage, Database):
-            self.storage.reuse_trials(reuse)
-
-    def _signs_of_life(self, trial: Trial) -> AbstractContextManager[None]:
+    def _signs_of_life(self, trial: Trial) -> AbstractContextManager[Any]:
         # Optuna gives heartbeats in `optimize` alone, and none after a first lost connection.
-        def beat(number: int) -> None:
-            self.storage.record_heartbeat(trial._trial_id)
-
-        return repeated(beat, self.storage.get_heartbeat_interval(), self.storage)
+        storage, which = self.storage, trial._trial_id
+        return repeated(
+            lambda _: storage.record_heartbeat(which), storage.get_heartbeat_interval(), storage
+        )
 
 
 def open_database(
@@ -239,27 +236,17 @@ def open_database(
     kind: type[RDBStorage] = Database,
     pool_size: int = 2,
 ) -> RDBStorage:
-    """Opens a PostgreSQL database and creates missing tables.
+    """Opens a PostgreSQL database and creates missing tables; see `open_storage`.
 
-    Args:
-        url: As `postgresql://user:password@host:port/database`; the driver is psycopg 3.
-        heartbeat_s: Seconds between two heartbeats of a worker inside a trial.
-        grace_s: Seconds without one after which its trial is given to another worker.
-        kind: `Database`, or Optuna's own storage for a proxy, which must not hold notes back.
-        pool_size: Connections kept open. A search uses two, and a third one for a heartbeat.
-
-    Raises:
-        StorageError: If the server cannot be reached or refuses; the password is never shown.
-        MissingExtraError: If psycopg is not installed.
+    `kind` is `Database`, or Optuna's own storage for a proxy, which must not hold notes back.
+    Connections in the pool stay open: a search uses two, and a third one for a heartbeat.
     """
     shown = hide_password(url)
     parsed = _parse(url, shown)
+    heartbeat = {"heartbeat_interval": heartbeat_s, "grace_period": grace_s}
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return _open(
-                parsed, kind, pool_size, heartbeat_interval=heartbeat_s, grace_period=grace_s
-            )
+        with expected_warnings():
+            return _open(parsed, kind, pool_size, **heartbeat)
     except ImportError as error:
         raise MissingExtraError("psycopg", "postgres") from error
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
@@ -274,12 +261,7 @@ def open_database(
 
 @contextlib.contextmanager
 def advisory_lock(engine: sqlalchemy.Engine, name: str) -> Iterator[None]:
-    """Holds a lock of the server, which is released when the connection ends.
-
-    Args:
-        engine: Engine of the database.
-        name: Name of the lock; the same for all that exclude each other.
-    """
+    """Holds a lock of the server, which is released when the connection ends."""
     key = {"key": int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)}
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(_LOCK, key)
@@ -299,16 +281,14 @@ def database_errors(url: str) -> Iterator[None]:
         yield
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         reason = _describe(error)
+        fate = f"was lost: {reason}. Finished trials are kept: run again to resume."
         if "value too long" in reason:
-            raise StorageError(
-                f"The study storage {hide_password(url)} refused a name: {reason}. Names of "
-                f"studies and layers may have {models.MAX_INDEXED_STRING_LENGTH} characters there: "
-                "choose shorter ones, or keep the study in a journal file."
-            ) from error
-        raise StorageError(
-            f"The study storage {hide_password(url)} was lost: {reason}. Finished trials "
-            "are kept: run again to resume."
-        ) from error
+            fate = (
+                f"refused a name: {reason}. Names of studies and layers may have "
+                f"{models.MAX_INDEXED_STRING_LENGTH} characters there: choose shorter ones, or "
+                "keep the study in a journal file."
+            )
+        raise StorageError(f"The study storage {hide_password(url)} {fate}") from error
 
 
 def hide_password(url: str) -> str:

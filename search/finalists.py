@@ -19,7 +19,7 @@ from spade_keras.pruning import Calibration, PruningPlan
 from spade_keras.pruning.importance import find_importance
 from spade_keras.search.budget import LatencyBudget
 from spade_keras.search.candidate import plan_for, realize
-from spade_keras.search.receipt import Receipt, write_receipt
+from spade_keras.search.receipt import ModelIdentity, Receipt, write_receipt
 from spade_keras.search.result import SearchResult
 from spade_keras.search.space import Configuration
 from spade_keras.search.trial import Timer
@@ -38,13 +38,8 @@ _ATTEMPTS = 3
 class Finalist:
     """A candidate that was timed again after the search.
 
-    Attributes:
-        trial: Its number.
-        configuration: Its configuration.
-        plan: Its plan.
-        comparison: The latest measurement, interleaved with the full model.
-        quality: In the search, then as fine-tuned; None if it is not known.
-        accepted: Whether it met the budget in fresh processes.
+    `comparison` is the latest measurement, interleaved with the full model; `quality` that of the
+    search, then as fine-tuned; and `accepted` whether it met the budget in fresh processes.
     """
 
     trial: int
@@ -77,28 +72,21 @@ def preselect(
     """Rebuilds the contenders one by one and yields those that meet the budget when timed again.
 
     The best of many noisy timings is too optimistic. So each contender is timed again in this
-    process, for longer while it is undecided, and must meet the budget with its safety margin.
-
-    Args:
-        network: The full network, in the dtype of the budget.
-        result: The search, whose `contenders` are tried in their order.
-        timer: Makes a timer of that many pairs of windows.
-        pairs: Timed windows of the first attempt.
-        rejected: Gets those that miss the budget.
-        say: Shows a line to the user.
-        calibration: Statistics of the network, by which readers are refitted layer by layer.
+    process, by `timer(pairs)`, for longer while it is undecided, and must meet the budget with its
+    safety margin; those that miss it are added to `rejected`. The network is in the dtype of the
+    budget; with a calibration of it, readers are refitted layer by layer.
     """
-    importance = find_importance(result.importance, calibration)
+    budget, importance = result.budget, find_importance(result.importance, calibration)
     for trial in result.contenders:
         plan = plan_for(network, trial.configuration, importance=importance)
         slim = realize(network, trial.configuration, plan, calibration)
         for attempt in range(_ATTEMPTS):
             comparison = timer(pairs * 2**attempt)(slim)
-            if not result.budget.is_undecided(comparison, margin=True):
+            if not budget.is_undecided(comparison, margin=True):
                 break
-        say(f"trial {trial.number} timed again: {result.budget.describe(comparison)}")
+        say(f"trial {trial.number} timed again: {budget.describe(comparison)}")
         finalist = Finalist(trial.number, trial.configuration, plan, comparison, trial.quality)
-        if result.budget.excess(comparison) > 0:
+        if budget.excess(comparison) > 0:
             rejected.append(finalist)
         else:
             yield finalist, slim
@@ -122,28 +110,17 @@ def accept(  # noqa: PLR0913 - every setting is a keyword of its own
 ) -> tuple[list[Finalist], Finalist | None]:
     """Fine-tunes candidates and accepts the best that meets the budget in fresh processes.
 
-    They are taken `count` at a time: all are tuned and scored, then timed in their final form,
-    best first, until one meets the budget with the pessimistic end of its interval.
+    They are taken `count` at a time: all are tuned and scored (higher is better), then timed in
+    their final form, best first, until one meets the budget, safety margin aside, with the
+    pessimistic end of its interval. Without `finetune` they are shipped as pruned.
 
-    Args:
-        candidates: See `preselect`.
-        count: How many are tuned before the best of them is timed.
-        full: The full model, in the dtype of the budget.
-        full_path: The `.keras` file of the full model.
-        slim_path: Gets the accepted model; `plan.json` and `receipt.json` go beside it.
-        inputs: Held-out inputs. Every process gets different ones, since the time of some
-            networks depends on them, and that of a slim one may depend on them differently.
-        budget: The budget to meet, safety margin aside.
-        score: Judges a fine-tuned model, higher is better.
-        say: Shows a line to the user.
-        finetune: See `FineTune`; None ships candidates as pruned.
-        pairs: See `compare_for`.
-        imports: See `compare_for`.
-        compare: See `compare_for`.
+    Every process gets other ones of the held-out inputs, since the time of some networks depends
+    on them, and that of a slim one may depend on them differently. The full model is in the dtype
+    of the budget; `full_path` is its original file. The accepted model goes to `slim_path`,
+    `plan.json` and `receipt.json` beside it. See `compare_for` for the last three arguments.
 
     Returns:
-        Those timed in fresh processes, in that order; and the accepted one, None if none met the
-        budget.
+        Those timed in fresh processes, in that order; and the accepted one, if any.
     """
     folder = slim_path.parent
     reference = full_path
@@ -168,10 +145,9 @@ def accept(  # noqa: PLR0913 - every setting is a keyword of its own
                 budget, reference, path, inputs, pairs=pairs, imports=imports, compare=compare
             )
             met = budget.is_met(comparison)
-            verdict = "meets" if met else "misses"
             say(
-                f"trial {finalist.trial} in fresh processes {verdict} the budget: "
-                f"{budget.describe(comparison)}"
+                f"trial {finalist.trial} in fresh processes {'meets' if met else 'misses'} the "
+                f"budget: {budget.describe(comparison)}"
             )
             tried.append(replace(finalist, comparison=comparison, accepted=met))
             if met:
@@ -186,23 +162,20 @@ def not_met(
 ) -> BudgetNotMetError:
     """Says why no finalist was accepted.
 
-    Args:
-        result: The search.
-        rejected: Those that missed the budget when timed again in one process.
-        tried: Those that missed it in fresh processes.
+    `rejected` missed the budget when timed again in one process, `tried` in fresh processes.
     """
-    if not tried:
-        missed = (
-            f" {len(rejected)} candidates that met it during the search missed it when they were "
-            "timed again."
+    if tried:
+        times = [f"trial {f.trial} took {result.budget.describe(f.comparison)}" for f in tried]
+        return BudgetNotMetError(
+            f"No finalist met the latency budget ({result.budget}) when it was timed in fresh "
+            f"processes: {'; '.join(times)}. Rerun on a quieter machine, raise `safety_margin`, or "
+            "allow more `finalists`."
         )
-        return BudgetNotMetError(result.failure() + (missed if rejected else ""))
-    times = [f"trial {f.trial} took {result.budget.describe(f.comparison)}" for f in tried]
-    return BudgetNotMetError(
-        f"No finalist met the latency budget ({result.budget}) when it was timed in fresh "
-        f"processes: {'; '.join(times)}. Rerun on a quieter machine, raise `safety_margin`, or "
-        "allow more `finalists`."
+    missed = (
+        f" {len(rejected)} candidates that met it during the search missed it when they were "
+        "timed again."
     )
+    return BudgetNotMetError(result.failure() + (missed if rejected else ""))
 
 
 def compare_for(
@@ -220,60 +193,30 @@ def compare_for(
 
     Three processes show how much processes differ. While the budget lies within the interval,
     three more are added, up to nine in all: a close call is decided by more evidence, never by
-    the best of several tries, since all of them count.
+    the best of several tries, since all of them count. The measurements are pooled.
 
-    Args:
-        budget: The budget that the result is compared with.
-        full: `.keras` file of the full model.
-        slim: `.keras` file of the slim model.
-        inputs: Inputs of both, with `budget.batch_size` samples.
-        pairs: Timed windows of each in the first three processes together; by default 30, or 600
-            single calls for a tail.
-        mode: See `latency.compare`.
-        imports: Modules that register the models' own classes.
-        compare: Times them; by default `latency.compare_in_fresh_process`.
-
-    Returns:
-        The measurements of all processes, pooled.
+    By default the first three make 30 windows of each model together, or 600 single calls for a
+    tail. `mode` is that of `latency.compare`, `imports` are modules that register the models' own
+    classes, and `compare` times them: by default `latency.compare_in_fresh_process`.
     """
     compare = compare or latency.compare_in_fresh_process
     pairs = pairs or (_TAIL_PAIRS if budget.single_calls else _PAIRS)
+    options: dict[str, Any] = {
+        "pairs": max(5, math.ceil(pairs / PROCESSES)),
+        "mode": mode,
+        "single_calls": budget.single_calls,
+        "imports": imports,
+    }
     comparisons: list[latency.Comparison] = []
     while len(comparisons) < MOST_PROCESSES:
-        comparisons += [
-            compare(
-                full,
-                slim,
-                inputs,
-                pairs=max(5, math.ceil(pairs / PROCESSES)),
-                mode=mode,
-                single_calls=budget.single_calls,
-                imports=imports,
-            )
-            for _ in range(PROCESSES)
-        ]
+        comparisons += [compare(full, slim, inputs, **options) for _ in range(PROCESSES)]
         if not budget.is_undecided(latency.pool(comparisons)):
             break
     return latency.pool(comparisons)
 
 
-def _with_varied_inputs(inputs: Any, size: int, compare: Compare | None) -> Compare:
-    starts = itertools.cycle(range(0, count_samples(inputs), size))
-
-    def varied(full: Path, slim: Path, _: Any, **options: Any) -> latency.Comparison:
-        sample = latency.fill_batch(first_samples(inputs, size, next(starts)), size)
-        return (compare or latency.compare_in_fresh_process)(full, slim, sample, **options)
-
-    return varied
-
-
 def finetuned(finetune: FineTune, slim: keras.Model, full: keras.Model) -> keras.Model:
-    """Fine-tunes a model.
-
-    Args:
-        finetune: See `FineTune`.
-        slim: The model, trained in place or replaced.
-        full: The full model.
+    """Returns the model that a `FineTune` has trained, in place or as another one.
 
     Raises:
         ValueError: If the function returns anything but a model or None.
@@ -289,6 +232,16 @@ def finetuned(finetune: FineTune, slim: keras.Model, full: keras.Model) -> keras
     return returned
 
 
+def _with_varied_inputs(inputs: Any, size: int, compare: Compare | None) -> Compare:
+    starts = itertools.cycle(range(0, count_samples(inputs), size))
+
+    def varied(full: Path, slim: Path, _: Any, **options: Any) -> latency.Comparison:
+        sample = latency.fill_batch(first_samples(inputs, size, next(starts)), size)
+        return (compare or latency.compare_in_fresh_process)(full, slim, sample, **options)
+
+    return varied
+
+
 def _by_quality(tuned: tuple[Finalist, Path]) -> float:
     quality = tuned[0].quality
     return math.inf if quality is None or math.isnan(quality) else -quality
@@ -298,13 +251,13 @@ def _record(
     accepted: Finalist, full: Path, slim: Path, budget: LatencyBudget, imports: Sequence[str]
 ) -> None:
     write_bytes_atomic(slim.parent / "plan.json", accepted.plan.to_json().encode())
-    receipt = Receipt.of(
-        full,
-        slim,
+    receipt = Receipt(
         budget=budget,
         comparison=accepted.comparison,
         plan=accepted.plan,
         configuration=accepted.configuration,
-        imports=imports,
+        full=ModelIdentity.of(full),
+        slim=ModelIdentity.of(slim),
+        imports=tuple(imports),
     )
     write_receipt(slim.parent / "receipt.json", receipt)

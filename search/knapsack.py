@@ -14,7 +14,7 @@ from spade_keras.pruning import find_groups
 from spade_keras.pruning.cost import PlanCost
 from spade_keras.pruning.graph.weights import WeightTable
 from spade_keras.search.objective import KeptShare
-from spade_keras.search.space import Configuration, Curve, SearchSpace, checked_amount
+from spade_keras.search.space import Configuration, Curve, SearchSpace
 
 Cost = Callable[[Configuration], float]
 """Predicts what a configuration costs, in any unit."""
@@ -43,20 +43,13 @@ class Knapsack:
        between two groups, until none helps, from several of these solutions.
     4. The answer is checked with C itself; where that is above the limit the model is given less.
 
-    Args:
-        space: The widths allowed; its other variables stay the network's own.
-        values: Group -> value of each of its edges, rising with the width.
-        cost: C, called once per edge and pair of groups, and a few times a solution.
-
-    Raises:
-        ValueError: If a group has not one value per edge, or a value is not finite.
+    `values` are those of each group's edges, rising with the width.
     """
 
     def __init__(
         self, space: SearchSpace, values: Mapping[str, Sequence[float]], cost: Cost
     ) -> None:
-        self.space = space
-        self._cost = cost
+        self.space, self._cost = space, cost
         for variable in space.variables:
             given = np.asarray(values.get(variable.name, ()), float)
             if given.shape != (len(variable.edges),) or not np.isfinite(given).all():
@@ -65,29 +58,18 @@ class Knapsack:
                     f"values[{variable.name!r}]={values.get(variable.name)} for edges "
                     f"{variable.edges}"
                 )
-        count = max(len(variable.edges) for variable in space.variables)
         # Rows are padded in front with the narrowest edge, so that the last column is the full one.
-        self._padding = np.array([count - len(v.edges) for v in space.variables])
-        self._values = np.array([self._padded(values[v.name], count) for v in space.variables])
-        self._column = np.arange(count)
-        self._full = np.full(len(space.variables), count - 1)
-
-    @property
-    def full_cost(self) -> float:
-        """The predicted cost of the full network."""
-        return self._model.base
+        self._count = max(len(variable.edges) for variable in space.variables)
+        self._padding = [self._count - len(v.edges) for v in space.variables]
+        self._values = self._padded([values[v.name] for v in space.variables])
 
     @cached_property
-    def narrowest_cost(self) -> float:
-        """The predicted cost of the narrowest widths."""
-        return self._cost(self.space.narrowest)
+    def cost_range(self) -> tuple[float, float]:
+        """The predicted costs of the narrowest widths and of the full ones."""
+        return self._cost(self.space.narrowest), self._model.base
 
     def solve(self, limit: float) -> Configuration:
-        """Returns the configuration of most value that costs at most `limit`.
-
-        Args:
-            limit: In the unit of the cost; below `narrowest_cost` the answer is the narrowest.
-        """
+        """Returns the best configuration that costs at most `limit`, else the narrowest."""
         aim = limit
         for _ in range(8):
             improved = [self._improve(start, aim) for start in self._starts(aim)]
@@ -100,13 +82,13 @@ class Knapsack:
 
     @cached_property
     def _model(self) -> _PairwiseCost:
-        edges = [self._padded(v.edges, len(self._column)) for v in self.space.variables]
-        return _PairwiseCost(self.space, np.array(edges), self._cost)
+        edges = self._padded([v.edges for v in self.space.variables])
+        return _PairwiseCost(self.space, edges, self._cost)
 
     @cached_property
     def _path(self) -> list[np.ndarray]:
         """Solutions for rising prices, from the full widths down."""
-        model, chosen = self._model, self._full.copy()
+        model, chosen = self._model, np.full(len(self._values), self._count - 1)
         spread = float(np.max(self._values[:, -1] - self._values.min(axis=1), initial=0.0))
         unit = max(spread, 1e-12) / max(model.base, 1e-12)
         path = [chosen.copy()]
@@ -126,7 +108,7 @@ class Knapsack:
     def _starts(self, limit: float) -> list[np.ndarray]:
         fitting = [chosen for chosen in self._path if self._model.total(chosen) <= limit]
         best = sorted(fitting, key=self._value)[-_STARTS:]
-        return [chosen.copy() for chosen in best] or [np.zeros_like(self._full)]
+        return [chosen.copy() for chosen in best] or [np.zeros(len(self._values), int)]
 
     def _improve(self, chosen: np.ndarray, limit: float) -> np.ndarray:
         """Single moves, then exchanges of a gain against a loss, as long as the value rises."""
@@ -135,7 +117,7 @@ class Knapsack:
         for _ in range(_ROUNDS * len(chosen)):
             group, step = (axis.ravel() for axis in np.meshgrid(groups, steps, indexing="ij"))
             target = chosen[group] + step
-            inside = (target >= 0) & (target < len(self._column))
+            inside = (target >= 0) & (target < self._count)
             group, target = group[inside], target[inside]
             gain = self._values[group, target] - self._values[group, chosen[group]]
             more = model.differences(chosen, group, target)
@@ -168,15 +150,12 @@ class Knapsack:
 
     def _configuration(self, chosen: np.ndarray) -> Configuration:
         columns = np.maximum(chosen - self._padding, 0)
-        widths = {
-            variable.name: variable.edges[column]
-            for variable, column in zip(self.space.variables, columns, strict=True)
-        }
-        return self.space.snap(widths)
+        pairs = zip(self.space.variables, columns, strict=True)
+        return self.space.snap({variable.name: variable.edges[place] for variable, place in pairs})
 
-    @staticmethod
-    def _padded(row: Sequence[float], count: int) -> list[float]:
-        return [row[0]] * (count - len(row)) + list(row)
+    def _padded(self, rows: Sequence[Sequence[float]]) -> np.ndarray:
+        pairs = zip(rows, self._padding, strict=True)
+        return np.array([[row[0]] * missing + list(row) for row, missing in pairs])
 
 
 class _PairwiseCost:
@@ -186,11 +165,14 @@ class _PairwiseCost:
         full = space.full.widths
         groups = list(full)
         self.base = cost(space.full)
-        known = {v.name: {v.edges[-1]: 0.0} for v in space.variables}
-        for variable in space.variables:
-            for edge in variable.edges[:-1]:
-                narrowed = space.snap({**full, variable.name: edge})
-                known[variable.name][edge] = self.base - cost(narrowed)
+
+        def saved(narrowed: dict[str, int]) -> float:
+            return self.base - cost(space.snap({**full, **narrowed}))
+
+        known = {
+            v.name: {edge: saved({v.name: edge}) for edge in v.edges[:-1]} | {v.edges[-1]: 0.0}
+            for v in space.variables
+        }
         self.savings = np.array(
             [[known[g][edge] for edge in row] for g, row in zip(groups, edges, strict=True)]
         )
@@ -200,9 +182,8 @@ class _PairwiseCost:
         narrow = space.narrowest.widths
         for i, first in enumerate(groups):
             for j, second in enumerate(groups[:i]):
-                pair = {first: narrow[first], second: narrow[second]}
-                saved = self.base - cost(space.snap({**full, **pair}))
-                self.joint[i, j] = self.joint[j, i] = most[i, 0] + most[j, 0] - saved
+                both = saved({first: narrow[first], second: narrow[second]})
+                self.joint[i, j] = self.joint[j, i] = most[i, 0] + most[j, 0] - both
 
     def total(self, chosen: np.ndarray) -> float:
         groups = np.arange(len(chosen))
@@ -230,23 +211,15 @@ def knapsack_curve(space: SearchSpace, importances: Mapping[str, KeptShare], cos
     kernels that the group's channels pass through. The logarithm keeps the solution from strangling
     one group to spare the others, as a plain sum would. The amount is the least share of the
     removable cost to remove: the cost follows it to within a step of the widths.
-
-    Args:
-        space: The widths allowed.
-        importances: Of `kept_importance.kept_shares`.
-        cost: Predicts the cost of a configuration, such as `LayerTable.predict_ms`.
-
-    Raises:
-        ValueError: If a group of the space has no importance.
     """
     knapsack = Knapsack(space, knapsack_values(space, importances), cost)
 
     @functools.cache
     def curve(amount: float) -> Configuration:
-        if checked_amount(amount) == 0:
+        if amount == 0:
             return space.full
-        removable = knapsack.full_cost - knapsack.narrowest_cost
-        return knapsack.solve(knapsack.full_cost - amount * removable)
+        least, full = knapsack.cost_range
+        return knapsack.solve(full - amount * (full - least))
 
     return curve
 
@@ -270,16 +243,10 @@ def knapsack_values(
 def predicted_cost(
     network: keras.Model, *, table: Any = None, inputs: Any = None
 ) -> tuple[str, Cost]:
-    """Returns the best prediction at hand and what it is made of.
+    """Returns the best prediction at hand: "layer times", "MACs" or "parameters", and its function.
 
-    Args:
-        network: The full network.
-        table: A `LayerTable`, or anything with `predict_ms(configuration)`; None: widths are
-            priced by multiply-accumulates, and by parameters where input sizes are open.
-        inputs: Inputs to count multiply-accumulates for; see `pruning.count_macs`.
-
-    Returns:
-        "layer times", "MACs" or "parameters"; and the function of a configuration.
+    Without a table (anything with `predict_ms(configuration)`) widths are priced by
+    multiply-accumulates of the inputs, and by parameters where input sizes are open.
     """
     if table is not None:
         return "layer times", table.predict_ms

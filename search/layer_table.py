@@ -2,47 +2,44 @@
 
 from __future__ import annotations
 
-import bisect
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 
 from spade_keras import latency
-from spade_keras.pruning import find_groups, find_residual_blocks
+from spade_keras.pruning import Group, find_groups, find_residual_blocks
 from spade_keras.pruning.parts import iterations_of, parts_of
 from spade_keras.search.layer_timing import (
     LayerCall,
+    LayerTime,
     LayerTimer,
-    Place,
-    Sweep,
-    make_floor,
-    sweep_widths,
+    time_layers,
+    with_full_width,
 )
-from spade_keras.search.space import Configuration
 from spade_keras.typing import Record
 
-# Least share of a layer's time that is taken for its own, and not for starting it.
-_LEAST_SHARE = 0.05
+if TYPE_CHECKING:
+    from spade_keras.search.space import Configuration, SearchSpace
 
+    Measured = Sequence[tuple[Configuration, float]]
+    """Configurations and the milliseconds that the whole network took."""
 
-Measured = Sequence[tuple[Configuration, float]]
-"""Configurations and the milliseconds that the whole network took."""
+# With fewer configurations, half of them would say little about the other half.
+_FEWEST = 6
+_MOST_EDGES = 10
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The latency of whole networks as a function of their layers' times.
+    """The latency of whole networks as a function of their layers' times, in milliseconds.
 
-        ms = constant + per_iteration * iterations + factor * sum
-
-    Attributes:
-        constant: Milliseconds spent once, for any configuration.
-        per_iteration: Milliseconds of every iteration outside of the layers, such as FFTs.
-        factor: Time of a layer inside the network / its time alone.
+    ms = constant + per_iteration * iterations + factor * sum
     """
 
     constant: float = 0.0
@@ -56,11 +53,6 @@ class Calibration:
         """Minimizes the squares of the relative errors, no term being negative.
 
         A single network gives the factor alone; networks of equal depth leave the constant at 0.
-
-        Args:
-            sums: Sum of the layers' times of each network.
-            iterations: Iterations of each; 1 if it has none.
-            times: Measured milliseconds of each.
         """
         # Imported here because it takes a moment, and only fitting needs it.
         from scipy.optimize import nnls
@@ -78,13 +70,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class PredictionError:
-    """How far predictions are from measurements, relative to these.
-
-    Args:
-        median: Median of the absolute errors.
-        maximum: The largest.
-        configurations: Configurations compared.
-    """
+    """How far predictions are from measurements: the absolute error / the measurement."""
 
     median: float
     maximum: float
@@ -95,23 +81,6 @@ class PredictionError:
             f"median error {self.median:.1%}, at most {self.maximum:.1%} "
             f"over {self.configurations} configurations"
         )
-
-
-@dataclass(frozen=True)
-class LayerTime:
-    """The time of one layer.
-
-    Args:
-        path: Path of the layer.
-        calls: How often it is called in one forward pass.
-        ms: Time of one call at full width, in milliseconds.
-        by_group: Group -> time of one call at each width of the group, all others full.
-    """
-
-    path: str
-    calls: int
-    ms: float
-    by_group: dict[str, tuple[float, ...]]
 
 
 @dataclass(frozen=True)
@@ -157,64 +126,35 @@ class LayerTable(Record):
     ) -> LayerTable:
         """Times every layer of a network at every width of the groups that change it.
 
-        Each distinct layer (configuration, shapes, dtype) is timed once, alone, on random
-        numbers, for 20 to 60 ms; those timed in earlier runs are taken from the cache.
-
-        Args:
-            network: A Keras model, or a network with `priors`; it is left as it is.
-            inputs: Inputs of one forward pass, of the batch size to predict.
-            widths: Group -> candidate widths; the full one may be left out.
-            timer: Returns milliseconds by signature.
-            **options: Options of the default timer: `cache`, `repeats`, `mode`, `on_layer`; see
-                `LayerTimer`.
-
-        Raises:
-            ValueError: If a group is unknown, or cannot have a width.
-            SpadeError: If a layer cannot be timed alone.
+        Each distinct layer (configuration, shapes, dtype) is timed once, alone, on random numbers,
+        for 20 to 60 ms; those timed in earlier runs are taken from the cache. Inputs are those of
+        one forward pass, of the batch size to predict; `timer` returns milliseconds by signature,
+        and `options` are those of the default one, `LayerTimer`.
         """
-        ascending = _with_full(network, widths)
-        below = {group: sizes[:-1] for group, sizes in ascending.items()}
-        sweep = sweep_widths(network, inputs, below)
-        mode = options.get("mode")
-        floor = make_floor()
-        times = (timer or LayerTimer(**options))([floor, *sweep.calls()])
-        own = {
-            name: max(ms - times[floor.signature], _LEAST_SHARE * ms) for name, ms in times.items()
-        }
+        ascending = with_full_width(network, widths)
         return cls(
-            layers=tuple(_layer_time(sweep, place, ascending, own) for place in sweep.full),
+            layers=time_layers(network, inputs, ascending, timer or LayerTimer(**options)),
             widths=ascending,
             iterations=iterations_of(network),
             blocks={block.name: block.layers for block in find_residual_blocks(network)},
             dtype=str(next(iter(parts_of(network).values())).compute_dtype),
-            fingerprint=latency.fingerprint(inputs, mode=mode),
+            fingerprint=latency.fingerprint(inputs, mode=options.get("mode")),
         )
 
     def predict_ms(self, configuration: Configuration) -> float:
         """Predicts the latency of a configuration, without building it.
 
-        Fewer iterations shorten everything inside them in proportion, and dropped blocks leave
-        their layers out. Between two widths measured the time is interpolated.
-
-        Args:
-            configuration: The choice; groups it does not name are at full width.
-
-        Raises:
-            ValueError: If it names a group, width, block or dtype that was not measured.
+        Fewer iterations shorten everything inside them in proportion, dropped blocks leave their
+        layers out, times between two widths are interpolated, and other groups are at full width.
         """
-        fit, iterations = self.calibration, self._iterations(configuration)
-        outside = fit.constant + fit.per_iteration * iterations
+        fit = self.calibration
+        outside = fit.constant + fit.per_iteration * self._iterations(configuration)
         return outside + fit.factor * self._sum(configuration)
 
     def calibrated(self, measured: Measured) -> LayerTable:
         """Returns a table with the same layers, fitted to whole networks' times.
 
-        Args:
-            measured: Configurations with their milliseconds, preferably a dozen, with the full
-                and the narrowest one among them.
-
-        Raises:
-            ValueError: If `measured` is empty or a time is not above 0.
+        A dozen are best, with the full and the narrowest one among them.
         """
         times = _times(measured)
         sums = [self._sum(configuration) for configuration, _ in measured]
@@ -222,44 +162,53 @@ class LayerTable(Record):
         return replace(self, calibration=Calibration.fit(sums, iterations, times))
 
     def error(self, measured: Measured) -> PredictionError:
-        """Compares predictions with whole networks' times.
-
-        Args:
-            measured: Configurations with their milliseconds, not those of the calibration.
-
-        Raises:
-            ValueError: If `measured` is empty or a time is not above 0.
-        """
+        """Compares predictions with whole networks' times, not those of the calibration."""
         times = _times(measured)
         predicted = np.array([self.predict_ms(configuration) for configuration, _ in measured])
         errors = np.abs(predicted / times - 1)
         return PredictionError(float(np.median(errors)), float(errors.max()), len(times))
 
+    def held_out_error(
+        self, measured: Iterable[tuple[Configuration, float]]
+    ) -> PredictionError | None:
+        """Predicts every second of the times from the others, by which it is calibrated.
+
+        Configurations with pairs of layers or in another dtype are left out, and repeated ones
+        count once. Returns None with fewer than six.
+        """
+        own = (None, self.dtype)
+        distinct = {c.key(): (c, ms) for c, ms in measured if c.dtype in own and not c.ranks}
+        in_order = sorted(distinct.values(), key=lambda pair: pair[1])
+        if len(in_order) < _FEWEST:
+            return None
+        return self.calibrated(in_order[::2]).error(in_order[1::2])
+
     def group_ms(self, group: str, width: int | None = None) -> float:
         """Returns the milliseconds, in one forward pass, of the layers that a group changes.
 
-        Args:
-            group: Name of the group.
-            width: Its width, all others being full; None: the full one.
+        All other groups are at full width, and so is this one where `width` is None.
         """
-        position = self._position(group, self.widths[group][-1] if width is None else width)
-        return sum(
-            layer.calls * _at(layer.by_group[group], position)
-            for layer in self.layers
-            if group in layer.by_group
+        widths = self._widths_of(group, width)
+        at = widths[-1] if width is None else width
+        changed = [layer for layer in self.layers if group in layer.by_group]
+        return sum(x.calls * float(np.interp(at, widths, x.by_group[group])) for x in changed)
+
+    def bottleneck(self, space: SearchSpace) -> str | None:
+        """Names the group whose layers take most of the full network's time, in half a sentence."""
+        times = {v.name: self.group_ms(v.name) for v in space.variables}
+        if not times:
+            return None
+        slowest = max(times, key=lambda group: times[group])
+        share = times[slowest] / self.predict_ms(space.full)
+        return (
+            f"the group {slowest}, whose layers take {share:.0%} of the full network's layer time"
         )
 
-    def staircase(self, group: str, *, resolution: float = latency.RESOLUTION) -> latency.Staircase:
-        """Returns the time of the layers that a group changes over its width.
-
-        Args:
-            group: Name of the group.
-            resolution: See `latency.right_edges`.
-        """
-        self._check_group(group)
-        widths = self.widths[group]
+    def staircase(self, group: str) -> latency.Staircase:
+        """Returns the time of the layers that a group changes over its width."""
+        widths = self._widths_of(group)
         times = [self.group_ms(group, width) for width in widths]
-        return latency.Staircase.of(widths, times, resolution=resolution)
+        return latency.Staircase.of(widths, times)
 
     def as_dict(self) -> dict[str, Any]:
         """Returns plain JSON values, which `from_dict` reads, and the staircases beside them."""
@@ -274,20 +223,16 @@ class LayerTable(Record):
                 "`configuration` must keep all ranks: layers were timed, not the pairs they may "
                 f"become. Received: ranks={configuration.ranks}"
             )
-        positions = {
-            group: self._position(group, width)
-            for group, width in configuration.widths.items()
-            if width != self.widths.get(group, (None,))[-1]
-        }
-        left_out = self._left_out(configuration)
+        narrowed = {g: w for g, w in configuration.widths.items() if w != self._widths_of(g, w)[-1]}
+        left_out = self._left_out(configuration.dropped)
         total = 0.0
         for layer in self.layers:
             if layer.path in left_out:
                 continue
             ms = layer.ms
             for group, times in layer.by_group.items():
-                if group in positions:
-                    ms *= _at(times, positions[group]) / layer.ms
+                if group in narrowed:
+                    ms *= float(np.interp(narrowed[group], self.widths[group], times)) / layer.ms
             total += layer.calls * ms
         return total * self._iterations(configuration) / (self.iterations or 1)
 
@@ -303,14 +248,14 @@ class LayerTable(Record):
             return self.iterations or 1
         return wanted
 
-    def _left_out(self, configuration: Configuration) -> frozenset[str]:
-        unknown = [block for block in configuration.dropped if block not in self.blocks]
+    def _left_out(self, dropped: Sequence[str]) -> frozenset[str]:
+        unknown = [block for block in dropped if block not in self.blocks]
         if unknown:
             raise ValueError(
                 f"`configuration` must drop blocks of the network: {sorted(self.blocks)}. "
                 f"Received: dropped={unknown}"
             )
-        return frozenset().union(*(self._layers_of_block[b] for b in configuration.dropped))
+        return frozenset().union(*(self._layers_of_block[block] for block in dropped))
 
     @cached_property
     def _layers_of_block(self) -> dict[str, frozenset[str]]:
@@ -324,65 +269,83 @@ class LayerTable(Record):
             for block, paths in self.blocks.items()
         }
 
-    def _position(self, group: str, width: int) -> tuple[int, float]:
-        """The index of the width measured above, and the share of the way down from it."""
-        self._check_group(group)
-        widths = self.widths[group]
-        if not widths[0] <= width <= widths[-1]:
-            raise ValueError(
-                f"The width of group {group!r} must be within those measured, {widths[0]} to "
-                f"{widths[-1]}. Received: width={width}"
-            )
-        above = bisect.bisect_left(widths, width)
-        if widths[above] == width:
-            return above, 0.0
-        return above, (widths[above] - width) / (widths[above] - widths[above - 1])
-
-    def _check_group(self, group: str) -> None:
+    def _widths_of(self, group: str, width: int | None = None) -> tuple[int, ...]:
+        """The widths measured of a group, if they reach from below to above `width`."""
         if group not in self.widths:
             raise ValueError(
                 f"`group` must be one of the groups measured: {list(self.widths)}. "
                 f"Received: group={group!r}"
             )
+        widths = self.widths[group]
+        if width is not None and not widths[0] <= width <= widths[-1]:
+            raise ValueError(
+                f"The width of group {group!r} must be within those measured, {widths[0]} to "
+                f"{widths[-1]}. Received: width={width}"
+            )
+        return widths
 
 
-def _at(times: Sequence[float], position: tuple[int, float]) -> float:
-    above, share = position
-    if share == 0:
-        return times[above]
-    return (1 - share) * times[above] + share * times[above - 1]
+def latency_by_group(
+    model: keras.Model, inputs: Any, *, multiple: int | None = None, **options: Any
+) -> str:
+    """Lists per group what its layers cost, which widths are worth choosing, and what is free.
+
+    A width is worth choosing if the next wider one is slower; see `latency.right_edges`. Widths
+    tried are multiples of `multiple`: by default of an eighth of the full one, or of the group's
+    own step. Options are those of `LayerTable.measure`.
+    """
+    if multiple is not None and multiple < 1:
+        raise ValueError(f"`multiple` must be at least 1. Received: multiple={multiple}")
+    groups = find_groups(model)
+    widths = {group.name: _multiples(group, multiple) for group in groups if group.fixed is None}
+    table = LayerTable.measure(model, inputs, widths, **options)
+    where = table.fingerprint
+    shapes = ", ".join(
+        f"{entry['name'] or 'input'} {'x'.join(map(str, entry['shape']))} {entry['dtype']}"
+        for entry in where["inputs"]
+    )
+    slowest_first = sorted(widths, key=lambda group: -table.group_ms(group))
+    rows = [_HEADER.split(", "), *(_row(table, group) for group in slowest_first)]
+    sizes = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    line = "{:<{}}  {:>{}}  {:>{}}  {:<{}}  {:<{}}  {:<{}}"
+    return "\n".join(
+        [
+            f"Latency of {model.name!r} by group on {where['device']['name']} "
+            f"({where['backend']}, {where['mode']}): {shapes}",
+            *(line.format(*chain(*zip(row, sizes, strict=True))).rstrip() for row in rows),
+            *(f"{group.name}: fixed, {group.fixed}" for group in groups if group.fixed is not None),
+            "ms: all calls of the layers that change with the group, each timed alone; a layer "
+            "between two groups counts for both.",
+        ]
+    )
 
 
-def _with_full(
-    network: keras.Model, widths: Mapping[str, Sequence[int]]
-) -> dict[str, tuple[int, ...]]:
-    """Ascending widths per group, the full one included."""
-    known = {group.name: group.width for group in find_groups(network)}
-    unknown = sorted(set(widths) - set(known))
-    if unknown:
-        raise ValueError(
-            f"`widths` must name groups of {network.name!r}: {sorted(known)}. Received: {unknown}"
-        )
-    ascending = {g: tuple(sorted({*map(int, sizes), known[g]})) for g, sizes in widths.items()}
-    wrong = {g: sizes for g, sizes in ascending.items() if sizes[0] < 1 or sizes[-1] > known[g]}
-    if wrong:
-        raise ValueError(
-            f"Widths must be from 1 to the full width of their group. Received: widths={wrong}, "
-            f"full widths { {group: known[group] for group in wrong} }"
-        )
-    return ascending
+_HEADER = "group, width, ms, narrowest, widths worth choosing, widenings that cost nothing"
 
 
-def _layer_time(
-    sweep: Sweep, place: Place, widths: Mapping[str, Sequence[int]], own: Mapping[str, float]
-) -> LayerTime:
-    full = sweep.full[place]
-    by_group = {}
-    for group, calls in sweep.changed.items():
-        if place in sweep.places(group):
-            at = [calls.get(width, {}).get(place, full) for width in widths[group]]
-            by_group[group] = tuple(own[call.signature] for call in at)
-    return LayerTime(full.path, sweep.counts[place], own[full.signature], by_group)
+def _multiples(group: Group, multiple: int | None) -> range:
+    step = math.lcm(multiple or max(1, group.width // 8), group.divisor)
+    return range(step, group.width, step)
+
+
+def _row(table: LayerTable, group: str) -> list[str]:
+    stairs = table.staircase(group)
+    edges = list(map(str, stairs.edges))
+    if len(edges) > _MOST_EDGES:
+        edges = [*edges[:3], "...", *edges[-(_MOST_EDGES - 4) :]]
+    free: dict[int, int] = {}  # right edge -> the narrowest width of its step
+    for width in stairs.widths:
+        wider = stairs.free_widening(width)
+        if wider > width:
+            free.setdefault(wider, width)
+    return [
+        group,
+        str(stairs.widths[-1]),
+        f"{table.group_ms(group):.3g}",
+        f"{stairs.latency_ms[0]:.3g} at {stairs.widths[0]}",
+        " ".join(edges),
+        ", ".join(f"{width} -> {wider}" for wider, width in free.items()) or "-",
+    ]
 
 
 def _times(measured: Measured) -> np.ndarray:

@@ -1,12 +1,13 @@
-"""The calls of a network that change with its widths, and the time of each run alone."""
+"""The time of every layer of a network, run alone, at every width of the groups it depends on."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from functools import cached_property
 from statistics import median
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 from spade_keras import backend, latency
 from spade_keras.errors import SpadeError
 from spade_keras.latency.windows import time_interleaved, warm_up
-from spade_keras.pruning import make_plan, rebuild
+from spade_keras.pruning import find_groups, make_plan, rebuild
 from spade_keras.pruning.graph.forward_pass import ShapedCall, layer_calls
 from spade_keras.pruning.graph.trace import copy_operation
 from spade_keras.pruning.parts import is_network, parts_of, prefix_of
@@ -29,6 +30,8 @@ _MOST_WARM_UP = 6
 _AGREEING = 3
 _SPREAD = 0.05
 _MOST_ATTEMPTS = 3
+# Least share of a layer's time that is taken for its own, and not for starting it.
+_LEAST_SHARE = 0.05
 # Number of cached times that are checked, and the share by which they may be off.
 _CHECKED = 3
 _DISTURBED = 0.2
@@ -38,13 +41,8 @@ _DISTURBED = 0.2
 class LayerCall:
     """A call that can be timed without the model around it.
 
-    Args:
-        path: Path of the layer in its model.
-        kind: Class of the layer or operation.
-        config: Configuration from which the layer can be made again.
-        arguments: Positional and keyword arguments, tensors being symbolic and of known shape.
-        operation: The operation itself where it has no weights and no configuration.
-        weights: Shapes of the layer's weights.
+    The tensors among its arguments are symbolic and of known shape. Operations that have no
+    weights and no configuration are kept themselves.
     """
 
     path: str
@@ -72,10 +70,12 @@ class LayerCall:
     def signature(self) -> str:
         """A short text that is equal for calls that take the same time.
 
-        These have equal class, weights, input shapes, dtypes, other arguments, and configuration
-        (apart from names, initializers and other settings of training).
+        Names, initializers and other settings of training may differ.
         """
-        described = keras.tree.map_structure(_describe, self.arguments)
+        described = keras.tree.map_structure(
+            lambda x: [list(x.shape), x.dtype] if isinstance(x, keras.KerasTensor) else x,
+            self.arguments,
+        )
         kind = f"{self.kind.__module__}.{self.kind.__qualname__}"
         content = [kind, _essence(self.config), described, self.weights]
         text = json.dumps(content, sort_keys=True, default=str)
@@ -89,11 +89,7 @@ class LayerCall:
         return tuple({id(x): x for x in flat}.values())
 
     def model(self) -> keras.Model:
-        """Makes a model of the layer alone, with new weights.
-
-        Raises:
-            SpadeError: If the layer cannot be made from its configuration.
-        """
+        """Makes a model of the layer alone, with new weights."""
         inputs = {
             id(x): keras.Input(batch_shape=x.shape, dtype=x.dtype, name=f"input_{index}")
             for index, x in enumerate(self.tensors)
@@ -113,22 +109,14 @@ class LayerCall:
             ) from error
 
 
-def make_floor() -> LayerCall:
-    """A call that computes nothing: its time is that of starting any function."""
-    layer = keras.layers.Identity(name="floor")
-    tensor = keras.KerasTensor((1, 1), keras.config.floatx())
-    return LayerCall.of(ShapedCall("floor", layer, ((tensor,), {}), (tensor,)))
-
-
 class LayerTimer:
     """Times layers that were not timed under these conditions before.
 
     Args:
         cache: Cache of times; None: the one in the user's cache folder. Times taken on a busy
             machine are detected and dropped.
-        repeats: Windows per layer, and the same number again, at most twice, while three of them
-            do not agree on the fastest. The fastest is the layer's time: other work only ever
-            adds to it.
+        repeats: Windows per layer, and the same number again, at most twice, while three do not
+            agree on the fastest. That is the layer's time: other work only ever adds to it.
         mode: How the backend runs the layers, one of `backend.modes()`.
         on_layer: Called with the number of layers done and of those to be timed in all.
     """
@@ -151,9 +139,7 @@ class LayerTimer:
     def __call__(self, calls: Sequence[LayerCall]) -> dict[str, float]:
         """Returns milliseconds by signature; calls of one signature are timed once.
 
-        Args:
-            calls: Calls to time. Neighbors are timed interleaved, which makes the order of their
-                speeds most reliable.
+        Neighbors are timed interleaved, which makes the order of their speeds most reliable.
         """
         circumstances = latency.fingerprint(mode=self.mode)
         distinct = {call.signature: call for call in calls}
@@ -162,16 +148,15 @@ class LayerTimer:
         if self._were_disturbed(times, distinct):
             times = {}
         missing = [call for signature, call in distinct.items() if signature not in times]
-        done = 0
-        for some in _chunks(missing, _TOGETHER):
+        for start in range(0, len(missing), _TOGETHER):
+            some = missing[start : start + _TOGETHER]
             measured = self._time(some)
             # If other work disturbed all windows, a later run measures again.
             settled = {signature: min(ms) for signature, ms in measured.items() if _agree(ms)}
             self._cache.put(settled, circumstances)
             times |= {signature: min(ms) for signature, ms in measured.items()}
-            done += len(some)
             if self._on_layer is not None:
-                self._on_layer(done, len(missing))
+                self._on_layer(start + len(some), len(missing))
         return times
 
     def _were_disturbed(self, known: Mapping[str, float], calls: Mapping[str, LayerCall]) -> bool:
@@ -189,10 +174,8 @@ class LayerTimer:
     def _time(self, calls: Sequence[LayerCall]) -> dict[str, list[float]]:
         """Milliseconds of every window by signature."""
         functions = {
-            call.signature: backend.inference_function(
-                call.model(), _random_inputs(call), self.mode
-            )
-            for call in calls
+            c.signature: backend.inference_function(c.model(), _random_inputs(c), self.mode)
+            for c in calls
         }
         stopwatch = latency.Stopwatch(backend.synchronize)
         windows: dict[str, list[float]] = {signature: [] for signature in functions}
@@ -223,22 +206,13 @@ def _random_inputs(call: LayerCall) -> list[Any]:
     rng = np.random.default_rng(0)
 
     def draw(tensor: Any) -> Any:
-        # Numbers below 2 are valid indices, flags and labels.
-        is_float = keras.backend.is_float_dtype(tensor.dtype)
-        array = (
-            rng.standard_normal(tensor.shape, dtype="float32")
-            if is_float
-            else rng.integers(0, 2, tensor.shape)
-        )
+        if keras.backend.is_float_dtype(tensor.dtype):
+            array = rng.standard_normal(tensor.shape, dtype="float32")
+        else:  # numbers below 2 are valid indices, flags and labels
+            array = rng.integers(0, 2, tensor.shape)
         return keras.ops.cast(array, tensor.dtype)
 
     return [draw(tensor) for tensor in call.tensors]
-
-
-def _describe(value: Any) -> Any:
-    if isinstance(value, keras.KerasTensor):
-        return [list(value.shape), value.dtype]
-    return value
 
 
 _OF_TRAINING = ("_initializer", "_regularizer", "_constraint")
@@ -258,90 +232,118 @@ def _essence(config: Any) -> Any:
     return config
 
 
-def _chunks(calls: Sequence[LayerCall], size: int) -> Iterator[Sequence[LayerCall]]:
-    for start in range(0, len(calls), size):
-        yield calls[start : start + size]
-
-
 # The path of a layer, which of the input shapes of its model, and which of its calls.
 Place = tuple[str, int, int]
 
 
-@dataclass
-class Sweep:
-    """The calls of a network at full width, and those that differ at other widths.
+@dataclass(frozen=True)
+class LayerTime:
+    """Milliseconds of one call of a layer, which is called `calls` times in a forward pass.
 
-    Args:
-        full: The calls at full width.
-        counts: How often each of them is made in one forward pass.
-        changed: Group -> width -> the calls that differ when this group alone has this width.
+    `ms` is its time at full width, `by_group` that at each width of a group, all others full.
     """
 
-    full: dict[Place, LayerCall]
-    counts: dict[Place, int]
-    changed: dict[str, dict[int, dict[Place, LayerCall]]] = field(default_factory=dict)
-
-    def places(self, group: str) -> set[Place]:
-        """The places at which the width of a group matters."""
-        return {place for calls in self.changed[group].values() for place in calls}
-
-    def calls(self) -> list[LayerCall]:
-        """Every call there is; those that differ in the width of one group follow each other."""
-        changes = [calls for widths in self.changed.values() for calls in widths.values()]
-        return [
-            call
-            for place, full in self.full.items()
-            for call in (full, *(calls[place] for calls in changes if place in calls))
-        ]
+    path: str
+    calls: int
+    ms: float
+    by_group: dict[str, tuple[float, ...]]
 
 
-def sweep_widths(network: keras.Model, inputs: Any, widths: Mapping[str, Sequence[int]]) -> Sweep:
-    """Narrows one group at a time to each of its widths and lists the calls that change.
+def time_layers(
+    network: keras.Model,
+    inputs: Any,
+    widths: Mapping[str, Sequence[int]],
+    timer: Callable[[Sequence[LayerCall]], Mapping[str, float]],
+) -> tuple[LayerTime, ...]:
+    """Times the layers of a network at every width, as `with_full_width` lists them.
 
-    Groups that share no layer are narrowed together, which saves most of the rebuilding.
-
-    Args:
-        network: A Keras model, or a network with `priors`; it is left as it is.
-        inputs: Arrays or shapes of one forward pass.
-        widths: Group -> widths below the full one, ascending.
-
-    Returns:
-        The calls.
-
-    Raises:
-        ValueError: If a group is unknown or cannot have a width.
+    The other arguments are those of `LayerTable.measure`.
     """
     full, counts = _list_calls(network, inputs)
-    sweep = Sweep(full, counts, {group: {} for group in widths})
-    for group, sizes in widths.items():
-        if sizes:
-            # The narrowest differs wherever the group matters.
-            differing = _differing(network, inputs, {group: sizes[0]}, full)
-            sweep.changed[group][sizes[0]] = differing
-    reach = {group: sweep.places(group) for group in widths}
-    for together in _independent(reach):
-        for step in range(1, max(len(widths[group]) for group in together)):
-            chosen = {g: widths[g][step] for g in together if step < len(widths[g])}
-            differing = _differing(network, inputs, chosen, full)
-            for group, width in chosen.items():
-                sweep.changed[group][width] = {
-                    place: call for place, call in differing.items() if place in reach[group]
-                }
-    return sweep
-
-
-def _differing(
-    network: keras.Model, inputs: Any, widths: dict[str, int], full: Mapping[Place, LayerCall]
-) -> dict[Place, LayerCall]:
-    slim = rebuild(network, make_plan(network, widths=widths, importance="group_l1"))
-    calls, _ = _list_calls(slim, inputs)
-    if calls.keys() != full.keys():
-        raise SpadeError(
-            f"The layers of {network.name!r} at the widths {widths} cannot be matched with those "
-            f"at full width: {sorted(p for p, *_ in calls.keys() ^ full.keys())[:5]}. Give every "
-            "layer a name of its own, or search without a layer table."
+    variants = _sweep_widths(network, inputs, widths, full)
+    # A call that computes nothing takes the time of starting any function.
+    tensor = keras.KerasTensor((1, 1), keras.config.floatx())
+    identity = keras.layers.Identity(name="floor")
+    floor = LayerCall.of(ShapedCall("floor", identity, ((tensor,), {}), (tensor,)))
+    calls = [floor]
+    for place, whole in full.items():
+        calls += [whole, *itertools.chain(*variants[place].values())]
+    times = timer(calls)
+    starting = times[floor.signature]
+    own = {name: max(ms - starting, _LEAST_SHARE * ms) for name, ms in times.items()}
+    return tuple(
+        LayerTime(
+            whole.path,
+            counts[place],
+            own[whole.signature],
+            {g: tuple(own[c.signature] for c in calls) for g, calls in variants[place].items()},
         )
-    return {p: call for p, call in calls.items() if call.signature != full[p].signature}
+        for place, whole in full.items()
+    )
+
+
+def with_full_width(
+    network: keras.Model, widths: Mapping[str, Sequence[int]]
+) -> dict[str, tuple[int, ...]]:
+    """Ascending widths per group, the full one included."""
+    known = {group.name: group.width for group in find_groups(network)}
+    unknown = sorted(set(widths) - set(known))
+    if unknown:
+        raise ValueError(
+            f"`widths` must name groups of {network.name!r}: {sorted(known)}. Received: {unknown}"
+        )
+    ascending = {g: tuple(sorted({*map(int, sizes), known[g]})) for g, sizes in widths.items()}
+    wrong = {g: sizes for g, sizes in ascending.items() if sizes[0] < 1 or sizes[-1] > known[g]}
+    if wrong:
+        raise ValueError(
+            f"Widths must be from 1 to the full width of their group. Received: widths={wrong}, "
+            f"full widths { {group: known[group] for group in wrong} }"
+        )
+    return ascending
+
+
+def _sweep_widths(
+    network: keras.Model,
+    inputs: Any,
+    widths: Mapping[str, Sequence[int]],
+    full: dict[Place, LayerCall],
+) -> dict[Place, dict[str, list[LayerCall]]]:
+    """Lists each call at every width of the groups that change it, all other groups being full.
+
+    Groups that share no layer are narrowed together, which saves most of the rebuilding.
+    """
+
+    def narrowed(chosen: dict[str, int]) -> dict[Place, LayerCall]:
+        slim = rebuild(network, make_plan(network, widths=chosen, importance="group_l1"))
+        calls, _ = _list_calls(slim, inputs)
+        if calls.keys() != full.keys():
+            raise SpadeError(
+                f"The layers of {network.name!r} at the widths {chosen} cannot be matched with "
+                f"those at full width: {sorted(p for p, *_ in calls.keys() ^ full.keys())[:5]}. "
+                "Give every layer a name of its own, or search without a layer table."
+            )
+        return calls
+
+    below = {group: sizes[:-1] for group, sizes in widths.items()}
+    reach: dict[str, set[Place]] = {}
+    variants: dict[Place, dict[str, list[LayerCall]]] = {place: {} for place in full}
+    for group, sizes in below.items():
+        # The narrowest differs wherever the group matters.
+        calls = narrowed({group: sizes[0]}) if sizes else full
+        reach[group] = {p for p, call in calls.items() if call.signature != full[p].signature}
+        for place in reach[group]:
+            variants[place][group] = [calls[place]]
+    for together in _independent(reach):
+        for step in range(1, max(len(below[group]) for group in together)):
+            chosen = {g: below[g][step] for g in together if step < len(below[g])}
+            calls = narrowed(chosen)
+            for group in chosen:
+                for place in reach[group]:
+                    variants[place][group].append(calls[place])
+    return {
+        place: {group: [*calls, full[place]] for group, calls in by_group.items()}
+        for place, by_group in variants.items()
+    }
 
 
 def _list_calls(

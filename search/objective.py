@@ -1,7 +1,4 @@
-"""Objectives of a search: a number per candidate, before or after some fine-tuning.
-
-The scores on held-out data are in `scores`.
-"""
+"""Objectives of a search: a number per candidate, before or after some fine-tuning."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ import numpy as np
 
 from spade_keras.errors import UserFunctionError
 from spade_keras.finetuning import IMAGE_CLIP_NORM, FineTuner, tuning_options
-from spade_keras.pruning import Group, find_groups
+from spade_keras.pruning import find_groups
 from spade_keras.pruning import importance as importances
 from spade_keras.pruning.graph.weights import WeightTable
 from spade_keras.pruning.parts import iterations_of, parts_of
@@ -32,16 +29,12 @@ class Objective(ABC):
 
     name: str
     """Name of the maximized quantity; a study can only be resumed with the same name."""
-    rungs: int = 1
-    """Number of reports a candidate may give before its value is known."""
 
     @abstractmethod
     def __call__(self, candidate: keras.Model, report: Report | None = None) -> float:
-        """Returns the value of a candidate.
+        """Returns the value of a candidate, which it may train in place.
 
-        Args:
-            candidate: A network of its own, which the objective may train in place.
-            report: Called after each rung, counted from 1, with the value so far.
+        `report` is called after each rung, counted from 1, with the value so far.
         """
 
     def as_pruned(self, candidate: keras.Model) -> float:
@@ -50,10 +43,10 @@ class Objective(ABC):
 
 
 class ShortFineTune(Objective):
-    """A score of a candidate after a few steps of fine-tuning.
+    """A score of a candidate after a few steps of fine-tuning, in place.
 
-    Adam with gradients clipped to a small norm, its rate rising over a tenth of the steps and
-    falling to zero by a cosine. The candidate is trained in place.
+    Adam with gradients clipped to a small norm, its rate rising over a tenth of the steps to
+    `learning_rate` and falling to zero by a cosine.
 
     Args:
         score: Judges the tuned candidate; must see no more than the strategy of `tuner` may.
@@ -63,9 +56,6 @@ class ShortFineTune(Objective):
         rungs: Number of equal parts of the training, each of which ends with a report.
         learning_rate: The highest one.
         clip_norm: Norm to which gradients are clipped.
-
-    Raises:
-        ValueError: If a number is not positive, or there are more rungs than steps.
     """
 
     def __init__(
@@ -79,13 +69,8 @@ class ShortFineTune(Objective):
         learning_rate: float = 3e-4,
         clip_norm: float = IMAGE_CLIP_NORM,
     ) -> None:
-        numbers = {
-            "epochs": epochs,
-            "rungs": rungs,
-            "learning_rate": learning_rate,
-            "clip_norm": clip_norm,
-        }
-        for name, value in numbers.items():
+        compiled = {"learning_rate": learning_rate, "clip_norm": clip_norm}
+        for name, value in {"epochs": epochs, "rungs": rungs, **compiled}.items():
             if not value > 0:
                 raise ValueError(f"`{name}` must be above 0. Received: {name}={value}")
         self._steps = epochs * len(batches)
@@ -95,27 +80,17 @@ class ShortFineTune(Objective):
                 f"Received: rungs={rungs}"
             )
         self.name = f"{score.name} after {self._steps} steps"
-        self.rungs = rungs
-        self._score = score
-        self._tuner = tuner
-        self._batches = batches
-        self._epochs = epochs
-        self._compiled: dict[str, Any] = {
-            "learning_rate": learning_rate,
-            "steps": self._steps,
-            "warmup": max(1, self._steps // 10),
-            "clip_norm": clip_norm,
-        }
+        self._parts = rungs
+        self._score, self._tuner = score, tuner
+        self._batches, self._epochs = batches, epochs
+        self._compiled = compiled
 
     def __call__(self, candidate: keras.Model, report: Report | None = None) -> float:
-        """Returns the score after the last step.
-
-        Raises:
-            optuna.TrialPruned: If `report` does.
-        """
+        """Returns the score after the last step."""
         tuner = self._tuner(candidate)
-        tuner.compile(**tuning_options(**self._compiled))
-        rungs = _Rungs(self._score, self._steps, self.rungs, report)
+        warmup = max(1, self._steps // 10)
+        tuner.compile(**tuning_options(steps=self._steps, warmup=warmup, **self._compiled))
+        rungs = _Rungs(self._score, self._steps, self._parts, report)
         tuner.fit(self._batches, epochs=self._epochs, verbose=0, callbacks=[rungs])
         return rungs.reached
 
@@ -130,8 +105,7 @@ class _Rungs(keras.callbacks.Callback):
     def __init__(self, score: Objective, steps: int, rungs: int, report: Report | None) -> None:
         super().__init__()
         self.reached = math.nan
-        self._score = score
-        self._report = report
+        self._score, self._report = score, report
         self._ends = [round(steps * (rung + 1) / rungs) for rung in range(rungs)]
         self._done = 0
 
@@ -139,8 +113,7 @@ class _Rungs(keras.callbacks.Callback):
         self._done += 1
         if self._done not in self._ends:
             return
-        last = self._done == self._ends[-1]
-        if self._report is None and not last:
+        if self._report is None and self._done != self._ends[-1]:
             return
         # Under JAX asking for the model is what brings its trained weights back into it.
         self.reached = float(self._score(self.model.network))
@@ -158,16 +131,10 @@ class KeptImportance(Objective):
     residual block keeps nothing but lets its signal pass: it counts with the share
     `1 - k_g / sum k`, for the kernels that are lost. If iterations share their prior, the value is
     multiplied by the share of iterations kept.
-
-    Args:
-        network: The full network.
-        importance: Criterion by which channels are kept.
     """
 
     def __init__(
-        self,
-        network: keras.Model,
-        importance: str | importances.ImportanceFunction = "group_l1",
+        self, network: keras.Model, importance: str | importances.ImportanceFunction = "group_l1"
     ) -> None:
         named = importance if isinstance(importance, str) else type(importance).__name__
         self.name = f"share of importance kept ({named})"
@@ -182,10 +149,8 @@ class KeptImportance(Objective):
         value = 1.0
         for group, kept in self._shares.items():
             part = kept.weight / kernels
-            if group in widths:
-                value *= float(kept.shares[widths[group]]) ** part
-            else:
-                value *= 1 - part
+            there = group in widths
+            value *= float(kept.shares[widths[group]]) ** part if there else 1 - part
         # If each iteration has its own prior, the groups of those cut off are missing.
         if self._iterations and set(parts_of(candidate)) == self._parts:
             value *= candidate.iterations / self._iterations
@@ -193,14 +158,12 @@ class KeptImportance(Objective):
 
 
 class UserFunction(Objective):
-    """The value of a user's function.
+    """The value of a user's function: from a candidate to a real number, higher is better.
 
-    Args:
-        function: From a candidate to a real number, higher is better; or its name as
-            "module:function".
+    It may be given by its name, as "module:function".
 
     Raises:
-        UserFunctionError: If there is no such function.
+        UserFunctionError: If there is no such function, or it returns no finite real number.
     """
 
     def __init__(self, function: str | Callable[[keras.Model], float]) -> None:
@@ -212,11 +175,7 @@ class UserFunction(Objective):
             self._function = function
 
     def __call__(self, candidate: keras.Model, report: Report | None = None) -> float:
-        """Returns the number.
-
-        Raises:
-            UserFunctionError: If it is no finite real number.
-        """
+        """Returns the number."""
         value: Any = self._function(candidate)
         if keras.ops.is_tensor(value):
             value = keras.ops.convert_to_numpy(value)
@@ -231,11 +190,9 @@ class UserFunction(Objective):
 
 @dataclass(frozen=True)
 class KeptShare:
-    """The share of its importance that a group keeps.
+    """The share that the best n channels of a group keep of its importance, at index n of `shares`.
 
-    Attributes:
-        weight: Number of kernels that write or read the group's channels.
-        shares: Share kept by the best n channels, at index n: from 0 to 1.
+    `weight` is the number of kernels that write or read the group's channels.
     """
 
     weight: int
@@ -245,15 +202,10 @@ class KeptShare:
 def kept_shares(
     network: keras.Model, importance: str | importances.ImportanceFunction = "group_l1"
 ) -> dict[str, KeptShare]:
-    """Scores every group that may change.
+    """Returns the share that every group that may change keeps at each of its widths.
 
-    Args:
-        network: A Keras model, or a network with `priors`.
-        importance: Criterion by which channels are kept, as `pruning.make_plan` takes it.
-
-    Returns:
-        Group -> share kept at each width. A group that the importance cannot score, or whose
-        scores are all zero, loses the same share per channel.
+    A group that the importance (see `pruning.make_plan`) cannot score, or whose scores are all
+    zero, loses the same share per channel.
     """
     criterion = importances.find_importance(importance)
     weights = WeightTable(network)
@@ -264,18 +216,10 @@ def kept_shares(
         scores = importances.group_scores(criterion, group, weights)
         if scores is None or not np.any(scores > 0):
             scores = np.ones(group.width)
-        found[group.name] = KeptShare(_kernels(group), _shares(group, scores))
+        positive = scores - min(0.0, float(scores.min()))
+        best_first = positive[removal_order(group, scores)[::-1]]
+        total = np.concatenate([[0.0], np.cumsum(best_first)])
+        slots = importances.magnitude_slots(group)
+        kernels = {(s.layer, s.weight_index) for s in slots if s.role != "parameter"}
+        found[group.name] = KeptShare(max(1, len(kernels)), total / total[-1])
     return found
-
-
-def _shares(group: Group, scores: np.ndarray) -> np.ndarray:
-    positive = scores - min(0.0, float(scores.min()))
-    kept_first = positive[removal_order(group, scores)[::-1]]
-    total = np.concatenate([[0.0], np.cumsum(kept_first)])
-    return total / total[-1]
-
-
-def _kernels(group: Group) -> int:
-    slots = importances.magnitude_slots(group)
-    kernels = {(s.layer, s.weight_index) for s in slots if s.role != "parameter"}
-    return max(1, len(kernels))

@@ -122,11 +122,8 @@ class SearchOptions(Table):
     ) -> Self:
         """Makes the options from Python arguments or from words on a command line.
 
-        Args:
-            budget: In place of `latency_budget`; the batch size, dtype and safety margin of a
-                `LatencyBudget` hold unless `fields` say otherwise.
-            base: Holds where neither says otherwise; None: the defaults.
-            **fields: Fields of `SearchOptions`.
+        `fields` count before `budget`, and that before `base`. A `LatencyBudget` brings its batch
+        size, dtype and safety margin.
 
         Raises:
             ValueError: If an option is unknown or out of its range; names all that are.
@@ -215,6 +212,7 @@ _NAMES = {
 def _describe(error: Any) -> str:
     """One mistake, as a sentence."""
     name, received = str(error["loc"][0]), error["input"]
+    wrong = f"`{name}`: {error['msg'].replace('Input should be', 'must be')}"
     if error["type"] == "unknown_name":
         known = ", ".join(sorted(_NAMES[name]))
         wrong = f"`{name}` must be {'among' if len(error['loc']) > 1 else 'one of'} {known}"
@@ -222,6 +220,4 @@ def _describe(error: Any) -> str:
         wrong = f"`{name}` must be {BudgetText.allowed}"
     elif error["type"] == "extra_forbidden":
         wrong = f"`{name}` is no option of a search"
-    else:
-        wrong = f"`{name}`: {error['msg'].replace('Input should be', 'must be')}"
     return f"{wrong}. Received: {name}={received!r}."

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -18,10 +18,10 @@ from optuna.storages import BaseStorage, GrpcStorageProxy, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial
 
-from spade_keras.errors import MissingExtraError, StorageError
+from spade_keras.errors import StorageError, importing
 from spade_keras.search.database import open_database
-from spade_keras.search.storage import quiet_optuna
-from spade_keras.search.workers import Worker, repeated, worker_of
+from spade_keras.search.storage import expected_warnings, quiet_optuna
+from spade_keras.search.workers import Worker, repeated
 
 _PATIENCE_S = 10
 _THREADS = 10
@@ -30,10 +30,7 @@ _THREADS = 10
 class Proxy(GrpcStorageProxy):
     """Optuna's client of a proxy; `ProxyWorker` adds the heartbeats and locks it lacks.
 
-    Args:
-        url: `grpc://host:port` of `spade-keras search proxy`.
-        heartbeat_s: Seconds between two heartbeats of a worker inside a trial.
-        grace_s: Seconds without one after which its trial is retried elsewhere.
+    Its arguments are those of `open_storage`.
 
     Raises:
         StorageError: If nothing answers there.
@@ -42,19 +39,15 @@ class Proxy(GrpcStorageProxy):
 
     def __init__(self, url: str, *, heartbeat_s: float = 30, grace_s: float = 120) -> None:
         self.url, self.heartbeat_s, self.grace_s = url, heartbeat_s, grace_s
-        try:
-            where = urlsplit(url)
-            host, port = where.hostname, where.port
-        except ValueError:
-            host = port = None
+        host = port = None
+        with contextlib.suppress(ValueError):
+            host, port = urlsplit(url).hostname, urlsplit(url).port
         if not host or not port:
             raise StorageError(f"`storage` must be grpc://host:port. Received: storage={url!r}")
         try:
-            with _no_experimental_warning():
+            with importing("grpcio", "proxy"), expected_warnings():
                 super().__init__(host=host, port=port)
             self.wait_server_ready(timeout=_PATIENCE_S)
-        except ImportError as error:
-            raise MissingExtraError("grpcio", "proxy") from error
         except ConnectionError as error:
             raise StorageError(
                 f"No proxy answers at {url}. Start one there: spade-keras search proxy --storage "
@@ -69,28 +62,20 @@ def serve(
     *,
     say: Callable[[str], object] = print,
 ) -> None:
-    """Serves a database to workers that pass `grpc://host:port` as their storage, until killed.
+    """Serves a PostgreSQL database to workers whose storage is `grpc://host:port`, until killed.
 
     The proxy stores nothing itself: workers that lose it stop, and resume with the next one.
-
-    Args:
-        storage: URL of a PostgreSQL database.
-        host: Network interface to listen on. There are neither passwords nor encryption: choose
-            one that only trusted machines reach.
-        port: Port to listen on.
-        say: Called with one line once the database is open.
+    There are neither passwords nor encryption: listen on a network interface (`host`) that only
+    trusted machines reach. `say` is called with one line once the database is open.
 
     Raises:
         StorageError: If the database cannot be opened.
-        MissingExtraError: If grpcio or psycopg is not installed.
     """
-    try:
+    with importing("grpcio", "proxy"):
         import grpc  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("grpcio", "proxy") from error
     database = open_database(storage, kind=RDBStorage, pool_size=_THREADS)
     say(f"Serving grpc://{host}:{port}; Ctrl-C ends it.")
-    with quiet_optuna(), _no_experimental_warning():
+    with quiet_optuna(), expected_warnings():
         optuna.storages.run_grpc_proxy_server(
             optuna.storages.get_storage(database),  # with Optuna's cache of finished trials
             host=host,
@@ -130,9 +115,7 @@ class ProxyWorker(Worker):
                 time.sleep(random.uniform(0, wait_s))
                 wait_s = min(1.5 * wait_s, 2)  # hundreds of workers may wait
 
-        def beat(number: int) -> None:
-            self.storage.set_study_user_attr(held, "beat", number)
-
+        beat = functools.partial(self.storage.set_study_user_attr, held, "beat")
         try:
             with repeated(beat, self.storage.heartbeat_s, self.storage):
                 yield
@@ -144,7 +127,7 @@ class ProxyWorker(Worker):
         return [
             t
             for t in running
-            if worker_of(t) is None or self._is_stale(t._trial_id, t.user_attrs.get("beat"))
+            if "worker" not in t.user_attrs or self._is_stale(t._trial_id, t.user_attrs.get("beat"))
         ]
 
     def _is_stale(self, whose: Any, sign: Any) -> bool:
@@ -154,10 +137,8 @@ class ProxyWorker(Worker):
             self._signs[whose] = (sign,), now
         return now - self._signs[whose][1] > self.storage.grace_s
 
-    def _signs_of_life(self, trial: Trial) -> AbstractContextManager[None]:
-        def beat(number: int) -> None:
-            self.storage.set_trial_user_attr(trial._trial_id, "beat", number)
-
+    def _signs_of_life(self, trial: Trial) -> AbstractContextManager[Any]:
+        beat = functools.partial(self.storage.set_trial_user_attr, trial._trial_id, "beat")
         return repeated(beat, self.storage.heartbeat_s, self.storage)
 
 
@@ -173,10 +154,3 @@ def proxy_errors(url: str) -> Iterator[None]:
             f"The proxy {url} was lost: {error.details()}. Finished trials are kept: run again to "
             "resume."
         ) from error
-
-
-@contextlib.contextmanager
-def _no_experimental_warning() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        yield

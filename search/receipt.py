@@ -7,8 +7,8 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,10 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """The identity of a `.keras` file: hashes of the file and of the weights in it.
+    """The identity of a `.keras` file: its name, and hashes of the file and of the weights in it.
 
-    Args:
-        name: The file's name, for people.
-        sha256: Hash of the file. It changes when the same model is saved again.
-        weights_sha256: Hash of the weights' names, shapes, dtypes and values, without optimizers.
-            It stays when the same model is saved again.
+    When the same model is saved again, `sha256` changes and `weights_sha256` stays: it covers the
+    weights' names, shapes, dtypes and values, without optimizers.
     """
 
     name: str
@@ -43,20 +40,12 @@ class ModelIdentity:
 
     @classmethod
     def of(cls, path: str | Path) -> ModelIdentity:
-        """Reads a `.keras` file; no model is built.
-
-        Args:
-            path: The file.
-
-        Raises:
-            ValueError: If it is missing or no `.keras` file.
-        """
+        """Reads a `.keras` file; no model is built."""
         path = Path(path)
         try:
             content = path.read_bytes()
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                weights = archive.read("model.weights.h5")
-            weights_sha256 = _weights_sha256(weights)
+                weights_sha256 = _weights_sha256(archive.read("model.weights.h5"))
         except (OSError, zipfile.BadZipFile, KeyError) as error:
             raise ValueError(
                 f"`path` must be a whole .keras file. Received: path={path}: {error}"
@@ -68,20 +57,16 @@ class ModelIdentity:
         return self.sha256 == other.sha256 or self.weights_sha256 == other.weights_sha256
 
 
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
 @dataclass(frozen=True)
 class Receipt:
     """A plan that was accepted, and the measurement it was accepted by.
 
-    Args:
-        budget: The budget that the slim model met.
-        comparison: Full (`a`) and slim model (`b`) as timed interleaved, with the fingerprint.
-        plan: The plan of blocks, channels and ranks.
-        configuration: The accepted configuration; the plan has its widths.
-        full: File of the full model.
-        slim: File of the slim model.
-        date: Date of the measurement, in UTC.
-        version: Version of spade-keras.
-        imports: Modules that register the models' own classes.
+    `comparison` is of the full (`a`) and the slim model (`b`), with the fingerprint; `imports` are
+    the modules that register the models' own classes; `date` is in UTC.
     """
 
     budget: LatencyBudget
@@ -90,43 +75,9 @@ class Receipt:
     configuration: Configuration
     full: ModelIdentity
     slim: ModelIdentity
-    date: str
+    date: str = field(default_factory=_now)
     version: str = __version__
     imports: tuple[str, ...] = ()
-
-    @classmethod
-    def of(
-        cls,
-        full: str | Path,
-        slim: str | Path,
-        *,
-        budget: LatencyBudget,
-        comparison: latency.Comparison,
-        plan: pruning.PruningPlan,
-        configuration: Configuration | None = None,
-        imports: Sequence[str] = (),
-    ) -> Receipt:
-        """Makes the receipt of two files that have just been timed.
-
-        Args:
-            full: `.keras` file of the full model.
-            slim: `.keras` file of the slim model.
-            budget: See `Receipt`.
-            comparison: See `Receipt`.
-            plan: See `Receipt`.
-            configuration: See `Receipt`; by default the widths of the plan.
-            imports: See `Receipt`.
-        """
-        return cls(
-            budget=budget,
-            comparison=comparison,
-            plan=plan,
-            configuration=configuration or Configuration(plan.widths),
-            full=ModelIdentity.of(full),
-            slim=ModelIdentity.of(slim),
-            date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            imports=tuple(imports),
-        )
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
@@ -136,7 +87,7 @@ class Receipt:
     @property
     def digest(self) -> str:
         """SHA-256 of its content, which `write_receipt` puts beside it."""
-        return _digest(json.loads(json.dumps(self.as_dict())))
+        return _digest(self.as_dict())
 
     @property
     def holds(self) -> bool:
@@ -188,30 +139,18 @@ class Receipt:
 
 
 def write_receipt(path: str | Path, receipt: Receipt) -> None:
-    """Writes a receipt with a digest of its content; the file appears whole or not at all.
-
-    Args:
-        path: The JSON file.
-        receipt: The receipt.
-    """
-    content = json.loads(json.dumps(receipt.as_dict()))
-    write_json_atomic(path, {**content, "digest": _digest(content)})
+    """Writes a receipt with a digest of its content; the file appears whole or not at all."""
+    write_json_atomic(path, {**receipt.as_dict(), "digest": receipt.digest})
 
 
 def read_receipt(path: str | Path) -> Receipt:
-    """Reads a receipt.
-
-    The digest detects damage and accidental edits; it is not a signature.
-
-    Args:
-        path: The JSON file.
+    """Reads a receipt. Its digest detects damage and accidental edits; it is not a signature.
 
     Raises:
         ReceiptError: If the file is no receipt, has another version, is corrupt or was edited.
     """
-    path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ReceiptError(
             f"`receipt` must be a JSON file that `spade-keras search` wrote. Received: "
@@ -251,29 +190,19 @@ def network_digest(network: keras.Model) -> str:
 def check_same(
     stored: dict[str, Any], now: dict[str, Any], where: str, *, mix_devices: bool
 ) -> None:
-    """Refuses to continue a study that was started with other settings.
-
-    Args:
-        stored: Settings the study was started with.
-        now: Settings it would continue with.
-        where: Name and place of the study, for the message.
-        mix_devices: Whether one study may mix times of different devices.
-
-    Raises:
-        SpadeError: If a value differs; names it and the remedy.
-    """
-    remedies = {
-        "network": "Its network has other weights. Use another name or file",
-        "space": "It searches other widths. Use another name or file",
-        "budget": "It has another budget, so its constraints do not compare. Use another name",
-        "quality": "It maximizes something else. Use another name or file",
-        "directions": "It has another number of objectives. Use another name or file",
+    """Refuses to continue a study, found at `where`, that was started with other settings."""
+    causes = {
+        "network": "Its network has other weights",
+        "space": "It searches other widths",
+        "budget": "It has another budget, so its constraints do not compare",
+        "quality": "It maximizes something else",
+        "directions": "It has another number of objectives",
     }
-    for key, remedy in remedies.items():
+    for key, cause in causes.items():
         if stored.get(key) != now[key]:
             raise SpadeError(
-                f"The study {where} cannot be continued: {remedy}. Received: {key}="
-                f"{now[key]}, stored: {stored.get(key)}"
+                f"The study {where} cannot be continued: {cause}. Use another name or file. "
+                f"Received: {key}={now[key]}, stored: {stored.get(key)}"
             )
     if stored.get("fingerprint") != now["fingerprint"] and not mix_devices:
         found = differences(stored.get("fingerprint") or {}, now["fingerprint"])
@@ -288,16 +217,7 @@ def check_same(
 def differences(
     then: Mapping[str, Any], now: Mapping[str, Any], prefix: str = ""
 ) -> dict[str, tuple[Any, Any]]:
-    """Compares two fingerprints.
-
-    Args:
-        then: One.
-        now: The other.
-        prefix: Put before every name.
-
-    Returns:
-        Dotted name -> both values, where they differ; None where one has no such entry.
-    """
+    """Compares two fingerprints: dotted name -> both values, where they differ."""
     found: dict[str, tuple[Any, Any]] = {}
     for key in dict.fromkeys((*then, *now)):
         a, b = then.get(key), now.get(key)

@@ -14,9 +14,8 @@ import numpy as np
 from spade_keras import latency
 from spade_keras.errors import ReceiptError
 from spade_keras.files import load_model
-from spade_keras.search.candidate import realize
+from spade_keras.search.candidate import in_dtype, realize
 from spade_keras.search.finalists import Compare, compare_for
-from spade_keras.search.precision import in_dtype
 from spade_keras.search.receipt import ModelIdentity, Receipt, differences
 
 
@@ -24,11 +23,8 @@ from spade_keras.search.receipt import ModelIdentity, Receipt, differences
 class Replay:
     """The result of replaying a receipt.
 
-    Args:
-        receipt: The replayed receipt.
-        comparison: The new measurement.
-        differences: Entries of the fingerprint that differ from the receipt -> then, now.
-        rebuilt: Whether the slim model was rebuilt from the full one and the plan.
+    `differences` are the entries of the fingerprint that differ from the receipt -> then, now;
+    `rebuilt` is whether the slim model was rebuilt from the full one and the plan.
     """
 
     receipt: Receipt
@@ -87,50 +83,37 @@ def replay(
     pairs: int | None = None,
     compare: Compare | None = None,
 ) -> Replay:
-    """Times the files of a receipt again, on the device in use.
+    """Times the `.keras` files of a receipt again, on the device in use.
 
-    Args:
-        receipt: The receipt.
-        full: `.keras` file of the full model.
-        slim: `.keras` file of the slim model. None: it is rebuilt from the full one and the plan,
-            not fine-tuned, which does not change its time.
-        inputs: Inputs to time with. By default standard normal numbers of the recorded shapes,
-            zeros for integers and booleans.
-        pairs: Timed windows of each model at first; see `compare_for`.
-        compare: See `compare_for`.
-
-    Returns:
-        Whether it holds, and what differs from the receipt.
+    Without a slim model it is rebuilt from the full one and the plan, not fine-tuned, which does
+    not change its time. Without inputs they are standard normal numbers of the recorded shapes,
+    zeros for integers and booleans. See `compare_for` for `pairs` and `compare`.
 
     Raises:
-        ReceiptError: If a file is not the one in the receipt, or `inputs` have other
-            shapes.
+        ReceiptError: If a file is not the one in the receipt, or `inputs` have other shapes.
     """
-    full = Path(full)
     _check_identity("full", receipt.full, full)
-    described = receipt.fingerprint["inputs"]
-    if inputs is None:
-        inputs = _random_inputs(described)
+    if slim is not None:
+        _check_identity("slim", receipt.slim, slim)
+    recorded, dtype = receipt.fingerprint, receipt.budget.dtype
+    described = recorded["inputs"]
     with tempfile.TemporaryDirectory() as folder:
-        if slim is not None:
-            made = Path(slim)
-            _check_identity("slim", receipt.slim, made)
-        reference = full
-        if slim is None or receipt.budget.dtype is not None:
-            network = in_dtype(load_model(full), receipt.budget.dtype)
-            if receipt.budget.dtype is not None:
-                reference = Path(folder) / "full.keras"
-                network.save(reference)
+        reference = Path(full)
+        made = Path(folder) / "slim.keras" if slim is None else Path(slim)
+        if slim is None or dtype is not None:
+            network = in_dtype(load_model(full), dtype)
         if slim is None:
-            made = Path(folder) / "slim.keras"
             realize(network, receipt.configuration, receipt.plan).save(made)
+        if dtype is not None:
+            reference = Path(folder) / "full.keras"
+            network.save(reference)
         comparison = compare_for(
             receipt.budget,
             reference,
             made,
-            inputs,
+            _random_inputs(described) if inputs is None else inputs,
             pairs=pairs,
-            mode=receipt.fingerprint["mode"] if _same_backend(receipt) else None,
+            mode=recorded["mode"] if recorded["backend"] == keras.backend.backend() else None,
             imports=receipt.imports,
             compare=compare,
         )
@@ -140,26 +123,20 @@ def replay(
             f"`inputs` must have the shapes and dtypes of the receipt: {described}. Received: "
             f"{now['inputs']}"
         )
-    return Replay(receipt, comparison, differences(receipt.fingerprint, now), slim is None)
+    return Replay(receipt, comparison, differences(recorded, now), slim is None)
 
 
 def find_file(wanted: ModelIdentity, receipt: str | Path) -> Path | None:
-    """Finds a file of a receipt by its name.
+    """Finds a file by its name: beside the receipt's file, in the folder above, in the current one.
 
-    Args:
-        wanted: Identity of the file.
-        receipt: The receipt's file: its folder is searched first, then the one above, then the
-            current one.
-
-    Returns:
-        The path, its content unchecked; None if there is none of that name.
+    Its content is not checked.
     """
     folder = Path(receipt).parent
     found = (place / wanted.name for place in (folder, folder.parent, Path()))
     return next((path for path in found if path.is_file()), None)
 
 
-def _check_identity(role: str, recorded: ModelIdentity, path: Path) -> None:
+def _check_identity(role: str, recorded: ModelIdentity, path: str | Path) -> None:
     try:
         found = ModelIdentity.of(path)
     except ValueError as error:
@@ -172,21 +149,15 @@ def _check_identity(role: str, recorded: ModelIdentity, path: Path) -> None:
         )
 
 
-def _same_backend(receipt: Receipt) -> bool:
-    return bool(receipt.fingerprint["backend"] == keras.backend.backend())
-
-
 def _random_inputs(described: Sequence[Mapping[str, Any]]) -> Any:
     """Arrays of the recorded shapes, structured by their names."""
     rng = np.random.default_rng(0)
     arrays = {}
     for entry in described:
         shape, dtype = tuple(entry["shape"]), str(entry["dtype"])
-        arrays[entry["name"]] = (
-            rng.standard_normal(shape).astype(dtype)
-            if dtype.startswith("float")
-            else np.zeros(shape, dtype)
-        )
+        is_float = dtype.startswith("float")
+        drawn = rng.standard_normal(shape) if is_float else np.zeros(shape)
+        arrays[entry["name"]] = drawn.astype(dtype)
     if list(arrays) == [""]:
         return arrays[""]
     if all(name.isdigit() for name in arrays):

@@ -15,8 +15,7 @@ from spade_keras.errors import BudgetNotMetError
 from spade_keras.pruning import Calibration
 from spade_keras.pruning.importance import find_importance
 from spade_keras.search.budget import LatencyBudget
-from spade_keras.search.candidate import plan_for, realize
-from spade_keras.search.precision import in_dtype
+from spade_keras.search.candidate import in_dtype, plan_for, realize
 from spade_keras.search.space import Configuration, SearchSpace
 
 FEASIBLE, INFEASIBLE, STOPPED, FAILED = "feasible", "infeasible", "stopped", "failed"
@@ -29,9 +28,8 @@ class Timing:
 
     Attributes:
         latency_ms: Median time of a call.
-        latency_ratio: Its median / the full network's, timed interleaved.
-        ratio_low: Lower end of the 95 % interval of that ratio.
-        ratio_high: Upper end.
+        latency_ratio: Its median / the full network's, timed interleaved; `ratio_low` and
+            `ratio_high` are the ends of its 95 % interval.
         p99_ms: 99th percentile of its time.
         excess: See `LatencyBudget.excess`; met at 0 and below.
     """
@@ -46,18 +44,18 @@ class Timing:
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One candidate.
+    """One candidate: what was tried, and what came of it.
 
     Attributes:
         number: Its number in the study.
         state: "feasible"; "infeasible" (rejected by its latency); "stopped" (its short
-            fine-tuning was not promising); or "failed".
+            fine-tuning was not promising); or "failed", for the given reason.
         origin: The seed's or the sampler's name.
-        configuration: The configuration that was tried.
+        configuration: What was tried.
         timing: None if it failed before being timed.
         quality: Higher is better; None unless it was judged.
-        seconds: Seconds of its phases: "build", "compile", "measure", "evaluate", "overhead".
-        reason: Why it failed; None unless it did.
+        seconds: Of its phases: "build", "compile", "measure", "evaluate", "overhead".
+        reason: Why it failed.
         worker: Name of the process that ran it.
     """
 
@@ -111,11 +109,11 @@ class TrialRecord:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> TrialRecord:
         """Reads what `as_dict` returned."""
-        fields = {name: content[name] for name in cls.__dataclass_fields__ if name in content}
-        timing = {name: content[name] for name in Timing.__dataclass_fields__}
-        fields["configuration"] = Configuration.from_dict(content["configuration"])
-        fields["timing"] = None if timing["latency_ms"] is None else Timing(**timing)
-        return cls(**fields)
+        own = {name: content[name] for name in cls.__dataclass_fields__ if name in content}
+        own["configuration"] = Configuration.from_dict(content["configuration"])
+        times = {name: content[name] for name in Timing.__dataclass_fields__}
+        own["timing"] = None if times["latency_ms"] is None else Timing(**times)
+        return cls(**own)
 
 
 @dataclass(frozen=True)
@@ -130,8 +128,8 @@ class SearchResult:
         fingerprint: Device and software that timed the candidates.
         ended_by: "trials", "timeout" or "stagnation".
         bottleneck: Group that takes most of the full network's time, if it is known.
-        prediction_error: How far layer times predicted the time of the candidates: "median" and
-            "maximum" relative error over so many "configurations"; None if they did not.
+        prediction_error: How far layer times were from the candidates' times, if they predicted
+            them: the fields of a `PredictionError`.
         importance: Criterion by which channels were kept.
     """
 
@@ -158,8 +156,7 @@ class SearchResult:
         """The ranking, but the best of every origin comes before the second of any.
 
         The maximum over many trials owes part of its quality to the errors of a cheap objective;
-        a seed does not, since it was proposed for other reasons. So finalists, which are judged
-        after their fine-tuning, come from different origins if there are several.
+        a seed does not, since it was proposed for other reasons.
         """
         ahead = {trial.origin: trial for trial in reversed(self.ranking)}
         first = [t for t in self.ranking if ahead[t.origin] is t]
@@ -167,11 +164,7 @@ class SearchResult:
 
     @property
     def best(self) -> TrialRecord:
-        """The feasible trial of the best quality.
-
-        Raises:
-            BudgetNotMetError: If no trial met the budget; names the fastest one.
-        """
+        """The feasible trial of the best quality; a `BudgetNotMetError` if there is none."""
         if not self.ranking:
             raise BudgetNotMetError(self.failure())
         return self.ranking[0]
@@ -205,18 +198,10 @@ class SearchResult:
         *,
         sequential: bool = True,
     ) -> keras.Model:
-        """Builds a configuration with everything it chose: widths, depth, ranks and dtype.
+        """Builds what a trial, by default the best, chose: widths, depth, ranks and dtype.
 
-        Args:
-            network: The full network that was searched.
-            trial: Whose configuration; by default the best one's.
-            calibration: Statistics of the network, by which readers are refitted; needed where
-                the search ranked channels by "obs".
-            sequential: Whether they are refitted layer by layer; otherwise in closed form, as the
-                search judged them.
-
-        Raises:
-            BudgetNotMetError: If no trial is given and none met the budget.
+        With a calibration of the network, needed where the search ranked channels by "obs", readers
+        are refitted: layer by layer, or in closed form, as the search judged them.
         """
         chosen = self.best if trial is None else trial
         full = in_dtype(network, self.budget.dtype)
@@ -226,14 +211,7 @@ class SearchResult:
 
     @classmethod
     def read(cls, folder: str | Path) -> SearchResult:
-        """Reads the trials that a search or a run left in its folder.
-
-        Args:
-            folder: The folder of `spade-keras search` or `spade-keras run`.
-
-        Raises:
-            ValueError: If there are none.
-        """
+        """Reads the trials that `spade-keras search` or `run` left in its folder."""
         folder = Path(folder).expanduser()
         try:
             if (folder / "search.json").exists():
@@ -255,15 +233,10 @@ class SearchResult:
     def as_dict(self) -> dict[str, Any]:
         """Returns plain JSON values, which `from_dict` reads."""
         return {
+            **self.__dict__,
             "budget": asdict(self.budget),
             "trials": [trial.as_dict() for trial in self.trials],
-            "quality_name": self.quality_name,
             "space": self.space.as_dict(),
-            "fingerprint": dict(self.fingerprint),
-            "ended_by": self.ended_by,
-            "bottleneck": self.bottleneck,
-            "prediction_error": self.prediction_error,
-            "importance": self.importance,
         }
 
     @classmethod

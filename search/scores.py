@@ -15,12 +15,7 @@ from spade_keras.search.objective import Objective, Report
 
 
 class _HeldOut(Objective):
-    """Scores a network on held-out inputs.
-
-    Args:
-        inputs: An array, or a dict, list or tuple of arrays, with the samples on the first axis.
-        batch_size: Samples per forward pass.
-    """
+    """Scores a network on held-out inputs: arrays, or a structure of them, samples first."""
 
     def __init__(self, inputs: Any, *, batch_size: int = 4) -> None:
         self.inputs = keras.tree.map_structure(np.asarray, inputs)
@@ -29,15 +24,13 @@ class _HeldOut(Objective):
     def _outputs(self, network: keras.Model) -> np.ndarray:
         return predict(network, self.inputs, batch_size=self.batch_size)
 
+    def _mean_psnr(self, targets: np.ndarray, network: keras.Model) -> float:
+        values = psnr_per_image(targets, self._outputs(network))
+        return float(np.mean(keras.ops.convert_to_numpy(values)))
+
 
 class ValidationPSNR(_HeldOut):
-    """Mean PSNR against the ground truth, for images scaled to [0, 1].
-
-    Args:
-        inputs: Held-out inputs: an array, or a dict, list or tuple of arrays, samples first.
-        targets: The ground truth.
-        batch_size: Samples per forward pass.
-    """
+    """Mean PSNR against the ground truth, for images scaled to [0, 1]; samples first."""
 
     name = "validation PSNR (dB)"
 
@@ -47,17 +40,11 @@ class ValidationPSNR(_HeldOut):
 
     def __call__(self, candidate: keras.Model, report: Report | None = None) -> float:
         """Returns the mean PSNR in dB."""
-        return _mean_psnr(self.targets, self._outputs(candidate))
+        return self._mean_psnr(self.targets, candidate)
 
 
 class TeacherAgreement(_HeldOut):
-    """Mean PSNR of a candidate's output against the unpruned network's.
-
-    Args:
-        inputs: Held-out inputs: an array, or a dict, list or tuple of arrays, samples first.
-        teacher: The unpruned network; it runs once.
-        batch_size: Samples per forward pass.
-    """
+    """Mean PSNR of a candidate's output against that of the unpruned network, which runs once."""
 
     name = "agreement with the full network (PSNR, dB)"
 
@@ -67,7 +54,7 @@ class TeacherAgreement(_HeldOut):
 
     def __call__(self, candidate: keras.Model, report: Report | None = None) -> float:
         """Returns the mean PSNR in dB."""
-        return _mean_psnr(self._answers, self._outputs(candidate))
+        return self._mean_psnr(self._answers, candidate)
 
 
 class SelfSupervisedScore(_HeldOut):
@@ -90,15 +77,8 @@ class SelfSupervisedScore(_HeldOut):
 class Accuracy(_HeldOut):
     """Share of samples whose largest output, or whose output above one half, is the right class.
 
-    Args:
-        inputs: Held-out inputs: an array, or a dict, list or tuple of arrays, samples first.
-        labels: Class numbers `(samples,)`, or one-hot rows `(samples, classes)`.
-        batch_size: Samples per forward pass.
-        from_logits: Whether the network's outputs are logits; for a single output per sample its
-            class is 1 above 0 then, else above one half. None: see `LogitAgreement`.
-
-    Raises:
-        ValueError: If there is not one label per sample.
+    Labels are class numbers `(samples,)` or one-hot rows `(samples, classes)`. The class of a
+    single output per sample is 1 above one half; above 0 for logits, see `LogitAgreement`.
     """
 
     name = "validation accuracy"
@@ -127,18 +107,14 @@ class Accuracy(_HeldOut):
 
 
 class LogitAgreement(_HeldOut):
-    """-10 log10 of the mean KL(teacher || candidate) over held-out inputs, in dB.
+    """-10 log10 of the mean KL(teacher || candidate) over held-out inputs, in dB, at most 120.
 
     The divergence falls by orders of magnitude as a candidate approaches its teacher; on the
     logarithmic scale equal factors are equal steps, as for the other scores. Unlike the share of
-    equal decisions it distinguishes candidates that decide alike. It is capped at 120 dB.
+    equal decisions it distinguishes candidates that decide alike. The teacher runs once.
 
-    Args:
-        inputs: Held-out inputs: an array, or a dict, list or tuple of arrays, samples first.
-        teacher: The unpruned network; it runs once.
-        batch_size: Samples per forward pass.
-        from_logits: Whether outputs are logits. None: they are, unless the teacher's lie between 0
-            and 1 and, with several per sample, sum to 1.
+    With `from_logits=None` outputs are taken for logits, unless the teacher's lie between 0 and 1
+    and, with several per sample, sum to 1.
     """
 
     name = "agreement with the full network (KL divergence, dB)"
@@ -164,32 +140,27 @@ class LogitAgreement(_HeldOut):
         return float(-10 * np.log10(np.maximum(divergence, _LEAST_DIVERGENCE)))
 
 
-class OutputAgreement(Objective):
+class OutputAgreement(_HeldOut):
     """How closely a candidate's outputs follow the full model's, in dB; for any model.
 
         -10 log10( sum |f_slim(x) - f(x)|^2 / sum |f(x) - mean f(x)|^2 ),  mean over the outputs
 
-    0 dB is as good as answering with the mean; the full model itself gives 120 dB.
-
-    Args:
-        full: The full model; it runs once.
-        inputs: Held-out inputs, in the structure the model takes, samples first.
-        batch_size: Samples per forward pass.
+    0 dB is as good as answering with the mean; the full model itself, which runs once, gives
+    120 dB. Inputs come in the structure that the model takes, samples first.
     """
 
     name = "agreement with the full model (signal to error, dB)"
 
     def __init__(self, full: keras.Model, inputs: Any, *, batch_size: int = 16) -> None:
-        self.inputs = keras.tree.map_structure(np.asarray, inputs)
-        self.batch_size = batch_size
-        self._answers = self._outputs(full)
+        super().__init__(inputs, batch_size=batch_size)
+        self._answers = self._all_outputs(full)
 
     def __call__(self, candidate: keras.Model, report: Report | None = None) -> float:
         """Returns the agreement in dB."""
-        pairs = zip(self._outputs(candidate), self._answers, strict=True)
+        pairs = zip(self._all_outputs(candidate), self._answers, strict=True)
         return float(np.mean([_signal_to_error(output, full) for output, full in pairs]))
 
-    def _outputs(self, model: keras.Model) -> list[np.ndarray]:
+    def _all_outputs(self, model: keras.Model) -> list[np.ndarray]:
         """Each output for all samples, computed without compiling the model."""
         parts = [
             [keras.ops.convert_to_numpy(x) for x in keras.tree.flatten(model(b, training=False))]
@@ -216,16 +187,9 @@ def strategy_objective(
 ) -> Objective:
     """Returns the score that a fine-tuning strategy may be judged by.
 
-    Args:
-        strategy: "supervised", "school" or, for reconstruction, "self_supervised"; a registered
-            one is judged as its attribute `judged_as` says, by default as "school".
-        inputs: Held-out inputs.
-        targets: Ground truth, images or labels; used by "supervised" alone.
-        teacher: The unpruned network; used by "school" alone.
-        task: One of `TASKS`.
-
-    Raises:
-        ValueError: If the task or strategy is unknown, or the data it is judged by are missing.
+    It is "supervised" (by targets: images or labels), "school" (by the unpruned network) or, for
+    reconstruction, "self_supervised". A registered one is judged as its attribute `judged_as` says,
+    by default as "school". The task is one of `TASKS`.
     """
     if task not in TASKS:
         raise ValueError(f"`task` must be one of {TASKS}. Received: task={task!r}")
@@ -238,16 +202,11 @@ def strategy_objective(
     if judged == "self_supervised" and not classifies:
         return SelfSupervisedScore(inputs)
     last = "" if classifies else " or 'self_supervised'"
+    given = ["missing" if data is None else "given" for data in (targets, teacher)]
     raise ValueError(
         f"`strategy` must be 'supervised' (with `targets`), 'school' (with `teacher`){last} for "
-        f"{task}. Received: strategy={strategy!r}, targets "
-        f"{'given' if targets is not None else 'missing'}, teacher "
-        f"{'given' if teacher is not None else 'missing'}"
+        f"{task}. Received: strategy={strategy!r}, targets {given[0]}, teacher {given[1]}"
     )
-
-
-def _mean_psnr(target: np.ndarray, prediction: np.ndarray) -> float:
-    return float(np.mean(keras.ops.convert_to_numpy(psnr_per_image(target, prediction))))
 
 
 def _argmax(rows: np.ndarray) -> np.ndarray:
@@ -264,12 +223,11 @@ def _log_probabilities(outputs: np.ndarray, from_logits: bool | None) -> np.ndar
     """Log-probabilities of all classes, two for a single output per sample."""
     outputs = np.asarray(outputs, np.float64)
     logits = not _are_probabilities(outputs) if from_logits is None else from_logits
-    if logits:
-        if outputs.shape[-1] == 1:
-            outputs = np.concatenate([np.zeros_like(outputs), outputs], axis=-1)
-        return np.asarray(log_softmax(outputs, axis=-1))
     if outputs.shape[-1] == 1:
-        outputs = np.concatenate([1 - outputs, outputs], axis=-1)
+        first = np.zeros_like(outputs) if logits else 1 - outputs
+        outputs = np.concatenate([first, outputs], axis=-1)
+    if logits:
+        return np.asarray(log_softmax(outputs, axis=-1))
     return np.log(np.maximum(outputs, _LEAST_PROBABILITY))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,12 +14,13 @@ from spade_keras.pruning.importance import ImportanceFunction
 from spade_keras.registry import SEEDS
 from spade_keras.search.knapsack import Cost, knapsack_curve, predicted_cost
 from spade_keras.search.objective import kept_shares
-from spade_keras.search.space import Configuration, Curve, SearchSpace, checked_amount
+from spade_keras.search.space import Configuration, Curve, SearchSpace
 
 Excess = Callable[[Configuration], float]
 """Measures by how much a configuration misses the budget: met at 0 and below."""
 
 _RUNGS = 256
+_STEPS = 5
 _CLOSE = 0.02
 _LEAST_SENSITIVITY = 1e-3
 
@@ -27,14 +29,8 @@ _LEAST_SENSITIVITY = 1e-3
 class Proposer:
     """The inputs of a family of seeds; functions in `SEEDS` take it and return a `Curve`.
 
-    Attributes:
-        network: The full network.
-        space: The search space.
-        quality: Quality of a configuration as pruned, higher is better; asked once per group by
-            the sensitivity family alone.
-        importance: Criterion by which channels are kept.
-        cost: Predicts the cost of a configuration.
-        priced_by: Unit of the prediction: layer times, MACs or parameters.
+    `quality` judges a configuration as pruned, higher is better; the sensitivity family alone asks
+    it, once per group. `cost` predicts the cost of a configuration, in the unit `priced_by`.
 
     Example:
         >>> @SEEDS.register("half")
@@ -57,11 +53,7 @@ def uniform(proposer: Proposer) -> Curve:
 
 
 def sensitivity(proposer: Proposer) -> Curve:
-    """Every group until each loses the same quality.
-
-    Raises:
-        ValueError: If there is no quality.
-    """
+    """Every group until each loses the same quality."""
     if proposer.quality is None:
         raise ValueError(
             "`quality` must be given for the seeds 'sensitivity', which prune one group at a "
@@ -89,25 +81,15 @@ def propose(
 ) -> list[tuple[str, Configuration]]:
     """Brings families of configurations to the budget, by measuring.
 
-    Args:
-        names: Keys of `SEEDS`. Where iterations or ranks are searched, fewer iterations and lower
-            ranks at full widths are proposed as well.
-        network: The full network.
-        space: The search space.
-        excess: Measures a configuration; asked about five times per family.
-        quality: See `Proposer`.
-        table: A `LayerTable`; see `predicted_cost`.
-        importance: Criterion by which channels are kept.
-        inputs: Inputs to count multiply-accumulates for if there is no table: arrays, or shapes
-            for models without `priors`.
+    The names are keys of `SEEDS`; where iterations or ranks are searched, fewer iterations and
+    lower ranks at full widths are proposed as well. `excess` is asked about five times per family;
+    see `Proposer` for `quality`. The cost of configurations is predicted by a `LayerTable`, or else
+    by counting multiply-accumulates for the inputs, which may be arrays or shapes.
 
     Returns:
         Origin and configuration, each configuration once; families that never meet the budget are
         left out. The last is the narrowest configuration, the fastest there is: a budget that it
         misses is out of reach.
-
-    Raises:
-        ValueError: If a name is unknown, or "sensitivity" is asked for without a quality.
     """
     families = [SEEDS[name] for name in names]
     curves: list[tuple[str, Curve, Cost | None]] = []
@@ -133,39 +115,22 @@ def propose(
 
 
 def to_budget(
-    curve: Curve, excess: Excess, *, steps: int = 5, predicted: Cost | None = None
+    curve: Curve, excess: Excess, *, predicted: Cost | None = None
 ) -> Configuration | None:
-    """Finds the largest configuration of a family that is measured to meet the budget.
+    """Finds the largest configuration of a family that is measured to meet the budget, or None.
 
     The amount is bracketed between one that misses the budget and one that meets it. Each step
     measures where the excess, as a linear function of the predicted cost, falls just below 0, and
-    halves the bracket where that function fails to shrink it.
-
-    Args:
-        curve: The family; see `Curve`.
-        excess: Measures a configuration. The full one is always asked, for the scale.
-        steps: Most other configurations to measure; fewer if the budget is met within 2 %.
-        predicted: Predicts the cost of a configuration in any unit; None: the cost is assumed to
-            fall linearly with the amount.
-
-    Returns:
-        The configuration, or None if none of those asked met the budget.
-
-    Example:
-        >>> space = SearchSpace.from_edges({"a": range(1, 101)})
-        >>> found = to_budget(uniform_curve(space), lambda c: c.widths["a"] / 70 - 1)
-        >>> 68 <= found.widths["a"] <= 70
-        True
+    halves the bracket where that function fails to shrink it. At most five are measured besides
+    the full configuration, fewer if the budget is met within 2 %. Without a prediction the cost is
+    assumed to fall linearly with the amount.
     """
-    if isinstance(steps, bool) or steps < 1:
-        raise ValueError(f"`steps` must be an integer of at least 1. Received: steps={steps}")
     bracket = _Bracket(curve, excess, predicted)
     if bracket.ask(0) <= 0:
         return curve(0.0)
-    while bracket.asked <= steps and bracket.high - bracket.low > 1:
-        rung = _RUNGS if bracket.asked == steps and bracket.met is None else bracket.guess()
-        reached = bracket.ask(rung)
-        if -_CLOSE <= reached <= 0:
+    while bracket.asked <= _STEPS and bracket.high - bracket.low > 1:
+        rung = _RUNGS if bracket.asked == _STEPS and bracket.met is None else bracket.guess()
+        if -_CLOSE <= bracket.ask(rung) <= 0:
             break
     return None if bracket.met is None else bracket.configuration(bracket.met)
 
@@ -180,14 +145,12 @@ class _Bracket:
     low: int = 0
     high: int = _RUNGS
     met: int | None = None
-    measured: dict[tuple[Any, ...], float] = field(default_factory=dict)
-    _points: list[tuple[float, float]] = field(default_factory=list)
-    _costs: dict[int, float] = field(default_factory=dict)
+    _measured: dict[tuple[Any, ...], tuple[float, float]] = field(default_factory=dict)
     _widths: list[int] = field(default_factory=lambda: [_RUNGS])
 
     @property
     def asked(self) -> int:
-        return len(self.measured)
+        return len(self._measured)
 
     def configuration(self, rung: int) -> Configuration:
         return self.curve(rung / _RUNGS)
@@ -195,17 +158,14 @@ class _Bracket:
     def cost(self, rung: int) -> float:
         if self.predicted is None:
             return float(_RUNGS - rung)
-        if rung not in self._costs:
-            self._costs[rung] = self.predicted(self.configuration(rung))
-        return self._costs[rung]
+        return self.predicted(self.configuration(rung))
 
     def ask(self, rung: int) -> float:
         configuration = self.configuration(rung)
         key = configuration.key()
-        if key not in self.measured:
-            self.measured[key] = self.excess(configuration)
-            self._points.append((self.cost(rung), self.measured[key]))
-        reached = self.measured[key]
+        if key not in self._measured:
+            self._measured[key] = self.cost(rung), self.excess(configuration)
+        _, reached = self._measured[key]
         if reached <= 0:
             self.high = self.met = min(self.high, rung)
         else:
@@ -219,19 +179,14 @@ class _Bracket:
         stuck = len(self._widths) > 3 and self._widths[-1] > self._widths[-3] / 2
         if wanted is None or stuck:
             return (self.low + self.high) // 2
-        rungs = range(self.low + 1, self.high)
-        low, high = 0, len(rungs) - 1
-        while low < high:
-            middle = (low + high) // 2
-            if self.cost(rungs[middle]) <= wanted:
-                high = middle
-            else:
-                low = middle + 1
-        return rungs[low]
+        rungs = range(self.low + 1, self.high - 1)
+        first = bisect.bisect_left(rungs, True, key=lambda rung: self.cost(rung) <= wanted)
+        return self.low + 1 + first
 
     def _wanted_cost(self) -> float | None:
         aim = -_CLOSE / 2
-        (cost, excess), *others = sorted(self._points, key=lambda point: abs(point[1] - aim))
+        points = sorted(self._measured.values(), key=lambda point: abs(point[1] - aim))
+        (cost, excess), *others = points
         for other_cost, other_excess in others:
             if (other_cost - cost) * (other_excess - excess) > 0:
                 slope = (other_excess - excess) / (other_cost - cost)
@@ -240,21 +195,13 @@ class _Bracket:
 
 
 def sensitivities(
-    space: SearchSpace, quality: Callable[[Configuration], float], *, ratio: float = 0.5
+    space: SearchSpace, quality: Callable[[Configuration], float]
 ) -> dict[str, float]:
-    """Measures the loss of quality when each group alone is pruned.
+    """Measures the loss of quality when each group alone is halved; infinite for NaN.
 
-    Args:
-        space: The widths allowed.
-        quality: Quality of a configuration, higher is better.
-        ratio: Share of a group's channels to remove. Where no allowed width is near, the nearest
-            narrower one is taken and its loss scaled by the square of the ratios.
-
-    Returns:
-        Group -> loss of quality; infinite where the quality is NaN.
+    Where no allowed width is near one half, the nearest narrower one is taken and its loss scaled
+    by the square of the ratios.
     """
-    if not 0 < ratio < 1:
-        raise ValueError(f"`ratio` must be above 0 and below 1. Received: ratio={ratio}")
     whole = quality(space.full)
     found = {}
     for variable in space.variables:
@@ -262,9 +209,9 @@ def sensitivities(
         if not narrower:
             found[variable.name] = 0.0
             continue
-        edge = min(narrower, key=lambda edge: abs(edge - width * (1 - ratio)))
+        edge = min(narrower, key=lambda edge: abs(edge - width / 2))
         loss = whole - quality(space.snap({**space.full.widths, variable.name: edge}))
-        scaled = loss * (ratio / (1 - edge / width)) ** 2
+        scaled = loss * (0.5 / (1 - edge / width)) ** 2
         found[variable.name] = float("inf") if np.isnan(scaled) else float(scaled)
     return found
 
@@ -272,37 +219,21 @@ def sensitivities(
 def uniform_curve(space: SearchSpace) -> Curve:
     """All groups pruned by one ratio, each to the nearest allowed width."""
     most = max((1 - v.edges[0] / v.edges[-1] for v in space.variables), default=0.0)
-
-    def curve(amount: float) -> Configuration:
-        return space.uniform(checked_amount(amount) * most)
-
-    return curve
+    return lambda amount: space.uniform(amount * most)
 
 
 def sensitivity_curve(space: SearchSpace, sensitivities: Mapping[str, float]) -> Curve:
     """Every group pruned until each loses the same quality, were it pruned alone.
 
-    The loss s_g at a ratio of one half, as `seeds.sensitivities` measures it, is taken to grow with
-    the square of the ratio: a loss of L allows group g the ratio (1/2) sqrt(L / s_g), up to its
-    narrowest width. The amount is the share of all removable width that is removed.
-
-    Args:
-        space: The widths allowed.
-        sensitivities: Group -> s_g. Losses below a thousandth of the largest, gains included, count
-            as that; an infinite one keeps its group as long as another can be narrowed.
-
-    Raises:
-        ValueError: If a group has no sensitivity.
+    The loss s_g at a ratio of one half, as `sensitivities` measures it, is taken to grow with the
+    square of the ratio: a loss of L allows group g the ratio (1/2) sqrt(L / s_g), up to its
+    narrowest width. The amount is the share of all removable width that is removed. Losses below a
+    thousandth of the largest, gains included, count as that; an infinite one keeps its group as
+    long as another can be narrowed.
     """
-    missing = [v.name for v in space.variables if v.name not in sensitivities]
-    if missing:
-        raise ValueError(
-            f"`sensitivities` must have every group of the space. Received: none for {missing}"
-        )
     losses = np.array([float(sensitivities[v.name]) for v in space.variables])
     losses[np.isnan(losses)] = np.inf
-    finite = losses[np.isfinite(losses)]
-    largest = float(finite.max(initial=0.0)) or 1.0
+    largest = float(losses[np.isfinite(losses)].max(initial=0.0)) or 1.0
     losses = np.clip(losses, _LEAST_SENSITIVITY * largest, largest / _LEAST_SENSITIVITY)
     rates = 1 / np.sqrt(losses)
     caps = np.array([1 - v.edges[0] / v.edges[-1] for v in space.variables])
@@ -313,7 +244,7 @@ def sensitivity_curve(space: SearchSpace, sensitivities: Mapping[str, float]) ->
     removed = np.array([(np.minimum(caps, level * rates) * widths).sum() for level in levels])
 
     def curve(amount: float) -> Configuration:
-        level = np.interp(checked_amount(amount) * removed[-1], removed, levels)
+        level = np.interp(amount * removed[-1], removed, levels)
         kept = widths * (1 - np.minimum(caps, level * rates))
         groups = [v.name for v in space.variables]
         return space.snap(dict(zip(groups, kept.tolist(), strict=True)))
@@ -325,14 +256,10 @@ def ranks_curve(space: SearchSpace) -> Curve:
     """All layers that may become pairs by one ratio of their ranks, at full widths."""
 
     def curve(amount: float) -> Configuration:
-        checked_amount(amount)
-        ranks = {}
-        for variable in space.ranks:
-            wanted = np.interp(amount, [0, 1], [variable.edges[-1], variable.edges[0]])
-            rank = min(variable.edges, key=lambda edge: abs(edge - wanted))
-            if rank < variable.edges[-1]:
-                ranks[variable.name] = rank
-        return replace(space.full, ranks=ranks)
+        wanted = {v: v.edges[-1] + amount * (v.edges[0] - v.edges[-1]) for v in space.ranks}
+        ranks = {v: v.edges[v.place(rank)] for v, rank in wanted.items()}
+        lower = {v.name: rank for v, rank in ranks.items() if rank < v.edges[-1]}
+        return replace(space.full, ranks=lower)
 
     return curve
 
@@ -342,7 +269,7 @@ def iterations_curve(space: SearchSpace) -> Curve:
     counts = space.iterations[::-1]
 
     def curve(amount: float) -> Configuration:
-        place = round(checked_amount(amount) * (len(counts) - 1))
+        place = round(amount * (len(counts) - 1))
         return replace(space.full, iterations=counts[place])
 
     return curve

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,10 +36,6 @@ def open_storage(
             storage is returned as it is.
         heartbeat_s: URLs: seconds between two heartbeats of a worker inside a trial.
         grace_s: URLs: seconds without one after which its trial is retried elsewhere.
-
-    Raises:
-        StorageError: If it cannot be opened for writing, or holds something else.
-        MissingExtraError: If the URL needs a package that is not installed.
     """
     if storage is None:
         return InMemoryStorage()
@@ -81,34 +78,35 @@ def quiet_optuna() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def expected_warnings() -> Iterator[None]:
+    """Silences what Optuna says of heartbeats and of interfaces that may change."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        warnings.filterwarnings("ignore", message="Heartbeat of storage")
+        yield
+
+
+@contextlib.contextmanager
 def storage_errors(storage: BaseStorage) -> Iterator[None]:
     """Turns the errors of a server that is lost during a search into a `StorageError`."""
-    if isinstance(storage, RDBStorage):
-        from spade_keras.search.database import database_errors
+    with contextlib.ExitStack() as stack:
+        if isinstance(storage, RDBStorage):
+            from spade_keras.search.database import database_errors
 
-        with database_errors(storage.url):
-            yield
-    elif isinstance(storage, GrpcStorageProxy):
-        from spade_keras.search.proxy import proxy_errors
+            stack.enter_context(database_errors(storage.url))
+        elif isinstance(storage, GrpcStorageProxy):
+            from spade_keras.search.proxy import proxy_errors
 
-        with proxy_errors(describe_storage(storage)):
-            yield
-    else:
+            stack.enter_context(proxy_errors(describe_storage(storage)))
         yield
 
 
 class Journal(JournalStorage):
-    """Trials in one file, for any number of processes of one machine.
+    """Trials in the file `path`, for any number of processes of one machine.
 
     Optuna's journal has no heartbeat and breaks on the half line that a killed process leaves;
     its lock files outlive their process by 30 s. Here whole lines are appended or nothing, and
     the operating system releases the locks.
-
-    Args:
-        path: The file; it is created if it is missing.
-
-    Attributes:
-        path: The file.
 
     Raises:
         StorageError: If the file cannot be used, or is not a journal.
@@ -138,30 +136,9 @@ class Journal(JournalStorage):
             ) from error
 
 
-class SystemLock:
-    """A lock of the operating system, released when its process dies, unlike Optuna's.
-
-    Args:
-        path: The file to lock; it stays, empty.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._lock = filelock.FileLock(path, poll_interval=0.01)
-
-    def acquire(self) -> bool:
-        """Waits for the lock."""
-        self._lock.acquire()
-        return True
-
-    def release(self) -> None:
-        """Gives the lock back."""
-        self._lock.release()
-
-    def __enter__(self) -> None:
-        self.acquire()
-
-    def __exit__(self, *failure: object) -> None:
-        self.release()
+def system_lock(path: Path) -> filelock.BaseFileLock:
+    """Returns a lock of the operating system, released when its process dies, unlike Optuna's."""
+    return filelock.FileLock(path, poll_interval=0.01)
 
 
 class _Backend(JournalFileBackend):
@@ -170,7 +147,7 @@ class _Backend(JournalFileBackend):
     def __init__(self, path: Path) -> None:
         self._path = path
         # Not `.lock`: Optuna's own lock, which optuna-dashboard takes to write, would remove it.
-        self._system_lock = SystemLock(path.with_name(f"{path.name}.write.lock"))
+        self._system_lock = system_lock(path.with_name(f"{path.name}.write.lock"))
         super().__init__(str(path), lock_obj=self._system_lock)
         with path.open("ab"):  # may be read-only
             pass

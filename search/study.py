@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -18,23 +18,16 @@ from spade_keras.errors import CandidateError, SpadeError
 from spade_keras.pruning.importance import ImportanceFunction, find_importance
 from spade_keras.registry import PRUNERS, SAMPLERS
 from spade_keras.search.budget import LatencyBudget
-from spade_keras.search.candidate import CandidateBuilder
-from spade_keras.search.layer_insights import bottleneck, choose_space, prediction_error
+from spade_keras.search.candidate import CandidateBuilder, in_dtype
 from spade_keras.search.layer_table import LayerTable
 from spade_keras.search.objective import KeptImportance, Objective
 from spade_keras.search.options import SearchFields, SearchOptions
-from spade_keras.search.precision import in_dtype
 from spade_keras.search.receipt import check_same, network_digest
 from spade_keras.search.result import FAILED, FEASIBLE, SearchResult, TrialRecord
 from spade_keras.search.scores import TeacherAgreement, ValidationPSNR
 from spade_keras.search.seeds import propose
-from spade_keras.search.space import Configuration, SearchSpace
-from spade_keras.search.storage import (
-    describe_storage,
-    open_storage,
-    quiet_optuna,
-    storage_errors,
-)
+from spade_keras.search.space import Configuration, SearchSpace, choose_space
+from spade_keras.search.storage import describe_storage, open_storage, quiet_optuna, storage_errors
 from spade_keras.search.trial import Evaluation, Timer, interleaved_timer
 from spade_keras.search.workers import join
 
@@ -61,15 +54,13 @@ def run(  # noqa: PLR0913 - every setting is a keyword of its own
 
     Args:
         network: The trained full network; it is left as it is.
-        data: Held-out data: inputs alone (an unnamed objective is then the agreement with
-            `network`), or a tuple `(inputs, targets)` (it is then the PSNR); samples first.
-        budget: Latency budget of a candidate: a `LatencyBudget`, or 0.5, "8ms", "p99<=8ms",
-            "throughput>=200/s"; None: that of `options`.
+        data: Held-out data, samples first: inputs alone (an unnamed objective is then the agreement
+            with `network`), or a tuple `(inputs, targets)` (it is then the PSNR).
+        budget: A `LatencyBudget`, or what its `parse` reads; None: that of `options`.
         options: See `SearchOptions`; None: the defaults.
         timer: Times a candidate; None: interleaved with `network`, in this process.
         space: The search space; None: see `choose_space`.
-        table: Times of the layers, for seeds that propose by time; None: they count
-            multiplications.
+        table: Times of the layers, for seeds that propose by time; None: they count MACs.
         importance: Criterion by which channels are kept.
         calibration: Statistics of `network` (`pruning.calibrate`), by which the readers of every
             candidate are refitted in closed form; needed for the importance "obs". None: with
@@ -116,12 +107,11 @@ def run(  # noqa: PLR0913 - every setting is a keyword of its own
     if warm_start is not None and not isinstance(warm_start, SearchResult):
         warm_start = SearchResult.read(warm_start)
     search = Search(
-        network,
-        limit,
-        objective,
-        timer,
-        space,
-        options,
+        network=network,
+        objective=objective,
+        timer=timer,
+        space=space,
+        options=options,
         importance=importance,
         calibration=calibration,
         table=table,
@@ -158,26 +148,12 @@ _WARM_STARTS = 10
 
 @dataclass
 class Search:
-    """One search; see also `run`.
+    """One search, with the arguments of `run`; the network is in the dtype of the budget.
 
-    Attributes:
-        network: The trained full network, in the dtype of the budget.
-        budget: Latency budget of a candidate.
-        objective: Judges a candidate, higher is better; with `pareto` those over the budget too.
-        timer: Times a candidate against the full network.
-        space: The search space.
-        options: Only its sampler, pruner, seeds, pareto, mix_devices and limits are read.
-        importance: Criterion by which channels are kept.
-        calibration: See `run`.
-        table: See `run`.
-        example: Inputs of one call, to count multiplications for.
-        warm_start: An earlier search, whose best configurations are tried first.
-        seed: Seed of the sampler.
-        name: Name of the study in its storage.
+    With `pareto` candidates over the budget are judged too. `example` are the inputs of one call.
     """
 
     network: keras.Model
-    budget: LatencyBudget
     objective: Objective
     timer: Timer
     space: SearchSpace
@@ -189,8 +165,6 @@ class Search:
     warm_start: SearchResult | None = None
     seed: int = 0
     name: str = "widths"
-    _evaluation: Evaluation = field(init=False, repr=False)
-    _criterion: ImportanceFunction = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.options.pareto and self.options.pruner != "none":
@@ -198,15 +172,13 @@ class Search:
                 "`pruner` must be 'none' with `pareto=True`: Optuna's pruners compare one "
                 f"objective alone. Received: pruner={self.options.pruner!r}"
             )
+        self.budget = self.options.budget
         self._criterion = find_importance(self.importance, self.calibration)
+        builder = CandidateBuilder(
+            self.network, importance=self._criterion, calibration=self.calibration
+        )
         self._evaluation = Evaluation(
-            CandidateBuilder(
-                self.network, importance=self._criterion, calibration=self.calibration
-            ),
-            self.timer,
-            self.budget,
-            self.objective,
-            judge_all=self.options.pareto,
+            builder, self.timer, self.budget, self.objective, judge_all=self.options.pareto
         )
 
     def optimize(
@@ -215,14 +187,17 @@ class Search:
         on_trial: Callable[[TrialRecord], None] | None = None,
     ) -> SearchResult:
         """Runs until enough trials are finished; see `run`."""
-        started = time.monotonic()
+        started, options = time.monotonic(), self.options
 
         def ended_by() -> str | None:
-            minutes, patience = self.options.timeout_minutes, self.options.stagnation
+            minutes, patience = options.timeout_minutes, options.stagnation
             if patience is not None and _stagnates(_records(study), patience):
                 return "stagnation"
             over = minutes is not None and time.monotonic() - started >= 60 * minutes
             return "timeout" if over else None
+
+        def sampler(number: int) -> optuna.samplers.BaseSampler:
+            return SAMPLERS.make(options.sampler, self.seed + number)
 
         with quiet_optuna(), join(open_storage(storage)) as worker:
             study = self._open(worker.storage)
@@ -231,12 +206,7 @@ class Search:
                 self._evaluation.remember(record)
             tried: list[TrialRecord] = []
             while not ended_by():
-                trial = worker.claim(
-                    study,
-                    self.options.trials,
-                    sampler=self._sampler,
-                    stop=lambda: ended_by() is not None,
-                )
+                trial = worker.claim(study, options.trials, sampler=sampler, stop=ended_by)
                 if trial is None:
                     break
                 done = worker.work(study, trial, self._objective, catch=(CandidateError,))
@@ -254,7 +224,8 @@ class Search:
         return self.objective.name + (", readers refitted" if self.calibration else "")
 
     def _result(self, trials: tuple[TrialRecord, ...], ended_by: str) -> SearchResult:
-        error = None if self.table is None else prediction_error(self.table, trials)
+        timed = [(t.configuration, t.timing.latency_ms) for t in trials if t.timing is not None]
+        error = None if self.table is None else self.table.held_out_error(timed)
         return SearchResult(
             budget=self.budget,
             trials=trials,
@@ -262,7 +233,7 @@ class Search:
             space=self.space,
             fingerprint=latency.fingerprint(),
             ended_by=ended_by,
-            bottleneck=None if self.table is None else bottleneck(self.table, self.space),
+            bottleneck=None if self.table is None else self.table.bottleneck(self.space),
             prediction_error=None if error is None else asdict(error),
             importance=self.importance,
         )
@@ -294,18 +265,8 @@ class Search:
         return study
 
     def _seed(self, study: optuna.Study) -> None:
-        for origin, configuration in self._proposals():
-            study.enqueue_trial(
-                self.space.parameters(configuration),
-                user_attrs={"origin": origin},
-                skip_if_exists=True,
-            )
-
-    def _proposals(self) -> Iterator[tuple[str, Configuration]]:
-        if self.warm_start is not None:
-            for record in self.warm_start.ranking[:_WARM_STARTS]:
-                yield "warm start", record.configuration
-        yield from propose(
+        known = () if self.warm_start is None else self.warm_start.ranking[:_WARM_STARTS]
+        proposals = propose(
             self.options.seeds,
             self.network,
             self.space,
@@ -315,14 +276,20 @@ class Search:
             importance=self._criterion,
             inputs=self.example,
         )
+        for origin, configuration in (
+            *(("warm start", record.configuration) for record in known),
+            *proposals,
+        ):
+            study.enqueue_trial(
+                self.space.parameters(configuration),
+                user_attrs={"origin": origin},
+                skip_if_exists=True,
+            )
 
     def _excess(self, configuration: Configuration) -> float:
         with contextlib.suppress(CandidateError):
             return self._evaluation.timing(configuration).excess
         return math.inf
-
-    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
-        return SAMPLERS.make(self.options.sampler, self.seed + number)
 
     def _objective(self, trial: optuna.Trial) -> float | tuple[float, float]:
         started = time.perf_counter()
@@ -364,3 +331,20 @@ def _check_failures(tried: Sequence[TrialRecord], where: str) -> None:
             f"{len(failed)} of {len(tried)} candidates failed, the last one for this reason: "
             f"{failed[-1].reason} The study is kept in {where}; fix the cause and rerun."
         )
+
+
+# Samplers, each made from a seed, and pruners: Optuna's, with the settings of a search.
+
+
+def _seeded(kind: type[Any], **settings: Any) -> Callable[[int], optuna.samplers.BaseSampler]:
+    return lambda seed: kind(seed=seed, **settings)
+
+
+tpe = _seeded(optuna.samplers.TPESampler, n_startup_trials=8)
+gp = _seeded(optuna.samplers.GPSampler)  # needs PyTorch, and suits at most about 300 trials
+nsga2 = _seeded(optuna.samplers.NSGAIISampler, population_size=16)  # made for two objectives
+random = _seeded(optuna.samplers.RandomSampler)
+no_pruner = optuna.pruners.NopPruner
+median = optuna.pruners.MedianPruner
+hyperband = optuna.pruners.HyperbandPruner
+successive_halving = optuna.pruners.SuccessiveHalvingPruner

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -35,17 +37,10 @@ def interleaved_timer(
     batch_size: int = 1,
     single_calls: bool = False,
 ) -> Timer:
-    """Returns a function that times a candidate interleaved with `network`.
+    """Returns a function that times a candidate interleaved with `network`, compiled once.
 
-    The full network is compiled once, not once per candidate.
-
-    Args:
-        network: The full network.
-        inputs: Arrays, or a dict, list or tuple of them, with the samples on the first axis; the
-            first ones are used, repeated if they are too few.
-        pairs: Timed windows of each; at least 100 when calls are timed singly, for their tail.
-        batch_size: Samples in a call.
-        single_calls: Whether a window is one call, however short.
+    The first samples of `inputs` are used, repeated if they are too few. At least 100 pairs of
+    windows are timed if each is to be a single call, for their tail.
     """
     sample = latency.fill_batch(inputs, batch_size)
     full = backend.inference_function(network, sample)
@@ -63,97 +58,73 @@ def interleaved_timer(
     return time_candidate
 
 
+@dataclass
 class Evaluation:
-    """Times and judges candidates, each once.
+    """Times and judges candidates, each once; with `judge_all` those over the budget too."""
 
-    Args:
-        build: Makes the network of a configuration.
-        timer: Times it.
-        budget: Its latency budget.
-        objective: Judges it.
-        judge_all: Whether quality is computed for candidates over the budget too.
-    """
-
-    def __init__(
-        self,
-        build: CandidateBuilder,
-        timer: Timer,
-        budget: LatencyBudget,
-        objective: Objective,
-        *,
-        judge_all: bool = False,
-    ) -> None:
-        self._build = build
-        self._timer = timer
-        self._budget = budget
-        self._objective = objective
-        self._judge_all = judge_all
-        self._timings: dict[tuple[Any, ...], Timing] = {}
-        self._qualities: dict[tuple[Any, ...], float] = {}
+    build: CandidateBuilder
+    timer: Timer
+    budget: LatencyBudget
+    objective: Objective
+    judge_all: bool = False
+    _timings: dict[tuple[Any, ...], Timing] = field(default_factory=dict, init=False)
+    _qualities: dict[tuple[Any, ...], float] = field(default_factory=dict, init=False)
 
     def remember(self, record: TrialRecord) -> None:
         """Takes over the measurements of a finished trial, so that they are not repeated."""
-        key = self._build.canonical(record.configuration).key()
+        key = self.build.canonical(record.configuration).key()
         if record.timing is not None:
             self._timings.setdefault(key, record.timing)
         if record.quality is not None:
             self._qualities.setdefault(key, record.quality)
 
     def timing(self, configuration: Configuration) -> Timing:
-        """Returns the time of a candidate, measuring it if it is not known.
-
-        Raises:
-            CandidateError: If it cannot be built or timed.
-        """
+        """Returns the time of a candidate, measuring it if it is not known."""
         with _reasons():
-            return self._time(configuration, _Phases({}))[0]
+            return self._time(configuration, defaultdict(float))[0]
 
     def quality_as_pruned(self, configuration: Configuration) -> float:
         """Returns the quality of a candidate before any tuning; NaN if it has none."""
         with contextlib.suppress(CandidateError), _reasons():
-            return self._objective.as_pruned(self._build(configuration))
+            return self.objective.as_pruned(self.build(configuration))
         return math.nan
 
     def run(
         self, trial: optuna.Trial, configuration: Configuration, seconds: dict[str, float]
     ) -> tuple[float, Timing]:
-        """Tries a candidate for Optuna.
+        """Tries a candidate for Optuna and returns its quality and its timing.
 
-        Args:
-            trial: Gets the timing, the constraint and the quality on the way.
-            configuration: The configuration to try.
-            seconds: Gets the seconds spent on each phase, however the trial ends.
-
-        Returns:
-            Its quality and its timing.
+        The trial gets the timing, the constraint and the quality on the way; `seconds` gets those
+        spent on each phase, however the trial ends.
 
         Raises:
             optuna.TrialPruned: If it is over the budget, or its short fine-tuning looks poor.
             CandidateError: If it cannot be built, timed or judged; names the reason.
         """
-        phases = _Phases(seconds)
+        seconds.update(dict.fromkeys(("build", "compile", "measure", "evaluate"), 0.0))
         with _reasons():
-            timing, candidate = self._time(configuration, phases)
+            timing, candidate = self._time(configuration, seconds)
         trial.set_user_attr("timing", timing.__dict__)
         # Before any pruning: a sampler takes a trial without a constraint for a feasible one.
         trial.set_constraint("latency", timing.excess)
-        if timing.excess > 0 and not self._judge_all:
+        if timing.excess > 0 and not self.judge_all:
             raise optuna.TrialPruned
         with _reasons():
-            return self._judge(trial, configuration, candidate, phases), timing
+            return self._judge(trial, configuration, candidate, seconds), timing
 
     def _time(
-        self, configuration: Configuration, phases: _Phases
+        self, configuration: Configuration, seconds: dict[str, float]
     ) -> tuple[Timing, keras.Model | None]:
-        key = self._build.canonical(configuration).key()
+        key = self.build.canonical(configuration).key()
         if key in self._timings:
             return self._timings[key], None
-        with phases.spent("build"):
-            candidate = self._build(configuration)
-        with phases.spent("measure"):
-            comparison = self._timer(candidate)
+        with _spent(seconds, "build"):
+            candidate = self.build(configuration)
+        with _spent(seconds, "measure"):
+            comparison = self.timer(candidate)
         compiling = (comparison.a.compile_ms + comparison.b.compile_ms) / 1e3
-        phases.move("measure", "compile", compiling)
+        seconds["compile"] = min(compiling, seconds["measure"])
+        seconds["measure"] -= seconds["compile"]
         ratio = comparison.ratio
         timing = Timing(
             latency_ms=comparison.b.median_ms,
@@ -161,7 +132,7 @@ class Evaluation:
             ratio_low=ratio.low,
             ratio_high=ratio.high,
             p99_ms=comparison.b.p99_ms,
-            excess=self._budget.excess(comparison),
+            excess=self.budget.excess(comparison),
         )
         self._timings[key] = timing
         return timing, candidate
@@ -171,14 +142,14 @@ class Evaluation:
         trial: optuna.Trial,
         configuration: Configuration,
         candidate: keras.Model | None,
-        phases: _Phases,
+        seconds: dict[str, float],
     ) -> float:
-        key = self._build.canonical(configuration).key()
+        key = self.build.canonical(configuration).key()
         if key in self._qualities:
             return self._qualities[key]
         if candidate is None:
-            with phases.spent("build"):
-                candidate = self._build(configuration)
+            with _spent(seconds, "build"):
+                candidate = self.build(configuration)
 
         def report(step: int, value: float) -> None:
             if len(trial.study.directions) > 1:
@@ -187,33 +158,21 @@ class Evaluation:
             if trial.should_prune():
                 raise optuna.TrialPruned
 
-        with phases.spent("evaluate"):
-            quality = float(self._objective(candidate, report))
+        with _spent(seconds, "evaluate"):
+            quality = float(self.objective(candidate, report))
         if not math.isfinite(quality):
-            raise CandidateError(f"Its quality ({self._objective.name}) is {quality}.")
+            raise CandidateError(f"Its quality ({self.objective.name}) is {quality}.")
         self._qualities[key] = quality
         return quality
 
 
-class _Phases:
-    """Seconds spent in the phases of one trial."""
-
-    def __init__(self, seconds: dict[str, float]) -> None:
-        self.seconds = seconds
-        seconds.update(dict.fromkeys(("build", "compile", "measure", "evaluate"), 0.0))
-
-    @contextmanager
-    def spent(self, phase: str) -> Iterator[None]:
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[phase] += time.perf_counter() - started
-
-    def move(self, source: str, destination: str, seconds: float) -> None:
-        seconds = min(seconds, self.seconds[source])
-        self.seconds[source] -= seconds
-        self.seconds[destination] += seconds
+@contextmanager
+def _spent(seconds: dict[str, float], phase: str) -> Iterator[None]:
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[phase] += time.perf_counter() - started
 
 
 @contextmanager

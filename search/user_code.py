@@ -19,39 +19,48 @@ _LAST_FRAMES = 4
 
 
 def import_module(
-    name: str, *, argument: str = "--import", folder: str | Path | None = None
+    name: str,
+    *,
+    argument: str = "--import",
+    folder: str | Path | None = None,
+    received: str | None = None,
 ) -> ModuleType:
     """Imports a user's module, such as one that registers layers.
 
-    Args:
-        name: Its dotted name.
-        argument: Name of the argument it came from, for errors.
-        folder: Searched first; by default the current folder.
+    It is searched in `folder` first, by default the current one; errors name `argument` and what
+    it `received`, by default the name.
 
     Raises:
         UserFunctionError: If there is no such module.
         UserCodeError: If it raises while it is imported.
     """
-    return _import(name, argument, folder, name)
+    place = Path(folder or ".").resolve()
+    if str(place) not in sys.path:
+        sys.path.insert(0, str(place))
+    importlib.invalidate_caches()
+    try:
+        with _explained(f"`{argument}`: importing {name}"):
+            return importlib.import_module(name)
+    except UserCodeError as error:
+        missing = error.__cause__
+        if isinstance(missing, ModuleNotFoundError) and f"{name}.".startswith(f"{missing.name}."):
+            raise UserFunctionError(
+                f"`{argument}` must name a module in {place} or an installed one. Received: "
+                f"{argument}={received or name!r}, and there is no module {missing.name!r}."
+            ) from missing
+        raise
 
 
 def load_function(
     spec: str, *, argument: str = "evaluate", folder: str | Path | None = None
 ) -> Callable[..., Any]:
-    """Imports a function; its later errors become a `UserCodeError`.
+    """Imports a function given as "module:function", both maybe with dots; see `import_module`.
 
-    Args:
-        spec: "module:function"; both may have dots.
-        argument: Name of the argument it came from, for errors.
-        folder: Searched first; by default the current folder.
+    Its later errors become a `UserCodeError`.
 
     Raises:
         UserFunctionError: If `spec` has another form, or there is no such module or function.
         UserCodeError: If the module raises while it is imported.
-
-    Example:
-        >>> load_function("math:sqrt")(9.0)
-        3.0
     """
     module_name, colon, path = spec.partition(":")
     if not (module_name and colon and path):
@@ -59,7 +68,7 @@ def load_function(
             f"`{argument}` must read module:function, such as my_metrics:accuracy for the function "
             f"`accuracy` in my_metrics.py. Received: {argument}={spec!r}"
         )
-    found: Any = _import(module_name, argument, folder, spec)
+    found: Any = import_module(module_name, argument=argument, folder=folder, received=spec)
     for name in path.split("."):
         if not hasattr(found, name):
             names = [known for known in vars(found) if not known.startswith("_")]
@@ -82,24 +91,6 @@ def load_function(
             return found(*arguments, **keywords)
 
     return call
-
-
-def _import(name: str, argument: str, folder: str | Path | None, received: str) -> ModuleType:
-    place = Path(folder or ".").resolve()
-    if str(place) not in sys.path:
-        sys.path.insert(0, str(place))
-    importlib.invalidate_caches()
-    try:
-        with _explained(f"`{argument}`: importing {name}"):
-            return importlib.import_module(name)
-    except UserCodeError as error:
-        missing = error.__cause__
-        if isinstance(missing, ModuleNotFoundError) and f"{name}.".startswith(f"{missing.name}."):
-            raise UserFunctionError(
-                f"`{argument}` must name a module in {place} or an installed one. Received: "
-                f"{argument}={received!r}, and there is no module {missing.name!r}."
-            ) from missing
-        raise
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import abc
 import contextlib
 import glob
 import hashlib
+import itertools
 import math
 import os
 import platform
@@ -13,7 +14,6 @@ import re
 import threading
 import time
 import uuid
-import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -28,7 +28,7 @@ from optuna.storages import BaseStorage, GrpcStorageProxy, InMemoryStorage, RDBS
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from spade_keras.errors import SpadeError, StorageError
-from spade_keras.search.storage import Journal, SystemLock, storage_errors
+from spade_keras.search.storage import Journal, expected_warnings, storage_errors, system_lock
 
 Objective = Callable[[Trial], float | Sequence[float]]
 
@@ -39,13 +39,7 @@ _COUNTED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 
 
 def join(storage: BaseStorage) -> Worker:
-    """Makes this process one of the workers on a storage.
-
-    Args:
-        storage: As `open_storage` returns it.
-
-    Returns:
-        A context manager; leaving it signs the worker off.
+    """Makes this process one of the workers on a storage, until the context is left.
 
     Example:
         >>> storage = optuna.storages.InMemoryStorage()
@@ -74,16 +68,12 @@ class Worker(abc.ABC):
     """A process, or a thread, that takes trials of studies in one storage.
 
     Trials start, and are recovered, under a guard of the storage. A trial gets its worker's name
-    under that guard, so a running one without a name was left behind by a killed worker, like one
-    whose worker is gone.
+    (host, process and a random part) under that guard, so a running one without a name was left
+    behind by a killed worker, like one whose worker is gone.
 
     Optuna's `RetryHeartbeatStaleTrialCallback` is not enough: it copies the constraints, which
     the new trial could not set, and never retries a trial whose worker, or whose recovery, was
     killed before the first heartbeat, or between its end and its new start.
-
-    Attributes:
-        name: Host, process and a random part.
-        storage: Where the studies are.
     """
 
     way: ClassVar[str] = "directly"
@@ -100,13 +90,10 @@ class Worker(abc.ABC):
         return None
 
     @abc.abstractmethod
-    def guard(self, name: str) -> AbstractContextManager[None]:
+    def guard(self, name: str) -> AbstractContextManager[Any]:
         """Locks a name in the storage against all other workers; released if this one is killed.
 
         It is not reentrant.
-
-        Args:
-            name: The name.
         """
 
     @abc.abstractmethod
@@ -117,17 +104,14 @@ class Worker(abc.ABC):
         """Shows the other workers that `trial` is taken; called under the guard."""
         trial.set_user_attr("worker", self.name)
 
-    def _signs_of_life(self, trial: Trial) -> AbstractContextManager[None]:
+    def _signs_of_life(self, trial: Trial) -> AbstractContextManager[Any]:
         """Shows the other workers, as long as it is open, that `trial` is being worked on."""
         return contextlib.nullcontext()
 
     def seed_once(self, study: optuna.Study, enqueue: Callable[[], None]) -> None:
         """Calls `enqueue` unless a worker has done so before; the others wait for it.
 
-        Args:
-            study: The study.
-            enqueue: Enqueues the first trials, skipping those that exist: it is called again when
-                a worker was killed in it.
+        It must skip trials that exist: it is called again when a worker was killed in it.
         """
         with self._alone(study, "seeds"):
             way = study.user_attrs.get("ready")
@@ -140,50 +124,29 @@ class Worker(abc.ABC):
                     "and all of them must do so."
                 )
 
-    def recover(self, study: optuna.Study) -> list[FrozenTrial]:
-        """Ends the trials of killed workers and enqueues them again; living workers continue.
-
-        A trial is enqueued again with its parameters, its `origin`, and the user attributes
-        `retry_of` (its number) and `retries`; without its constraints, which Optuna would not let
-        the new trial set. After `MAX_RETRIES` it stays failed.
-
-        Args:
-            study: The study.
-
-        Returns:
-            The trials that were ended, as they stood.
-        """
-        with self._alone(study, "claim"):
-            return self._recover(study)[1]
-
     def claim(
         self,
         study: optuna.Study,
         trials: int,
         *,
         sampler: Callable[[int], optuna.samplers.BaseSampler] | None = None,
-        stop: Callable[[], bool] = lambda: False,
+        stop: Callable[[], object] = lambda: False,
         poll_s: float = 0.2,
     ) -> Trial | None:
-        """Takes the next trial, recovering those of killed workers first.
+        """Takes the next trial; None if there are enough, or if `stop` is true while waiting.
 
-        A trial starts only while fewer than `trials` are complete, pruned or running, so that
-        the workers together end with exactly `trials`. While the others run the last ones it
-        waits: one of them may fail.
+        A trial starts only while fewer than `trials` are complete, pruned or running, so that all
+        workers together end with exactly `trials`. While the others run the last ones it waits:
+        one of them may fail. `sampler` makes a trial's sampler from the number of trials before.
 
-        Args:
-            study: The study.
-            trials: Trials wanted of all workers together; failed ones do not count.
-            sampler: Makes the sampler of a trial from the number of trials before it.
-            stop: Called while waiting; True ends the wait.
-            poll_s: Seconds between two checks while waiting.
-
-        Returns:
-            A running trial for `work`, or None: there are enough, or `stop` said so.
+        Trials of killed workers are recovered first; living ones continue. Such a trial ends failed
+        and is enqueued again with its parameters, its `origin`, and the user attributes `retry_of`
+        (its number) and `retries`; without its constraints, which Optuna would not let the new
+        trial set. After `MAX_RETRIES` it stays failed.
         """
         while not stop():
             with self._alone(study, "claim"):
-                known, _ = self._recover(study)
+                known = self._recover(study)
                 counted = [trial for trial in known if trial.state in _COUNTED]
                 if len(counted) < trials:
                     if sampler is not None:
@@ -202,20 +165,12 @@ class Worker(abc.ABC):
         *,
         catch: tuple[type[Exception], ...] = (),
     ) -> FrozenTrial:
-        """Runs a claimed trial to its end.
+        """Runs a claimed trial to its end and returns it.
 
         It is complete, or pruned by `optuna.TrialPruned`, or failed with the user attribute
-        `reason` if the value is not finite or the objective raises. A trial that another worker
-        has ended meanwhile, because this one missed its heartbeats, stays as that worker left it.
-
-        Args:
-            study: The study.
-            trial: As `claim` returned it.
-            objective: Returns the value, or the values.
-            catch: Errors of the objective that do not end the worker.
-
-        Returns:
-            The finished trial.
+        `reason` if the value is not finite or the objective raises; errors in `catch` do not end
+        the worker. A trial that another worker has ended meanwhile, because this one missed its
+        heartbeats, stays as that worker left it.
         """
         done = None
         with storage_errors(self.storage):
@@ -234,14 +189,13 @@ class Worker(abc.ABC):
 
     def _ask(self, study: optuna.Study) -> Trial:
         """Starts a trial; called under the guard, right after all trials were read."""
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Heartbeat of storage")
+        with expected_warnings():
             trial = study.ask()
         self._take(trial)
         return trial
 
-    def _recover(self, study: optuna.Study) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
-        """Returns all trials, and those that were ended."""
+    def _recover(self, study: optuna.Study) -> list[FrozenTrial]:
+        """Ends and enqueues again what killed workers left; returns all trials as they are then."""
         known = study.get_trials(deepcopy=False)
         running = [trial for trial in known if trial.state == TrialState.RUNNING]
         orphans = self._orphans(study, running) if running else []
@@ -253,9 +207,7 @@ class Worker(abc.ABC):
         lost = list(_lost(known))
         for trial in lost:
             study.enqueue_trial(**trial)
-        if lost:
-            known = study.get_trials(deepcopy=False)
-        return known, orphans
+        return study.get_trials(deepcopy=False) if lost else known
 
 
 class JournalWorker(Worker):
@@ -276,12 +228,12 @@ class JournalWorker(Worker):
         self._lock.release()
         self._lock_path(self.name).unlink(missing_ok=True)
 
-    def guard(self, name: str) -> SystemLock:  # noqa: D102
+    def guard(self, name: str) -> AbstractContextManager[Any]:  # noqa: D102
         digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-        return SystemLock(self._journal.with_name(f"{self._journal.name}.{digest}.lock"))
+        return system_lock(self._journal.with_name(f"{self._journal.name}.{digest}.lock"))
 
     def _orphans(self, study: optuna.Study, running: list[FrozenTrial]) -> list[FrozenTrial]:
-        names = [worker_of(trial) for trial in running]
+        names = [trial.user_attrs.get("worker") for trial in running]
         gone = [name is None or _remove_if_free(self._lock_path(name)) for name in names]
         return [trial for trial, is_gone in zip(running, gone, strict=True) if is_gone]
 
@@ -305,13 +257,13 @@ class LocalWorker(Worker):
     def __exit__(self, *failure: object) -> None:
         self._alive.discard(self.name)
 
-    def guard(self, name: str) -> AbstractContextManager[None]:  # noqa: D102
+    def guard(self, name: str) -> AbstractContextManager[Any]:  # noqa: D102
         return self._locks.setdefault(self.storage, threading.RLock())
 
     def _orphans(self, study: optuna.Study, running: list[FrozenTrial]) -> list[FrozenTrial]:
         if not isinstance(self.storage, InMemoryStorage):
             return []
-        return [trial for trial in running if worker_of(trial) not in self._alive]
+        return [trial for trial in running if trial.user_attrs.get("worker") not in self._alive]
 
 
 def _run(
@@ -357,42 +309,34 @@ def repeated(
     beat: Callable[[int], None], interval_s: float | None, storage: BaseStorage
 ) -> Iterator[None]:
     """Calls `beat` in a thread at that interval while it is open; a lost storage is no error."""
+    if interval_s is None:
+        yield
+        return
     done = threading.Event()
 
     def repeat() -> None:
-        number = 0
-        while not done.wait(interval_s):
-            number += 1
+        for number in itertools.count(1):
+            if done.wait(interval_s):
+                return
             with contextlib.suppress(StorageError, OptunaError, KeyError), storage_errors(storage):
                 beat(number)
 
     thread = threading.Thread(target=repeat, daemon=True, name="heartbeat")
-    if interval_s is not None:
-        thread.start()
+    thread.start()
     try:
         yield
     finally:
         done.set()
-        if interval_s is not None:
-            thread.join()
-
-
-def worker_of(trial: FrozenTrial) -> str | None:
-    """Returns the name of the worker that runs, or ran, a trial."""
-    return trial.user_attrs.get("worker")
+        thread.join()
 
 
 def _remove_if_free(path: Path) -> bool:
     """Removes a lock file that nobody holds; False if somebody does."""
     if not path.exists():
         return True
-    lock = filelock.FileLock(path)
     try:
-        lock.acquire(blocking=False)
+        with filelock.FileLock(path, timeout=0):
+            path.unlink(missing_ok=True)
     except filelock.Timeout:
         return False
-    try:
-        path.unlink(missing_ok=True)
-    finally:
-        lock.release()
     return True

@@ -244,10 +244,10 @@ COMPONENT_IMPORTANCES = Registry(
 SAMPLERS = Registry(
     "sampler",
     {
-        "gp": "search.samplers:gp",
-        "nsga2": "search.samplers:nsga2",
-        "random": "search.samplers:random",
-        "tpe": "search.samplers:tpe",
+        "gp": "search.study:gp",
+        "nsga2": "search.study:nsga2",
+        "random": "search.study:random",
+        "tpe": "search.study:tpe",
     },
 )
 """Optuna samplers, each made from a seed."""
@@ -255,10 +255,10 @@ SAMPLERS = Registry(
 PRUNERS = Registry(
     "pruner",
     {
-        "hyperband": "search.samplers:hyperband",
-        "median": "search.samplers:median",
-        "none": "search.samplers:none",
-        "successive_halving": "search.samplers:successive_halving",
+        "hyperband": "search.study:hyperband",
+        "median": "search.study:median",
+        "none": "search.study:no_pruner",
+        "successive_halving": "search.study:successive_halving",
     },
 )
 """Optuna pruners, which stop short fine-tunings that are not promising."""

@@ -117,7 +117,7 @@ def inspect(
         raise typer.BadParameter("`--shape` and `--inputs` are for `--latency`.")
     import_library()
     if latency:
-        from spade_keras.search.layer_insights import latency_by_group
+        from spade_keras.search.layer_table import latency_by_group
 
         network, arrays = load_model(model, shape, inputs)
         with refusals_are_mistakes():

@@ -23,8 +23,8 @@ from spade_keras.pipeline.training import fit_by_strategy, strategy_batches, str
 from spade_keras.pruning import PruningPlan
 from spade_keras.recipe import SearchRecipe
 from spade_keras.report import closing_table
+from spade_keras.search.candidate import in_dtype
 from spade_keras.search.finalists import Finalist, accept, not_met, preselect
-from spade_keras.search.precision import in_dtype
 
 DATA_LAYOUT = 3
 """Changes when the data stage writes other files of the same recipe."""

@@ -15,10 +15,10 @@ from spade_keras.errors import JobMismatchError
 from spade_keras.files import load_model
 from spade_keras.pruning import calibrate
 from spade_keras.registry import IMPORTANCES
+from spade_keras.search.candidate import in_dtype
 from spade_keras.search.finalists import FineTune, finetuned
 from spade_keras.search.objective import Report
 from spade_keras.search.options import SearchOptions
-from spade_keras.search.precision import in_dtype
 from spade_keras.search.receipt import ModelIdentity
 from spade_keras.search.user_code import import_module, load_function
 from spade_keras.tasks.model_inputs import check_data, is_file, load_data

@@ -169,7 +169,7 @@ def test_inspect_hands_over_the_inputs_and_the_step(clock, monkeypatch, capsys):
     def latency_by_group(model, inputs, *, multiple):
         return f"{len(model.layers)} layers, inputs {inputs.shape}, multiple {multiple}"
 
-    monkeypatch.setattr("spade_keras.search.layer_insights.latency_by_group", latency_by_group)
+    monkeypatch.setattr("spade_keras.search.layer_table.latency_by_group", latency_by_group)
     arguments = ["inspect", "model.keras", "--latency", "--shape", "2,6,6,2", "--multiple", "4"]
     assert cli.main(arguments) == 0
     assert output_of(capsys)[0] == "3 layers, inputs (2, 6, 6, 2), multiple 4"

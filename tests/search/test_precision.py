@@ -8,7 +8,7 @@ from keras import layers
 from spade_keras.networks import UnrolledPGD, priors
 from spade_keras.operators import CartesianMRI
 from spade_keras.pruning import find_groups, make_plan, rebuild
-from spade_keras.search.precision import with_dtype
+from spade_keras.search.candidate import with_dtype
 
 ROUNDING = {"bfloat16": 2.0**-8, "float16": 2.0**-11}
 

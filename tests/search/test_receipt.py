@@ -36,12 +36,13 @@ def files(tmp_path_factory):
 @pytest.fixture
 def receipt(files):
     folder, plan = files
-    return Receipt.of(
-        folder / "full.keras",
-        folder / "slim.keras",
+    return Receipt(
         budget=search.LatencyBudget(0.5),
         comparison=comparison(0.3, INPUTS),
         plan=plan,
+        configuration=search.Configuration(plan.widths),
+        full=ModelIdentity.of(folder / "full.keras"),
+        slim=ModelIdentity.of(folder / "slim.keras"),
     )
 
 

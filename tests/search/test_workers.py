@@ -71,6 +71,13 @@ def run(study, worker, trials, objective=draw, **options):
         worker.work(study, trial, objective, **options)
 
 
+def recover(worker, study):
+    """Numbers of the trials that a claim ends, without taking one."""
+    running = {t.number for t in study.get_trials() if t.state == TrialState.RUNNING}
+    assert worker.claim(study, 0, stop=iter([False, True]).__next__, poll_s=0) is None
+    return [t.number for t in study.get_trials() if t.number in running and t.state.is_finished()]
+
+
 def test_workers_together_end_with_the_trials_asked_for(study, storage):
     """Threads with a worker each: between a look and a start there is always another one."""
 
@@ -146,7 +153,7 @@ def test_every_end_of_a_trial(study, storage):
         ]
         with pytest.raises(ZeroDivisionError, match="the user's own"):
             worker.work(study, worker.claim(study, 9), breaks)
-        assert worker.recover(study) == []
+        assert recover(worker, study) == []
     assert [t.state.name for t in ends] == ["COMPLETE", "FAIL", "PRUNED", "FAIL"]
     assert ends[1].user_attrs["reason"] == "The value must be finite. Received: nan"
     assert ends[3].user_attrs["reason"] == "ZeroDivisionError: the user's own"
@@ -179,8 +186,8 @@ def test_a_trial_that_nobody_owns_is_tried_again_and_lives_without_its_constrain
     orphan.suggest_float("x", 0, 1)
     orphan.set_constraint("latency", 1.0)
     with join(storage) as worker:
-        assert [t.number for t in worker.recover(study)] == [0]
-        assert worker.recover(study) == []
+        assert recover(worker, study) == [0]
+        assert recover(worker, study) == []
         assert states(study) == ["FAIL", "WAITING"]
         retried = worker.claim(study, 1)
         done = worker.work(
@@ -195,7 +202,7 @@ def test_a_trial_that_kills_every_worker_is_given_up(study, storage):
     with join(storage) as worker:
         for _ in range(workers.MAX_RETRIES + 1):
             draw(study.ask())
-            worker.recover(study)
+            recover(worker, study)
         assert states(study) == ["FAIL"] * (workers.MAX_RETRIES + 1)
 
 
@@ -203,8 +210,8 @@ def test_a_recovery_that_was_killed_is_finished_by_the_next(study, storage):
     draw(study.ask())
     study.tell(0, state=TrialState.FAIL)  # ended, and then killed before it was enqueued again
     with join(storage) as worker:
-        worker.recover(study)
-        worker.recover(study)
+        recover(worker, study)
+        recover(worker, study)
     assert states(study) == ["FAIL", "WAITING"]
     assert study.get_trials()[1].user_attrs == {"retry_of": 0, "retries": 1}
 
@@ -213,7 +220,7 @@ def test_the_living_are_not_disturbed(study, storage):
     with join(storage) as one, join(storage) as other:
         trial = one.claim(study, 1)
         draw(trial)
-        assert other.recover(study) == []
+        assert recover(other, study) == []
         assert other.claim(study, 1, stop=iter([False, False, True]).__next__, poll_s=0.01) is None
         assert one.work(study, trial, draw).state == TrialState.COMPLETE
         assert other.claim(study, 1) is None
@@ -227,7 +234,7 @@ def test_who_was_given_up_for_dead_changes_nothing(study, storage):
         study.tell(trial.number, state=TrialState.FAIL)
         assert worker.work(study, trial, lambda trial: 1.0).state == TrialState.FAIL
         assert worker.work(study, trial, lambda t: t.set_user_attr("a", 1)).state == TrialState.FAIL
-        assert worker.recover(study) == []
+        assert recover(worker, study) == []
         assert states(study) == ["FAIL", "WAITING"]
 
 
@@ -245,16 +252,16 @@ def test_heartbeats_tell_the_living_from_the_dead(postgresql):
         draw(trial)
         assert turn_clock() > 0
         time.sleep(1.3)
-        assert other.recover(study) == []
+        assert recover(other, study) == []
         return 1.0
 
     with join(storage) as one, join(storage) as other:
         assert one.work(study, one.claim(study, 9), long).state == TrialState.COMPLETE
         dead = one.claim(study, 9)
         draw(dead)
-        assert other.recover(study) == []
+        assert recover(other, study) == []
         turn_clock()
-        assert [trial.number for trial in other.recover(study)] == [dead.number]
+        assert recover(other, study) == [dead.number]
         assert one.work(study, dead, lambda trial: 1.0).state == TrialState.FAIL
     assert study.get_trials()[-1].user_attrs["retry_of"] == dead.number
 
@@ -267,16 +274,16 @@ def test_heartbeats_through_a_proxy(proxy):
         draw(trial)
         for _ in range(5):
             time.sleep(0.2)
-            assert other.recover(study) == []
+            assert recover(other, study) == []
         return 1.0
 
     with join(storage) as one, join(storage) as other:
         assert one.work(study, one.claim(study, 9), long).state == TrialState.COMPLETE
         dead = one.claim(study, 9)
         draw(dead)
-        assert other.recover(study) == []
+        assert recover(other, study) == []
         time.sleep(0.6)
-        assert [trial.number for trial in other.recover(study)] == [dead.number]
+        assert recover(other, study) == [dead.number]
         assert one.work(study, dead, lambda trial: 1.0).state == TrialState.FAIL
     assert study.get_trials()[-1].user_attrs["retry_of"] == dead.number
 
