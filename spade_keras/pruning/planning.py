@@ -19,6 +19,7 @@ from spade_keras.pruning.plan import ChannelStep, GroupPlan, PruningPlan
 from spade_keras.pruning.rebuild import rebuild
 from spade_keras.pruning.selection import (
     allowed_widths,
+    check_count,
     is_wildcard,
     kept_channels,
     match_groups,
@@ -86,8 +87,8 @@ def make_plan(  # noqa: PLR0913 - every setting is a keyword of its own
         3
     """
     _check_settings(ratio, widths, target, scope)
-    _check_count("round_to", round_to)
-    _check_count("minimum_width", minimum_width)
+    check_count("round_to", round_to)
+    check_count("minimum_width", minimum_width)
     check_built(model)
     if after is not None:
         model = rebuild(model, after)
@@ -118,13 +119,7 @@ def make_plan(  # noqa: PLR0913 - every setting is a keyword of its own
 class _Planner:
     """One planning: the groups of a model with their scores, limits and costs."""
 
-    def __init__(
-        self,
-        model: Any,
-        importance: str | importances.ImportanceFunction,
-        inputs: Any,
-        calibration: Calibration | None,
-    ) -> None:
+    def __init__(self, model: Any, importance: Any, inputs: Any, calibration: Any) -> None:
         self.model = model
         self.groups = find_groups(model)
         self._named = importance if isinstance(importance, str) else type(importance).__name__
@@ -157,9 +152,8 @@ class _Planner:
     def scores(self, group: Group) -> np.ndarray | None:
         """Scores of a group, computed at first use."""
         if group.name not in self._scores:
-            self._scores[group.name] = importances.group_scores(
-                self._importance, group, self._weights
-            )
+            scores = importances.group_scores(self._importance, group, self._weights)
+            self._scores[group.name] = scores
         return self._scores[group.name]
 
     def _is_free(self, group: Group) -> bool:
@@ -175,21 +169,20 @@ class _Planner:
             if group.name not in matched:
                 continue
             pattern, width = matched[group.name]
-            _check_count(f"widths[{pattern!r}]", width)
+            check_count(f"widths[{pattern!r}]", width)
             reason = None if self._may_change(group) else self._fixed[group.name]
             if reason and is_wildcard(pattern):
                 continue
             step = width_step(group)
-            narrower = width < group.width and width % step == 0
-            if width != group.width and not narrower:
+            start = f"`widths[{pattern!r}]` must be {group.width}"
+            if width > group.width or (width < group.width and width % step):
                 raise ValueError(
-                    f"`widths[{pattern!r}]` must be {group.width} or a smaller multiple of {step} "
-                    f"for group {group.name!r}. Received: {width}."
+                    f"{start} or a smaller multiple of {step} for group {group.name!r}. "
+                    f"Received: {width}."
                 )
-            if narrower and reason:
+            if width < group.width and reason:
                 raise ValueError(
-                    f"`widths[{pattern!r}]` must be {group.width}, because group {group.name!r} "
-                    f"is fixed: {reason}. Received: {width}."
+                    f"{start}, because group {group.name!r} is fixed: {reason}. Received: {width}."
                 )
             chosen[group.name] = width
         return chosen
@@ -224,17 +217,13 @@ class _Planner:
         """Widths that leave at most the given amount of the model."""
         free = [group for group in self.groups if self._is_free(group)]
         scores = {group.name: s for group in free if (s := self.scores(group)) is not None}
-        whole: float | None
-        if quantity == "width":
-            whole = sum(group.width for group in free)
-            remaining = _total_width
-        else:
-            whole = self._cost.parameters if quantity == "parameters" else self._cost.macs
-            position = ("parameters", "macs").index(quantity)
 
-            def remaining(widths: Mapping[str, int]) -> float:
-                return float(self._cost.total(widths)[position] or 0)
+        def remaining(widths: Mapping[str, int]) -> int | None:
+            if quantity == "width":
+                return sum(widths.values())
+            return self._cost.total(widths)[("parameters", "macs").index(quantity)]
 
+        whole = remaining({group.name: group.width for group in free})
         if whole is None:
             raise ValueError(
                 "`inputs` must be given for a MAC target, since the input sizes of "
@@ -251,9 +240,8 @@ class _Planner:
         for group, (parameters, macs) in zip(self.groups, savings, strict=True):
             width = widths.get(group.name, group.width)
             scores = self.scores(group) if width < group.width else None
-            kept = (
-                tuple(range(group.width)) if scores is None else kept_channels(group, scores, width)
-            )
+            everything = tuple(range(group.width))
+            kept = everything if scores is None else kept_channels(group, scores, width)
             fixed = self._fixed[group.name] if width == group.width else None
             entries.append(
                 GroupPlan(group.name, group.width, kept, group.members, fixed, parameters, macs)
@@ -261,10 +249,6 @@ class _Planner:
         cost = self._cost
         step = ChannelStep(tuple(entries), self._named, selection, cost.parameters, cost.macs)
         return PruningPlan(self.model.name, (step,))
-
-
-def _total_width(widths: Mapping[str, int]) -> float:
-    return float(sum(widths.values()))
 
 
 def _check_settings(ratio: Any, widths: Any, target: Any, scope: str) -> None:
@@ -304,15 +288,9 @@ def _check_target(target: Mapping[str, float]) -> tuple[str, float]:
 
 def _check_ratio(name: str, ratio: Any) -> None:
     if not _is_number(ratio) or not 0 <= ratio < 1:
-        hint = (
-            f" For {ratio} % pass {ratio / 100}." if _is_number(ratio) and 1 < ratio < 100 else ""
-        )
+        percent = _is_number(ratio) and 1 < ratio < 100
+        hint = f" For {ratio} % pass {ratio / 100}." if percent else ""
         raise ValueError(f"`{name}` must be in [0, 1). Received: {name}={ratio!r}.{hint}")
-
-
-def _check_count(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"`{name}` must be an integer of at least 1. Received: {name}={value!r}.")
 
 
 def _is_number(value: Any) -> bool:

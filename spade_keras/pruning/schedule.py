@@ -11,7 +11,7 @@ from spade_keras.pruning.groups import find_groups
 from spade_keras.pruning.plan import PruningPlan
 from spade_keras.pruning.planning import make_plan
 from spade_keras.pruning.rebuild import rebuild
-from spade_keras.pruning.selection import allowed_widths
+from spade_keras.pruning.selection import allowed_widths, check_count
 
 Between = Callable[[Any, PruningPlan, int], Any]
 
@@ -57,8 +57,7 @@ def prune_gradually(
         >>> [plan.widths["a"] for plan in made.plans]
         [6, 4]
     """
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"`steps` must be an integer of at least 1. Received: steps={steps!r}.")
+    check_count("steps", steps)
     rest = {key: settings[key] for key in settings if key not in ("ratio", "widths", "scope")}
     plans = []
     for step, amount in enumerate(_amounts(model, steps, settings), start=1):

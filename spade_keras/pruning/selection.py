@@ -18,6 +18,12 @@ Value = TypeVar("Value")
 _WILDCARDS = frozenset("*?[")
 
 
+def check_count(name: str, value: Any) -> None:
+    """Raises a ValueError unless a value is an integer of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"`{name}` must be an integer of at least 1. Received: {name}={value!r}.")
+
+
 def width_step(group: Group) -> int:
     """The number that every narrower width of a group must be a multiple of."""
     return math.lcm(group.divisor, 1 if group.blocks is None else len(np.unique(group.blocks)))
@@ -49,11 +55,7 @@ def kept_channels(group: Group, scores: np.ndarray, width: int) -> tuple[int, ..
 
 
 def removal_order(group: Group, scores: np.ndarray) -> list[int]:
-    """Channels from the least important on, interleaved over the blocks.
-
-    Each round takes the least important remaining channel of every block, so that any prefix
-    of whole rounds leaves the blocks equal.
-    """
+    """Channels from the least important on; each round takes one of every block."""
     blocks = np.zeros(group.width, int) if group.blocks is None else group.blocks
     # Of equal scores the later channel goes first.
     order = np.lexsort((-np.arange(group.width), scores))
@@ -72,17 +74,10 @@ def match_groups(
 ) -> dict[str, tuple[str, Any]]:
     """Resolves names and wildcards of groups or of their layers.
 
-    Args:
-        wanted: Values by name or wildcard; or just the names. An exact name beats a wildcard,
-            of several wildcards the last one counts.
-        groups: The groups to choose from.
-        argument: Name of the argument, for the error.
+    An exact name beats a wildcard, of several wildcards the last one counts.
 
     Returns:
         For each matched group the name or wildcard that matched it, and the value.
-
-    Raises:
-        ValueError: If a name matches no group, or two names give one group different values.
     """
     values = dict(wanted) if isinstance(wanted, Mapping) else dict.fromkeys(wanted)
     owners: dict[str, list[Group]] = {}
@@ -121,7 +116,7 @@ def rank_globally(
     groups: Sequence[Group],
     scores: Mapping[str, np.ndarray],
     allowed: Mapping[str, tuple[int, ...]],
-    remaining: Callable[[Mapping[str, int]], float],
+    remaining: Callable[[Mapping[str, int]], Any],
     limit: float,
 ) -> dict[str, int]:
     """Narrows groups one allowed width at a time, the least important channels first.
@@ -135,12 +130,6 @@ def rank_globally(
         allowed: Allowed widths per group, ascending, the full width last.
         remaining: Size of the model at given widths, such as its parameters.
         limit: Largest size.
-
-    Returns:
-        Width per group.
-
-    Raises:
-        ValueError: If even the smallest allowed widths leave more than `limit`.
     """
     steps: list[tuple[float, int, int]] = []
     for number, group in enumerate(groups):

@@ -11,6 +11,7 @@ import numpy as np
 from spade_keras.pruning.graph.weights import WeightTable
 from spade_keras.pruning.groups import Group, find_groups
 from spade_keras.pruning.importance import magnitude_slots
+from spade_keras.pruning.selection import check_count
 
 
 class GroupSparsity(keras.callbacks.Callback):
@@ -58,10 +59,7 @@ class GroupSparsity(keras.callbacks.Callback):
             raise ValueError(
                 f"`method` must be 'group_l1' or 'group_sl'. Received: method={method!r}."
             )
-        if not isinstance(every, int) or every < 1:
-            raise ValueError(
-                f"`every` must be an integer of at least 1. Received: every={every!r}."
-            )
+        check_count("every", every)
         self.strength = strength
         self.method = method
         self.every = every

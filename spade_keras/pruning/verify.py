@@ -22,7 +22,7 @@ from spade_keras.pruning.graph.analysis import Analysis, analyze
 from spade_keras.pruning.graph.branches import find_branches
 from spade_keras.pruning.graph.narrowing import read_from
 from spade_keras.pruning.graph.partition import partition
-from spade_keras.pruning.graph.trace import Call, Graph, trace
+from spade_keras.pruning.graph.trace import Call, trace
 from spade_keras.pruning.parts import own_names, parts_of, prefix_of
 from spade_keras.pruning.plan import BlockStep, LayerRank, PruningPlan, RankStep, Step
 from spade_keras.pruning.proof.randomization import (
@@ -32,10 +32,17 @@ from spade_keras.pruning.proof.randomization import (
     random_values,
     spread,
 )
-from spade_keras.pruning.proof.reference import Replay, masked_values, to_numpy
+from spade_keras.pruning.proof.reference import (
+    Before,
+    Replay,
+    masked_values,
+    to_numpy,
+    to_tensors,
+)
 from spade_keras.pruning.rebuild import apply_step, check_step
 
 _SMALLEST_STD = 1e-2
+_Pairs = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -65,11 +72,10 @@ class VerificationReport:
         return max(self.errors.values())
 
     def check(self) -> VerificationReport:
-        """Returns the report itself.
+        """Returns the report, or raises `VerificationError`.
 
-        Raises:
-            VerificationError: An error is above the tolerance or not a number, or a tensor
-                hardly varies, so that the comparison proves nothing.
+        An error above the tolerance or not a number fails, and so does a tensor that hardly
+        varies, for comparing it proves nothing.
         """
         for name, error in self.errors.items():
             std, spread = self.stds[name], self.spreads[name]
@@ -104,8 +110,8 @@ def verify_plan(
     Args:
         model: The model of the plan, or a network with `priors`, each of which is checked.
         plan: The plan.
-        inputs: Example inputs of the model in the structure it takes; for a network a dict
-            with one entry per prior. None draws them.
+        inputs: Example inputs of the model; for a network a dict with one entry per prior. None
+            draws them.
         randomize: Draws every weight, bias, scale and statistic for the check. With the
             trained or initial weights a wrong plan can pass.
         tolerance: Largest difference allowed, relative to the tensor's standard deviation.
@@ -176,7 +182,7 @@ def _relative_error(wanted: np.ndarray, found: np.ndarray, scale: float) -> floa
 
 def _compare(
     model: Any, step: Step, slim_step: Step, inputs: Any, randomize: bool, seed: int
-) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], Any]:
+) -> tuple[_Pairs, Any]:
     """The tensors of the masked original and of the slim model, by name; and the slim model."""
     kept = check_step(model, step)
     checks: dict[str, _Check] = {}
@@ -205,12 +211,14 @@ class _Check:
         self.kept = kept
         self.alive = self.groups.alive(kept)
         self.ranks: dict[str, LayerRank] = {}
-        self.ends: dict[int, Any] = {}
+        self.ends: dict[int, Any] = {}  # the tensor that a branch adds, by the id of the addition
         if isinstance(step, RankStep):
             self.ranks = own_names({layer.name: layer for layer in step.layers}, key)
         if isinstance(step, BlockStep):
             branches = find_branches(self.analysis)
-            self.ends = _ends(branches[x] for x in own_names(dict.fromkeys(step.dropped), key))
+            for name in own_names(dict.fromkeys(step.dropped), key):
+                addition, skip = branches[name].addition, branches[name].skip
+                self.ends[id(addition)] = next(x for x in addition.inputs if x is not skip)
         self.wanted: dict[str, np.ndarray] = {}
 
     def mask(self, inputs: Any, randomize: bool, seed: int) -> Values:
@@ -218,22 +226,18 @@ class _Check:
         graph, variables = self.analysis.graph, self.part.variables
         read = read_from(random_values(variables, self.analysis, seed) if randomize else {})
         values: Values = {id(v): read(v) for v in variables}
-        arrays = random_inputs(graph, seed) if inputs is None else keras.tree.flatten(inputs)
-        self.tensors = [
-            keras.ops.convert_to_tensor(array, dtype=x.dtype)
-            for array, x in zip(arrays, graph.inputs, strict=True)
-        ]
+        self.tensors = to_tensors(graph, random_inputs(graph, seed) if inputs is None else inputs)
         masked = masked_values(self.analysis, self.groups, self.kept, values)
         masked |= _approximated(self.analysis, self.ranks, values)
         self.inside = self._inside()
-        replay = _WithoutBranches(
+        replay = Replay(
             masked,
             _keeper(self.inside, self.wanted),
             self.analysis,
             self.alive,
             LayerwiseScaling(values) if randomize else None,
+            _zeroing(self.ends),
         )
-        replay.ends = self.ends
         outputs = replay.run(graph, self.tensors, variables)
         if self.inside is not None:
             labels = self.analysis.labels[id(self.inside.outputs[0])]
@@ -241,7 +245,7 @@ class _Check:
         self.outputs = [to_numpy(x) for x in outputs]
         return values
 
-    def compare(self, slim: keras.Model) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    def compare(self, slim: keras.Model) -> _Pairs:
         """The tensors of the masked original and those of a slim one, by name."""
         found: dict[str, np.ndarray] = {}
         outputs = Replay(None, _keeper(self.inside, found)).run(trace(slim), self.tensors, [])
@@ -267,24 +271,15 @@ class _Check:
         return narrowed[len(narrowed) // 2] if narrowed else None
 
 
-class _WithoutBranches(Replay):
-    """A replay in which the ends of some branches are zero, by the id of the addition."""
+def _zeroing(ends: Mapping[int, Any]) -> Before:
+    """Zeroes the ends of some branches, which nothing but the addition reads."""
 
-    ends: Mapping[int, Any]
-
-    def _call(self, graph: Graph, call: Call, tensors: dict[int, Any]) -> list[Any]:
-        end = self.ends.get(id(call))
+    def before(call: Call, tensors: dict[int, Any]) -> None:
+        end = ends.get(id(call))
         if end is not None:
-            tensors = {**tensors, id(end): keras.ops.zeros_like(tensors[id(end)])}
-        return super()._call(graph, call, tensors)
+            tensors[id(end)] = keras.ops.zeros_like(tensors[id(end)])
 
-
-def _ends(branches: Any) -> dict[int, Any]:
-    """The tensor that each branch adds, by the id of the addition."""
-    return {
-        id(branch.addition): next(x for x in branch.addition.inputs if x is not branch.skip)
-        for branch in branches
-    }
+    return before
 
 
 def _approximated(analysis: Analysis, entries: Mapping[str, LayerRank], values: Values) -> Values:

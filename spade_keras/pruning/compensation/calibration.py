@@ -12,25 +12,21 @@ import numpy as np
 
 from spade_keras import backend
 from spade_keras.backend.batches import batches, count_samples, first_samples
-from spade_keras.pruning.compensation.readers import Reader, chunks, readers_of, row_chooser
+from spade_keras.pruning.compensation.readers import Reader, readers_of, row_chooser
 from spade_keras.pruning.graph.analysis import Analysis, analyze
-from spade_keras.pruning.graph.trace import Call, Graph
+from spade_keras.pruning.graph.trace import Call
 from spade_keras.pruning.parts import is_network, parts_of, prefix_of
-from spade_keras.pruning.proof.reference import Replay
+from spade_keras.pruning.proof.reference import Replay, to_numpy, to_tensors
 
 _CHUNK_ELEMENTS = 2**24
-_MOST_SAMPLES = 128
-_MOST_INPUTS = 4608
 
 
 @dataclass
 class Statistics:
     """Second moments of the inputs of one reader, a kernel that contracts channels.
 
-    Args:
-        gram: `[X 1]^T [X 1] / rows` of every block, float64, `(blocks, n + 1, n + 1)` with
-            n = channels x taps.
-        rows: Rows behind it.
+    `gram` is `[X 1]^T [X 1] / rows` of every block, float64, `(blocks, n + 1, n + 1)` with
+    n = channels x taps.
     """
 
     gram: np.ndarray
@@ -40,7 +36,8 @@ class Statistics:
         """Adds rows `(rows, blocks, channels, taps)`."""
         size = max(1, _CHUNK_ELEMENTS // max(1, patches[0].size))
         total = self.gram * self.rows
-        for part in chunks(patches, size):
+        for start in range(0, len(patches), size):
+            part = patches[start : start + size]
             total += second_moment(part, part)
         self.rows += len(patches)
         self.gram = total / max(1, self.rows)
@@ -48,14 +45,10 @@ class Statistics:
 
 @dataclass(frozen=True)
 class PartCalibration:
-    """The statistics of one model, or of one prior of a network.
+    """The inputs of a model, or of one prior of a network, and the statistics measured on them.
 
-    Args:
-        inputs: Its inputs during calibration, in the structure it takes.
-        statistics: By the path of a layer and the kernel's position in its weights.
-        batch_size: Samples per forward pass.
-        rows: Most rows per batch and layer.
-        seed: Seed of the choice of rows.
+    Statistics are found by the path of a layer and the kernel's position in its weights; the other
+    fields are the settings of `calibrate`.
     """
 
     inputs: Any
@@ -67,21 +60,12 @@ class PartCalibration:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The statistics of a model or network on some inputs; made by `calibrate`.
-
-    Args:
-        parts: By the key of a prior; "" for a model.
-    """
+    """What `calibrate` measured, by the key of a prior; "" for a model."""
 
     parts: Mapping[str, PartCalibration]
 
     def statistics(self, path: str, weight_index: int = 0) -> Statistics | None:
-        """Returns the statistics of a kernel by the path that groups use; None if there are none.
-
-        Args:
-            path: Path of the layer, after the prior's key for a network.
-            weight_index: The kernel's position in the layer's weights.
-        """
+        """Returns the statistics of a layer's kernel by the path that groups use, if any."""
         for key, part in self.parts.items():
             prefix = prefix_of(key)
             found = part.statistics.get((path[len(prefix) :], weight_index))
@@ -96,8 +80,8 @@ def calibrate(
     *,
     batch_size: int = 8,
     rows: int = 4096,
-    samples: int = _MOST_SAMPLES,
-    most_inputs: int = _MOST_INPUTS,
+    samples: int = 128,
+    most_inputs: int = 4608,
     seed: int = 0,
 ) -> Calibration:
     """Measures the inputs of a model's kernels; needs neither labels nor targets.
@@ -147,59 +131,34 @@ def calibrate(
 def watch_calls(
     analysis: Analysis, inputs: Any, see: Callable[[str, Call, Mapping[int, Any]], None]
 ) -> None:
-    """Runs a model once, eagerly, and shows every call before it is made.
+    """Runs a model on one batch, eagerly, and shows every call before it is made.
 
-    Args:
-        analysis: Analysis of the model.
-        inputs: One batch.
-        see: Called with the path of the operation, the call and the tensors so far, by the id of
-            their symbols; raises `Seen` to end the run.
+    `see` gets the path of the operation, the call and the tensors so far, by the id of their
+    symbols; it raises `Seen` to end the run.
     """
-    tensors = [
-        keras.ops.convert_to_tensor(array, dtype=x.dtype)
-        for array, x in zip(keras.tree.flatten(inputs), analysis.graph.inputs, strict=True)
-    ]
 
     def before(call: Call, tensors: Mapping[int, Any]) -> None:
         see(analysis.paths.get(id(call.operation), ""), call, tensors)
 
     with contextlib.suppress(Seen):
-        Replay(None, lambda call, results: None, before=before).run(analysis.graph, tensors, [])
+        graph = analysis.graph
+        Replay(None, before=before).run(graph, to_tensors(graph, inputs), [])
 
 
 def argument_of(call: Call, reader: Reader, tensors: Mapping[int, Any]) -> np.ndarray:
     """The input of a reader in a call."""
-    tensor = call.inputs[min(reader.argument, len(call.inputs) - 1)]
-    return np.asarray(keras.ops.convert_to_numpy(tensors[id(tensor)]))
+    return to_numpy(tensors[id(call.inputs[min(reader.argument, len(call.inputs) - 1)])])
 
 
 def second_moment(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """`[A 1]^T [B 1]` of every block of two sets of patches, in float64."""
-    left, right = (
-        np.concatenate(
-            [
-                x.reshape(len(x), x.shape[1], -1).astype(np.float64),
-                np.ones((len(x), x.shape[1], 1)),
-            ],
-            axis=-1,
-        ).transpose(1, 2, 0)
-        for x in (a, b)
-    )
-    return left @ right.transpose(0, 2, 1)
+    left, right = (x.reshape(*x.shape[:2], -1).astype(np.float64) for x in (a, b))
+    left, right = (np.concatenate([x, np.ones((*x.shape[:2], 1))], -1) for x in (left, right))
+    return left.transpose(1, 2, 0) @ right.transpose(1, 0, 2)
 
 
 class Seen(Exception):  # noqa: N818 - no error: ends a run early
     """Raised to end a run as soon as the wanted tensor was seen."""
-
-
-def calls_of(graph: Graph) -> Iterator[Call]:
-    """Yields the calls of a graph in running order, nested models opened."""
-    for call in graph.calls:
-        nested = graph.nested.get(id(call.operation))
-        if nested is None:
-            yield call
-        else:
-            yield from calls_of(nested)
 
 
 def _measure(

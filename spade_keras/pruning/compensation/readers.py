@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import keras
@@ -35,17 +36,11 @@ _CELLS = (keras.layers.SimpleRNN, keras.layers.LSTM, keras.layers.GRU)
 
 @dataclass(frozen=True)
 class Reader:
-    """One kernel of one layer.
+    """One kernel of one layer: weight number `index`, with `axis` running over the channels.
 
-    Args:
-        variable: The kernel.
-        index: Its position in the layer's weights.
-        bias: The bias added to its product; None if there is none that can be refitted.
-        axis: The kernel's axis that runs over the channels.
-        blocks: Groups of a grouped convolution, else 1.
-        argument: Which of the call's tensors it reads.
-        patches: From the tensor `(batch, ...)` and a choice of rows to `(rows, blocks, channels,
-            taps)`.
+    `bias` is None if none can be refitted, `blocks` is the number of groups of a convolution,
+    `argument` says which of the call's tensors is read, and `patches` makes `(rows, blocks,
+    channels, taps)` from it and a choice of rows.
     """
 
     variable: Any
@@ -86,11 +81,7 @@ class Reader:
 
 
 def readers_of(layer: Any) -> list[Reader]:
-    """Lists the kernels of a layer that can be refitted; empty for other layers.
-
-    Args:
-        layer: A built layer.
-    """
+    """Lists the kernels of a built layer that can be refitted; empty for other layers."""
     kind = type(layer)
 
     def reader(kernel: Any, bias: Any, axis: int, patches: Any, **options: int) -> Reader:
@@ -101,12 +92,12 @@ def readers_of(layer: Any) -> list[Reader]:
     if kind is keras.layers.Dense:
         return [reader(layer.kernel, layer.bias, 0, _last_axis)]
     if kind in _CONVOLUTIONS and not (layer.groups > 1 and layer.kernel.shape[-2] == 1):
-        return [reader(layer.kernel, layer.bias, -2, _windows_of(layer), blocks=layer.groups)]
+        return [reader(layer.kernel, layer.bias, -2, partial(_windows, layer), blocks=layer.groups)]
     if kind in _TRANSPOSES:
         # Every output collects several rows, so the bias is none of theirs.
-        return [reader(layer.kernel, None, -1, _positions_of(layer))]
+        return [reader(layer.kernel, None, -1, partial(_positions, layer))]
     if kind in _SEPARABLE:
-        outputs = _depthwise_outputs_of(layer)
+        outputs = partial(_depthwise_outputs, layer)
         return [reader(layer.pointwise_kernel, layer.bias, -2, outputs)]
     if kind in _CELLS:
         bias = layer.cell.bias if layer.cell.use_bias else None
@@ -128,38 +119,31 @@ def _channels_last(layer: Any, x: np.ndarray) -> np.ndarray:
     return np.moveaxis(x, 1, -1) if layer.data_format == "channels_first" else x
 
 
-def _positions_of(layer: Any) -> Callable[[np.ndarray, Rows], np.ndarray]:
-    return lambda x, rows: _last_axis(_channels_last(layer, x), rows)
+def _positions(layer: Any, x: np.ndarray, rows: Rows) -> np.ndarray:
+    return _last_axis(_channels_last(layer, x), rows)
 
 
-def _windows_of(layer: Any) -> Callable[[np.ndarray, Rows], np.ndarray]:
-    def patches(x: np.ndarray, rows: Rows) -> np.ndarray:
-        x = _channels_last(layer, x)
-        gathered = _gather(x, layer, rows)  # (rows, taps, channels)
-        count, taps, channels = gathered.shape
-        parts = gathered.reshape(count, taps, layer.groups, channels // layer.groups)
-        return parts.transpose(0, 2, 3, 1)
-
-    return patches
+def _windows(layer: Any, x: np.ndarray, rows: Rows) -> np.ndarray:
+    gathered = _gather(layer, x, rows)
+    count, taps, channels = gathered.shape
+    parts = gathered.reshape(count, taps, layer.groups, channels // layer.groups)
+    return parts.transpose(0, 2, 3, 1)
 
 
-def _depthwise_outputs_of(layer: Any) -> Callable[[np.ndarray, Rows], np.ndarray]:
-    def patches(x: np.ndarray, rows: Rows) -> np.ndarray:
-        x = _channels_last(layer, x)
-        gathered = _gather(x, layer, rows)
-        depthwise = np.asarray(keras.ops.convert_to_numpy(layer.depthwise_kernel))
-        depthwise = depthwise.reshape(gathered.shape[1], gathered.shape[2], -1)
-        outputs = np.einsum("rtc,tcm->rcm", gathered, depthwise)
-        return outputs.reshape(len(outputs), 1, -1, 1)
-
-    return patches
+def _depthwise_outputs(layer: Any, x: np.ndarray, rows: Rows) -> np.ndarray:
+    gathered = _gather(layer, x, rows)
+    depthwise = keras.ops.convert_to_numpy(layer.depthwise_kernel)
+    depthwise = depthwise.reshape(gathered.shape[1], gathered.shape[2], -1)
+    outputs = np.einsum("rtc,tcm->rcm", gathered, depthwise)
+    return outputs.reshape(len(outputs), 1, -1, 1)
 
 
-def _gather(x: np.ndarray, layer: Any, rows: Rows) -> np.ndarray:
+def _gather(layer: Any, x: np.ndarray, rows: Rows) -> np.ndarray:
     """Reads the windows of the chosen output positions: `(rows, taps, channels)`.
 
     Keras pads "same" as TensorFlow does on every backend: the odd pixel goes behind.
     """
+    x = _channels_last(layer, x)
     sizes = x.shape[1:-1]
     kernel, strides, dilation = layer.kernel_size, layer.strides, layer.dilation_rate
     reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
@@ -196,9 +180,3 @@ def row_chooser(most: int, seed: int) -> Rows:
         return np.random.default_rng([seed, count]).choice(count, most, replace=False)
 
     return choose
-
-
-def chunks(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """Cuts rows into chunks of at most `size`."""
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]

@@ -16,7 +16,6 @@ Reference:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -27,95 +26,53 @@ from spade_keras.pruning.compensation.calibration import (
     PartCalibration,
     Seen,
     argument_of,
-    calls_of,
     second_moment,
     watch_calls,
 )
 from spade_keras.pruning.compensation.readers import Reader, readers_of, row_chooser
 from spade_keras.pruning.graph.analysis import Analysis, analyze
-from spade_keras.pruning.graph.partition import partition
+from spade_keras.pruning.graph.narrowing import Narrowing
 from spade_keras.pruning.graph.trace import Call
-from spade_keras.pruning.groups import Group
+from spade_keras.pruning.proof.reference import calls_of, to_numpy
 
-RIDGE = 1e-6
-"""Relative to the diagonal of G."""
-
+_RIDGE = 1e-6  # relative to the diagonal of G
+_Sides = tuple[Analysis, Analysis]
 Kept = Mapping[str, Sequence[int]]
 
 
-@dataclass(frozen=True)
-class ReaderError:
-    """Relative output error of a reader, before and after it is refitted.
-
-    Args:
-        layer: Path of the layer.
-        cut: `||X W - X_K W_K||^2 / ||X W||^2` of the kernel that is only cut.
-        refitted: The same after the closed form.
-        rows: Rows of X; fewer than the reader's inputs leave the fit to the ridge.
-        inputs: Inputs of the reader that were kept.
-    """
-
-    layer: str
-    cut: float
-    refitted: float
-    rows: int
-    inputs: int
-
-
 def refit_in_closed_form(
-    model: keras.Model, kept: Kept, calibration: PartCalibration, *, ridge: float = RIDGE
-) -> tuple[dict[int, np.ndarray], list[ReaderError]]:
+    model: keras.Model, kept: Kept, calibration: PartCalibration
+) -> dict[int, np.ndarray]:
     """Corrects the kernels of a model for the removal of channels.
 
     Args:
         model: The original model.
         kept: Kept channels by group; groups that are not named keep all.
         calibration: Its statistics.
-        ridge: See `RIDGE`.
 
     Returns:
-        Values of the original's size by the id of the variable, the rows of removed channels being
-        meaningless; and the error of every corrected reader.
+        Values of the original's size by the id of the variable; the rows of removed channels are
+        zero.
     """
     analysis = analyze(model)
+    narrowing = Narrowing(analysis, kept, to_numpy)
     values: dict[int, np.ndarray] = {}
-    errors = []
-    for path, reader in _readers(analysis):
-        found = calibration.statistics.get((path, reader.index))
-        rows, _ = kept_parts(analysis, path, reader, kept)
-        if found is None or rows.all():
-            continue
-        kernel = np.asarray(keras.ops.convert_to_numpy(reader.variable))
-        weights = _with_bias(reader, reader.matrix(kernel))
-        fitted = np.array(weights)
-        lost = cut = total = 0.0
-        for block, gram in enumerate(found.gram):
-            keep = _rows_kept(rows, weights, reader)
-            w, g = weights[block], gram
-            fitted[block][keep] += _solve(
-                g[np.ix_(keep, keep)], g[keep][:, ~keep] @ w[~keep], ridge
-            )
-            fitted[block][~keep] = 0
-            total += _energy(g, w)
-            lost += _energy(g, w - fitted[block])
-            cut += _energy(g, np.where(keep[:, None], 0, w))
-        kernel_now, bias_now = _split(reader, fitted, kernel.shape)
-        values[id(reader.variable)] = kernel_now.astype(kernel.dtype)
-        if bias_now is not None:
-            values[id(reader.bias)] = bias_now
-        total = max(total, 1e-30)
-        inputs = int(rows.sum()) * weights.shape[1] // len(rows)
-        errors.append(ReaderError(path, cut / total, lost / total, found.rows, inputs))
-    return values, errors
+    for call in calls_of(analysis.graph):
+        for reader in readers_of(call.operation):
+            found = calibration.statistics.get((analysis.paths[id(call.operation)], reader.index))
+            rows, _ = _kept_parts(narrowing, reader)
+            if found is None or rows.all() or id(reader.variable) in values:
+                continue
+            weights = _with_bias(reader)
+            keep = _flags(reader, rows, weights)
+            start = np.where(keep[:, None], weights, 0)
+            fitted = _fit(start, keep, found.gram, found.gram @ (weights - start))
+            values |= {id(v): x for v, x in _split(reader, fitted)}
+    return values
 
 
 def refit_sequentially(
-    model: keras.Model,
-    slim: keras.Model,
-    kept: Kept,
-    calibration: PartCalibration,
-    *,
-    ridge: float = RIDGE,
+    model: keras.Model, slim: keras.Model, kept: Kept, calibration: PartCalibration
 ) -> None:
     """Refits the readers of a slim model in place, in the order in which they run.
 
@@ -126,14 +83,11 @@ def refit_sequentially(
         slim: Its slim model, with layers of the same paths.
         kept: Kept channels by group of the original.
         calibration: Has the inputs of both.
-        ridge: See `RIDGE`.
     """
     sides = (analyze(model), analyze(slim))
-    inputs, batch_size = calibration.inputs, calibration.batch_size
-    choose = row_chooser(calibration.rows, calibration.seed)
-    layers = {
-        sides[1].paths[id(call.operation)]: call.operation for call in calls_of(sides[1].graph)
-    }
+    narrowing = Narrowing(sides[0], kept, to_numpy)
+    paths = sides[1].paths
+    layers = {paths[id(call.operation)]: call.operation for call in calls_of(sides[1].graph)}
     seen: set[str] = set()
     for call in calls_of(sides[0].graph):
         path = sides[0].paths[id(call.operation)]
@@ -142,36 +96,47 @@ def refit_sequentially(
             continue
         seen.add(path)
         if isinstance(layer, keras.layers.BatchNormalization):
-            alive = _kept_statistics(sides[0], path, call.operation, kept)
-            _shift_statistics(sides, path, call.operation, layer, alive, inputs, batch_size)
+            _shift_statistics(sides, path, layer, narrowing, calibration)
         for original, reader in zip(readers_of(call.operation), readers_of(layer), strict=True):
-            if (path, original.index) not in calibration.statistics:
-                continue
-            outputs = kept_parts(sides[0], path, original, kept)[1]
-            moments = _Moments(sides, path, reader.index, outputs)
-            for batch in batches(inputs, batch_size):
-                moments.add(batch, choose)
-            if moments.rows:
-                _refit(reader, original, moments, outputs, ridge)
+            if (path, original.index) in calibration.statistics:
+                _refit(sides, path, original, reader, narrowing, calibration)
 
 
-def kept_parts(
-    analysis: Analysis, path: str, reader: Reader, kept: Kept
-) -> tuple[np.ndarray, np.ndarray]:
+def _kept_parts(narrowing: Narrowing, reader: Reader) -> tuple[np.ndarray, np.ndarray]:
     """Flags of the rows `(channels,)` and outputs `(blocks, outputs)` of a matrix that stay."""
     alive = np.ones(reader.variable.shape, bool)
     rows = np.ones(reader.variable.shape[reader.axis], bool)
-    for group in partition(analysis).groups:
-        removed = _removed(group, kept)
-        for slot in group.slots if len(removed) else ():
-            if slot.layer != path or slot.weight_index != reader.index:
-                continue
-            gone = slot.positions[removed].ravel()
-            if slot.axis == reader.axis:
-                rows[gone] = False
-            else:
-                np.moveaxis(alive, slot.axis, 0)[gone] = False
+    for record, flags in narrowing.slots.get(id(reader.variable), ()):
+        if record.axis == reader.axis:
+            rows = flags
+        else:
+            np.moveaxis(alive, record.axis, 0)[~flags] = False
     return rows, reader.matrix(alive)[:, 0, 0, :] > 0
+
+
+def _refit(
+    sides: _Sides,
+    path: str,
+    original: Reader,
+    reader: Reader,
+    narrowing: Narrowing,
+    calibration: PartCalibration,
+) -> None:
+    outputs = _kept_parts(narrowing, original)[1]
+    moments = _Moments(sides, path, reader.index, outputs)
+    choose = row_chooser(calibration.rows, calibration.seed)
+    for batch in batches(calibration.inputs, calibration.batch_size):
+        moments.add(batch, choose)
+    if not moments.rows:
+        return
+    start, full = _with_bias(reader), _with_bias(original)
+    wanted = np.stack([block[:, kept] for block, kept in zip(full, outputs, strict=True)])
+    target = moments.cross @ wanted + moments.other
+    keep = _flags(reader, np.ones(reader.variable.shape[reader.axis], bool), start)
+    missing = (target - moments.own @ start) / moments.rows
+    fitted = _fit(start, keep, moments.own / moments.rows, missing)
+    for variable, value in _split(reader, fitted):
+        variable.assign(value)
 
 
 class _Moments:
@@ -181,9 +146,7 @@ class _Moments:
     summand: `target = X W + (other of the full model - other of the slim one)`.
     """
 
-    def __init__(
-        self, sides: tuple[Analysis, Analysis], path: str, index: int, outputs: np.ndarray
-    ) -> None:
+    def __init__(self, sides: _Sides, path: str, index: int, outputs: np.ndarray) -> None:
         self._sides = sides
         self._path = path
         self._index = index
@@ -214,11 +177,10 @@ class _Moments:
     def _look(
         self, analysis: Analysis, summed: tuple[str, Any] | None, batch: Any, choose: Any
     ) -> tuple[list[np.ndarray], np.ndarray | None]:
+        """The inputs of the reader in every call, and the other summand."""
         patches: list[np.ndarray] = []
         other: list[np.ndarray] = []
-        calls = sum(
-            analysis.paths[id(call.operation)] == self._path for call in calls_of(analysis.graph)
-        )
+        calls = len(_calls_at(analysis, self._path))
 
         def see(path: str, call: Call, tensors: Mapping[int, Any]) -> None:
             if path == self._path:
@@ -227,7 +189,7 @@ class _Moments:
                 if summed is None and len(patches) == calls:
                     raise Seen
             if summed is not None and path == summed[0] and patches:
-                value = np.asarray(keras.ops.convert_to_numpy(tensors[id(summed[1])]), np.float64)
+                value = to_numpy(tensors[id(summed[1])]).astype(np.float64)
                 flat = value.reshape(-1, value.shape[-1])
                 other.append(flat[choose(len(flat))])
                 raise Seen
@@ -236,14 +198,17 @@ class _Moments:
         return patches, other[0] if other else None
 
 
+def _calls_at(analysis: Analysis, path: str) -> list[Call]:
+    return [call for call in calls_of(analysis.graph) if analysis.paths[id(call.operation)] == path]
+
+
 def _sum_after(analysis: Analysis, path: str) -> tuple[str, Any] | None:
     """The sum that a layer's output goes straight into, and the other summand; None if none.
 
     Only of convolutions and dense layers without activation, called once, channels last: then the
     rows of the layer's output are those of the sum.
     """
-    calls = list(calls_of(analysis.graph))
-    own = [call for call in calls if analysis.paths[id(call.operation)] == path]
+    own = _calls_at(analysis, path)
     layer = own[0].operation
     plain = getattr(layer, "activation", None) in (None, keras.activations.linear)
     last = getattr(layer, "data_format", "channels_last") == "channels_last"
@@ -251,7 +216,7 @@ def _sum_after(analysis: Analysis, path: str) -> tuple[str, Any] | None:
     if len(own) != 1 or not (plain and last and gathers):
         return None
     output = own[0].outputs[0]
-    users = [call for call in calls if any(x is output for x in call.inputs)]
+    users = [x for x in calls_of(analysis.graph) if any(y is output for y in x.inputs)]
     if len(users) != 1 or type(users[0].operation).__name__ != "Add" or len(users[0].inputs) != 2:
         return None
     others = [x for x in users[0].inputs if x is not output]
@@ -260,121 +225,83 @@ def _sum_after(analysis: Analysis, path: str) -> tuple[str, Any] | None:
     return analysis.paths[id(users[0].operation)], others[0]
 
 
-def _refit(
-    reader: Reader, original: Reader, moments: _Moments, outputs: np.ndarray, ridge: float
-) -> None:
-    kernel = np.asarray(keras.ops.convert_to_numpy(reader.variable))
-    start = _with_bias(reader, reader.matrix(kernel))
-    full_kernel = np.asarray(keras.ops.convert_to_numpy(original.variable))
-    wanted = _with_bias(original, original.matrix(full_kernel))
-    fitted = np.array(start)
-    for block in range(len(start)):
-        target = moments.cross[block] @ wanted[block][:, outputs[block]] + moments.other
-        keep = _rows_kept(np.ones(reader.variable.shape[reader.axis], bool), start, reader)
-        own = moments.own[block]
-        missing = (target - own @ start[block]) / moments.rows
-        fitted[block][keep] += _solve(own[np.ix_(keep, keep)] / moments.rows, missing[keep], ridge)
-    kernel_now, bias_now = _split(reader, fitted, kernel.shape)
-    reader.variable.assign(kernel_now.astype(kernel.dtype))
-    if bias_now is not None:
-        reader.bias.assign(bias_now)
-
-
-def _kept_statistics(analysis: Analysis, path: str, layer: Any, kept: Kept) -> np.ndarray:
-    """Flags of the channels of a batch normalization that stay."""
-    alive = np.ones(layer.moving_mean.shape, bool)
-    for group in partition(analysis).groups:
-        for slot in group.slots:
-            if slot.layer == path and slot.weight == "moving_mean":
-                alive[slot.positions[_removed(group, kept)].ravel()] = False
-    return alive
-
-
 def _shift_statistics(
-    sides: tuple[Analysis, Analysis],
-    path: str,
-    original: Any,
-    layer: Any,
-    alive: np.ndarray,
-    inputs: Any,
-    batch_size: int,
+    sides: _Sides, path: str, layer: Any, narrowing: Narrowing, calibration: PartCalibration
 ) -> None:
     """Shifts a batch normalization's statistics as those of its inputs shifted."""
-    before, after = (_input_moments(analysis, path, inputs, batch_size) for analysis in sides)
-    mean, variance = (
-        np.asarray(keras.ops.convert_to_numpy(v))[alive]
-        for v in (original.moving_mean, original.moving_variance)
-    )
+    original = _calls_at(sides[0], path)[0].operation
+    before, after = (_input_moments(analysis, path, calibration) for analysis in sides)
+    alive = np.ones(original.moving_mean.shape, bool)
+    for _, flags in narrowing.slots.get(id(original.moving_mean), ()):
+        alive = flags
+    mean, variance = map(narrowing.value, (original.moving_mean, original.moving_variance))
     layer.moving_mean.assign(mean + after[0] - before[0][alive])
     ratio = (after[1] + 1e-12) / (before[1][alive] + 1e-12)
     layer.moving_variance.assign(variance * ratio)
 
 
 def _input_moments(
-    analysis: Analysis, path: str, inputs: Any, batch_size: int
+    analysis: Analysis, path: str, calibration: PartCalibration
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of a normalization's inputs per channel."""
     sums: list[Any] = [0.0, 0.0, 0]
 
     def see(at: str, call: Call, tensors: Mapping[int, Any]) -> None:
         if at != path:
             return
         layer = call.operation
-        tensor = np.asarray(keras.ops.convert_to_numpy(tensors[id(call.inputs[0])]), np.float64)
+        tensor = to_numpy(tensors[id(call.inputs[0])]).astype(np.float64)
         axis = layer.axis if isinstance(layer.axis, int) else layer.axis[0]
         flat = np.moveaxis(tensor, axis, -1).reshape(-1, tensor.shape[axis])
         sums[0] = sums[0] + flat.sum(axis=0)
         sums[1] = sums[1] + np.square(flat).sum(axis=0)
         sums[2] += len(flat)
 
-    for batch in batches(inputs, batch_size):
+    for batch in batches(calibration.inputs, calibration.batch_size):
         watch_calls(analysis, batch, see)
     mean = sums[0] / sums[2]
     return mean, np.maximum(sums[1] / sums[2] - np.square(mean), 0)
 
 
-def _readers(analysis: Analysis) -> list[tuple[str, Reader]]:
-    found = {}
-    for call in calls_of(analysis.graph):
-        path = analysis.paths[id(call.operation)]
-        for reader in readers_of(call.operation):
-            found[path, reader.index] = (path, reader)
-    return list(found.values())
-
-
-def _removed(group: Group, kept: Kept) -> np.ndarray:
-    return np.setdiff1d(np.arange(group.width), kept.get(group.name, range(group.width)))
-
-
-def _with_bias(reader: Reader, matrix: np.ndarray) -> np.ndarray:
+def _with_bias(reader: Reader) -> np.ndarray:
     """`(blocks, channels x taps + 1, outputs)`, the last row being the bias, or zeros."""
+    matrix = reader.matrix(to_numpy(reader.variable))
     blocks, channels, taps, outputs = matrix.shape
     bias = np.zeros((blocks, 1, outputs))
     if reader.bias is not None:
-        value = np.asarray(keras.ops.convert_to_numpy(reader.bias), np.float64)
-        bias = value.reshape(blocks, 1, outputs)
+        bias = to_numpy(reader.bias).astype(np.float64).reshape(blocks, 1, outputs)
     return np.concatenate([matrix.reshape(blocks, channels * taps, outputs), bias], axis=1)
 
 
-def _split(
-    reader: Reader, fitted: np.ndarray, shape: tuple[int, ...]
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """The kernel and the bias of a matrix that `_with_bias` made."""
+def _split(reader: Reader, fitted: np.ndarray) -> list[tuple[Any, np.ndarray]]:
+    """The kernel and the bias, if any, of a matrix as `_with_bias` makes it."""
     blocks, rows, outputs = fitted.shape
+    shape = reader.variable.shape
     channels = shape[reader.axis]
     matrix = fitted[:, :-1].reshape(blocks, channels, (rows - 1) // channels, outputs)
-    bias = None
-    if reader.bias is not None:
-        bias = fitted[:, -1].reshape(reader.bias.shape).astype("float32")
-    return reader.kernel(matrix, shape), bias
+    kernel = reader.kernel(matrix, shape).astype(to_numpy(reader.variable).dtype)
+    if reader.bias is None:
+        return [(reader.variable, kernel)]
+    bias = fitted[:, -1].reshape(reader.bias.shape).astype("float32")
+    return [(reader.variable, kernel), (reader.bias, bias)]
 
 
-def _rows_kept(channels: np.ndarray, weights: np.ndarray, reader: Reader) -> np.ndarray:
+def _flags(reader: Reader, channels: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Flags of the rows of a matrix with bias; a bias that does not exist is not fitted."""
     taps = (weights.shape[1] - 1) // len(channels)
     return np.append(np.repeat(channels, taps), reader.bias is not None)
 
 
-def _solve(gram: np.ndarray, missing: np.ndarray, ridge: float) -> np.ndarray:
+def _fit(start: np.ndarray, keep: np.ndarray, gram: np.ndarray, missing: np.ndarray) -> np.ndarray:
+    """`start + (G + eps D)^-1 missing` in the kept rows of every block."""
+    fitted = np.array(start)
+    for block in range(len(start)):
+        inside = gram[block][np.ix_(keep, keep)]
+        fitted[block][keep] += _solve(inside, missing[block][keep])
+    return fitted
+
+
+def _solve(gram: np.ndarray, missing: np.ndarray) -> np.ndarray:
     """(G + eps D)^-1 B, D being the diagonal of G: a channel's scale does not matter.
 
     Inputs that are always zero cannot be fitted and keep their weights.
@@ -387,11 +314,7 @@ def _solve(gram: np.ndarray, missing: np.ndarray, ridge: float) -> np.ndarray:
     if seen.any():
         unit = 1 / scale[seen]
         scaled = unit[:, None] * gram[np.ix_(seen, seen)] * unit
-        scaled[np.diag_indices_from(scaled)] += ridge
+        scaled[np.diag_indices_from(scaled)] += _RIDGE
         solved = solve(scaled, unit[:, None] * missing[seen], assume_a="pos")
         found[seen] = unit[:, None] * solved
     return found
-
-
-def _energy(gram: np.ndarray, weights: np.ndarray) -> float:
-    return float(np.einsum("nm,nk,km->", weights, gram, weights, optimize=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -43,31 +44,41 @@ class OptimalBrainSurgeon(Importance):
     def __call__(self, group: Group, weights: WeightTable) -> np.ndarray:
         """Eliminates the channels of a group one by one; no rows where no reader was measured."""
         # A search asks for the same groups again and again, and their weights do not change.
-        readers = [slot for slot in group.slots if slot.role == "consumer"]
-        key = (group.name, group.width, *(slot.layer for slot in readers))
+        readers = [slot.layer for slot in group.slots if slot.role == "consumer"]
+        key = (group.name, group.width, *readers)
         if key not in self._known:
-            states = [state for slot in readers for state in self._states(slot, weights)]
+            moments = reader_moments(self.calibration, group, weights)
+            states = [_State(*state) for _, *state in moments]
             rows = np.zeros((0, group.width))
             self._known[key] = _eliminate(states, group.width)[None] if states else rows
         return self._known[key]
 
-    def _states(self, slot: Slot, weights: WeightTable) -> list[_State]:
-        found = self.calibration.statistics(slot.layer, slot.weight_index)
-        variable = weights.variable(slot)
-        layer = weights.layers[slot.layer]
-        reader = next((r for r in readers_of(layer) if r.variable is variable), None)
+
+def reader_moments(
+    calibration: Calibration, group: Group, weights: WeightTable
+) -> Iterator[tuple[Slot, np.ndarray, np.ndarray, np.ndarray]]:
+    """The matrix, the Gram matrix and the rows of each channel, by slot and block of a reader.
+
+    A bias that can be refitted is the last row of the Gram matrix, and of no channel.
+    """
+    for slot in group.slots:
+        if slot.role != "consumer":
+            continue
+        variable, found = (
+            weights.variable(slot),
+            calibration.statistics(slot.layer, slot.weight_index),
+        )
+        readers = readers_of(weights.layers[slot.layer])
+        reader = next((r for r in readers if r.variable is variable), None)
         if found is None or reader is None or slot.axis != reader.axis:
-            return []
-        matrix = reader.matrix(np.asarray(keras.ops.convert_to_numpy(variable)))
+            continue
+        matrix = reader.matrix(keras.ops.convert_to_numpy(variable))
         blocks, channels, taps, outputs = matrix.shape
         rows = np.arange(channels * taps).reshape(channels, taps)[slot.positions]
-        rows = rows.reshape(len(slot.positions), -1)
         with_bias = slice(None) if reader.bias is not None else slice(-1)
         flat = matrix.reshape(blocks, channels * taps, outputs)
-        return [
-            _State(flat[block], gram[with_bias, with_bias], rows)
-            for block, gram in enumerate(found.gram)
-        ]
+        for block, gram in zip(flat, found.gram, strict=True):
+            yield slot, block, gram[with_bias, with_bias], rows.reshape(group.width, -1)
 
 
 class _State:

@@ -21,7 +21,7 @@ from spade_keras.pruning.proof.randomization import LayerwiseScaling, Values
 from spade_keras.pruning.rules.rule import mixes_channels
 
 Watch = Callable[[Call, list[Any]], None]
-Before = Callable[[Call, Mapping[int, Any]], None]
+Before = Callable[[Call, dict[int, Any]], None]
 
 
 def masked_values(
@@ -59,7 +59,7 @@ class Replay:
     def __init__(
         self,
         values: Values | None,
-        watch: Watch,
+        watch: Watch | None = None,
         analysis: Analysis | None = None,
         alive: np.ndarray | None = None,
         scaling: LayerwiseScaling | None = None,
@@ -93,7 +93,8 @@ class Replay:
                 results = self._call(graph, call, tensors)
             for old, new in zip(call.outputs, results, strict=True):
                 tensors[id(old)] = new
-            self.watch(call, results)
+            if self.watch is not None:
+                self.watch(call, results)
         return [tensors[id(x)] for x in graph.outputs]
 
     def _call(self, graph: Graph, call: Call, tensors: dict[int, Any]) -> list[Any]:
@@ -190,3 +191,14 @@ class Replay:
 def to_numpy(value: Any) -> np.ndarray:
     """The value of a tensor or variable."""
     return np.asarray(keras.ops.convert_to_numpy(value))
+
+
+def to_tensors(graph: Graph, inputs: Any) -> list[Any]:
+    """The flat inputs of a graph, in its dtypes."""
+    arrays = zip(keras.tree.flatten(inputs), graph.inputs, strict=True)
+    return [keras.ops.convert_to_tensor(array, dtype=x.dtype) for array, x in arrays]
+
+
+def calls_of(graph: Graph) -> list[Call]:
+    """The calls of a graph in running order, nested models opened."""
+    return [call for _, call, inner in graph.open() if inner is None]
