@@ -32,8 +32,7 @@ class ResidualBlock:
     Args:
         name: Path of the addition; from its second call on with the number of the call, as in
             `"sum:2"`, and in a network after the key of the prior, as in `"prior/sum"`.
-        layers: Paths of the layers and operations that make up the branch, nested models
-            opened, in running order.
+        layers: Paths of the layers and operations of the branch in running order.
         parameters: Parameters of the branch that no other part of the model uses.
     """
 
@@ -43,19 +42,13 @@ class ResidualBlock:
 
 
 def find_residual_blocks(model: Any) -> tuple[ResidualBlock, ...]:
-    """Lists the residual blocks of a model that `drop_blocks` can leave out.
+    """Lists the residual blocks of a model, or of a network's priors, that can be left out.
 
     A block is an addition of two tensors of equal shape, `x` and `f(x)`, where `f` has weights,
-    starts at `x` alone and is used by the addition alone. Blocks inside blocks are listed too.
-    Blocks that the model cannot do without are not listed: the global skip of a residual
-    denoiser, whose removal leaves an output without weights before it, and the long skip around
-    all other blocks of a model.
-
-    Args:
-        model: A built Keras model, or a network with `priors`: then the blocks of every prior.
-
-    Returns:
-        The blocks in running order, inner ones before the one around them.
+    starts at `x` alone and is used by the addition alone. Blocks come in running order, inner
+    ones before the one around them. Blocks that the model cannot do without are not listed: the
+    global skip of a residual denoiser, whose removal leaves an output without weights before it,
+    and the long skip around all other blocks of a model.
 
     Raises:
         TraceError: The graph of the model cannot be read; the message says why.
@@ -90,9 +83,6 @@ def drop_blocks(model: Any, names: Collection[str], *, inputs: Any = None) -> Pr
         names: Names from `find_residual_blocks`; with none, `rebuild` makes a copy.
         inputs: Arrays or shapes to count multiply-accumulates for, where the model's own
             input shapes leave sizes open.
-
-    Returns:
-        The plan; `rebuild` leaves out the layers of the branches.
 
     Raises:
         ValueError: There is no such block, or without all of these together nothing with
@@ -139,12 +129,11 @@ def check_blocks(model: Any, names: Sequence[str]) -> None:
 
 def leave_out_blocks(model: Any, names: Sequence[str], read: Read) -> Any:
     """Builds the model without some blocks, with the weights' values from `read`."""
-    return map_parts(
-        model,
-        lambda key, part: replay(
-            part, replace(analyze(part), graph=_left(part, names, key)), read=read
-        ),
-    )
+
+    def left(key: str, part: keras.Model) -> keras.Model:
+        return replay(part, replace(analyze(part), graph=_left(part, names, key)), read=read)
+
+    return map_parts(model, left)
 
 
 def _known(model: Any) -> list[str]:

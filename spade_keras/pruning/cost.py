@@ -6,7 +6,7 @@ import math
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
@@ -22,11 +22,8 @@ from spade_keras.pruning.parts import is_network, part_inputs
 class MacReport:
     """Multiply-accumulates of one forward pass.
 
-    Args:
-        total: The sum over the layers.
-        layers: Multiply-accumulates per layer path, layers called several times summed up.
-        uncounted: Paths of layers without a rule; their work is not in the total.
-        note: Parts that the count leaves out.
+    `layers` holds them by path, all calls of a layer summed up; `uncounted` the paths of layers
+    without a rule, whose work is not in `total`; `note` says what else the count leaves out.
     """
 
     total: int
@@ -35,12 +32,11 @@ class MacReport:
     note: str
 
 
-@dataclass(frozen=True)
-class _Work:
-    """The terms that a model's multiply-accumulates consist of, and what has no rule."""
+class _Work(NamedTuple):
+    """The terms of the multiply-accumulates by layer path, and the paths without a rule."""
 
-    terms: tuple[tuple[str, Term], ...]
-    uncounted: tuple[str, ...]
+    terms: list[tuple[str, Term]]
+    uncounted: list[str]
 
 
 _ELEMENTWISE = "Norms, activations, pooling and other elementwise work count as zero."
@@ -51,14 +47,7 @@ _known_work: weakref.WeakKeyDictionary[Any, dict[Any, _Work]] = weakref.WeakKeyD
 def count_parameters(model: Any) -> int:
     """Counts the numbers a model stores, moving statistics included.
 
-    Args:
-        model: A built Keras model or network.
-
-    Returns:
-        The number of parameters, shared weights counted once.
-
-    Raises:
-        ValueError: If the model is not built.
+    Shared weights count once. The model, or network, must be built.
 
     Example:
         >>> import keras
@@ -97,7 +86,7 @@ def count_macs(model: Any, inputs: Any = None) -> MacReport:
     for path, term in work.terms:
         layers[path] = layers.get(path, 0) + term.macs()
     note = f"{_ELEMENTWISE} {_NETWORK}" if is_network(model) else _ELEMENTWISE
-    return MacReport(sum(layers.values()), layers, work.uncounted, note)
+    return MacReport(sum(layers.values()), layers, tuple(dict.fromkeys(work.uncounted)), note)
 
 
 def macs_by_layer(model: Any, inputs: Any = None) -> dict[str, int] | None:
@@ -113,14 +102,8 @@ def macs_by_layer(model: Any, inputs: Any = None) -> dict[str, int] | None:
 class PlanCost:
     """Parameters and multiply-accumulates of a model as functions of its groups' widths.
 
-    They follow from the shapes of weights alone; no model is built.
-
-    Args:
-        model: The model, or a network with `priors`.
-        groups: Its groups.
-        weights: Its weights.
-        inputs: Arrays or shapes to count the multiply-accumulates for. None: the shapes the
-            model declares; if they leave sizes open, `macs` is None.
+    They follow from the shapes of weights alone; no model is built. `macs` is None where `inputs`
+    are None and the shapes that the model declares leave sizes open.
     """
 
     def __init__(
@@ -144,11 +127,7 @@ class PlanCost:
             self._terms.setdefault(id(term.variable), []).append(term)
 
     def savings(self, widths: Mapping[str, int]) -> list[tuple[int, int | None]]:
-        """Returns what each group saves on top of those before it; the sums are exact.
-
-        Args:
-            widths: New width per group; groups not named keep theirs.
-        """
+        """Returns what each group saves on top of those before it; groups not named keep all."""
         shapes = dict(self._shapes)
         savings: list[tuple[int, int | None]] = []
         for group in self._groups:
@@ -204,21 +183,19 @@ def check_built(model: Any) -> None:
 def _work_of(model: Any, inputs: Any) -> _Work:
     """The terms of one forward pass, remembered per part and input shapes."""
     check_built(model)
-    terms: list[tuple[str, Term]] = []
-    uncounted: dict[str, None] = {}
+    work = _Work([], [])
     for prefix, part, given in list(part_inputs(model, inputs)):
         known = _known_work.setdefault(part, {})
         key = tuple(tuple(x.shape) for x in input_specs(part, given))
         if key not in known:
             known[key] = _find_work(part, given)
-        terms += [(prefix + path, term) for path, term in known[key].terms]
-        uncounted.update(dict.fromkeys(prefix + path for path in known[key].uncounted))
-    return _Work(tuple(terms), tuple(uncounted))
+        work.terms.extend((prefix + path, term) for path, term in known[key].terms)
+        work.uncounted.extend(prefix + path for path in known[key].uncounted)
+    return work
 
 
 def _find_work(model: keras.Model, inputs: Any) -> _Work:
-    terms: list[tuple[str, Term]] = []
-    uncounted: list[str] = []
+    work = _Work([], [])
     for call in layer_calls(model, inputs):
         try:
             found = call_terms(call)
@@ -232,7 +209,7 @@ def _find_work(model: keras.Model, inputs: Any) -> _Work:
                 "Pass a shape such as (1, 128, 128, 2)."
             ) from error
         if found is None:
-            uncounted.append(call.path)
+            work.uncounted.append(call.path)
         else:
-            terms += [(call.path, term) for term in found or [Term(0)]]
-    return _Work(tuple(terms), tuple(uncounted))
+            work.terms.extend((call.path, term) for term in found or [Term(0)])
+    return work

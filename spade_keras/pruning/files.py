@@ -20,16 +20,8 @@ from spade_keras.pruning.selection import own_layers, width_step
 
 
 def inspect_model(path: str | Path) -> str:
-    """`inspect_text` of a `.keras` file.
-
-    Raises:
-        ValueError: If the file cannot be loaded.
-    """
-    return inspect_text(load_model(path))
-
-
-def inspect_text(model: Any) -> str:
-    """Returns a table of the groups of a model: what is coupled, what is fixed and why."""
+    """Returns a table of the groups of a `.keras` file: what is coupled, what is fixed and why."""
+    model = load_model(path)
     groups = find_groups(model)
     free = sum(group.fixed is None for group in groups)
     lines = [f"{model.name}: {count_parameters(model):,} parameters, {_macs_text(model)}"]
@@ -71,32 +63,24 @@ def prune_model(  # noqa: PLR0913 - one argument per command-line option
 
     Returns:
         The summary of the plan and the size of the slim model.
-
-    Raises:
-        ValueError: If a file or an argument is wrong; nothing is written then.
     """
     out = Path(out)
     if out.suffix != ".keras" or not out.parent.is_dir():
         raise ValueError(f"`out` must be a .keras file in an existing folder. Received: out={out}.")
-    amounts = {
-        "ratio": ratio,
-        "plan": plan,
-        "target_macs": target_macs,
-        "target_parameters": target_parameters,
-    }
-    given = {name: value for name, value in amounts.items() if value is not None}
+    targets = {"macs": target_macs, "parameters": target_parameters}
+    amounts = {"ratio": ratio, "plan": plan, **{f"target_{k}": x for k, x in targets.items()}}
+    given = [name for name, value in amounts.items() if value is not None]
     if len(given) != 1:
-        raise ValueError(f"Exactly one of {list(amounts)} must be given. Received: {list(given)}.")
+        raise ValueError(f"Exactly one of {list(amounts)} must be given. Received: {given}.")
     model = load_model(path)
     statistics = None if inputs_of is None else calibrate(model, inputs_of(model))
     if plan is not None:
         chosen = _read_plan(Path(plan))
     else:
-        target = {name.removeprefix("target_"): value for name, value in given.items()}
         chosen = make_plan(
             model,
             ratio=ratio,
-            target=None if ratio is not None else target,  # type: ignore[arg-type]
+            target={name: x for name, x in targets.items() if x is not None} or None,
             importance=importance,
             round_to=round_to,
             inputs=input_shape,
@@ -104,15 +88,15 @@ def prune_model(  # noqa: PLR0913 - one argument per command-line option
         )
     slim = rebuild(model, chosen, calibration=statistics)
     save_model(slim, out)
-    before, after = count_parameters(model), count_parameters(slim)
-    lines = [
-        chosen.summary(),
-        f"parameters  {before:,} -> {after:,}",
-        f"before  {_macs_text(model, input_shape)}",
-        f"after   {_macs_text(slim, input_shape)}",
-        f"wrote {out}",
-    ]
-    return "\n".join(lines)
+    return "\n".join(
+        [
+            chosen.summary(),
+            f"parameters  {count_parameters(model):,} -> {count_parameters(slim):,}",
+            f"before  {_macs_text(model, input_shape)}",
+            f"after   {_macs_text(slim, input_shape)}",
+            f"wrote {out}",
+        ]
+    )
 
 
 def _read_plan(path: Path) -> PruningPlan:

@@ -69,7 +69,7 @@ def find_groups(model: Any) -> tuple[Group, ...]:
             prior, each name after `"<prior key>/"`.
 
     Returns:
-        The groups in the order of their first producers; the same objects on every call.
+        The groups in the order of their first producers.
 
     Raises:
         TraceError: The graph of the model cannot be read; the message says why.
@@ -88,12 +88,9 @@ def find_groups(model: Any) -> tuple[Group, ...]:
 
     if not is_network(model):
         return partition(analyze(model)).groups
-    return tuple(
-        replace(
-            group,
-            name=prefix_of(key) + group.name,
-            slots=tuple(replace(x, layer=prefix_of(key) + x.layer) for x in group.slots),
-        )
-        for key, part in parts_of(model).items()
-        for group in partition(analyze(part)).groups
-    )
+    found = []
+    for key, part in parts_of(model).items():
+        for group in partition(analyze(part)).groups:
+            slots = tuple(replace(x, layer=prefix_of(key) + x.layer) for x in group.slots)
+            found.append(replace(group, name=prefix_of(key) + group.name, slots=slots))
+    return tuple(found)

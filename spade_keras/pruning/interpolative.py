@@ -15,7 +15,7 @@ from spade_keras.pruning.groups import Group, Slot, find_groups
 from spade_keras.pruning.importance.obs import reader_moments
 from spade_keras.pruning.plan import PruningPlan
 from spade_keras.pruning.planning import make_plan
-from spade_keras.pruning.proof.reference import to_numpy
+from spade_keras.pruning.proof import to_numpy
 from spade_keras.pruning.rebuild import apply_step, refit
 
 _OWN = {"importance", "calibration", "blocks", "after"}

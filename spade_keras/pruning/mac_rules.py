@@ -8,21 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+from keras import layers
 
 from spade_keras.pruning.graph.forward_pass import ShapedCall as Call
 
 
 @dataclass(frozen=True)
 class Term:
-    """`uses` multiply-accumulates for every element of a weight.
+    """`uses` multiply-accumulates for every element of a weight, or of some of its `axes`.
 
     The uses do not depend on channel counts, so the cost after pruning follows from the
-    slim weight's shape alone.
-
-    Args:
-        uses: How often each element is used in the call.
-        variable: The weight; None for a product without one, whose cost is `uses`.
-        axes: Axes of the weight that count; None: all of them.
+    slim weight's shape alone. A product without a weight costs `uses`.
     """
 
     uses: int
@@ -56,12 +52,9 @@ def _size(shape: Any) -> int:
     return math.prod(shape)
 
 
-def _spatial(layer: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
-    return shape[2:] if layer.data_format == "channels_first" else shape[1:-1]
-
-
 def _positions(layer: Any, shape: tuple[int, ...]) -> int:
-    return shape[0] * _size(_spatial(layer, shape))
+    spatial = shape[2:] if layer.data_format == "channels_first" else shape[1:-1]
+    return shape[0] * _size(spatial)
 
 
 def _convolution(layer: Any, call: Call) -> list[Term]:
@@ -113,11 +106,12 @@ def _recurrent_convolution(layer: Any, call: Call) -> list[Term]:
 
 
 def _multi_head(layer: Any, call: Call) -> list[Term]:
-    query, key, axes = _attention_shapes(layer, call)
-    value = call.argument("value").shape
-    heads = layer._query_dense.kernel
-    values = layer._value_dense.kernel
-    grouped = isinstance(layer, keras.layers.GroupQueryAttention)
+    query, value = call.argument("query").shape, call.argument("value").shape
+    key = call.argument("key")
+    key = value if key is None else key.shape
+    axes = getattr(layer, "_attention_axes", None) or range(1, len(query) - 1)
+    heads, values = layer._query_dense.kernel, layer._value_dense.kernel
+    grouped = isinstance(layer, layers.GroupQueryAttention)
     pairs = _size(query[:-1]) * _size(key[axis] for axis in axes)
     projections = [
         (layer._query_dense, query),
@@ -128,13 +122,6 @@ def _multi_head(layer: Any, call: Call) -> list[Term]:
     ]
     terms = [Term(_size(shape[:-1]), dense.kernel) for dense, shape in projections if dense]
     return [*terms, Term(pairs, heads, (1, 2)), Term(pairs, heads if grouped else values, (1, 2))]
-
-
-def _attention_shapes(layer: Any, call: Call) -> tuple[Any, Any, Any]:
-    query = call.argument("query").shape
-    key = call.argument("key")
-    key = call.argument("value").shape if key is None else key.shape
-    return query, key, getattr(layer, "_attention_axes", None) or range(1, len(query) - 1)
 
 
 def _dot_product_attention(layer: Any, call: Call) -> list[Term]:
@@ -162,23 +149,14 @@ def _einsum(operation: Any, call: Call) -> list[Term]:
     return [Term(_size(sizes.values()))]
 
 
-def _convolve(operation: Any, call: Call) -> list[Term]:
-    kernel = call.inputs[1].shape
-    return [Term(_size(call.outputs[0].shape) * _size(kernel[:-1]))]
+def _convolve(tensor: str, kernel_axes: int) -> Rule:
+    """A functional convolution: every element of a tensor times that many axes of the kernel."""
 
+    def terms(operation: Any, call: Call) -> list[Term]:
+        kernel = call.inputs[1].shape[:kernel_axes]
+        return [Term(_size(getattr(call, tensor)[0].shape) * _size(kernel))]
 
-def _convolve_depthwise(operation: Any, call: Call) -> list[Term]:
-    kernel = call.inputs[1].shape
-    return [Term(_size(call.outputs[0].shape) * _size(kernel[:-2]))]
-
-
-def _convolve_transposed(operation: Any, call: Call) -> list[Term]:
-    kernel = call.inputs[1].shape
-    return [Term(_size(call.inputs[0].shape) * _size(kernel[:-1]))]
-
-
-def _no_rule(operation: Any, call: Call) -> None:
-    return None
+    return terms
 
 
 def _label_sizes(equation: str, shapes: list[tuple[int, ...]]) -> dict[str, int]:
@@ -195,39 +173,36 @@ def _label_sizes(equation: str, shapes: list[tuple[int, ...]]) -> dict[str, int]
     return sizes
 
 
-_CELLS = (keras.layers.SimpleRNNCell, keras.layers.LSTMCell, keras.layers.GRUCell)
+_CELLS = (layers.SimpleRNNCell, layers.LSTMCell, layers.GRUCell)
 _FOREIGN = (
-    keras.layers.Wrapper,
-    keras.layers.JaxLayer,
-    keras.layers.TFSMLayer,
-    keras.layers.TorchModuleWrapper,
+    layers.Wrapper,
+    layers.JaxLayer,
+    layers.TFSMLayer,
+    layers.TorchModuleWrapper,
 )
-_layers = keras.layers
 # The first row that fits counts: a ConvLSTM is an RNN, additive attention is attention.
 _RULES: tuple[tuple[tuple[type, ...], Rule], ...] = (
-    ((_layers.Conv1D, _layers.Conv2D, _layers.Conv3D), _convolution),
-    ((_layers.DepthwiseConv1D, _layers.DepthwiseConv2D), _convolution),
-    ((_layers.Conv1DTranspose, _layers.Conv2DTranspose, _layers.Conv3DTranspose), _transposed),
-    ((_layers.SeparableConv1D, _layers.SeparableConv2D), _separable),
-    ((_layers.ConvLSTM1D, _layers.ConvLSTM2D, _layers.ConvLSTM3D), _recurrent_convolution),
-    ((_layers.RNN,), _recurrent),
-    ((_layers.Dense,), _dense),
-    ((_layers.EinsumDense,), _einsum_dense),
-    ((_layers.ReversibleEmbedding,), _reversible_embedding),
-    ((_layers.MultiHeadAttention, _layers.GroupQueryAttention), _multi_head),
-    ((_layers.AdditiveAttention,), _additive_attention),
-    ((_layers.Attention,), _dot_product_attention),
-    ((_layers.Dot,), _dot_layer),
+    ((layers.Conv1D, layers.Conv2D, layers.Conv3D), _convolution),
+    ((layers.DepthwiseConv1D, layers.DepthwiseConv2D), _convolution),
+    ((layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose), _transposed),
+    ((layers.SeparableConv1D, layers.SeparableConv2D), _separable),
+    ((layers.ConvLSTM1D, layers.ConvLSTM2D, layers.ConvLSTM3D), _recurrent_convolution),
+    ((layers.RNN,), _recurrent),
+    ((layers.Dense,), _dense),
+    ((layers.EinsumDense,), _einsum_dense),
+    ((layers.ReversibleEmbedding,), _reversible_embedding),
+    ((layers.MultiHeadAttention, layers.GroupQueryAttention), _multi_head),
+    ((layers.AdditiveAttention,), _additive_attention),
+    ((layers.Attention,), _dot_product_attention),
+    ((layers.Dot,), _dot_layer),
 )
+_UNCOUNTED = ["SeparableConv", "DotProductAttention", "Dot", "Tensordot", "Inner", "Outer", "Kron"]
+_TRANSFORMS = ["FFT", "FFT2", "IFFT2", "RFFT", "IRFFT", "STFT", "ISTFT"]
 _OPERATIONS: dict[str, Rule] = {
     "Matmul": _matmul,
     "Einsum": _einsum,
-    "Conv": _convolve,
-    "DepthwiseConv": _convolve_depthwise,
-    "ConvTranspose": _convolve_transposed,
-    **dict.fromkeys(
-        ("SeparableConv", "DotProductAttention", "Dot", "Tensordot", "Inner", "Outer", "Kron"),
-        _no_rule,
-    ),
-    **dict.fromkeys(("FFT", "FFT2", "IFFT2", "RFFT", "IRFFT", "STFT", "ISTFT"), _no_rule),
+    "Conv": _convolve("outputs", -1),
+    "DepthwiseConv": _convolve("outputs", -2),
+    "ConvTranspose": _convolve("inputs", -1),
+    **dict.fromkeys([*_UNCOUNTED, *_TRANSFORMS], lambda operation, call: None),
 }

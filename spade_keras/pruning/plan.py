@@ -33,8 +33,8 @@ class GroupPlan(_Strict):
         kept: Indices of the channels that stay, in ascending order.
         members: Paths of the layers whose weights the group slices.
         fixed: Why the group keeps all its channels, or None when it was free to change.
-        parameters_saved: Parameters this group removes once the groups before it have been
-            narrowed, so that the column adds up to the saving of the whole step.
+        parameters_saved: Parameters it removes once the groups before it are narrowed, so that
+            the sum is what the step saves.
         macs_saved: The same for multiply-accumulates; None where input sizes are unknown.
     """
 
@@ -91,10 +91,7 @@ class LayerRank(_Strict):
 class BlockStep(_Strict):
     """Residual blocks that become the identity.
 
-    Args:
-        dropped: Names of the blocks, as in `find_residual_blocks`.
-        parameters_saved: Parameters that are removed.
-        macs_saved: Multiply-accumulates that are removed; None where they are unknown.
+    `dropped` holds their names as in `find_residual_blocks`; `macs_saved` is None where unknown.
     """
 
     dropped: tuple[str, ...]
@@ -104,11 +101,6 @@ class BlockStep(_Strict):
 
     def __post_init__(self) -> None:
         _check_once("dropped", "block", self.dropped)
-
-    @property
-    def entries(self) -> tuple[BlockStep, ...]:
-        """The items that save something: the step itself."""
-        return (self,)
 
     def summary(self, model: str) -> str:
         """Lists the blocks and their savings."""
@@ -125,7 +117,7 @@ class ChannelStep(_Strict):
         importance: Name of the importance that ranked the channels.
         selection: The settings that chose the widths, as plain JSON values.
         parameters: Parameters of the model before this step, where known.
-        macs: Multiply-accumulates of the model before this step, where known.
+        macs: Multiply-accumulates before this step, where known.
     """
 
     groups: tuple[GroupPlan, ...]
@@ -137,11 +129,6 @@ class ChannelStep(_Strict):
 
     def __post_init__(self) -> None:
         _check_once("groups", "group", [group.name for group in self.groups])
-
-    @property
-    def entries(self) -> tuple[GroupPlan, ...]:
-        """The items that save something: the groups."""
-        return self.groups
 
     def summary(self, model: str) -> str:
         """Lists per group its members, its width before and after, and the savings."""
@@ -172,12 +159,7 @@ class ChannelStep(_Strict):
 
 @dataclass(frozen=True)
 class RankStep(_Strict):
-    """Layers that are replaced by approximations of lower rank; all others stay as they are.
-
-    Args:
-        layers: One entry per decomposed layer.
-        importance: Criterion that ranked the components.
-    """
+    """Layers that get a lower rank, their components ranked by an importance."""
 
     layers: tuple[LayerRank, ...]
     importance: str = ""
@@ -188,11 +170,6 @@ class RankStep(_Strict):
             raise ValueError("`layers` must name at least one layer. Received: layers=().")
         _check_once("layers", "layer", [layer.name for layer in self.layers])
 
-    @property
-    def entries(self) -> tuple[LayerRank, ...]:
-        """The items that save something: the layers."""
-        return self.layers
-
     def summary(self, model: str) -> str:
         """Lists per layer the number of kept components, their form, and the savings."""
         forms = {"pair": "two layers", "one": "merged back into one layer"}
@@ -201,7 +178,7 @@ class RankStep(_Strict):
             saved = f"{-layer.parameters_saved:,}", _macs(layer.macs_saved)
             change = f"{layer.rank} -> {len(layer.kept)}"
             rows.append((layer.name, change, *saved, forms[layer.form]))
-        kept, total = (sum(len(x.kept) for x in self.layers), sum(x.rank for x in self.layers))
+        kept, total = sum(len(x.kept) for x in self.layers), sum(x.rank for x in self.layers)
         header = f"Ranks for {model!r}: {kept} of {total} components kept"
         return "\n".join([header, *_aligned(rows)])
 
@@ -211,14 +188,10 @@ Step = BlockStep | ChannelStep | RankStep
 
 @dataclass(frozen=True)
 class PruningPlan(_Strict):
-    """Steps from a model to its slim form, each made for the result of the one before.
+    """Steps from a model of some name to its slim form, each made for the result before it.
 
     Made by `make_plan`, `drop_blocks`, `plan_ranks` and `rank_plan`; applied by `rebuild`,
     proved by `verify_plan`.
-
-    Args:
-        model: Name of the model the plan was made for.
-        steps: The steps in order, at least one.
 
     Example:
         >>> step = ChannelStep((GroupPlan("conv", 4, (0, 2)),), "group_l1", {"ratio": 0.5})
@@ -253,8 +226,7 @@ class PruningPlan(_Strict):
     @property
     def ranks(self) -> dict[str, int]:
         """Components that stay, by decomposed layer."""
-        steps = (step for step in self.steps if isinstance(step, RankStep))
-        return {layer.name: len(layer.kept) for step in steps for layer in step.layers}
+        return {layer.name: len(layer.kept) for layer in self._layers}
 
     @property
     def dropped(self) -> tuple[str, ...]:
@@ -265,12 +237,22 @@ class PruningPlan(_Strict):
     @property
     def parameters_saved(self) -> int:
         """Parameters the whole plan removes."""
-        return _saved(entry for step in self.steps for entry in step.entries)[0]
+        return _saved(self._entries)[0]
 
     @property
     def macs_saved(self) -> int | None:
         """Multiply-accumulates the whole plan removes; None if any entry is unknown."""
-        return _saved(entry for step in self.steps for entry in step.entries)[1]
+        return _saved(self._entries)[1]
+
+    @property
+    def _entries(self) -> list[Any]:
+        """What saves something: groups, layers, and steps that leave out blocks."""
+        blocks = [step for step in self.steps if isinstance(step, BlockStep)]
+        return [*self.groups, *self._layers, *blocks]
+
+    @property
+    def _layers(self) -> list[LayerRank]:
+        return [x for step in self.steps if isinstance(step, RankStep) for x in step.layers]
 
     def then(self, other: PruningPlan) -> PruningPlan:
         """Returns this plan followed by one that was made for its result."""
@@ -282,12 +264,7 @@ class PruningPlan(_Strict):
 
     @classmethod
     def from_json(cls, text: str) -> PruningPlan:
-        """Reads a plan written by `to_json`.
-
-        Raises:
-            ValueError: If the text is not JSON, is of another version, or has missing,
-                unknown or wrong entries.
-        """
+        """Reads a plan written by `to_json`; names every entry that is missing or wrong."""
         try:
             data = json.loads(text)
         except ValueError as error:
@@ -324,14 +301,14 @@ def _problem(problem: Any) -> str:
 
 
 def _check_kept(kept: Sequence[int], width: int, what: str) -> None:
-    shown = str(kept if len(kept) <= 8 else (*kept[:8], "..."))
+    problem = None
     if not kept or list(kept) != sorted(set(kept)):
-        raise ValueError(
-            f"`kept` must list at least one {what}, each once, in ascending order. "
-            f"Received: kept={shown}."
-        )
-    if kept[0] < 0 or kept[-1] >= width:
-        raise ValueError(f"`kept` must lie in [0, {width}), each a {what}. Received: kept={shown}.")
+        problem = f"list at least one {what}, each once, in ascending order"
+    elif kept[0] < 0 or kept[-1] >= width:
+        problem = f"lie in [0, {width}), each a {what}"
+    if problem:
+        shown = kept if len(kept) <= 8 else (*kept[:8], "...")
+        raise ValueError(f"`kept` must {problem}. Received: kept={shown}.")
 
 
 def _check_once(argument: str, what: str, names: Sequence[str]) -> None:
@@ -362,9 +339,8 @@ def _macs(saved: int | None) -> str:
     return "unknown" if saved is None else f"{-saved:,}"
 
 
-def _saved(entries: Iterable[Any]) -> tuple[int, int | None]:
+def _saved(entries: Sequence[Any]) -> tuple[int, int | None]:
     """Parameters and multiply-accumulates that go; None where an entry does not know."""
-    entries = list(entries)
     macs = [entry.macs_saved for entry in entries]
     whole = None if None in macs else sum(macs)
     return sum(entry.parameters_saved for entry in entries), whole

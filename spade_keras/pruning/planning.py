@@ -86,7 +86,7 @@ def make_plan(  # noqa: PLR0913 - every setting is a keyword of its own
         >>> make_plan(keras.Sequential(layers), ratio=0.5).widths["a"]
         3
     """
-    _check_settings(ratio, widths, target, scope)
+    _check_amount(ratio, widths, target, scope)
     check_count("round_to", round_to)
     check_count("minimum_width", minimum_width)
     check_built(model)
@@ -97,16 +97,19 @@ def make_plan(  # noqa: PLR0913 - every setting is a keyword of its own
         model = rebuild(model, dropped)
         after = dropped if after is None else after.then(dropped)
     protect = [protect] if isinstance(protect, str) else list(protect)
-    planner = _Planner(model, importance, inputs, calibration)
+    criterion = importances.find_importance(importance, calibration)
+    named = importance if isinstance(importance, str) else type(importance).__name__
+    planner = _Planner(model, criterion, named, inputs)
     planner.limit(round_to, minimum_width, protect)
     if widths is not None:
-        chosen = planner.given_widths(widths)
+        chosen = planner.given_widths(match_groups(widths, planner.groups, "widths"))
     elif target is not None:
-        chosen = planner.target_widths(*_check_target(target))
-    elif scope == "global":
-        chosen = planner.target_widths("width", 1 - float(ratio))  # type: ignore[arg-type]
+        ((quantity, amount),) = target.items()
+        chosen = planner.target_widths(quantity, amount)
     elif isinstance(ratio, Mapping):
         chosen = planner.ratio_widths(match_groups(ratio, planner.groups, "ratio"))
+    elif scope == "global":
+        chosen = planner.target_widths("width", 1 - float(ratio or 0))
     else:
         chosen = planner.ratio_widths({group.name: ("*", ratio) for group in planner.groups})
     amounts = {"ratio": ratio, "widths": widths, "target": target}
@@ -119,32 +122,32 @@ def make_plan(  # noqa: PLR0913 - every setting is a keyword of its own
 class _Planner:
     """One planning: the groups of a model with their scores, limits and costs."""
 
-    def __init__(self, model: Any, importance: Any, inputs: Any, calibration: Any) -> None:
+    def __init__(
+        self, model: Any, importance: importances.ImportanceFunction, named: str, inputs: Any
+    ) -> None:
         self.model = model
         self.groups = find_groups(model)
-        self._named = importance if isinstance(importance, str) else type(importance).__name__
-        self._importance = importances.find_importance(importance, calibration)
+        self._importance = importance
+        self._named = named
         self._inputs = inputs
         self._weights = WeightTable(model)
         self._scores: dict[str, np.ndarray | None] = {}
 
     def limit(self, round_to: int, minimum_width: int, protect: Sequence[str]) -> None:
         """Finds the widths each group may take, and the reason if there is only one."""
-        self._allowed = {
-            group.name: allowed_widths(group, round_to, minimum_width) for group in self.groups
-        }
-        protected = match_groups(protect, self.groups, "protect")
-        self._fixed = {group.name: self._reason(group, protected) for group in self.groups}
+        self._allowed = {x.name: allowed_widths(x, round_to, minimum_width) for x in self.groups}
+        self._protected = match_groups(protect, self.groups, "protect")
+        self._fixed = {group.name: self._reason(group) for group in self.groups}
 
     @cached_property
     def _cost(self) -> PlanCost:
         return PlanCost(self.model, self.groups, self._weights, self._inputs)
 
-    def _reason(self, group: Group, protected: Mapping[str, Any]) -> str | None:
+    def _reason(self, group: Group) -> str | None:
         if group.fixed:
             return group.fixed
-        if group.name in protected:
-            return f"protected by {protected[group.name][0]!r}"
+        if group.name in self._protected:
+            return f"protected by {self._protected[group.name][0]!r}"
         if len(self._allowed[group.name]) == 1:
             return "no narrower width is allowed by its structure, `round_to` and `minimum_width`"
         return None
@@ -161,10 +164,15 @@ class _Planner:
             self._fixed[group.name] = f"{self._named} has no score for it"
         return self._fixed[group.name] is None
 
-    def given_widths(self, widths: Mapping[str, int]) -> dict[str, int]:
+    def _may_change(self, group: Group) -> bool:
+        """Whether an explicit width applies: rounding and minimum width do not bind it."""
+        if len(self._allowed[group.name]) == 1 and not group.fixed:
+            return group.name not in self._protected and self.scores(group) is not None
+        return self._is_free(group)
+
+    def given_widths(self, matched: Mapping[str, tuple[str, Any]]) -> dict[str, int]:
         """Checks the widths asked for by name."""
         chosen = {}
-        matched = match_groups(widths, self.groups, "widths")
         for group in self.groups:
             if group.name not in matched:
                 continue
@@ -187,20 +195,11 @@ class _Planner:
             chosen[group.name] = width
         return chosen
 
-    def _may_change(self, group: Group) -> bool:
-        """Whether an explicit width applies: rounding and minimum width do not bind it."""
-        if len(self._allowed[group.name]) == 1 and not group.fixed:
-            protected = str(self._fixed[group.name]).startswith("protected")
-            return not protected and self.scores(group) is not None
-        return self._is_free(group)
-
     def ratio_widths(self, matched: Mapping[str, tuple[str, Any]]) -> dict[str, int]:
         """Widths after removing a ratio of each matched group's channels."""
         chosen = {}
         for group in self.groups:
-            if group.name not in matched:
-                continue
-            pattern, ratio = matched[group.name]
+            pattern, ratio = matched.get(group.name, ("*", 0))
             _check_ratio("ratio" if pattern == "*" else f"ratio[{pattern!r}]", ratio)
             if ratio == 0:
                 continue
@@ -236,54 +235,48 @@ class _Planner:
     def plan(self, widths: Mapping[str, int], selection: dict[str, Any]) -> PruningPlan:
         """Chooses the channels and writes the plan down."""
         entries = []
-        savings = self._cost.savings(widths)
-        for group, (parameters, macs) in zip(self.groups, savings, strict=True):
+        cost = self._cost
+        for group, saved in zip(self.groups, cost.savings(widths), strict=True):
             width = widths.get(group.name, group.width)
             scores = self.scores(group) if width < group.width else None
             everything = tuple(range(group.width))
             kept = everything if scores is None else kept_channels(group, scores, width)
             fixed = self._fixed[group.name] if width == group.width else None
-            entries.append(
-                GroupPlan(group.name, group.width, kept, group.members, fixed, parameters, macs)
-            )
-        cost = self._cost
+            entries.append(GroupPlan(group.name, group.width, kept, group.members, fixed, *saved))
         step = ChannelStep(tuple(entries), self._named, selection, cost.parameters, cost.macs)
         return PruningPlan(self.model.name, (step,))
 
 
-def _check_settings(ratio: Any, widths: Any, target: Any, scope: str) -> None:
-    given = {"ratio": ratio, "widths": widths, "target": target}
-    names = [name for name, value in given.items() if value is not None]
-    if len(names) != 1:
+def _check_amount(ratio: Any, widths: Any, target: Any, scope: str) -> None:
+    amounts = {"ratio": ratio, "widths": widths, "target": target}
+    given = {name: value for name, value in amounts.items() if value is not None}
+    if len(given) != 1:
         raise ValueError(
-            f"Exactly one of `ratio`, `widths` and `target` must be given. Received: {names}."
+            f"Exactly one of `ratio`, `widths` and `target` must be given. Received: {list(given)}."
         )
+    ((name, value),) = given.items()
     if scope not in ("local", "global"):
         raise ValueError(f"`scope` must be 'local' or 'global'. Received: scope={scope!r}.")
-    if scope == "global" and (ratio is None or isinstance(ratio, Mapping)):
+    single = name == "ratio" and not isinstance(value, Mapping)
+    if scope == "global" and not single:
         raise ValueError(
             "`scope='global'` must come with a single `ratio`. "
-            f"Received: {names[0]}={given[names[0]]!r}. A `target` is always ranked globally."
+            f"Received: {name}={value!r}. A `target` is always ranked globally."
         )
-    if ratio is not None and not isinstance(ratio, Mapping):
-        _check_ratio("ratio", ratio)
-    for name in ("widths", "target"):
-        if given[name] is not None and not isinstance(given[name], Mapping):
-            raise ValueError(f"`{name}` must be a dict. Received: {name}={given[name]!r}.")
-
-
-def _check_target(target: Mapping[str, float]) -> tuple[str, float]:
-    if len(target) != 1 or next(iter(target)) not in TARGETS:
+    if single:
+        _check_ratio("ratio", value)
+    elif not isinstance(value, Mapping):
+        raise ValueError(f"`{name}` must be a dict. Received: {name}={value!r}.")
+    if name == "target" and (len(value) != 1 or not set(value) <= set(TARGETS)):
         raise ValueError(
-            f"`target` must have exactly one of the keys {TARGETS}. Received: target={target!r}."
+            f"`target` must have exactly one of the keys {TARGETS}. Received: target={value!r}."
         )
-    ((quantity, amount),) = target.items()
-    if not _is_number(amount) or not amount > 0:
-        raise ValueError(
-            f"`target[{quantity!r}]` must be positive: a count, or below 1 a fraction of the "
-            f"original. Received: {amount!r}."
-        )
-    return quantity, amount
+    for quantity, amount in value.items() if name == "target" else ():
+        if not _is_number(amount) or not amount > 0:
+            raise ValueError(
+                f"`target[{quantity!r}]` must be positive: a count, or below 1 a fraction of the "
+                f"original. Received: {amount!r}."
+            )
 
 
 def _check_ratio(name: str, ratio: Any) -> None:

@@ -18,17 +18,11 @@ from spade_keras.pruning.rules.rule import restore_initializers
 
 
 def copy_model(model: Any, *, open_layers: bool = False) -> Any:
-    """Copies a model with its weights; no variable is shared with the original.
+    """Copies a model, or a network's priors, with weights of its own, as `rebuild` makes it.
 
-    Unlike `keras.models.clone_model` it takes subclassed models and networks with `priors`.
-
-    Args:
-        model: A built Keras model, or a network with `priors`.
-        open_layers: Composite layers become models of the layers inside them, each of which
-            is then saved with a configuration of its own.
-
-    Returns:
-        A model of the kind that `rebuild` makes, or the network with copied priors.
+    Unlike `keras.models.clone_model` it takes subclassed models and networks with `priors`. With
+    `open_layers`, composite layers become models of the layers inside them, each of which is then
+    saved with a configuration of its own.
 
     Example:
         >>> import keras
@@ -198,23 +192,25 @@ class _Replay:
 
     def _copy_flags(self, original: Any, made: Any, graph: Graph) -> None:
         """Sets `trainable` from the outside in, since setting it spreads to inner layers."""
-        if made.trainable != original.trainable:
-            made.trainable = original.trainable
+        _copy_flag(original, made)
         for call in graph.calls:
             inner = call.operation
             if isinstance(inner, keras.layers.Layer) and id(inner) not in self.swaps:
                 nested = graph.nested.get(id(inner))
                 slim = self.made[id(inner)][1]
                 if id(inner) in self.whole:
-                    for old, new in zip(
-                        inner._flatten_layers(), slim._flatten_layers(), strict=True
-                    ):
-                        if new.trainable != old.trainable:
-                            new.trainable = old.trainable
+                    layers = zip(inner._flatten_layers(), slim._flatten_layers(), strict=True)
+                    for old, new in layers:
+                        _copy_flag(old, new)
                 elif nested is not None:
                     self._copy_flags(inner, slim, nested)
-                elif slim.trainable != inner.trainable:
-                    slim.trainable = inner.trainable
+                else:
+                    _copy_flag(inner, slim)
+
+
+def _copy_flag(original: Any, made: Any) -> None:
+    if made.trainable != original.trainable:
+        made.trainable = original.trainable
 
 
 def _copy_state(original: Any, made: Any, value: Read) -> None:
@@ -237,8 +233,7 @@ def _copy_state(original: Any, made: Any, value: Read) -> None:
                 f"`model` must not have NaN among its weights. Received: NaN in {source.path}."
             )
         target.assign(array)
-        if target.trainable != source.trainable:
-            target.trainable = source.trainable
+        _copy_flag(source, target)
     restore_initializers(original, made)
 
 

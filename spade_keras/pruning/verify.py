@@ -25,17 +25,15 @@ from spade_keras.pruning.graph.partition import partition
 from spade_keras.pruning.graph.trace import Call, trace
 from spade_keras.pruning.parts import own_names, parts_of, prefix_of
 from spade_keras.pruning.plan import BlockStep, LayerRank, PruningPlan, RankStep, Step
-from spade_keras.pruning.proof.randomization import (
+from spade_keras.pruning.proof import (
+    Before,
     LayerwiseScaling,
+    Replay,
     Values,
+    masked_values,
     random_inputs,
     random_values,
     spread,
-)
-from spade_keras.pruning.proof.reference import (
-    Before,
-    Replay,
-    masked_values,
     to_numpy,
     to_tensors,
 )

@@ -16,7 +16,7 @@ from spade_keras.pruning.compensation.readers import Reader, readers_of, row_cho
 from spade_keras.pruning.graph.analysis import Analysis, analyze
 from spade_keras.pruning.graph.trace import Call
 from spade_keras.pruning.parts import is_network, parts_of, prefix_of
-from spade_keras.pruning.proof.reference import Replay, to_numpy, to_tensors
+from spade_keras.pruning.proof import Replay, to_numpy, to_tensors
 
 _CHUNK_ELEMENTS = 2**24
 

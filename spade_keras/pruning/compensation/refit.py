@@ -29,26 +29,24 @@ from spade_keras.pruning.compensation.calibration import (
     second_moment,
     watch_calls,
 )
-from spade_keras.pruning.compensation.readers import Reader, readers_of, row_chooser
+from spade_keras.pruning.compensation.readers import Reader, Rows, readers_of, row_chooser
 from spade_keras.pruning.graph.analysis import Analysis, analyze
+from spade_keras.pruning.graph.labels import along_axis
 from spade_keras.pruning.graph.narrowing import Narrowing
 from spade_keras.pruning.graph.trace import Call
-from spade_keras.pruning.proof.reference import calls_of, to_numpy
+from spade_keras.pruning.proof import calls_of, to_numpy
+from spade_keras.pruning.rules.rule import axes_of
 
 _RIDGE = 1e-6  # relative to the diagonal of G
-_Sides = tuple[Analysis, Analysis]
+_Sides = tuple[Analysis, Analysis]  # of the original and of the slim model
 Kept = Mapping[str, Sequence[int]]
+"""Kept channels by group of the original; groups that are not named keep all."""
 
 
 def refit_in_closed_form(
     model: keras.Model, kept: Kept, calibration: PartCalibration
 ) -> dict[int, np.ndarray]:
     """Corrects the kernels of a model for the removal of channels.
-
-    Args:
-        model: The original model.
-        kept: Kept channels by group; groups that are not named keep all.
-        calibration: Its statistics.
 
     Returns:
         Values of the original's size by the id of the variable; the rows of removed channels are
@@ -77,12 +75,6 @@ def refit_sequentially(
     """Refits the readers of a slim model in place, in the order in which they run.
 
     Moving statistics of batch normalizations are shifted as their inputs shifted.
-
-    Args:
-        model: The original model.
-        slim: Its slim model, with layers of the same paths.
-        kept: Kept channels by group of the original.
-        calibration: Has the inputs of both.
     """
     sides = (analyze(model), analyze(slim))
     narrowing = Narrowing(sides[0], kept, to_numpy)
@@ -99,7 +91,7 @@ def refit_sequentially(
             _shift_statistics(sides, path, layer, narrowing, calibration)
         for original, reader in zip(readers_of(call.operation), readers_of(layer), strict=True):
             if (path, original.index) in calibration.statistics:
-                _refit(sides, path, original, reader, narrowing, calibration)
+                _refit(sides, path, (original, reader), narrowing, calibration)
 
 
 def _kept_parts(narrowing: Narrowing, reader: Reader) -> tuple[np.ndarray, np.ndarray]:
@@ -117,85 +109,65 @@ def _kept_parts(narrowing: Narrowing, reader: Reader) -> tuple[np.ndarray, np.nd
 def _refit(
     sides: _Sides,
     path: str,
-    original: Reader,
-    reader: Reader,
+    readers: tuple[Reader, Reader],
     narrowing: Narrowing,
     calibration: PartCalibration,
 ) -> None:
+    """Refits one reader of the slim model.
+
+    If its output goes straight into a sum, it also makes up for the error of the other summand:
+    `target = X W + (other of the full model - other of the slim one)`.
+    """
+    original, reader = readers
     outputs = _kept_parts(narrowing, original)[1]
-    moments = _Moments(sides, path, reader.index, outputs)
+    sums = [_sum_after(analysis, path) for analysis in sides]
     choose = row_chooser(calibration.rows, calibration.seed)
+    own = cross = other = np.zeros(())
+    rows = 0
     for batch in batches(calibration.inputs, calibration.batch_size):
-        moments.add(batch, choose)
-    if not moments.rows:
+        (full, beside), (slim, slim_beside) = (
+            _look(analysis, path, reader.index, summed, batch, choose)
+            for analysis, summed in zip(sides, sums, strict=True)
+        )
+        for x, narrow in zip(full, slim, strict=True):
+            own = own + second_moment(narrow, narrow)
+            cross = cross + second_moment(narrow, x)
+            rows += len(x)
+        if beside is not None and slim_beside is not None and len(outputs) == 1:
+            missing = beside[:, outputs[0]] - slim_beside
+            other = other + second_moment(slim[0], missing[:, None, :, None])[..., :-1]
+    if not rows:
         return
-    start, full = _with_bias(reader), _with_bias(original)
-    wanted = np.stack([block[:, kept] for block, kept in zip(full, outputs, strict=True)])
-    target = moments.cross @ wanted + moments.other
+    start, weights = _with_bias(reader), _with_bias(original)
+    wanted = np.stack([block[:, kept] for block, kept in zip(weights, outputs, strict=True)])
     keep = _flags(reader, np.ones(reader.variable.shape[reader.axis], bool), start)
-    missing = (target - moments.own @ start) / moments.rows
-    fitted = _fit(start, keep, moments.own / moments.rows, missing)
-    for variable, value in _split(reader, fitted):
+    missing = (cross @ wanted + other - own @ start) / rows
+    for variable, value in _split(reader, _fit(start, keep, own / rows, missing)):
         variable.assign(value)
 
 
-class _Moments:
-    """Second moments of the inputs of a slim reader, with themselves and with its targets.
+def _look(
+    analysis: Analysis, path: str, index: int, summed: Any, batch: Any, choose: Rows
+) -> tuple[list[np.ndarray], np.ndarray | None]:
+    """The inputs of a reader in every call of its layer, and the other summand of its output."""
+    patches: list[np.ndarray] = []
+    other: list[np.ndarray] = []
+    calls = len(_calls_at(analysis, path))
 
-    If the output goes straight into a sum, the reader also makes up for the error of the other
-    summand: `target = X W + (other of the full model - other of the slim one)`.
-    """
-
-    def __init__(self, sides: _Sides, path: str, index: int, outputs: np.ndarray) -> None:
-        self._sides = sides
-        self._path = path
-        self._index = index
-        self._outputs = outputs
-        self._sums = tuple(_sum_after(analysis, path) for analysis in sides)
-        self.own: Any = 0.0
-        self.cross: Any = 0.0
-        self.other: Any = 0.0
-        self.rows = 0
-
-    def add(self, batch: Any, choose: Any) -> None:
-        """Looks at one batch in both models."""
-        (full, other_full), (slim, other_slim) = (
-            self._look(analysis, summed, batch, choose)
-            for analysis, summed in zip(self._sides, self._sums, strict=True)
-        )
-        for x, narrow in zip(full, slim, strict=True):
-            self.own = self.own + second_moment(narrow, narrow)
-            self.cross = self.cross + second_moment(narrow, x)
-            self.rows += len(x)
-        if other_full is not None and other_slim is not None and len(self._outputs) == 1:
-            [narrow] = slim
-            missing = other_full[:, self._outputs[0]] - other_slim
-            flat = narrow.reshape(len(narrow), -1)
-            ones = np.ones((len(flat), 1))
-            self.other = self.other + np.concatenate([flat, ones], axis=1).T @ missing
-
-    def _look(
-        self, analysis: Analysis, summed: tuple[str, Any] | None, batch: Any, choose: Any
-    ) -> tuple[list[np.ndarray], np.ndarray | None]:
-        """The inputs of the reader in every call, and the other summand."""
-        patches: list[np.ndarray] = []
-        other: list[np.ndarray] = []
-        calls = len(_calls_at(analysis, self._path))
-
-        def see(path: str, call: Call, tensors: Mapping[int, Any]) -> None:
-            if path == self._path:
-                [reader] = [r for r in readers_of(call.operation) if r.index == self._index]
-                patches.append(reader.patches(argument_of(call, reader, tensors), choose))
-                if summed is None and len(patches) == calls:
-                    raise Seen
-            if summed is not None and path == summed[0] and patches:
-                value = to_numpy(tensors[id(summed[1])]).astype(np.float64)
-                flat = value.reshape(-1, value.shape[-1])
-                other.append(flat[choose(len(flat))])
+    def see(at: str, call: Call, tensors: Mapping[int, Any]) -> None:
+        if at == path:
+            [reader] = [r for r in readers_of(call.operation) if r.index == index]
+            patches.append(reader.patches(argument_of(call, reader, tensors), choose))
+            if summed is None and len(patches) == calls:
                 raise Seen
+        if summed is not None and at == summed[0] and patches:
+            value = to_numpy(tensors[id(summed[1])]).astype(np.float64)
+            flat = value.reshape(-1, value.shape[-1])
+            other.append(flat[choose(len(flat))])
+            raise Seen
 
-        watch_calls(analysis, batch, see)
-        return patches, other[0] if other else None
+    watch_calls(analysis, batch, see)
+    return patches, other[0] if other else None
 
 
 def _calls_at(analysis: Analysis, path: str) -> list[Call]:
@@ -236,31 +208,28 @@ def _shift_statistics(
         alive = flags
     mean, variance = map(narrowing.value, (original.moving_mean, original.moving_variance))
     layer.moving_mean.assign(mean + after[0] - before[0][alive])
-    ratio = (after[1] + 1e-12) / (before[1][alive] + 1e-12)
-    layer.moving_variance.assign(variance * ratio)
+    layer.moving_variance.assign(variance * (after[1] + 1e-12) / (before[1][alive] + 1e-12))
 
 
 def _input_moments(
     analysis: Analysis, path: str, calibration: PartCalibration
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance of a normalization's inputs per channel."""
-    sums: list[Any] = [0.0, 0.0, 0]
+    sums: Any = 0.0
+    rows = 0
 
     def see(at: str, call: Call, tensors: Mapping[int, Any]) -> None:
-        if at != path:
-            return
-        layer = call.operation
-        tensor = to_numpy(tensors[id(call.inputs[0])]).astype(np.float64)
-        axis = layer.axis if isinstance(layer.axis, int) else layer.axis[0]
-        flat = np.moveaxis(tensor, axis, -1).reshape(-1, tensor.shape[axis])
-        sums[0] = sums[0] + flat.sum(axis=0)
-        sums[1] = sums[1] + np.square(flat).sum(axis=0)
-        sums[2] += len(flat)
+        nonlocal sums, rows
+        if at == path:
+            axis = axes_of(call.operation, len(call.inputs[0].shape))[0]
+            flat = along_axis(to_numpy(tensors[id(call.inputs[0])]).astype(np.float64), axis)
+            sums = sums + np.stack([flat.sum(axis=0), np.square(flat).sum(axis=0)])
+            rows += len(flat)
 
     for batch in batches(calibration.inputs, calibration.batch_size):
         watch_calls(analysis, batch, see)
-    mean = sums[0] / sums[2]
-    return mean, np.maximum(sums[1] / sums[2] - np.square(mean), 0)
+    mean, squares = sums / rows
+    return mean, np.maximum(squares - np.square(mean), 0)
 
 
 def _with_bias(reader: Reader) -> np.ndarray:

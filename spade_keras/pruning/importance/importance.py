@@ -18,29 +18,21 @@ ImportanceFunction = Callable[[Group, WeightTable], np.ndarray]
 
 
 class Importance(ABC):
-    """Scores the channels of a group; the least important go first.
+    """Scores the channels of a group, one row per member; the least important go first.
 
-    A subclass scores each member of the group. `group_scores` averages over the members and
-    scales, so every importance is reduced the same way. A plain function of `(group, weights)`
-    that returns such an array also works.
+    `group_scores` averages over the members and scales, so every importance is reduced the same
+    way. A plain function of `(group, weights)` that returns such an array also works.
     """
 
     normalize: bool = True
-    """Whether scores are divided by their mean over the group's channels, which makes them
-    comparable across groups."""
+    """Whether scores are divided by their mean, which makes them comparable across groups."""
 
     @abstractmethod
     def __call__(self, group: Group, weights: WeightTable) -> np.ndarray:
-        """Scores the channels of one group.
+        """Returns scores of shape `(members, width)` for one group.
 
-        Args:
-            group: The coupled channels.
-            weights: The model's weights; `weights.sums(slot, ...)` and `weights.rows(slot)`
-                give the slices that belong to each channel.
-
-        Returns:
-            Array of shape `(members, width)`. No rows: the importance cannot score this group,
-            which then keeps all its channels.
+        No rows: the importance cannot score this group, which then keeps all its channels.
+        `weights.sums(slot, ...)` and `weights.rows(slot)` give the slices of each channel.
         """
 
 
@@ -59,7 +51,7 @@ def _is_magnitude(slot: Slot) -> bool:
 
 
 def stack_members(group: Group, rows: Iterable[np.ndarray]) -> np.ndarray:
-    """Members' scores as one array `(members, width)`, with no rows if there is none."""
+    """Members' scores as one array `(members, width)`, which may have no rows."""
     members = list(rows)
     return np.stack(members) if members else np.zeros((0, group.width))
 
@@ -69,18 +61,9 @@ def group_scores(
 ) -> np.ndarray | None:
     """Scores the channels of a group: members averaged, then divided by the channels' mean.
 
-    Args:
-        importance: An `Importance`, or a function of `(group, weights)` whose result has shape
-            `(members, width)`, or `(width,)` for one member.
-        group: The coupled channels.
-        weights: The weights of the model.
-
     Returns:
         Scores of shape `(width,)`, or None where the importance cannot score the group. They
         are not divided if `importance.normalize` is false, nor where all of them are zero.
-
-    Raises:
-        ValueError: If the scores have another shape or are not finite.
     """
     members = np.atleast_2d(np.asarray(importance(group, weights), np.float64))
     if members.ndim != 2 or members.shape[1] != group.width:
@@ -106,15 +89,7 @@ def group_scores(
 def find_importance(
     importance: str | ImportanceFunction, calibration: Any = None
 ) -> ImportanceFunction:
-    """Returns an importance by its name, or the one that is given.
-
-    Args:
-        importance: A name in `IMPORTANCES`, an `Importance` or a function of `(group, weights)`.
-        calibration: A `Calibration`, which "obs" needs.
-
-    Raises:
-        ValueError: If the name is unknown or the importance needs arguments.
-    """
+    """Returns an importance by its name in `IMPORTANCES`, or the one given; "obs" is calibrated."""
     if not isinstance(importance, str):
         return importance
     if importance != "obs":

@@ -23,9 +23,6 @@ class Taylor(Importance):
         loss: Loss `(targets, outputs) -> scalar or per sample`, or the name of a Keras loss.
         batches: Pairs of inputs and targets, such as a list or a `keras.utils.PyDataset`.
 
-    Raises:
-        ValueError: If `batches` is empty.
-
     Reference:
         Molchanov et al., Importance Estimation for Neural Network Pruning, arXiv 1906.10771.
     """
