@@ -29,11 +29,9 @@ from spade_keras.pruning.replay import replay
 class ResidualBlock:
     """A sum `x + f(x)` whose branch `f` may be left out.
 
-    Args:
-        name: Path of the addition; from its second call on with the number of the call, as in
-            `"sum:2"`, and in a network after the key of the prior, as in `"prior/sum"`.
-        layers: Paths of the layers and operations of the branch in running order.
-        parameters: Parameters of the branch that no other part of the model uses.
+    It is named after the path of the addition; from its second call on with the number of the
+    call, as in `"sum:2"`, and in a network after the key of the prior, as in `"prior/sum"`. Its
+    parameters are those of the branch that no other part of the model uses.
     """
 
     name: str
@@ -49,9 +47,6 @@ def find_residual_blocks(model: Any) -> tuple[ResidualBlock, ...]:
     ones before the one around them. Blocks that the model cannot do without are not listed: the
     global skip of a residual denoiser, whose removal leaves an output without weights before it,
     and the long skip around all other blocks of a model.
-
-    Raises:
-        TraceError: The graph of the model cannot be read; the message says why.
 
     Example:
         >>> import keras
@@ -78,11 +73,8 @@ def drop_blocks(model: Any, names: Collection[str], *, inputs: Any = None) -> Pr
 
         x + f(x)  becomes  x
 
-    Args:
-        model: A built Keras model, or a network with `priors`; it stays as it is.
-        names: Names from `find_residual_blocks`; with none, `rebuild` makes a copy.
-        inputs: Arrays or shapes to count multiply-accumulates for, where the model's own
-            input shapes leave sizes open.
+    Names are those of `find_residual_blocks`; with none, `rebuild` makes a copy. Inputs are as in
+    `count_macs`.
 
     Raises:
         ValueError: There is no such block, or without all of these together nothing with
@@ -150,9 +142,8 @@ def _left(part: keras.Model, dropped: Sequence[str], key: str) -> Graph:
     analysis = analyze(part)
     own = own_names(dict.fromkeys(dropped), key)
     branches = find_branches(analysis)
-    left = leave_out(
-        analysis.graph, {k: skip for name in own for k, skip in branches[name].skips.items()}
-    )
+    skips = {k: skip for name in own for k, skip in branches[name].skips.items()}
+    left = leave_out(analysis.graph, skips)
     if not keeps_weights(analysis.graph, left):
         raise ValueError(
             f"`names` must leave something with weights before every output of {part.name!r}. "
@@ -163,12 +154,10 @@ def _left(part: keras.Model, dropped: Sequence[str], key: str) -> Graph:
 
 def _add_macs(macs: int, graph: Graph, left: Graph, layers: Mapping[str, int]) -> int | None:
     """`macs` and those of the removed calls; None where a layer is called elsewhere too."""
-    before = Counter(_leaf_paths(graph))
-    gone = before - Counter(_leaf_paths(left))
+    before, after = (
+        Counter(path for path, _, inner in x.open() if inner is None) for x in (graph, left)
+    )
+    gone = before - after
     if any(count < before[path] and layers.get(path) for path, count in gone.items()):
         return None
     return macs + sum(layers.get(path, 0) for path in gone)
-
-
-def _leaf_paths(graph: Graph) -> list[str]:
-    return [path for path, _, inner in graph.open() if inner is None]

@@ -67,13 +67,12 @@ def count_macs(model: Any, inputs: Any = None) -> MacReport:
 
     Args:
         model: A Keras model, or a network with `priors`.
-        inputs: Arrays or shapes, in the structure of the model's inputs. None: the shapes the
-            model declares; needed where these leave sizes open, and for networks. A batch of
-            unknown size counts as one sample, a given batch as it is.
+        inputs: Arrays or shapes; needed for networks, and where the shapes that the model declares
+            leave sizes open. A batch of unknown size counts as one sample, a given one as it is.
 
     Raises:
-        ValueError: If the model is not built, or (`OpenSizesError`) sizes stay unknown.
-        TraceError: If `call` of a subclassed model cannot be traced.
+        OpenSizesError: Sizes stay unknown.
+        TraceError: The `call` of a subclassed model cannot be traced.
 
     Example:
         >>> import keras
@@ -129,12 +128,10 @@ class PlanCost:
     def savings(self, widths: Mapping[str, int]) -> list[tuple[int, int | None]]:
         """Returns what each group saves on top of those before it; groups not named keep all."""
         shapes = dict(self._shapes)
-        savings: list[tuple[int, int | None]] = []
-        for group in self._groups:
-            removed = group.width - widths.get(group.name, group.width)
-            parameters, macs = self._narrow(group, removed, shapes) if removed else (0, 0)
-            savings.append((parameters, None if self.macs is None else macs))
-        return savings
+        return [
+            self._narrow(group, group.width - widths.get(group.name, group.width), shapes)
+            for group in self._groups
+        ]
 
     def total(self, widths: Mapping[str, int]) -> tuple[int, int | None]:
         """Parameters and multiply-accumulates that stay with these widths."""
@@ -146,21 +143,21 @@ class PlanCost:
 
     def _narrow(
         self, group: Group, removed: int, shapes: dict[int, tuple[int, ...]]
-    ) -> tuple[int, int]:
+    ) -> tuple[int, int | None]:
         """The savings of a group; its weights' entries in `shapes` shrink."""
-        touched = {key for key, _ in self._cuts[group.name]}
+        parameters = macs = 0
+        cuts = self._cuts[group.name] if removed else {}
+        touched = {key for key, _ in cuts}
         before = {key: shapes[key] for key in touched}
-        for (key, axis), positions in self._cuts[group.name].items():
+        for (key, axis), positions in cuts.items():
             shape = list(shapes[key])
             shape[axis] -= removed * positions
             shapes[key] = tuple(shape)
-        parameters = sum(math.prod(before[key]) - math.prod(shapes[key]) for key in touched)
-        macs = sum(
-            term.macs(before[key]) - term.macs(shapes[key])
-            for key in touched
-            for term in self._terms.get(key, ())
-        )
-        return parameters, macs
+        for key in touched:
+            parameters += math.prod(before[key]) - math.prod(shapes[key])
+            for term in self._terms.get(key, ()):
+                macs += term.macs(before[key]) - term.macs(shapes[key])
+        return parameters, None if self.macs is None else macs
 
 
 def check_built(model: Any) -> None:

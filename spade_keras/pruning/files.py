@@ -75,7 +75,13 @@ def prune_model(  # noqa: PLR0913 - one argument per command-line option
     model = load_model(path)
     statistics = None if inputs_of is None else calibrate(model, inputs_of(model))
     if plan is not None:
-        chosen = _read_plan(Path(plan))
+        try:
+            text = Path(plan).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(
+                f"`plan` must be a JSON file. Received: plan={plan}: {error}."
+            ) from error
+        chosen = PruningPlan.from_json(text)
     else:
         chosen = make_plan(
             model,
@@ -97,14 +103,6 @@ def prune_model(  # noqa: PLR0913 - one argument per command-line option
             f"wrote {out}",
         ]
     )
-
-
-def _read_plan(path: Path) -> PruningPlan:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"`plan` must be a JSON file. Received: plan={path}: {error}.") from error
-    return PruningPlan.from_json(text)
 
 
 def _macs_text(model: Any, inputs: Any = None) -> str:

@@ -14,8 +14,7 @@ from spade_keras.pruning.parts import is_network, parts_of, prefix_of
 class Slot:
     """The positions along one axis of one weight that belong to a group's channels.
 
-    Channel `c` of the group owns `positions[c]` along `axis` of the weight; they are removed with
-    the channel.
+    Channel `c` of the group owns `positions[c]` along the axis; they are removed with the channel.
 
     Args:
         layer: Path of the layer, its name or `"nested/conv1"` inside a nested model.
@@ -45,7 +44,7 @@ class Group:
         slots: Places of the channels in the weights.
         fixed: Why the width must stay as it is, or None.
         divisor: A kept width must be a multiple of it.
-        blocks: Block of every channel; each block must keep equally many. None: no blocks.
+        blocks: Block of every channel, if any; each must keep equally many.
     """
 
     name: str
@@ -64,12 +63,8 @@ class Group:
 def find_groups(model: Any) -> tuple[Group, ...]:
     """The coupled groups of a model, from its structure alone.
 
-    Args:
-        model: A built Keras model, or a network with `priors`: then the groups of every
-            prior, each name after `"<prior key>/"`.
-
-    Returns:
-        The groups in the order of their first producers.
+    They come in the order of their first producers; in a network with `priors`, each name begins
+    with `"<prior key>/"`.
 
     Raises:
         TraceError: The graph of the model cannot be read; the message says why.

@@ -23,12 +23,9 @@ _OWN = {"importance", "calibration", "blocks", "after"}
 
 @dataclass(frozen=True)
 class Interpolation:
-    """The result of interpolative pruning.
+    """The slim model with refitted readers, and its plan.
 
-    Args:
-        model: The slim model, whose readers are refitted to make up for the removed channels.
-        plan: Its plan; `rebuild(original, plan)` is the same without the correction.
-        errors: By narrowed group, `||Z - Z[:, I] T|| / ||Z||` on the data.
+    `errors` holds, by narrowed group, `||Z - Z[:, I] T|| / ||Z||` on the data.
     """
 
     model: Any

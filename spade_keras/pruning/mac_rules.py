@@ -57,21 +57,24 @@ def _positions(layer: Any, shape: tuple[int, ...]) -> int:
     return shape[0] * _size(spatial)
 
 
-def _convolution(layer: Any, call: Call) -> list[Term]:
-    return [Term(_positions(layer, call.outputs[0].shape), layer.kernel)]
+def _kernels(tensor: str, *names: str) -> Rule:
+    """Every position of a call's inputs or outputs uses whole kernels."""
+
+    def terms(layer: Any, call: Call) -> list[Term]:
+        positions = _positions(layer, getattr(call, tensor)[0].shape)
+        return [Term(positions, getattr(layer, name)) for name in names]
+
+    return terms
 
 
-def _transposed(layer: Any, call: Call) -> list[Term]:
-    return [Term(_positions(layer, call.inputs[0].shape), layer.kernel)]
+def _functional(tensor: str, kernel_axes: int) -> Rule:
+    """A functional convolution: every element of a tensor times that many axes of the kernel."""
 
+    def terms(operation: Any, call: Call) -> list[Term]:
+        kernel = call.inputs[1].shape[:kernel_axes]
+        return [Term(_size(getattr(call, tensor)[0].shape) * _size(kernel))]
 
-def _separable(layer: Any, call: Call) -> list[Term]:
-    positions = _positions(layer, call.outputs[0].shape)
-    return [Term(positions, layer.depthwise_kernel), Term(positions, layer.pointwise_kernel)]
-
-
-def _dense(layer: Any, call: Call) -> list[Term]:
-    return [Term(_size(call.inputs[0].shape[:-1]), layer.kernel)]
+    return terms
 
 
 def _einsum_dense(layer: Any, call: Call) -> list[Term]:
@@ -124,15 +127,11 @@ def _multi_head(layer: Any, call: Call) -> list[Term]:
     return [*terms, Term(pairs, heads, (1, 2)), Term(pairs, heads if grouped else values, (1, 2))]
 
 
-def _dot_product_attention(layer: Any, call: Call) -> list[Term]:
+def _attention(layer: Any, call: Call) -> list[Term]:
     query, value = (x.shape for x in call.inputs[:2])
-    return [Term(_size(query[:-1]) * value[-2] * (query[-1] + value[-1]))]
-
-
-def _additive_attention(layer: Any, call: Call) -> list[Term]:
-    query, value = (x.shape for x in call.inputs[:2])
-    pairs = _size(query[:-1]) * value[-2]
-    return [Term(pairs * (value[-1] + (query[-1] if layer.use_scale else 0)))]
+    multiplied = layer.use_scale or not isinstance(layer, layers.AdditiveAttention)
+    elements = value[-1] + (query[-1] if multiplied else 0)
+    return [Term(_size(query[:-1]) * value[-2] * elements)]
 
 
 def _dot_layer(layer: Any, call: Call) -> list[Term]:
@@ -140,31 +139,16 @@ def _dot_layer(layer: Any, call: Call) -> list[Term]:
     return [Term(_size(call.outputs[0].shape) * call.inputs[0].shape[axes])]
 
 
-def _matmul(operation: Any, call: Call) -> list[Term]:
-    return [Term(_size(call.outputs[0].shape) * call.inputs[0].shape[-1])]
-
-
 def _einsum(operation: Any, call: Call) -> list[Term]:
     sizes = _label_sizes(operation.subscripts, [x.shape for x in call.inputs])
     return [Term(_size(sizes.values()))]
 
 
-def _convolve(tensor: str, kernel_axes: int) -> Rule:
-    """A functional convolution: every element of a tensor times that many axes of the kernel."""
-
-    def terms(operation: Any, call: Call) -> list[Term]:
-        kernel = call.inputs[1].shape[:kernel_axes]
-        return [Term(_size(getattr(call, tensor)[0].shape) * _size(kernel))]
-
-    return terms
-
-
 def _label_sizes(equation: str, shapes: list[tuple[int, ...]]) -> dict[str, int]:
     """Size of every index of an einsum; axes hidden by `...` get names of their own."""
     sizes: dict[str, int] = {}
-    for labels, shape in zip(
-        equation.replace(" ", "").split("->")[0].split(","), shapes, strict=True
-    ):
+    operands = equation.replace(" ", "").split("->")[0].split(",")
+    for labels, shape in zip(operands, shapes, strict=True):
         head, dots, tail = labels.partition("...")
         hidden = len(shape) - len(head) - len(tail) if dots else 0
         names = [*head, *(f"...{hidden - i}" for i in range(hidden)), *tail]
@@ -174,35 +158,34 @@ def _label_sizes(equation: str, shapes: list[tuple[int, ...]]) -> dict[str, int]
 
 
 _CELLS = (layers.SimpleRNNCell, layers.LSTMCell, layers.GRUCell)
-_FOREIGN = (
-    layers.Wrapper,
-    layers.JaxLayer,
-    layers.TFSMLayer,
-    layers.TorchModuleWrapper,
-)
-# The first row that fits counts: a ConvLSTM is an RNN, additive attention is attention.
+_FOREIGN = (layers.Wrapper, layers.JaxLayer, layers.TFSMLayer, layers.TorchModuleWrapper)
+_CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
+_DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
+_TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
+# The first row that fits counts: a ConvLSTM is an RNN.
 _RULES: tuple[tuple[tuple[type, ...], Rule], ...] = (
-    ((layers.Conv1D, layers.Conv2D, layers.Conv3D), _convolution),
-    ((layers.DepthwiseConv1D, layers.DepthwiseConv2D), _convolution),
-    ((layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose), _transposed),
-    ((layers.SeparableConv1D, layers.SeparableConv2D), _separable),
+    (_CONVOLUTIONS + _DEPTHWISE, _kernels("outputs", "kernel")),
+    (_TRANSPOSED, _kernels("inputs", "kernel")),
+    (
+        (layers.SeparableConv1D, layers.SeparableConv2D),
+        _kernels("outputs", "depthwise_kernel", "pointwise_kernel"),
+    ),
     ((layers.ConvLSTM1D, layers.ConvLSTM2D, layers.ConvLSTM3D), _recurrent_convolution),
     ((layers.RNN,), _recurrent),
-    ((layers.Dense,), _dense),
+    ((layers.Dense,), lambda x, call: [Term(_size(call.inputs[0].shape[:-1]), x.kernel)]),
     ((layers.EinsumDense,), _einsum_dense),
     ((layers.ReversibleEmbedding,), _reversible_embedding),
     ((layers.MultiHeadAttention, layers.GroupQueryAttention), _multi_head),
-    ((layers.AdditiveAttention,), _additive_attention),
-    ((layers.Attention,), _dot_product_attention),
+    ((layers.Attention,), _attention),
     ((layers.Dot,), _dot_layer),
 )
 _UNCOUNTED = ["SeparableConv", "DotProductAttention", "Dot", "Tensordot", "Inner", "Outer", "Kron"]
 _TRANSFORMS = ["FFT", "FFT2", "IFFT2", "RFFT", "IRFFT", "STFT", "ISTFT"]
 _OPERATIONS: dict[str, Rule] = {
-    "Matmul": _matmul,
+    "Matmul": lambda _, call: [Term(_size(call.outputs[0].shape) * call.inputs[0].shape[-1])],
     "Einsum": _einsum,
-    "Conv": _convolve("outputs", -1),
-    "DepthwiseConv": _convolve("outputs", -2),
-    "ConvTranspose": _convolve("inputs", -1),
+    "Conv": _functional("outputs", -1),
+    "DepthwiseConv": _functional("outputs", -2),
+    "ConvTranspose": _functional("inputs", -1),
     **dict.fromkeys([*_UNCOUNTED, *_TRANSFORMS], lambda operation, call: None),
 }

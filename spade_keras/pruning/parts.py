@@ -1,7 +1,4 @@
-"""The parts of a model that are pruned: the model itself, or the priors of a network.
-
-Only this module distinguishes the two.
-"""
+"""The parts of a model that are pruned: the model itself, or the priors of a network."""
 
 from __future__ import annotations
 
@@ -23,14 +20,10 @@ def parts_of(model: Any) -> dict[str, keras.Model]:
     return dict(model.priors) if is_network(model) else {"": model}
 
 
-def with_parts(model: Any, parts: Mapping[str, keras.Model]) -> Any:
-    """Returns a new network with other parts, or for a model the part itself."""
-    return model.with_priors(parts) if is_network(model) else parts[""]
-
-
 def map_parts(model: Any, change: Callable[[str, keras.Model], keras.Model]) -> Any:
     """Returns a model with every part changed by a function of its key and itself."""
-    return with_parts(model, {key: change(key, part) for key, part in parts_of(model).items()})
+    parts = {key: change(key, part) for key, part in parts_of(model).items()}
+    return model.with_priors(parts) if is_network(model) else parts[""]
 
 
 def prefix_of(key: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Annotated, Any, Literal
@@ -27,15 +27,10 @@ class _Strict:
 class GroupPlan(_Strict):
     """The plan for one group of coupled channels.
 
-    Args:
-        name: The group, named after the first layer that produces its channels.
-        width: Channels before.
-        kept: Indices of the channels that stay, in ascending order.
-        members: Paths of the layers whose weights the group slices.
-        fixed: Why the group keeps all its channels, or None when it was free to change.
-        parameters_saved: Parameters it removes once the groups before it are narrowed, so that
-            the sum is what the step saves.
-        macs_saved: The same for multiply-accumulates; None where input sizes are unknown.
+    Of `width` channels, `kept` lists those that stay, ascending; `members` are the layers whose
+    weights the group slices, and `fixed` says why all channels stay, if they must. What is saved
+    counts once the groups before are narrowed, so that the sum is what the step saves; `macs_saved`
+    is None where input sizes are unknown.
     """
 
     name: str
@@ -54,14 +49,9 @@ class GroupPlan(_Strict):
 class LayerRank(_Strict):
     """The plan for one layer that is decomposed into singular components.
 
-    Args:
-        name: Path of the layer.
-        rank: Components per group the layer has in all, `min(rows, columns)`.
-        kept: Indices of those that stay, ascending; 0 has the largest singular value.
-        form: `"pair"` makes two layers, `"one"` multiplies them back into one layer.
-        scales: Scaling factors of the kept components, group after group; empty: all 1.
-        parameters_saved: Parameters that are removed.
-        macs_saved: Multiply-accumulates that are removed; None where input sizes are unknown.
+    Of `rank` components per group, `kept` lists those that stay, ascending; 0 has the largest
+    singular value. `form` says whether two layers come of it (`"pair"`) or one, and `scales` holds
+    the factors of the kept components, group after group; empty: all 1.
     """
 
     name: str
@@ -110,14 +100,10 @@ class BlockStep(_Strict):
 
 @dataclass(frozen=True)
 class ChannelStep(_Strict):
-    """Channels that are removed.
+    """Channels that are removed from groups, the fixed ones of the model included.
 
-    Args:
-        groups: One entry per group of the model, the fixed ones included.
-        importance: Name of the importance that ranked the channels.
-        selection: The settings that chose the widths, as plain JSON values.
-        parameters: Parameters of the model before this step, where known.
-        macs: Multiply-accumulates before this step, where known.
+    `selection` holds the settings that chose the widths, as plain JSON values; `parameters` and
+    `macs` are those of the model before this step, where known.
     """
 
     groups: tuple[GroupPlan, ...]
@@ -134,17 +120,15 @@ class ChannelStep(_Strict):
         """Lists per group its members, its width before and after, and the savings."""
         settings = ", ".join(f"{key}={value}" for key, value in self.selection.items())
         narrowed = sum(len(group.kept) < group.width for group in self.groups)
+        parameters, macs = _saved(self.groups)
+        header = (
+            f"Pruning plan for {model!r}: {narrowed} of {len(self.groups)} groups narrowed, "
+            f"ranked by {self.importance} ({settings})"
+        )
         rows = [("group", "width", "parameters", "MACs", "members, or why fixed")]
         rows += map(_group_row, self.groups)
-        parameters, macs = _saved(self.groups)
         rows.append(("all", "", f"{-parameters:,}", _macs(macs), self._shares(parameters, macs)))
-        return "\n".join(
-            [
-                f"Pruning plan for {model!r}: {narrowed} of {len(self.groups)} groups narrowed, "
-                f"ranked by {self.importance} ({settings})",
-                *_aligned(rows),
-            ]
-        )
+        return _table(header, rows)
 
     def _shares(self, parameters: int, macs: int | None) -> str:
         channels = sum(group.width for group in self.groups)
@@ -179,8 +163,7 @@ class RankStep(_Strict):
             change = f"{layer.rank} -> {len(layer.kept)}"
             rows.append((layer.name, change, *saved, forms[layer.form]))
         kept, total = sum(len(x.kept) for x in self.layers), sum(x.rank for x in self.layers)
-        header = f"Ranks for {model!r}: {kept} of {total} components kept"
-        return "\n".join([header, *_aligned(rows)])
+        return _table(f"Ranks for {model!r}: {kept} of {total} components kept", rows)
 
 
 Step = BlockStep | ChannelStep | RankStep
@@ -328,11 +311,11 @@ def _group_row(group: GroupPlan) -> tuple[str, str, str, str, str]:
     return group.name, width, f"{-group.parameters_saved:,}", _macs(group.macs_saved), members
 
 
-def _aligned(rows: Sequence[tuple[str, str, str, str, str]]) -> Iterable[str]:
-    """Lines of a table: two columns of text, two of numbers, a note."""
+def _table(header: str, rows: Sequence[tuple[str, str, str, str, str]]) -> str:
+    """Rows of two columns of text, two of numbers, and a note."""
     a, b, c, d = (max(len(row[column]) for row in rows) for column in range(4))
-    for name, size, parameters, macs, note in rows:
-        yield f"{name:<{a}}  {size:<{b}}  {parameters:>{c}}  {macs:>{d}}  {note}".rstrip()
+    lines = [f"{v:<{a}}  {w:<{b}}  {x:>{c}}  {y:>{d}}  {note}" for v, w, x, y, note in rows]
+    return "\n".join([header, *(line.rstrip() for line in lines)])
 
 
 def _macs(saved: int | None) -> str:

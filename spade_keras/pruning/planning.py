@@ -60,16 +60,14 @@ def make_plan(  # noqa: PLR0913 - every setting is a keyword of its own
         target: Size of the slim model, reached by ranking the channels of all groups together:
             one of `{"parameters": n}`, `{"macs": n}` and `{"width": n}`. A number below 1 is a
             fraction of the original.
-        importance: Criterion that ranks the channels: a name in `IMPORTANCES`, an `Importance`,
-            or a function of `(group, weights)`.
+        importance: A name in `IMPORTANCES`, an `Importance`, or a function of `(group, weights)`.
         scope: `"global"` ranks the channels of all groups together for a single `ratio`.
         round_to: Narrower widths are multiples of it.
         minimum_width: No group becomes narrower.
         protect: Names of groups or layers that keep their width.
         blocks: Residual blocks to leave out first; see `drop_blocks`.
         after: An earlier plan; channels, blocks and costs are then those of its result.
-        inputs: Arrays or shapes to count multiply-accumulates for, where the model's own
-            input shapes leave sizes open.
+        inputs: Arrays or shapes to count multiply-accumulates for; see `count_macs`.
         calibration: Statistics from `calibrate`, for `importance="obs"`.
 
     Returns:
@@ -77,8 +75,8 @@ def make_plan(  # noqa: PLR0913 - every setting is a keyword of its own
         `after` and `blocks` come first.
 
     Raises:
-        ValueError: If an argument is out of range, a name matches nothing, a width or target
-            cannot be met, or weights are not finite.
+        ValueError: A name matches nothing, a width or target cannot be met, or weights are not
+            finite.
 
     Example:
         >>> import keras
@@ -122,9 +120,7 @@ def make_plan(  # noqa: PLR0913 - every setting is a keyword of its own
 class _Planner:
     """One planning: the groups of a model with their scores, limits and costs."""
 
-    def __init__(
-        self, model: Any, importance: importances.ImportanceFunction, named: str, inputs: Any
-    ) -> None:
+    def __init__(self, model: Any, importance: Any, named: str, inputs: Any) -> None:
         self.model = model
         self.groups = find_groups(model)
         self._importance = importance
@@ -173,9 +169,7 @@ class _Planner:
     def given_widths(self, matched: Mapping[str, tuple[str, Any]]) -> dict[str, int]:
         """Checks the widths asked for by name."""
         chosen = {}
-        for group in self.groups:
-            if group.name not in matched:
-                continue
+        for group in (group for group in self.groups if group.name in matched):
             pattern, width = matched[group.name]
             check_count(f"widths[{pattern!r}]", width)
             reason = None if self._may_change(group) else self._fixed[group.name]

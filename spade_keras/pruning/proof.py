@@ -1,18 +1,9 @@
-"""The means of `verify_plan`: random weights, and the masked original.
-
-The masked original is what a slim model must compute, without building it. The removed channels are
-zeroed in the weights of every layer that sums over them. Where channels are mixed without such
-weights (a layer normalization, a mean over channels) zero is not absence: there the kept channels
-are cut out, the definition is applied to them, and the result is put back.
-
-In a deep network with random weights the biases soon outweigh what is left of the input, and a
-comparison of outputs proves little. So every kernel is scaled, and every bias and moving statistic
-shifted, until what each layer computes still varies from sample to sample.
-"""
+"""The means of `verify_plan`: the masked original, and random weights."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -66,34 +57,27 @@ def masked_values(
     return masked
 
 
+@dataclass
 class Replay:
     """Runs a graph eagerly, call by call.
 
-    Args:
-        values: Weights that stand in for the variables' own; None: their own.
-        watch: Called with every call and its outputs.
-        analysis: Labels of the model; needed with `alive`.
-        alive: A flag per label; channels that are not alive are absent where channels mix.
-        scaling: Adjusts the weights as the model runs.
-        before: Called before every call with the tensors so far, by the id of their symbols.
+    `values` are weights that stand in for the variables' own, and `scaling` adjusts them as the
+    model runs. `watch` gets every call and its outputs; `before` gets every call before it is made,
+    and the tensors so far by the id of their symbols.
+
+    `alive` has a flag per label of the analysis. The weights must be zero where removed channels
+    are summed over. Where channels are mixed without such weights (a layer normalization, a mean
+    over channels) zero is not absence: there the kept channels are cut out, the definition is
+    applied to them, and the result is put back.
     """
 
-    def __init__(
-        self,
-        values: Values | None,
-        watch: Watch | None = None,
-        analysis: Analysis | None = None,
-        alive: np.ndarray | None = None,
-        scaling: LayerwiseScaling | None = None,
-        before: Before | None = None,
-    ) -> None:
-        self.before = before
-        self.values = values
-        self.watch = watch
-        self.analysis = analysis
-        self.alive = alive
-        self.scaling = scaling
-        self._scope: Any = None
+    values: Values | None
+    watch: Watch | None = None
+    analysis: Analysis | None = None
+    alive: np.ndarray | None = None
+    scaling: LayerwiseScaling | None = None
+    before: Before | None = None
+    _scope: Any = field(default=None, init=False)
 
     def run(self, graph: Graph, inputs: list[Any], variables: list[Any]) -> list[Any]:
         """Outputs of the graph, without a final softmax; `values` replace the variables."""
@@ -164,7 +148,7 @@ class Replay:
         """A call that mixes channels, made on the kept ones."""
         assert self.analysis is not None
         labels_of = self.analysis.labels
-        cut = {id(x): self._cut(to_numpy(tensors[id(x)]), labels_of[id(x)]) for x in call.inputs}
+        cut = {id(x): self.cut(to_numpy(tensors[id(x)]), labels_of[id(x)]) for x in call.inputs}
         if hasattr(rule, "reference"):
             x = keras.ops.convert_to_tensor(cut[id(call.inputs[0])])
             weights = {v.name: self._weight(v) for v in call.operation.weights}
@@ -187,7 +171,8 @@ class Replay:
         axes = [axis for axis in range(labels.ndim) if labels.shape[axis] > 1]
         return [(axis, np.asarray(along_axis(alive, axis).any(axis=0))) for axis in axes]
 
-    def _cut(self, array: np.ndarray, labels: Labels) -> np.ndarray:
+    def cut(self, array: np.ndarray, labels: Labels) -> np.ndarray:
+        """The kept channels of a tensor."""
         for axis, flags in self._flags(labels):
             array = np.compress(flags, array, axis=axis)
         return array
@@ -226,36 +211,31 @@ def calls_of(graph: Graph) -> list[Call]:
     return [call for _, call, inner in graph.open() if inner is None]
 
 
+@dataclass
 class LayerwiseScaling:
-    """Scales weights layer by layer while a model runs.
+    """Scales weights, by the id of their variables and in place, while a model runs.
 
-    Args:
-        values: The weights by the id of their variables; changed in place.
+    In a deep network with random weights the biases soon outweigh what is left of the input. So
+    every kernel is scaled, and every bias and moving statistic shifted, until what each layer
+    computes still varies from sample to sample.
     """
 
-    def __init__(self, values: Values) -> None:
-        self.values = values
-        self._seen: set[int] = set()
+    values: Values
+    _seen: set[int] = field(default_factory=set, init=False)
 
     def adjust(self, scope: Any, layer: Any, inputs: Any, run: Callable[[Any], Any]) -> None:
-        """Adjusts the weights of a layer at its first call.
-
-        Args:
-            scope: The `StatelessScope` the model runs in.
-            layer: The layer.
-            inputs: Its first input.
-            run: Calls a layer with the recorded arguments.
-        """
+        """Adjusts the weights of a layer at its first call, which `run` makes."""
         if id(layer) in self._seen:
             return
         self._seen.add(id(layer))
         if isinstance(layer, keras.layers.BatchNormalization):
-            self._statistics(scope, layer, _float64(inputs))
+            self._statistics(scope, layer, to_numpy(inputs).astype(np.float64))
             return
         kernel = getattr(layer, "pointwise_kernel", None)
         kernel = getattr(layer, "kernel", None) if kernel is None else kernel
         if isinstance(kernel, keras.Variable) and id(kernel) in self.values:
-            self._kernel(scope, layer, kernel, _float64(run(without_activation(layer))))
+            output = to_numpy(run(without_activation(layer))).astype(np.float64)
+            self._kernel(scope, layer, kernel, output)
 
     def _kernel(self, scope: Any, layer: Any, kernel: Any, output: np.ndarray) -> None:
         factor = _TARGET / max(np.sqrt(_blend(output, spread(output) ** 2)), 1e-6)
@@ -284,10 +264,6 @@ class LayerwiseScaling:
         scope.add_update((variable, keras.ops.convert_to_tensor(value, dtype=variable.dtype)))
 
 
-def _float64(tensor: Any) -> np.ndarray:
-    return np.asarray(keras.ops.convert_to_numpy(tensor), dtype=np.float64)
-
-
 def _all_but(axis: int, rank: int) -> tuple[int, ...]:
     return tuple(a for a in range(rank) if a != axis)
 
@@ -302,9 +278,6 @@ def spread(array: np.ndarray) -> float:
 
     Biases make the elements of a tensor differ from each other even when nothing of the input
     is left in them; only what differs between samples has come through the network.
-
-    Args:
-        array: The tensor; with a single sample all elements are compared.
     """
     array = np.asarray(array, dtype=np.float64)
     if array.ndim < 2 or len(array) < 2:

@@ -34,19 +34,12 @@ def rebuild(
 ) -> Any:
     """Builds the slim model of a plan; the original stays as it is.
 
-    A Functional or Sequential model gives one of the same kind. A subclassed model gives a
-    Functional one: its class and its `train_step` are not carried over.
+    A Functional or Sequential model gives one of the same kind, a network one with slim priors. A
+    subclassed model gives a Functional one: its class and `train_step` are not carried over.
 
-    Args:
-        model: The model the plan was made for, or a network with `priors`.
-        plan: The plan.
-        calibration: Statistics from `calibrate`: layers that read removed channels are refitted by
-            least squares, without labels or training. None: kept weights stay as they are.
-        sequential: Whether the layers are fitted one after the other on the slim model's own
-            activations, which is better; otherwise in closed form, which is faster.
-
-    Returns:
-        The slim model with the kept weights, or the network with slim priors.
+    With a calibration, layers that read removed channels are refitted by least squares, without
+    labels or training: one after the other on the slim model's own activations, which is better,
+    or with `sequential=False` in closed form, which is faster.
 
     Raises:
         PlanMismatchError: The plan was made for another model.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -46,34 +47,24 @@ def replay(
 ) -> Any:
     """Rebuilds a model call by call.
 
-    Args:
-        model: The original model.
-        analysis: Its analysis; calls may have been left out of the graph.
-        kept: Channels that stay, by group; None: all.
-        read: Gives the value of one of the original's variables.
-        open_layers: See `copy_model`.
-        swaps: Replacements of layers by id; the caller sets their weights and flags.
+    Calls may have been left out of the graph of the analysis. `kept` names channels that stay by
+    group, `read` gives the values of the original's variables, and `swaps` has replacements of
+    layers by id, whose weights and flags the caller sets.
     """
-    return _Replay(analysis, kept or {}, read, open_layers, swaps or {}).model(model)
+    narrowing = Narrowing(analysis, kept or {}, read)
+    return _Replay(analysis, narrowing, open_layers, swaps or {}).model(model)
 
 
+@dataclass
 class _Replay:
     """One replay: the new layers made so far."""
 
-    def __init__(
-        self,
-        analysis: Analysis,
-        kept: Mapping[str, Sequence[int]],
-        read: Read,
-        open_layers: bool,
-        swaps: Mapping[int, Chain],
-    ) -> None:
-        self.analysis = analysis
-        self.narrowing = Narrowing(analysis, kept, read)
-        self.open_layers = open_layers
-        self.swaps = swaps
-        self.made: dict[int, tuple[Any, Any]] = {}
-        self.whole: set[int] = set()
+    analysis: Analysis
+    narrowing: Narrowing
+    open_layers: bool
+    swaps: Mapping[int, Chain]
+    made: dict[int, tuple[Any, Any]] = field(default_factory=dict)
+    whole: set[int] = field(default_factory=set)
 
     def model(self, model: Any) -> Any:
         """The new version of a whole model."""
@@ -199,8 +190,8 @@ class _Replay:
                 nested = graph.nested.get(id(inner))
                 slim = self.made[id(inner)][1]
                 if id(inner) in self.whole:
-                    layers = zip(inner._flatten_layers(), slim._flatten_layers(), strict=True)
-                    for old, new in layers:
+                    pairs = zip(inner._flatten_layers(), slim._flatten_layers(), strict=True)
+                    for old, new in pairs:
                         _copy_flag(old, new)
                 elif nested is not None:
                     self._copy_flags(inner, slim, nested)

@@ -37,20 +37,18 @@ def allowed_widths(group: Group, round_to: int = 1, minimum_width: int = 1) -> t
 
 
 def nearest_width(widths: Sequence[int], ratio: float) -> int:
-    """The allowed width nearest to what stays after removing `ratio` of the channels.
-
-    The widths end with the full one. Of two equally near widths the wider is taken.
-    """
+    """The allowed width nearest to what stays after removing a ratio of the last, full one."""
     # Whole channels stay: rounded down, with room for the rounding of the product.
-    wanted = math.floor(widths[-1] * (1 - ratio) + 1e-9)
+    return nearest(widths, math.floor(widths[-1] * (1 - ratio) + 1e-9))
+
+
+def nearest(widths: Iterable[int], wanted: float) -> int:
+    """The nearest of some widths; of two equally near ones the wider."""
     return min(widths, key=lambda width: (abs(width - wanted), -width))
 
 
 def kept_channels(group: Group, scores: np.ndarray, width: int) -> tuple[int, ...]:
-    """Indices of the `width` channels with the highest scores, equally many per block.
-
-    Of equal scores the earlier channel stays.
-    """
+    """Indices of the channels with the highest scores, equally many per block."""
     return tuple(sorted(removal_order(group, scores)[group.width - width :]))
 
 
@@ -122,14 +120,8 @@ def rank_globally(
     """Narrows groups one allowed width at a time, the least important channels first.
 
     The step from one allowed width to the next costs the mean score of the channels it removes.
-    Steps are sorted by that cost over all groups, and as few as possible are taken.
-
-    Args:
-        groups: The groups that may change.
-        scores: Scores per group, comparable across groups.
-        allowed: Allowed widths per group, ascending, the full width last.
-        remaining: Size of the model at given widths, such as its parameters.
-        limit: Largest size.
+    Steps are sorted by that cost over all groups, and as few are taken as bring `remaining`, the
+    size of the model at given widths, to the limit.
     """
     steps: list[tuple[float, int, int]] = []
     for number, group in enumerate(groups):

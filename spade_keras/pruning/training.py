@@ -9,14 +9,13 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from spade_keras.pruning.cost import count_macs, count_parameters
 from spade_keras.pruning.graph.weights import WeightTable
 from spade_keras.pruning.groups import Group, find_groups
 from spade_keras.pruning.importance import magnitude_slots
 from spade_keras.pruning.plan import PruningPlan
 from spade_keras.pruning.planning import make_plan
 from spade_keras.pruning.rebuild import rebuild
-from spade_keras.pruning.selection import allowed_widths, check_count
+from spade_keras.pruning.selection import allowed_widths, check_count, nearest
 
 Between = Callable[[Any, PruningPlan, int], Any]
 
@@ -37,12 +36,8 @@ def prune_gradually(
     With `ratio` or `widths` the final widths are decided at the start and each group shrinks
     linearly; with a `target` the amount left falls linearly and the groups compete at each step.
 
-    Args:
-        model: A Keras model, or a network with `priors`; it is not changed.
-        steps: Number of pruning steps.
-        between: Called as `between(slim, plan, step)` after each step, 1 to `steps`, to train
-            the slim model; returns None, or the model to continue with.
-        **settings: Settings of `make_plan`.
+    `between(slim, plan, step)` is called after each step, 1 to `steps`, to train the slim model; it
+    returns None, or the model to continue with. The settings are those of `make_plan`.
 
     Example:
         >>> import keras
@@ -72,12 +67,10 @@ def _amounts(model: Any, steps: int, settings: Mapping[str, Any]) -> list[dict[s
     ((quantity, amount),) = settings["target"].items()
     if quantity == "width":
         whole = sum(group.width for group in plan.groups if group.fixed is None)
-    elif quantity == "parameters":
-        whole = count_parameters(model)
     else:
-        whole = count_macs(model, settings.get("inputs")).total
+        whole = getattr(plan.steps[-1], quantity)
     last = amount * whole if amount < 1 else amount
-    return [{"target": {quantity: x}} for x in _line(whole, last, steps)]
+    return [{"target": {quantity: x}} for x in np.linspace(whole, last, steps + 1)[1:]]
 
 
 def _width_steps(
@@ -90,30 +83,25 @@ def _width_steps(
         final = last[group.name]
         if final < group.width:
             # A final width that was given may not be a multiple of `round_to`.
-            choices = [w for w in (*allowed_widths(group, *limits), final) if w >= final]
-            for amount, wanted in zip(amounts, _line(group.width, final, steps), strict=True):
-                _, nearest = min((abs(width - wanted), -width) for width in choices)
-                amount["widths"][group.name] = -nearest
+            choices = {w for w in (*allowed_widths(group, *limits), final) if w >= final}
+            line = np.linspace(group.width, final, steps + 1)[1:]
+            for amount, wanted in zip(amounts, line, strict=True):
+                amount["widths"][group.name] = nearest(choices, wanted)
     return amounts
-
-
-def _line(first: float, last: float, steps: int) -> list[float]:
-    return [first - (first - last) * step / steps for step in range(1, steps + 1)]
 
 
 class GroupSparsity(keras.callbacks.Callback):
     """Shrinks the channels of every group after each batch, all members together.
 
-    With `w_c` all kernel slices and norm scales of channel `c` in its group, eta the learning
+    With `w_c` all kernel slices and norm scales of channel `c`, `I_c = ||w_c||_2`, eta the learning
     rate and lambda the strength:
 
-        group_l1:  w_c <- w_c * max(0, 1 - eta * lambda / ||w_c||_2)
+        group_l1:  w_c <- w_c * max(0, 1 - eta * lambda / I_c)
         group_sl:  w_c <- w_c * max(0, 1 - eta * lambda * 2^(4 (I_max - I_c) / (I_max - I_min)))
 
-    with `I_c = ||w_c||_2`. `group_l1` is the proximal step of the group lasso
-    `lambda * sum_c ||w_c||_2` and makes channels exactly zero; `group_sl` is a weight decay that
-    is up to 16 times stronger on the least important channels. Both work beside any
-    optimizer. Biases, frozen weights and fixed groups are left alone.
+    `group_l1` is the proximal step of the group lasso `lambda * sum_c I_c` and makes channels
+    exactly zero; `group_sl` is a weight decay up to 16 times stronger on the least important ones.
+    Both work beside any optimizer. Biases, frozen weights and fixed groups are left alone.
 
     Args:
         strength: Lambda, positive.

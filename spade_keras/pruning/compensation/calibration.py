@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import heapq
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import keras
@@ -18,7 +21,9 @@ from spade_keras.pruning.graph.trace import Call
 from spade_keras.pruning.parts import is_network, parts_of, prefix_of
 from spade_keras.pruning.proof import Replay, to_numpy, to_tensors
 
-_CHUNK_ELEMENTS = 2**24
+
+class Seen(Exception):  # noqa: N818
+    """Ends a run as soon as the wanted tensor was seen."""
 
 
 @dataclass
@@ -34,11 +39,7 @@ class Statistics:
 
     def add(self, patches: np.ndarray) -> None:
         """Adds rows `(rows, blocks, channels, taps)`."""
-        size = max(1, _CHUNK_ELEMENTS // max(1, patches[0].size))
-        total = self.gram * self.rows
-        for start in range(0, len(patches), size):
-            part = patches[start : start + size]
-            total += second_moment(part, part)
+        total = self.gram * self.rows + second_moment(patches, patches)
         self.rows += len(patches)
         self.gram = total / max(1, self.rows)
 
@@ -87,13 +88,11 @@ def calibrate(
     """Measures the inputs of a model's kernels; needs neither labels nor targets.
 
     The priors of a network are measured on the images that the network passes to them, over all
-    iterations; those of an equilibrium network on the way to the fixed point. A kernel of n inputs
-    (channels x window) needs n x n numbers of 8 bytes.
+    iterations. A kernel of n inputs (channels x window) needs n x n numbers of 8 bytes.
 
     Args:
         model: A built Keras model, or a network with `priors`.
-        inputs: Inputs in the structure the model takes, samples on the first axis; a few dozen
-            images or some hundred samples.
+        inputs: Inputs of the model, a few dozen images or some hundred samples.
         batch_size: Samples per forward pass.
         rows: Most rows (samples x positions) that a layer contributes per batch, drawn at random.
         samples: Most samples of a model, or of all calls of a prior, drawn at random.
@@ -102,9 +101,6 @@ def calibrate(
 
     Returns:
         The statistics, for `make_plan(..., importance="obs")` and `rebuild(..., calibration=)`.
-
-    Raises:
-        ValueError: If `inputs` is empty or leads to NaN or infinite activations.
 
     Example:
         >>> import keras, numpy as np
@@ -157,10 +153,6 @@ def second_moment(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return left.transpose(1, 2, 0) @ right.transpose(1, 0, 2)
 
 
-class Seen(Exception):  # noqa: N818 - no error: ends a run early
-    """Raised to end a run as soon as the wanted tensor was seen."""
-
-
 def _measure(
     model: keras.Model, inputs: Any, batch_size: int, rows: int, most_inputs: int, seed: int
 ) -> PartCalibration:
@@ -191,13 +183,27 @@ def _measure(
 
 def _trajectory(network: Any, inputs: Any, batch_size: int, most: int, seed: int) -> dict[str, Any]:
     """The inputs that a network passes to each prior, a random choice over all calls."""
-    kept = {key: _Reservoir(most, seed) for key in network.priors}
+    rng = np.random.default_rng(seed)
+    # The samples with the smallest of random numbers are a uniform choice at any time.
+    kept: dict[str, list[tuple[float, Any]]] = {key: [] for key in network.priors}
+
+    def record(key: str, batch: Any) -> None:
+        drawn = rng.random(count_samples(batch))
+        samples = [(x, first_samples(batch, 1, i)) for i, x in enumerate(drawn)]
+        kept[key] = heapq.nsmallest(most, [*kept[key], *samples], key=itemgetter(0))
+
     with contextlib.ExitStack() as stack:
         for key, prior in network.priors.items():
-            stack.enter_context(_recording(prior, kept[key].add))
+            stack.enter_context(_recording(prior, partial(record, key)))
         for batch in batches(inputs, batch_size):
             backend.synchronize(network(batch, training=False))
-    return {key: reservoir.samples() for key, reservoir in kept.items() if reservoir.seen}
+    return {
+        key: keras.tree.map_structure(
+            lambda *parts: np.concatenate(parts), *(x for _, x in samples)
+        )
+        for key, samples in kept.items()
+        if samples
+    }
 
 
 @contextlib.contextmanager
@@ -214,28 +220,3 @@ def _recording(prior: keras.Model, record: Callable[[Any], None]) -> Iterator[No
         yield
     finally:
         del prior.call
-
-
-@dataclass
-class _Reservoir:
-    """A uniform choice of samples from a stream of batches."""
-
-    most: int
-    seed: int
-    seen: int = 0
-    _kept: list[Any] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._rng = np.random.default_rng(self.seed)
-
-    def add(self, batch: Any) -> None:
-        for index in range(count_samples(batch)):
-            self.seen += 1
-            sample = first_samples(batch, 1, index)
-            if len(self._kept) < self.most:
-                self._kept.append(sample)
-            elif (place := int(self._rng.integers(self.seen))) < self.most:
-                self._kept[place] = sample
-
-    def samples(self) -> Any:
-        return keras.tree.map_structure(lambda *parts: np.concatenate(parts), *self._kept)

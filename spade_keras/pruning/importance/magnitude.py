@@ -19,8 +19,7 @@ from spade_keras.pruning.importance.importance import (
 class GroupL1(Importance):
     """`s_c = mean over members m of sum |W_m[c]|`, divided by its mean over the channels.
 
-    Members are the output slices of producers, the input slices of consumers and the scales
-    of norms; biases are ignored.
+    Members are the slices of producers and consumers and the scales of norms, without biases.
 
     Reference:
         Park et al., Structured Pruning for Model-Based Deep Learning, arXiv 2311.02003.
@@ -99,11 +98,7 @@ class Lamp(Importance):
 
 
 class Random(Importance):
-    """Uniform numbers, the same for the same seed and group: the baseline to beat.
-
-    Args:
-        seed: Seed of the draw.
-    """
+    """Uniform numbers, the same for the same seed and group: the baseline to beat."""
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed

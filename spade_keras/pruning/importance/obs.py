@@ -26,9 +26,7 @@ class OptimalBrainSurgeon(Importance):
     on: one elimination gives the channels of every width. A channel's score is the error summed up
     to its removal.
 
-    Args:
-        calibration: The statistics of the model's readers; see `calibrate`. Scores are kept: use
-            another instance where the weights have changed.
+    Scores are kept: use another instance where the weights have changed.
 
     Reference:
         Hassibi and Stork, "Second order derivatives for network pruning: optimal brain surgeon",
