@@ -49,8 +49,6 @@ def find_residual_blocks(model: Any) -> tuple[ResidualBlock, ...]:
     and the long skip around all other blocks of a model.
 
     Example:
-        >>> import keras
-        >>> from spade_keras.pruning import find_residual_blocks
         >>> inputs = keras.Input((4,))
         >>> x = keras.layers.Dense(8, name="stem")(inputs)
         >>> y = keras.layers.Dense(8, name="branch")(x)
@@ -77,12 +75,10 @@ def drop_blocks(model: Any, names: Collection[str], *, inputs: Any = None) -> Pr
     `count_macs`.
 
     Raises:
-        ValueError: There is no such block, or without all of these together nothing with
-            weights would be left before an output.
+        ValueError: Nothing with weights would be left before an output.
 
     Example:
-        >>> import keras
-        >>> from spade_keras.pruning import drop_blocks, rebuild
+        >>> from spade_keras.pruning import rebuild
         >>> inputs = keras.Input((4,))
         >>> x = keras.layers.Dense(8, name="stem")(inputs)
         >>> y = keras.layers.Dense(8, name="branch")(x)

@@ -6,12 +6,12 @@ import math
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 
 from spade_keras.errors import OpenSizesError
-from spade_keras.pruning.graph.forward_pass import input_specs, layer_calls
+from spade_keras.pruning.graph.forward_pass import ShapedCall, input_specs, layer_calls
 from spade_keras.pruning.graph.weights import WeightTable
 from spade_keras.pruning.groups import Group
 from spade_keras.pruning.mac_rules import Term, call_terms
@@ -32,15 +32,9 @@ class MacReport:
     note: str
 
 
-class _Work(NamedTuple):
-    """The terms of the multiply-accumulates by layer path, and the paths without a rule."""
-
-    terms: list[tuple[str, Term]]
-    uncounted: list[str]
-
-
 _ELEMENTWISE = "Norms, activations, pooling and other elementwise work count as zero."
 _NETWORK = "Only the priors are counted: FFTs and other parts of the physics are not."
+_Work = list[tuple[str, list[Term] | None]]
 _known_work: weakref.WeakKeyDictionary[Any, dict[Any, _Work]] = weakref.WeakKeyDictionary()
 
 
@@ -50,7 +44,6 @@ def count_parameters(model: Any) -> int:
     Shared weights count once. The model, or network, must be built.
 
     Example:
-        >>> import keras
         >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
         >>> count_parameters(model)
         8
@@ -75,17 +68,19 @@ def count_macs(model: Any, inputs: Any = None) -> MacReport:
         TraceError: The `call` of a subclassed model cannot be traced.
 
     Example:
-        >>> import keras
         >>> model = keras.Sequential([keras.Input((8, 8, 2)), keras.layers.Conv2D(4, 3)])
         >>> count_macs(model).total
         2592
     """
-    work = _work_of(model, inputs)
     layers: dict[str, int] = {}
-    for path, term in work.terms:
-        layers[path] = layers.get(path, 0) + term.macs()
+    uncounted: dict[str, None] = {}
+    for path, terms in _work_of(model, inputs):
+        if terms is None:
+            uncounted[path] = None
+        else:
+            layers[path] = layers.get(path, 0) + sum(term.macs() for term in terms)
     note = f"{_ELEMENTWISE} {_NETWORK}" if is_network(model) else _ELEMENTWISE
-    return MacReport(sum(layers.values()), layers, tuple(dict.fromkeys(work.uncounted)), note)
+    return MacReport(sum(layers.values()), layers, tuple(uncounted), note)
 
 
 def macs_by_layer(model: Any, inputs: Any = None) -> dict[str, int] | None:
@@ -122,8 +117,9 @@ class PlanCost:
         layers = macs_by_layer(model, inputs)
         self.macs = None if layers is None else sum(layers.values())
         self._terms: dict[int, list[Term]] = {}
-        for _, term in () if layers is None else _work_of(model, inputs).terms:
-            self._terms.setdefault(id(term.variable), []).append(term)
+        for _, terms in () if layers is None else _work_of(model, inputs):
+            for term in terms or ():
+                self._terms.setdefault(id(term.variable), []).append(term)
 
     def savings(self, widths: Mapping[str, int]) -> list[tuple[int, int | None]]:
         """Returns what each group saves on top of those before it; groups not named keep all."""
@@ -178,35 +174,27 @@ def check_built(model: Any) -> None:
 
 
 def _work_of(model: Any, inputs: Any) -> _Work:
-    """The terms of one forward pass, remembered per part and input shapes."""
+    """The terms of every call by layer path, None without a rule; kept per part and shapes."""
     check_built(model)
-    work = _Work([], [])
+    work: _Work = []
     for prefix, part, given in list(part_inputs(model, inputs)):
         known = _known_work.setdefault(part, {})
         key = tuple(tuple(x.shape) for x in input_specs(part, given))
         if key not in known:
-            known[key] = _find_work(part, given)
-        work.terms.extend((prefix + path, term) for path, term in known[key].terms)
-        work.uncounted.extend(prefix + path for path in known[key].uncounted)
+            known[key] = [(x.path, _terms_of(x, given)) for x in layer_calls(part, given)]
+        work += [(prefix + path, terms) for path, terms in known[key]]
     return work
 
 
-def _find_work(model: keras.Model, inputs: Any) -> _Work:
-    work = _Work([], [])
-    for call in layer_calls(model, inputs):
-        try:
-            found = call_terms(call)
-        except TypeError as error:
-            shapes = [x.shape for x in call.inputs]
-            if not any(None in shape for shape in shapes):
-                raise
-            raise OpenSizesError(
-                "`inputs` must give the sizes that the model leaves open. Received: "
-                f"inputs={inputs}, which leaves {call.path!r} with input shapes {shapes}. "
-                "Pass a shape such as (1, 128, 128, 2)."
-            ) from error
-        if found is None:
-            work.uncounted.append(call.path)
-        else:
-            work.terms.extend((call.path, term) for term in found or [Term(0)])
-    return work
+def _terms_of(call: ShapedCall, inputs: Any) -> list[Term] | None:
+    try:
+        return call_terms(call)
+    except TypeError as error:
+        shapes = [x.shape for x in call.inputs]
+        if not any(None in shape for shape in shapes):
+            raise
+        raise OpenSizesError(
+            "`inputs` must give the sizes that the model leaves open. Received: "
+            f"inputs={inputs}, which leaves {call.path!r} with input shapes {shapes}. "
+            "Pass a shape such as (1, 128, 128, 2)."
+        ) from error

@@ -47,19 +47,10 @@ def prune_model(  # noqa: PLR0913 - one argument per command-line option
 ) -> str:
     """Prunes a saved model into a new file, which appears whole or not at all.
 
-    Exactly one of `ratio`, `plan`, `target_macs` and `target_parameters` must be given.
-
-    Args:
-        path: The `.keras` file to prune; it is not changed.
-        out: The `.keras` file to write.
-        ratio: Fraction of every group's channels to remove.
-        plan: A JSON file written from `PruningPlan.to_json`.
-        target_macs: Multiply-accumulates to keep; below 1, as a fraction.
-        target_parameters: Parameters to keep; below 1, as a fraction.
-        importance: Criterion that ranks the channels.
-        round_to: Narrower widths are multiples of it.
-        input_shape: Shape to count multiply-accumulates for, batch first.
-        inputs_of: Gives inputs of the loaded model, on which readers are refitted; see `calibrate`.
+    Exactly one of `ratio`, `plan` (a file from `PruningPlan.to_json`), `target_macs` and
+    `target_parameters` must be given; see `make_plan`. Multiply-accumulates are counted for
+    `input_shape`, batch first. `inputs_of` gives inputs of the loaded model, on which readers are
+    refitted; see `calibrate`.
 
     Returns:
         The summary of the plan and the size of the slim model.

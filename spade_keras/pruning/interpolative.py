@@ -11,7 +11,7 @@ from spade_keras.backend.batches import count_samples
 from spade_keras.pruning.compensation import Calibration, calibrate
 from spade_keras.pruning.graph.narrowing import read_from
 from spade_keras.pruning.graph.weights import WeightTable
-from spade_keras.pruning.groups import Group, Slot, find_groups
+from spade_keras.pruning.groups import Group, find_groups
 from spade_keras.pruning.importance.obs import reader_moments
 from spade_keras.pruning.plan import PruningPlan
 from spade_keras.pruning.planning import make_plan
@@ -43,13 +43,8 @@ def prune_interpolative(model: Any, inputs: Any, **settings: Any) -> Interpolati
     of each pivot, by which groups compete for a `target`. What `T` cannot restore, a sequential
     refit of the readers takes up; see `rebuild`.
 
-    Args:
-        model: A built Keras model, or a network with `priors`; it stays as it is.
-        inputs: Inputs of the model, in the structure it takes; a few hundred samples.
-        **settings: Settings of `make_plan` that say how much goes.
-
-    Raises:
-        ValueError: No group has a reader that can be refitted, or one without is asked for.
+    The model stays as it is. A few hundred samples do for inputs; the settings are those of
+    `make_plan` that say how much goes.
 
     Example:
         >>> import keras, numpy as np
@@ -88,7 +83,14 @@ def prune_interpolative(model: Any, inputs: Any, **settings: Any) -> Interpolati
             transfer[:, kept] = np.eye(len(kept))
             read = reader_moments(calibration, groups[entry.name], weights)
             for slot in {id(slot): slot for slot, *_ in read}.values():
-                _correct(slot, weights.variable(slot), kept, transfer, kernels)
+                variable = weights.variable(slot)
+                # Another group may have corrected the same kernel at other places.
+                kernel = np.array(kernels.get(id(variable), to_numpy(variable)))
+                front = np.moveaxis(kernel, slot.axis, 0)
+                front[slot.positions[kept]] = np.tensordot(
+                    transfer, front[slot.positions].astype(np.float64), 1
+                )
+                kernels[id(variable)] = kernel
     slim = apply_step(model, plan.steps[0], read_from(kernels))
     refit(model, slim, plan, calibration)
     return Interpolation(slim, plan, errors)
@@ -101,7 +103,7 @@ class Interpolative:
         self.calibration = calibration
         self.grams: dict[str, np.ndarray] = {}
 
-    def __call__(self, group: Group, weights: WeightTable) -> np.ndarray:
+    def __call__(self, group: Group, weights: WeightTable) -> list[np.ndarray]:
         """Factorizes what the readers see; no rows where no reader was measured."""
         # Every position of a channel, in a window or after a flattening, is a sample of its own.
         grams = [
@@ -109,9 +111,9 @@ class Interpolative:
             for _, _, gram, rows in reader_moments(self.calibration, group, weights)
         ]
         if not grams:
-            return np.zeros((0, group.width))
+            return []
         self.grams[group.name] = np.sum(grams, axis=0)
-        return _pivoted(self.grams[group.name])[None]
+        return [_pivoted(self.grams[group.name])]
 
 
 def _pivoted(gram: np.ndarray) -> np.ndarray:
@@ -127,14 +129,3 @@ def _pivoted(gram: np.ndarray) -> np.ndarray:
         left -= np.outer(left[:, pivot], left[pivot]) / size
         left[pivot] = left[:, pivot] = 0
     return scores
-
-
-def _correct(
-    slot: Slot, variable: Any, kept: np.ndarray, transfer: np.ndarray, kernels: dict[int, Any]
-) -> None:
-    """Stores a reader's kernel with `T W` at the kept channels; others may be corrected already."""
-    kernel = kernels.get(id(variable), to_numpy(variable))
-    front = np.moveaxis(kernel, slot.axis, 0).astype(np.float64)
-    made = np.array(front)
-    made[slot.positions[kept]] = np.tensordot(transfer, front[slot.positions], axes=1)
-    kernels[id(variable)] = np.moveaxis(made, 0, slot.axis).astype(kernel.dtype)

@@ -94,8 +94,9 @@ class BlockStep(_Strict):
 
     def summary(self, model: str) -> str:
         """Lists the blocks and their savings."""
-        saved = f"parameters {-self.parameters_saved:,}, MACs {_macs(self.macs_saved)}"
-        return f"Blocks dropped from {model!r}: {', '.join(self.dropped) or 'none'} ({saved})"
+        parameters, macs = _saved_texts([self])
+        dropped = ", ".join(self.dropped) or "none"
+        return f"Blocks dropped from {model!r}: {dropped} (parameters {parameters}, MACs {macs})"
 
 
 @dataclass(frozen=True)
@@ -120,25 +121,25 @@ class ChannelStep(_Strict):
         """Lists per group its members, its width before and after, and the savings."""
         settings = ", ".join(f"{key}={value}" for key, value in self.selection.items())
         narrowed = sum(len(group.kept) < group.width for group in self.groups)
-        parameters, macs = _saved(self.groups)
         header = (
             f"Pruning plan for {model!r}: {narrowed} of {len(self.groups)} groups narrowed, "
             f"ranked by {self.importance} ({settings})"
         )
         rows = [("group", "width", "parameters", "MACs", "members, or why fixed")]
         rows += map(_group_row, self.groups)
-        rows.append(("all", "", f"{-parameters:,}", _macs(macs), self._shares(parameters, macs)))
+        rows.append(("all", "", *_saved_texts(self.groups), f"removes {self._shares()}"))
         return _table(header, rows)
 
-    def _shares(self, parameters: int, macs: int | None) -> str:
+    def _shares(self) -> str:
         channels = sum(group.width for group in self.groups)
         removed = channels - sum(len(group.kept) for group in self.groups)
-        shares = [f"{removed / max(channels, 1):.1%} of the channels"]
-        if self.parameters:
-            shares.append(f"{parameters / self.parameters:.1%} of the parameters")
-        if self.macs and macs is not None:
-            shares.append(f"{macs / self.macs:.1%} of the MACs")
-        return "removes " + ", ".join(shares)
+        saved = zip(_saved(self.groups), (self.parameters, self.macs), strict=True)
+        parts = [(removed, max(channels, 1)), *saved]
+        return ", ".join(
+            f"{part / whole:.1%} of the {name}"
+            for name, (part, whole) in zip(("channels", "parameters", "MACs"), parts, strict=True)
+            if part is not None and whole
+        )
 
 
 @dataclass(frozen=True)
@@ -159,9 +160,8 @@ class RankStep(_Strict):
         forms = {"pair": "two layers", "one": "merged back into one layer"}
         rows = [("layer", "rank", "parameters", "MACs", "becomes")]
         for layer in self.layers:
-            saved = f"{-layer.parameters_saved:,}", _macs(layer.macs_saved)
             change = f"{layer.rank} -> {len(layer.kept)}"
-            rows.append((layer.name, change, *saved, forms[layer.form]))
+            rows.append((layer.name, change, *_saved_texts([layer]), forms[layer.form]))
         kept, total = sum(len(x.kept) for x in self.layers), sum(x.rank for x in self.layers)
         return _table(f"Ranks for {model!r}: {kept} of {total} components kept", rows)
 
@@ -308,7 +308,7 @@ def _group_row(group: GroupPlan) -> tuple[str, str, str, str, str]:
     if len(group.members) > 4:
         members += f" and {len(group.members) - 4} more"
     width = f"{group.width} -> {len(group.kept)}"
-    return group.name, width, f"{-group.parameters_saved:,}", _macs(group.macs_saved), members
+    return group.name, width, *_saved_texts([group]), members
 
 
 def _table(header: str, rows: Sequence[tuple[str, str, str, str, str]]) -> str:
@@ -318,12 +318,13 @@ def _table(header: str, rows: Sequence[tuple[str, str, str, str, str]]) -> str:
     return "\n".join([header, *(line.rstrip() for line in lines)])
 
 
-def _macs(saved: int | None) -> str:
-    return "unknown" if saved is None else f"{-saved:,}"
-
-
 def _saved(entries: Sequence[Any]) -> tuple[int, int | None]:
     """Parameters and multiply-accumulates that go; None where an entry does not know."""
     macs = [entry.macs_saved for entry in entries]
     whole = None if None in macs else sum(macs)
     return sum(entry.parameters_saved for entry in entries), whole
+
+
+def _saved_texts(entries: Sequence[Any]) -> tuple[str, str]:
+    parameters, macs = _saved(entries)
+    return f"{-parameters:,}", "unknown" if macs is None else f"{-macs:,}"

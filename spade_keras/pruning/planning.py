@@ -74,10 +74,6 @@ def make_plan(  # noqa: PLR0913 - every setting is a keyword of its own
         The plan, with every group of the model and why it is fixed if it is; the steps of
         `after` and `blocks` come first.
 
-    Raises:
-        ValueError: A name matches nothing, a width or target cannot be met, or weights are not
-            finite.
-
     Example:
         >>> import keras
         >>> layers = [keras.Input((8,)), keras.layers.Dense(6, name="a"), keras.layers.Dense(2)]
@@ -149,7 +145,6 @@ class _Planner:
         return None
 
     def scores(self, group: Group) -> np.ndarray | None:
-        """Scores of a group, computed at first use."""
         if group.name not in self._scores:
             scores = importances.group_scores(self._importance, group, self._weights)
             self._scores[group.name] = scores
@@ -167,7 +162,6 @@ class _Planner:
         return self._is_free(group)
 
     def given_widths(self, matched: Mapping[str, tuple[str, Any]]) -> dict[str, int]:
-        """Checks the widths asked for by name."""
         chosen = {}
         for group in (group for group in self.groups if group.name in matched):
             pattern, width = matched[group.name]
@@ -190,7 +184,6 @@ class _Planner:
         return chosen
 
     def ratio_widths(self, matched: Mapping[str, tuple[str, Any]]) -> dict[str, int]:
-        """Widths after removing a ratio of each matched group's channels."""
         chosen = {}
         for group in self.groups:
             pattern, ratio = matched.get(group.name, ("*", 0))
@@ -227,7 +220,6 @@ class _Planner:
         return rank_globally(free, scores, self._allowed, remaining, limit)
 
     def plan(self, widths: Mapping[str, int], selection: dict[str, Any]) -> PruningPlan:
-        """Chooses the channels and writes the plan down."""
         entries = []
         cost = self._cost
         for group, saved in zip(self.groups, cost.savings(widths), strict=True):
@@ -286,7 +278,6 @@ def _is_number(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """The setting as plain JSON values."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     return value.item() if isinstance(value, np.generic) else value

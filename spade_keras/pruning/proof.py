@@ -31,7 +31,7 @@ _AROUND_ONE = ("gamma", "scale", "variance", "stddev")
 _GAIN = 1.6
 _BIAS = 0.06
 _UNKNOWN_SIZE = 16
-_BATCH = 4
+_SAMPLES = 4
 Watch = Callable[[Call, list[Any]], None]
 Before = Callable[[Call, dict[int, Any]], None]
 Values = dict[int, np.ndarray]
@@ -81,9 +81,8 @@ class Replay:
 
     def run(self, graph: Graph, inputs: list[Any], variables: list[Any]) -> list[Any]:
         """Outputs of the graph, without a final softmax; `values` replace the variables."""
-        if self.values is None:
-            return self._graph(graph, inputs, top=True)
-        mapping = [(v, self.values[id(v)]) for v in variables if id(v) in self.values]
+        values = self.values or {}
+        mapping = [(v, values[id(v)]) for v in variables if id(v) in values]
         with keras.StatelessScope(state_mapping=mapping) as self._scope:
             return self._graph(graph, inputs, top=True)
 
@@ -179,10 +178,11 @@ class Replay:
 
     def _paste(self, array: np.ndarray, labels: Labels) -> np.ndarray:
         for axis, flags in self._flags(labels):
-            front = np.moveaxis(array, axis, 0)
-            full = np.zeros((len(flags), *front.shape[1:]), array.dtype)
-            full[flags] = front
-            array = np.moveaxis(full, 0, axis)
+            shape = list(array.shape)
+            shape[axis] = len(flags)
+            full = np.zeros(shape, array.dtype)
+            np.moveaxis(full, axis, 0)[flags] = np.moveaxis(array, axis, 0)
+            array = full
         return array
 
     def _weight(self, variable: Any) -> np.ndarray:
@@ -244,12 +244,12 @@ class LayerwiseScaling:
         bias = getattr(layer, "bias", None)
         if isinstance(bias, keras.Variable) and len(bias.shape) == 1:
             old = self.values[id(bias)]
-            mean = output.mean(axis=_all_but(channel_axis(layer, output.ndim), output.ndim))
+            mean = along_axis(output, channel_axis(layer, output.ndim)).mean(axis=0)
             self._set(scope, bias, old - _CENTERED * factor * (mean - old))
 
     def _statistics(self, scope: Any, layer: Any, array: np.ndarray) -> None:
-        others = _all_but(axes_of(layer, array.ndim)[0], array.ndim)
-        mean, variance = array.mean(axis=others), array.var(axis=others)
+        rows = along_axis(array, axes_of(layer, array.ndim)[0])
+        mean, variance = rows.mean(axis=0), rows.var(axis=0)
         # One variance for all channels: quiet ones would only have their rounding amplified.
         blend = _blend(array, float(variance.mean())) + 1e-6
         variance = np.full(len(mean), blend / _TARGET**2)
@@ -262,10 +262,6 @@ class LayerwiseScaling:
         value = np.asarray(value, dtype="float32")
         self.values[id(variable)] = value
         scope.add_update((variable, keras.ops.convert_to_tensor(value, dtype=variable.dtype)))
-
-
-def _all_but(axis: int, rank: int) -> tuple[int, ...]:
-    return tuple(a for a in range(rank) if a != axis)
 
 
 def _blend(array: np.ndarray, variance: float) -> float:
@@ -324,7 +320,7 @@ def random_inputs(graph: Graph, seed: int) -> list[np.ndarray]:
     for tensor in graph.inputs:
         shape = [_UNKNOWN_SIZE if size is None else size for size in tensor.shape]
         if tensor.shape and tensor.shape[0] is None:
-            shape[0] = _BATCH
+            shape[0] = _SAMPLES
         if "float" in str(tensor.dtype):
             arrays.append(generator.normal(0.0, 1.0, shape).astype("float32"))
         elif "bool" in str(tensor.dtype):

@@ -46,13 +46,11 @@ def rebuild(
         RebuildError: A layer cannot be made again from its configuration.
 
     Example:
-        >>> import keras
-        >>> from spade_keras.pruning import make_plan, rebuild
-        >>> inputs = keras.Input((None, None, 3))
-        >>> x = keras.layers.Conv2D(8, 3, name="wide")(inputs)
-        >>> model = keras.Model(inputs, keras.layers.Conv2D(2, 3, name="last")(x))
+        >>> from spade_keras.pruning import make_plan
+        >>> layers = [keras.Input((6,)), keras.layers.Dense(8), keras.layers.Dense(3)]
+        >>> model = keras.Sequential(layers)
         >>> slim = rebuild(model, make_plan(model, ratio=0.5))
-        >>> slim.get_layer("wide").filters, model.get_layer("wide").filters
+        >>> slim.layers[0].units, model.layers[0].units
         (4, 8)
     """
     slim = model

@@ -26,8 +26,6 @@ def copy_model(model: Any, *, open_layers: bool = False) -> Any:
     saved with a configuration of its own.
 
     Example:
-        >>> import keras
-        >>> from spade_keras.pruning import copy_model
         >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
         >>> copy = copy_model(model)
         >>> copy.count_params(), copy.layers[0] is model.layers[0]
@@ -67,7 +65,6 @@ class _Replay:
     whole: set[int] = field(default_factory=set)
 
     def model(self, model: Any) -> Any:
-        """The new version of a whole model."""
         graph = self.analysis.graph
         slim = self._nested(model, graph)
         self._copy_flags(model, slim, graph)
@@ -82,7 +79,6 @@ class _Replay:
         return self.analysis.rules.get(id(operation)) is not None or id(operation) in self.whole
 
     def _nested(self, operation: Any, graph: Graph) -> Any:
-        """The new model of a graph."""
         inputs = [self._input(tensor) for tensor in graph.inputs]
         if isinstance(operation, keras.Sequential):
             calls = {id(call.operation): call for call in graph.calls}
@@ -129,9 +125,8 @@ class _Replay:
     def _operation(self, graph: Graph, call: Call) -> Any:
         """The new operation, made at its first call."""
         original = call.operation
-        known = self.made.get(id(original))
-        if known is not None:
-            return known[1]
+        if id(original) in self.made:
+            return self.made[id(original)][1]
         nested = graph.nested.get(id(original))
         if id(original) in self.swaps:
             made = self.swaps[id(original)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,6 +18,8 @@ from spade_keras.pruning.rebuild import rebuild
 from spade_keras.pruning.selection import allowed_widths, check_count, nearest
 
 Between = Callable[[Any, PruningPlan, int], Any]
+_Slice = tuple[Any, int, np.ndarray]  # a variable, an axis, and the channel at each place along it
+_Channels = tuple[int, list[_Slice]]  # a group's width and slices
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,10 @@ def prune_gradually(
 
     With `ratio` or `widths` the final widths are decided at the start and each group shrinks
     linearly; with a `target` the amount left falls linearly and the groups compete at each step.
-
     `between(slim, plan, step)` is called after each step, 1 to `steps`, to train the slim model; it
     returns None, or the model to continue with. The settings are those of `make_plan`.
 
     Example:
-        >>> import keras
         >>> layers = [keras.Input((8,)), keras.layers.Dense(8, name="a"), keras.layers.Dense(2)]
         >>> made = prune_gradually(keras.Sequential(layers), steps=2, ratio=0.5)
         >>> [plan.widths["a"] for plan in made.plans]
@@ -103,12 +103,8 @@ class GroupSparsity(keras.callbacks.Callback):
     exactly zero; `group_sl` is a weight decay up to 16 times stronger on the least important ones.
     Both work beside any optimizer. Biases, frozen weights and fixed groups are left alone.
 
-    Args:
-        strength: Lambda, positive.
-        method: `"group_l1"` or `"group_sl"`.
-        model: The model to shrink. None: the model being trained; give the inner one if a wrapper
-            is trained.
-        every: Batches between two steps, each of which counts for all of them.
+    `model` is the one to shrink, where a wrapper around it is trained; `every` is the number of
+    batches between two steps, each of which counts for all of them.
 
     Example:
         >>> callback = GroupSparsity(1e-3, method="group_sl")
@@ -144,7 +140,7 @@ class GroupSparsity(keras.callbacks.Callback):
         model = self.model if self._target is None else self._target
         weights = WeightTable(model)
         free = [group for group in find_groups(model) if group.fixed is None]
-        self._channels = [_channels_of(group, weights) for group in free]
+        self._channels = [(group.width, list(_slices_of(group, weights))) for group in free]
         self._batches = 0
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -160,34 +156,23 @@ class GroupSparsity(keras.callbacks.Callback):
         shrink_channels(self._channels, rate * self.strength * self.every, self.method)
 
 
-@dataclass(frozen=True)
-class _Channels:
-    """The places of a group's channels: per slice its variable, axis, and each place's owner."""
-
-    width: int
-    slices: list[tuple[Any, int, np.ndarray]]
-
-
-def _channels_of(group: Group, weights: WeightTable) -> _Channels:
-    slices = []
+def _slices_of(group: Group, weights: WeightTable) -> Iterator[_Slice]:
     for slot in magnitude_slots(group):
         variable = weights.variable(slot)
-        if not variable.trainable:
-            continue
-        owners = np.full(variable.shape[slot.axis], group.width, np.int32)
-        owners[slot.positions] = np.arange(group.width)[:, None]
-        slices.append((variable, slot.axis, owners))
-    return _Channels(group.width, slices)
+        if variable.trainable:
+            owners = np.full(variable.shape[slot.axis], group.width, np.int32)
+            owners[slot.positions] = np.arange(group.width)[:, None]
+            yield variable, slot.axis, owners
 
 
 def shrink_channels(channels: list[_Channels], step: float, method: str) -> None:
     """Shrinks all channels by factors computed before any of them changes."""
     ops = keras.ops
-    factors = [_factors(part, step, method) for part in channels]
-    for part, factor in zip(channels, factors, strict=True):
+    factors = [_factors(width, slices, step, method) for width, slices in channels]
+    for (_, slices), factor in zip(channels, factors, strict=True):
         # Places that belong to no channel of the group take the factor 1 at the end.
         padded = ops.concatenate([factor, ops.ones((1,), factor.dtype)])
-        for variable, axis, owners in part.slices:
+        for variable, axis, owners in slices:
             shape = [1] * len(variable.shape)
             shape[axis] = -1
             values = ops.stop_gradient(ops.convert_to_tensor(variable))
@@ -195,15 +180,15 @@ def shrink_channels(channels: list[_Channels], step: float, method: str) -> None
             variable.assign(values * scale)
 
 
-def _factors(part: _Channels, step: float, method: str) -> Any:
+def _factors(width: int, slices: list[_Slice], step: float, method: str) -> Any:
     """One factor in [0, 1] per channel."""
     ops = keras.ops
-    squares = ops.zeros((part.width,), "float32")
-    for variable, axis, owners in part.slices:
+    squares = ops.zeros((width,), "float32")
+    for variable, axis, owners in slices:
         values = ops.cast(ops.stop_gradient(ops.convert_to_tensor(variable)), "float32")
         others = tuple(other for other in range(len(variable.shape)) if other != axis)
         sums = ops.sum(ops.square(values), axis=others)
-        squares += ops.segment_sum(sums, owners, num_segments=part.width + 1)[: part.width]
+        squares += ops.segment_sum(sums, owners, num_segments=width + 1)[:width]
     norms = ops.sqrt(squares)
     if method == "group_l1":
         return ops.maximum(0.0, 1.0 - step / ops.maximum(norms, 1e-12))

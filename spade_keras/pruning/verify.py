@@ -47,14 +47,10 @@ _Pairs = dict[str, tuple[np.ndarray, np.ndarray]]
 class VerificationReport:
     """How far the slim model is from the original changed in place.
 
-    Args:
-        errors: Largest absolute difference over the spread, by tensor: the outputs (logits
-            where a softmax ends the model) and, for channels, one tensor inside.
-        stds: Standard deviation of each of these tensors over all its elements.
-        spreads: Standard deviation from sample to sample, which the input causes.
-        tolerance: The largest error that passes.
-        parameters: Parameters of the model, or of a network's priors.
-        slim_parameters: Parameters of the slim model.
+    The tensors compared are the outputs (logits where a softmax ends the model) and, for channels,
+    one tensor inside; in plans of several steps their names begin with the step. An error is the
+    largest absolute difference over the spread, the standard deviation from sample to sample,
+    which the input causes; `stds` are those over all elements.
     """
 
     errors: dict[str, float] = field(default_factory=dict)
@@ -108,15 +104,11 @@ def verify_plan(
     a dict with one entry per prior, are drawn where none are given. `tolerance` is the largest
     difference allowed, relative to a tensor's standard deviation.
 
-    Returns:
-        The errors by tensor; in plans of several steps the names begin with the step.
-
     Raises:
         VerificationError: The two differ, or the check is blind.
 
     Example:
-        >>> import keras
-        >>> from spade_keras.pruning import make_plan, verify_plan
+        >>> from spade_keras.pruning import make_plan
         >>> layers = [keras.Input((6,)), keras.layers.Dense(8), keras.layers.Dense(3)]
         >>> model = keras.Sequential(layers)
         >>> verify_plan(model, make_plan(model, ratio=0.5)).largest_error < 1e-3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import heapq
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -23,40 +24,26 @@ from spade_keras.pruning.proof import Replay, to_numpy, to_tensors
 
 
 class Seen(Exception):  # noqa: N818
-    """Ends a run as soon as the wanted tensor was seen."""
+    """Ends the run of a batch as soon as the wanted tensor was seen."""
 
 
-@dataclass
-class Statistics:
-    """Second moments of the inputs of one reader, a kernel that contracts channels.
-
-    `gram` is `[X 1]^T [X 1] / rows` of every block, float64, `(blocks, n + 1, n + 1)` with
-    n = channels x taps.
-    """
-
-    gram: np.ndarray
-    rows: int = 0
-
-    def add(self, patches: np.ndarray) -> None:
-        """Adds rows `(rows, blocks, channels, taps)`."""
-        total = self.gram * self.rows + second_moment(patches, patches)
-        self.rows += len(patches)
-        self.gram = total / max(1, self.rows)
+BATCH_SIZE = 8
+_MOST_INPUTS = 4608
+# Samples x positions that a layer contributes per batch.
+choose_rows = row_chooser(4096, seed=0)
 
 
 @dataclass(frozen=True)
 class PartCalibration:
-    """The inputs of a model, or of one prior of a network, and the statistics measured on them.
+    """The inputs of a model, or of one prior of a network, and the moments measured on them.
 
-    Statistics are found by the path of a layer and the kernel's position in its weights; the other
-    fields are the settings of `calibrate`.
+    `grams` holds `[X 1]^T [X 1] / rows` of every block of a kernel, float64, `(blocks, n + 1,
+    n + 1)` with n = channels x taps, by the path of a layer and the kernel's position in its
+    weights.
     """
 
     inputs: Any
-    statistics: Mapping[tuple[str, int], Statistics]
-    batch_size: int
-    rows: int
-    seed: int
+    grams: Mapping[tuple[str, int], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -65,85 +52,70 @@ class Calibration:
 
     parts: Mapping[str, PartCalibration]
 
-    def statistics(self, path: str, weight_index: int = 0) -> Statistics | None:
-        """Returns the statistics of a layer's kernel by the path that groups use, if any."""
+    def gram(self, path: str, weight_index: int = 0) -> np.ndarray | None:
+        """Returns the second moments of a kernel's inputs by the path that groups use, if any."""
         for key, part in self.parts.items():
-            prefix = prefix_of(key)
-            found = part.statistics.get((path[len(prefix) :], weight_index))
-            if path.startswith(prefix) and found is not None:
+            found = part.grams.get((path.removeprefix(prefix_of(key)), weight_index))
+            if path.startswith(prefix_of(key)) and found is not None:
                 return found
         return None
 
 
-def calibrate(
-    model: Any,
-    inputs: Any,
-    *,
-    batch_size: int = 8,
-    rows: int = 4096,
-    samples: int = 128,
-    most_inputs: int = 4608,
-    seed: int = 0,
-) -> Calibration:
+def calibrate(model: Any, inputs: Any, *, samples: int = 128) -> Calibration:
     """Measures the inputs of a model's kernels; needs neither labels nor targets.
 
     The priors of a network are measured on the images that the network passes to them, over all
-    iterations. A kernel of n inputs (channels x window) needs n x n numbers of 8 bytes.
+    iterations. A kernel of n inputs (channels x window) needs n x n numbers of 8 bytes; above
+    n = 4608 kernels are left out and stay as they are cut.
 
     Args:
         model: A built Keras model, or a network with `priors`.
         inputs: Inputs of the model, a few dozen images or some hundred samples.
-        batch_size: Samples per forward pass.
-        rows: Most rows (samples x positions) that a layer contributes per batch, drawn at random.
         samples: Most samples of a model, or of all calls of a prior, drawn at random.
-        most_inputs: Kernels of more inputs are left out: they stay as they are cut.
-        seed: Seed of both draws.
 
     Returns:
-        The statistics, for `make_plan(..., importance="obs")` and `rebuild(..., calibration=)`.
+        The argument `calibration` of `make_plan(..., importance="obs")` and `rebuild`.
 
     Example:
         >>> import keras, numpy as np
         >>> dense = keras.layers.Dense
         >>> model = keras.Sequential([keras.Input((4,)), dense(6, name="a"), dense(2, name="b")])
-        >>> calibrate(model, np.ones((8, 4), "float32")).statistics("b").gram.shape
+        >>> calibrate(model, np.ones((8, 4), "float32")).gram("b").shape
         (1, 7, 7)
     """
     if not count_samples(inputs):
         raise ValueError("`inputs` must hold at least one sample. Received: inputs of length 0")
     if is_network(model):
-        given = _trajectory(model, inputs, batch_size, samples, seed)
+        given = _trajectory(model, inputs, samples)
     else:
-        choose = row_chooser(samples, seed)(count_samples(inputs))
-        given = {"": keras.tree.map_structure(lambda array: np.asarray(array)[choose], inputs)}
-    measured = {
-        key: _measure(part, given[key], batch_size, rows, most_inputs, seed)
-        for key, part in parts_of(model).items()
-        if key in given
-    }
-    return Calibration(measured)
+        chosen = row_chooser(samples, seed=0)(count_samples(inputs))
+        given = {"": keras.tree.map_structure(lambda array: np.asarray(array)[chosen], inputs)}
+    parts = parts_of(model).items()
+    return Calibration({key: _measure(x, given[key]) for key, x in parts if key in given})
 
 
 def watch_calls(
     analysis: Analysis, inputs: Any, see: Callable[[str, Call, Mapping[int, Any]], None]
 ) -> None:
-    """Runs a model on one batch, eagerly, and shows every call before it is made.
+    """Runs a model batch by batch, eagerly, and shows every call before it is made.
 
     `see` gets the path of the operation, the call and the tensors so far, by the id of their
-    symbols; it raises `Seen` to end the run.
+    symbols; it raises `Seen` to end the run of a batch.
     """
 
     def before(call: Call, tensors: Mapping[int, Any]) -> None:
         see(analysis.paths.get(id(call.operation), ""), call, tensors)
 
-    with contextlib.suppress(Seen):
-        graph = analysis.graph
-        Replay(None, before=before).run(graph, to_tensors(graph, inputs), [])
+    graph = analysis.graph
+    for batch in batches(inputs, BATCH_SIZE):
+        with contextlib.suppress(Seen):
+            Replay(None, before=before).run(graph, to_tensors(graph, batch), [])
 
 
-def argument_of(call: Call, reader: Reader, tensors: Mapping[int, Any]) -> np.ndarray:
-    """The input of a reader in a call."""
-    return to_numpy(tensors[id(call.inputs[min(reader.argument, len(call.inputs) - 1)])])
+def patches_of(call: Call, reader: Reader, tensors: Mapping[int, Any]) -> np.ndarray:
+    """What a reader sees in a call, at rows that are the same in every model."""
+    argument = call.inputs[min(reader.argument, len(call.inputs) - 1)]
+    return reader.patches(to_numpy(tensors[id(argument)]), choose_rows)
 
 
 def second_moment(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -153,37 +125,31 @@ def second_moment(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return left.transpose(1, 2, 0) @ right.transpose(1, 0, 2)
 
 
-def _measure(
-    model: keras.Model, inputs: Any, batch_size: int, rows: int, most_inputs: int, seed: int
-) -> PartCalibration:
+def _measure(model: keras.Model, inputs: Any) -> PartCalibration:
     analysis = analyze(model)
-    statistics: dict[tuple[str, int], Statistics] = {}
-    choose = row_chooser(rows, seed)
+    sums: dict[tuple[str, int], Any] = defaultdict(float)
+    rows: dict[tuple[str, int], int] = defaultdict(int)
 
     def see(path: str, call: Call, tensors: Mapping[int, Any]) -> None:
         for reader in readers_of(call.operation):
-            if reader.inputs > most_inputs:
+            if reader.inputs > _MOST_INPUTS:
                 continue
-            patches = reader.patches(argument_of(call, reader, tensors), choose)
+            patches = patches_of(call, reader, tensors)
             if not np.isfinite(patches).all():
                 raise ValueError(
                     "`inputs` must lead to finite activations. Received: NaN or infinity before "
                     f"layer {path!r}"
                 )
-            key = (path, reader.index)
-            if key not in statistics:
-                size = patches.shape[2] * patches.shape[3] + 1
-                statistics[key] = Statistics(np.zeros((reader.blocks, size, size)))
-            statistics[key].add(patches)
+            sums[path, reader.index] = sums[path, reader.index] + second_moment(patches, patches)
+            rows[path, reader.index] += len(patches)
 
-    for batch in batches(inputs, batch_size):
-        watch_calls(analysis, batch, see)
-    return PartCalibration(inputs, statistics, batch_size, rows, seed)
+    watch_calls(analysis, inputs, see)
+    return PartCalibration(inputs, {key: sums[key] / max(1, rows[key]) for key in sums})
 
 
-def _trajectory(network: Any, inputs: Any, batch_size: int, most: int, seed: int) -> dict[str, Any]:
+def _trajectory(network: Any, inputs: Any, most: int) -> dict[str, Any]:
     """The inputs that a network passes to each prior, a random choice over all calls."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     # The samples with the smallest of random numbers are a uniform choice at any time.
     kept: dict[str, list[tuple[float, Any]]] = {key: [] for key in network.priors}
 
@@ -195,7 +161,7 @@ def _trajectory(network: Any, inputs: Any, batch_size: int, most: int, seed: int
     with contextlib.ExitStack() as stack:
         for key, prior in network.priors.items():
             stack.enter_context(_recording(prior, partial(record, key)))
-        for batch in batches(inputs, batch_size):
+        for batch in batches(inputs, BATCH_SIZE):
             backend.synchronize(network(batch, training=False))
     return {
         key: keras.tree.map_structure(

@@ -10,7 +10,6 @@ so overlapping windows are fitted one by one.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 Rows = Callable[[int], np.ndarray]
 """Chooses which of so many rows are looked at; returns their numbers."""
@@ -47,9 +47,9 @@ class Reader:
     index: int
     bias: Any
     axis: int
-    blocks: int
-    argument: int
     patches: Callable[[np.ndarray, Rows], np.ndarray]
+    blocks: int = 1
+    argument: int = 0
 
     @property
     def inputs(self) -> int:
@@ -86,8 +86,7 @@ def readers_of(layer: Any) -> list[Reader]:
 
     def reader(kernel: Any, bias: Any, axis: int, patches: Any, **options: int) -> Reader:
         index = next(i for i, variable in enumerate(layer.weights) if variable is kernel)
-        settings = {"blocks": 1, "argument": 0, **options}
-        return Reader(kernel, index, bias, axis % len(kernel.shape), patches=patches, **settings)
+        return Reader(kernel, index, bias, axis % len(kernel.shape), patches, **options)
 
     if kind is keras.layers.Dense:
         return [reader(layer.kernel, layer.bias, 0, _last_axis)]
@@ -125,41 +124,35 @@ def _positions(layer: Any, x: np.ndarray, rows: Rows) -> np.ndarray:
 
 def _windows(layer: Any, x: np.ndarray, rows: Rows) -> np.ndarray:
     gathered = _gather(layer, x, rows)
-    count, taps, channels = gathered.shape
-    parts = gathered.reshape(count, taps, layer.groups, channels // layer.groups)
-    return parts.transpose(0, 2, 3, 1)
+    count, channels, taps = gathered.shape
+    return gathered.reshape(count, layer.groups, channels // layer.groups, taps)
 
 
 def _depthwise_outputs(layer: Any, x: np.ndarray, rows: Rows) -> np.ndarray:
     gathered = _gather(layer, x, rows)
-    depthwise = keras.ops.convert_to_numpy(layer.depthwise_kernel)
-    depthwise = depthwise.reshape(gathered.shape[1], gathered.shape[2], -1)
-    outputs = np.einsum("rtc,tcm->rcm", gathered, depthwise)
-    return outputs.reshape(len(outputs), 1, -1, 1)
+    count, channels, taps = gathered.shape
+    depthwise = keras.ops.convert_to_numpy(layer.depthwise_kernel).reshape(taps, channels, -1)
+    return np.einsum("rct,tcm->rcm", gathered, depthwise).reshape(count, 1, -1, 1)
 
 
 def _gather(layer: Any, x: np.ndarray, rows: Rows) -> np.ndarray:
-    """Reads the windows of the chosen output positions: `(rows, taps, channels)`.
+    """Reads the windows of the chosen output positions: `(rows, channels, taps)`.
 
     Keras pads "same" as TensorFlow does on every backend: the odd pixel goes behind.
     """
     x = _channels_last(layer, x)
-    sizes = x.shape[1:-1]
-    kernel, strides, dilation = layer.kernel_size, layer.strides, layer.dilation_rate
-    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
-    padding = [_padding(layer.padding, *sides) for sides in zip(sizes, reach, strides, strict=True)]
+    sides = list(zip(layer.kernel_size, layer.dilation_rate, layer.strides, strict=True))
+    reach = [(size - 1) * dilation + 1 for size, dilation, _ in sides]
+    padding = map(_padding, [layer.padding] * len(sides), x.shape[1:-1], reach, layer.strides)
     padded = np.pad(x, [(0, 0), *padding, (0, 0)])
-    counts = [
-        (size - r) // stride + 1
-        for size, r, stride in zip(padded.shape[1:-1], reach, strides, strict=True)
-    ]
-    chosen = np.unravel_index(rows(len(x) * math.prod(counts)), (len(x), *counts))
-    starts = [at * stride for at, stride in zip(chosen[1:], strides, strict=True)]
-    taps = [
-        padded[(chosen[0], *(s + t * d for s, t, d in zip(starts, tap, dilation, strict=True)))]
-        for tap in itertools.product(*map(range, kernel))
-    ]
-    return np.stack(taps, axis=1)
+    # A view of shape (batch, *positions, channels, *window): only chosen rows are copied.
+    windows = sliding_window_view(padded, reach, axis=tuple(range(1, x.ndim - 1)))
+    strides = [slice(None, None, stride) for _, _, stride in sides]
+    dilations = [slice(None, None, dilation) for _, dilation, _ in sides]
+    windows = windows[(slice(None), *strides, slice(None), *dilations)]
+    places = windows.shape[: x.ndim - 1]
+    chosen = rows(math.prod(places))
+    return windows[np.unravel_index(chosen, places)].reshape(len(chosen), x.shape[-1], -1)
 
 
 def _padding(kind: str, size: int, reach: int, stride: int) -> tuple[int, int]:

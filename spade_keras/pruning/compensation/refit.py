@@ -23,13 +23,15 @@ import numpy as np
 
 from spade_keras.backend.batches import batches
 from spade_keras.pruning.compensation.calibration import (
+    BATCH_SIZE,
     PartCalibration,
     Seen,
-    argument_of,
+    choose_rows,
+    patches_of,
     second_moment,
     watch_calls,
 )
-from spade_keras.pruning.compensation.readers import Reader, Rows, readers_of, row_chooser
+from spade_keras.pruning.compensation.readers import Reader, readers_of
 from spade_keras.pruning.graph.analysis import Analysis, analyze
 from spade_keras.pruning.graph.labels import along_axis
 from spade_keras.pruning.graph.narrowing import Narrowing
@@ -38,7 +40,6 @@ from spade_keras.pruning.proof import calls_of, to_numpy
 from spade_keras.pruning.rules.rule import axes_of
 
 _RIDGE = 1e-6  # relative to the diagonal of G
-_Sides = tuple[Analysis, Analysis]  # of the original and of the slim model
 Kept = Mapping[str, Sequence[int]]
 """Kept channels by group of the original; groups that are not named keep all."""
 
@@ -57,14 +58,14 @@ def refit_in_closed_form(
     values: dict[int, np.ndarray] = {}
     for call in calls_of(analysis.graph):
         for reader in readers_of(call.operation):
-            found = calibration.statistics.get((analysis.paths[id(call.operation)], reader.index))
+            found = calibration.grams.get((analysis.paths[id(call.operation)], reader.index))
             rows, _ = _kept_parts(narrowing, reader)
             if found is None or rows.all() or id(reader.variable) in values:
                 continue
             weights = _with_bias(reader)
             keep = _flags(reader, rows, weights)
             start = np.where(keep[:, None], weights, 0)
-            fitted = _fit(start, keep, found.gram, found.gram @ (weights - start))
+            fitted = _fit(start, keep, found, found @ (weights - start))
             values |= {id(v): x for v, x in _split(reader, fitted)}
     return values
 
@@ -76,22 +77,21 @@ def refit_sequentially(
 
     Moving statistics of batch normalizations are shifted as their inputs shifted.
     """
-    sides = (analyze(model), analyze(slim))
-    narrowing = Narrowing(sides[0], kept, to_numpy)
-    paths = sides[1].paths
-    layers = {paths[id(call.operation)]: call.operation for call in calls_of(sides[1].graph)}
+    refit = _SequentialRefit(analyze(model), analyze(slim), kept, calibration)
+    paths = refit.slim.paths
+    layers = {paths[id(call.operation)]: call.operation for call in calls_of(refit.slim.graph)}
     seen: set[str] = set()
-    for call in calls_of(sides[0].graph):
-        path = sides[0].paths[id(call.operation)]
+    for call in calls_of(refit.full.graph):
+        path = refit.full.paths[id(call.operation)]
         layer = layers.get(path)
         if path in seen or type(layer) is not type(call.operation):
             continue
         seen.add(path)
         if isinstance(layer, keras.layers.BatchNormalization):
-            _shift_statistics(sides, path, layer, narrowing, calibration)
+            refit.shift_statistics(path, call.operation, layer)
         for original, reader in zip(readers_of(call.operation), readers_of(layer), strict=True):
-            if (path, original.index) in calibration.statistics:
-                _refit(sides, path, (original, reader), narrowing, calibration)
+            if (path, original.index) in calibration.grams:
+                refit.fit(path, original, reader)
 
 
 def _kept_parts(narrowing: Narrowing, reader: Reader) -> tuple[np.ndarray, np.ndarray]:
@@ -106,48 +106,59 @@ def _kept_parts(narrowing: Narrowing, reader: Reader) -> tuple[np.ndarray, np.nd
     return rows, reader.matrix(alive)[:, 0, 0, :] > 0
 
 
-def _refit(
-    sides: _Sides,
-    path: str,
-    readers: tuple[Reader, Reader],
-    narrowing: Narrowing,
-    calibration: PartCalibration,
-) -> None:
-    """Refits one reader of the slim model.
+class _SequentialRefit:
+    """The models of a sequential refit, and the inputs of both."""
 
-    If its output goes straight into a sum, it also makes up for the error of the other summand:
-    `target = X W + (other of the full model - other of the slim one)`.
-    """
-    original, reader = readers
-    outputs = _kept_parts(narrowing, original)[1]
-    sums = [_sum_after(analysis, path) for analysis in sides]
-    choose = row_chooser(calibration.rows, calibration.seed)
-    own = cross = other = np.zeros(())
-    rows = 0
-    for batch in batches(calibration.inputs, calibration.batch_size):
-        (full, beside), (slim, slim_beside) = (
-            _look(analysis, path, reader.index, summed, batch, choose)
-            for analysis, summed in zip(sides, sums, strict=True)
-        )
-        for x, narrow in zip(full, slim, strict=True):
-            own = own + second_moment(narrow, narrow)
-            cross = cross + second_moment(narrow, x)
-            rows += len(x)
-        if beside is not None and slim_beside is not None and len(outputs) == 1:
-            missing = beside[:, outputs[0]] - slim_beside
-            other = other + second_moment(slim[0], missing[:, None, :, None])[..., :-1]
-    if not rows:
-        return
-    start, weights = _with_bias(reader), _with_bias(original)
-    wanted = np.stack([block[:, kept] for block, kept in zip(weights, outputs, strict=True)])
-    keep = _flags(reader, np.ones(reader.variable.shape[reader.axis], bool), start)
-    missing = (cross @ wanted + other - own @ start) / rows
-    for variable, value in _split(reader, _fit(start, keep, own / rows, missing)):
-        variable.assign(value)
+    def __init__(
+        self, full: Analysis, slim: Analysis, kept: Kept, calibration: PartCalibration
+    ) -> None:
+        self.full = full
+        self.slim = slim
+        self.narrowing = Narrowing(full, kept, to_numpy)
+        self.inputs = calibration.inputs
+
+    def fit(self, path: str, original: Reader, reader: Reader) -> None:
+        """Refits one reader of the slim model.
+
+        If its output goes straight into a sum, it also makes up for the error of the other summand:
+        `target = X W + (other of the full model - other of the slim one)`.
+        """
+        outputs = _kept_parts(self.narrowing, original)[1]
+        sums = [_sum_after(self.full, path), _sum_after(self.slim, path)]
+        own = cross = other = np.zeros(())
+        rows = 0
+        for batch in batches(self.inputs, BATCH_SIZE):
+            full, beside = _look(self.full, path, reader.index, sums[0], batch)
+            slim, slim_beside = _look(self.slim, path, reader.index, sums[1], batch)
+            for x, narrow in zip(full, slim, strict=True):
+                own = own + second_moment(narrow, narrow)
+                cross = cross + second_moment(narrow, x)
+                rows += len(x)
+            if beside is not None and slim_beside is not None and len(outputs) == 1:
+                missing = beside[:, outputs[0]] - slim_beside
+                other = other + second_moment(slim[0], missing[:, None, :, None])[..., :-1]
+        if not rows:
+            return
+        start, weights = _with_bias(reader), _with_bias(original)
+        wanted = np.stack([block[:, kept] for block, kept in zip(weights, outputs, strict=True)])
+        keep = _flags(reader, np.ones(reader.variable.shape[reader.axis], bool), start)
+        missing = (cross @ wanted + other - own @ start) / rows
+        for variable, value in _split(reader, _fit(start, keep, own / rows, missing)):
+            variable.assign(value)
+
+    def shift_statistics(self, path: str, original: Any, layer: Any) -> None:
+        """Shifts a batch normalization's statistics as those of its inputs shifted."""
+        before, after = (_input_moments(x, path, self.inputs) for x in (self.full, self.slim))
+        alive = np.ones(original.moving_mean.shape, bool)
+        for _, flags in self.narrowing.slots.get(id(original.moving_mean), ()):
+            alive = flags
+        mean, variance = map(self.narrowing.value, (original.moving_mean, original.moving_variance))
+        layer.moving_mean.assign(mean + after[0] - before[0][alive])
+        layer.moving_variance.assign(variance * (after[1] + 1e-12) / (before[1][alive] + 1e-12))
 
 
 def _look(
-    analysis: Analysis, path: str, index: int, summed: Any, batch: Any, choose: Rows
+    analysis: Analysis, path: str, index: int, summed: Any, batch: Any
 ) -> tuple[list[np.ndarray], np.ndarray | None]:
     """The inputs of a reader in every call of its layer, and the other summand of its output."""
     patches: list[np.ndarray] = []
@@ -157,13 +168,13 @@ def _look(
     def see(at: str, call: Call, tensors: Mapping[int, Any]) -> None:
         if at == path:
             [reader] = [r for r in readers_of(call.operation) if r.index == index]
-            patches.append(reader.patches(argument_of(call, reader, tensors), choose))
+            patches.append(patches_of(call, reader, tensors))
             if summed is None and len(patches) == calls:
                 raise Seen
         if summed is not None and at == summed[0] and patches:
             value = to_numpy(tensors[id(summed[1])]).astype(np.float64)
             flat = value.reshape(-1, value.shape[-1])
-            other.append(flat[choose(len(flat))])
+            other.append(flat[choose_rows(len(flat))])
             raise Seen
 
     watch_calls(analysis, batch, see)
@@ -197,24 +208,7 @@ def _sum_after(analysis: Analysis, path: str) -> tuple[str, Any] | None:
     return analysis.paths[id(users[0].operation)], others[0]
 
 
-def _shift_statistics(
-    sides: _Sides, path: str, layer: Any, narrowing: Narrowing, calibration: PartCalibration
-) -> None:
-    """Shifts a batch normalization's statistics as those of its inputs shifted."""
-    original = _calls_at(sides[0], path)[0].operation
-    before, after = (_input_moments(analysis, path, calibration) for analysis in sides)
-    alive = np.ones(original.moving_mean.shape, bool)
-    for _, flags in narrowing.slots.get(id(original.moving_mean), ()):
-        alive = flags
-    mean, variance = map(narrowing.value, (original.moving_mean, original.moving_variance))
-    layer.moving_mean.assign(mean + after[0] - before[0][alive])
-    layer.moving_variance.assign(variance * (after[1] + 1e-12) / (before[1][alive] + 1e-12))
-
-
-def _input_moments(
-    analysis: Analysis, path: str, calibration: PartCalibration
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance of a normalization's inputs per channel."""
+def _input_moments(analysis: Analysis, path: str, inputs: Any) -> tuple[np.ndarray, np.ndarray]:
     sums: Any = 0.0
     rows = 0
 
@@ -226,8 +220,7 @@ def _input_moments(
             sums = sums + np.stack([flat.sum(axis=0), np.square(flat).sum(axis=0)])
             rows += len(flat)
 
-    for batch in batches(calibration.inputs, calibration.batch_size):
-        watch_calls(analysis, batch, see)
+    watch_calls(analysis, inputs, see)
     mean, squares = sums / rows
     return mean, np.maximum(squares - np.square(mean), 0)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,10 @@ from spade_keras.pruning.graph.weights import WeightTable
 from spade_keras.pruning.groups import Group, Slot
 from spade_keras.registry import IMPORTANCES
 
-_SCALES = ("gamma", "scale")
+SCALES = ("gamma", "scale")
 
-ImportanceFunction = Callable[[Group, WeightTable], np.ndarray]
+Rows = np.ndarray | Sequence[np.ndarray]
+ImportanceFunction = Callable[[Group, WeightTable], Rows]
 
 
 class Importance(ABC):
@@ -28,7 +29,7 @@ class Importance(ABC):
     """Whether scores are divided by their mean, which makes them comparable across groups."""
 
     @abstractmethod
-    def __call__(self, group: Group, weights: WeightTable) -> np.ndarray:
+    def __call__(self, group: Group, weights: WeightTable) -> Rows:
         """Returns scores of shape `(members, width)` for one group.
 
         No rows: the importance cannot score this group, which then keeps all its channels.
@@ -38,22 +39,16 @@ class Importance(ABC):
 
 def magnitude_slots(group: Group) -> list[Slot]:
     """Slots whose size counts for a channel: kernels and the scales of norms, no biases."""
-    return [slot for slot in group.slots if _is_magnitude(slot)]
+    return [
+        slot
+        for slot in group.slots
+        if slot.role != "parameter" or slot.weight in SCALES or slot.weight.endswith("kernel")
+    ]
 
 
 def producer_slots(group: Group) -> list[Slot]:
     """Slots of the kernels that make the channels."""
-    return [slot for slot in group.slots if slot.role == "producer" and _is_magnitude(slot)]
-
-
-def _is_magnitude(slot: Slot) -> bool:
-    return slot.role != "parameter" or slot.weight in _SCALES or slot.weight.endswith("kernel")
-
-
-def stack_members(group: Group, rows: Iterable[np.ndarray]) -> np.ndarray:
-    """Members' scores as one array `(members, width)`, which may have no rows."""
-    members = list(rows)
-    return np.stack(members) if members else np.zeros((0, group.width))
+    return [slot for slot in group.slots if slot.role == "producer"]
 
 
 def group_scores(
@@ -65,14 +60,15 @@ def group_scores(
         Scores of shape `(width,)`, or None where the importance cannot score the group. They
         are not divided if `importance.normalize` is false, nor where all of them are zero.
     """
-    members = np.atleast_2d(np.asarray(importance(group, weights), np.float64))
+    rows = importance(group, weights)
+    if len(rows) == 0:
+        return None
+    members = np.atleast_2d(np.asarray(rows, np.float64))
     if members.ndim != 2 or members.shape[1] != group.width:
         raise ValueError(
             f"`importance` must return scores of shape (members, {group.width}) for group "
             f"{group.name!r}. Received: shape={members.shape}."
         )
-    if len(members) == 0:
-        return None
     if not np.isfinite(members).all():
         channel = int(np.argwhere(~np.isfinite(members))[0, 1])
         raise ValueError(

@@ -12,7 +12,7 @@ from spade_keras.pruning.compensation.calibration import Calibration
 from spade_keras.pruning.compensation.readers import readers_of
 from spade_keras.pruning.graph.weights import WeightTable
 from spade_keras.pruning.groups import Group, Slot
-from spade_keras.pruning.importance.importance import Importance
+from spade_keras.pruning.importance.importance import Importance, Rows
 
 _RIDGE = 1e-4
 
@@ -37,9 +37,9 @@ class OptimalBrainSurgeon(Importance):
 
     def __init__(self, calibration: Calibration) -> None:
         self.calibration = calibration
-        self._known: dict[tuple[Any, ...], np.ndarray] = {}
+        self._known: dict[tuple[Any, ...], Rows] = {}
 
-    def __call__(self, group: Group, weights: WeightTable) -> np.ndarray:
+    def __call__(self, group: Group, weights: WeightTable) -> Rows:
         """Eliminates the channels of a group one by one; no rows where no reader was measured."""
         # A search asks for the same groups again and again, and their weights do not change.
         readers = [slot.layer for slot in group.slots if slot.role == "consumer"]
@@ -47,8 +47,7 @@ class OptimalBrainSurgeon(Importance):
         if key not in self._known:
             moments = reader_moments(self.calibration, group, weights)
             states = [_State(*state) for _, *state in moments]
-            rows = np.zeros((0, group.width))
-            self._known[key] = _eliminate(states, group.width)[None] if states else rows
+            self._known[key] = [_eliminate(states, group.width)] if states else []
         return self._known[key]
 
 
@@ -62,10 +61,8 @@ def reader_moments(
     for slot in group.slots:
         if slot.role != "consumer":
             continue
-        variable, found = (
-            weights.variable(slot),
-            calibration.statistics(slot.layer, slot.weight_index),
-        )
+        variable = weights.variable(slot)
+        found = calibration.gram(slot.layer, slot.weight_index)
         readers = readers_of(weights.layers[slot.layer])
         reader = next((r for r in readers if r.variable is variable), None)
         if found is None or reader is None or slot.axis != reader.axis:
@@ -75,7 +72,7 @@ def reader_moments(
         rows = np.arange(channels * taps).reshape(channels, taps)[slot.positions]
         with_bias = slice(None) if reader.bias is not None else slice(-1)
         flat = matrix.reshape(blocks, channels * taps, outputs)
-        for block, gram in zip(flat, found.gram, strict=True):
+        for block, gram in zip(flat, found, strict=True):
             yield slot, block, gram[with_bias, with_bias], rows.reshape(group.width, -1)
 
 
