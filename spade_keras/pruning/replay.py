@@ -55,7 +55,7 @@ def replay(
 
 @dataclass
 class _Replay:
-    """One replay: the new layers made so far."""
+    """One replay: the new layers made so far, and composite ones that were copied whole."""
 
     analysis: Analysis
     narrowing: Narrowing

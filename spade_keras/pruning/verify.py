@@ -18,6 +18,7 @@ import numpy as np
 
 from spade_keras.errors import VerificationError
 from spade_keras.pruning.basis.rank_groups import leaf_calls, to_kernel, to_matrix
+from spade_keras.pruning.cost import count_parameters
 from spade_keras.pruning.graph.analysis import Analysis, analyze
 from spade_keras.pruning.graph.branches import find_branches
 from spade_keras.pruning.graph.narrowing import read_from
@@ -135,7 +136,7 @@ def measure_difference(
     Plans that differ in one kept channel, block or component must give a large difference: that
     tests the check itself.
     """
-    whole = VerificationReport(tolerance=tolerance, parameters=_parameters(model))
+    whole = VerificationReport(tolerance=tolerance, parameters=count_parameters(model))
     steps = list(zip(plan.steps, slim_plan.steps, strict=True))
     for number, (step, slim_step) in enumerate(steps, start=1):
         found, slim = _compare(model, step, slim_step, inputs, randomize, seed)
@@ -143,21 +144,11 @@ def measure_difference(
         for name, (old, new) in found.items():
             whole.stds[start + name] = float(old.std())
             whole.spreads[start + name] = spread(old)
-            whole.errors[start + name] = _relative_error(old, new)
+            worst = np.abs(old - new).max() if old.shape == new.shape else np.inf
+            whole.errors[start + name] = float(worst / max(spread(old), 1e-30))
         if number < len(steps):
             model = apply_step(model, step)
-    return replace(whole, slim_parameters=_parameters(slim))
-
-
-def _parameters(model: Any) -> int:
-    return sum(part.count_params() for part in parts_of(model).values())
-
-
-def _relative_error(wanted: np.ndarray, found: np.ndarray) -> float:
-    if wanted.shape != found.shape:
-        return float("inf")
-    difference = np.abs(wanted - found.astype(np.float64)).max()
-    return float(difference / max(spread(wanted), 1e-30))
+    return replace(whole, slim_parameters=count_parameters(slim))
 
 
 def _compare(
@@ -218,7 +209,8 @@ def _mask(
             name = analysis.paths.get(id(x._keras_history.operation), x.name)
             name = name if name not in pairs else f"{name} (output {len(pairs)})"
             pairs[name] = old, to_numpy(new)
-        return {name: (old.astype(np.float64), new) for name, (old, new) in pairs.items()}
+        wide = np.float64
+        return {name: (old.astype(wide), new.astype(wide)) for name, (old, new) in pairs.items()}
 
     return values, compare
 

@@ -66,6 +66,15 @@ class Reader:
             return taps.transpose(2, 0, 1, 3)
         return front.reshape(1, len(front), 1, -1)
 
+    def weights(self) -> np.ndarray:
+        """The matrix, `(blocks, channels x taps + 1, outputs)`, the last row the bias or zeros."""
+        matrix = self.matrix(keras.ops.convert_to_numpy(self.variable))
+        blocks, channels, taps, outputs = matrix.shape
+        bias = np.zeros((blocks, 1, outputs))
+        if self.bias is not None:
+            bias += np.reshape(keras.ops.convert_to_numpy(self.bias), bias.shape)
+        return np.concatenate([matrix.reshape(blocks, channels * taps, outputs), bias], axis=1)
+
     def kernel(self, matrix: np.ndarray, shape: Sequence[int]) -> np.ndarray:
         """Writes a matrix as a kernel of some shape; the inverse of `matrix`."""
         front_shape = (shape[self.axis], *np.delete(shape, self.axis))

@@ -62,7 +62,7 @@ def refit_in_closed_form(
             rows, _ = _kept_parts(narrowing, reader)
             if found is None or rows.all() or id(reader.variable) in values:
                 continue
-            weights = _with_bias(reader)
+            weights = reader.weights()
             keep = _flags(reader, rows, weights)
             start = np.where(keep[:, None], weights, 0)
             fitted = _fit(start, keep, found, found @ (weights - start))
@@ -139,7 +139,7 @@ class _SequentialRefit:
                 other = other + second_moment(slim[0], missing[:, None, :, None])[..., :-1]
         if not rows:
             return
-        start, weights = _with_bias(reader), _with_bias(original)
+        start, weights = reader.weights(), original.weights()
         wanted = np.stack([block[:, kept] for block, kept in zip(weights, outputs, strict=True)])
         keep = _flags(reader, np.ones(reader.variable.shape[reader.axis], bool), start)
         missing = (cross @ wanted + other - own @ start) / rows
@@ -225,18 +225,8 @@ def _input_moments(analysis: Analysis, path: str, inputs: Any) -> tuple[np.ndarr
     return mean, np.maximum(squares - np.square(mean), 0)
 
 
-def _with_bias(reader: Reader) -> np.ndarray:
-    """`(blocks, channels x taps + 1, outputs)`, the last row being the bias, or zeros."""
-    matrix = reader.matrix(to_numpy(reader.variable))
-    blocks, channels, taps, outputs = matrix.shape
-    bias = np.zeros((blocks, 1, outputs))
-    if reader.bias is not None:
-        bias = to_numpy(reader.bias).astype(np.float64).reshape(blocks, 1, outputs)
-    return np.concatenate([matrix.reshape(blocks, channels * taps, outputs), bias], axis=1)
-
-
 def _split(reader: Reader, fitted: np.ndarray) -> list[tuple[Any, np.ndarray]]:
-    """The kernel and the bias, if any, of a matrix as `_with_bias` makes it."""
+    """The kernel and the bias, if any, of a matrix as `Reader.weights` makes it."""
     blocks, rows, outputs = fitted.shape
     shape = reader.variable.shape
     channels = shape[reader.axis]
@@ -257,9 +247,8 @@ def _flags(reader: Reader, channels: np.ndarray, weights: np.ndarray) -> np.ndar
 def _fit(start: np.ndarray, keep: np.ndarray, gram: np.ndarray, missing: np.ndarray) -> np.ndarray:
     """`start + (G + eps D)^-1 missing` in the kept rows of every block."""
     fitted = np.array(start)
-    for block in range(len(start)):
-        inside = gram[block][np.ix_(keep, keep)]
-        fitted[block][keep] += _solve(inside, missing[block][keep])
+    for block, inside, lacking in zip(fitted, gram, missing, strict=True):
+        block[keep] += _solve(inside[np.ix_(keep, keep)], lacking[keep])
     return fitted
 
 
@@ -270,13 +259,7 @@ def _solve(gram: np.ndarray, missing: np.ndarray) -> np.ndarray:
     """
     from scipy.linalg import solve
 
-    scale = np.sqrt(np.diagonal(gram))
-    seen = scale > 0
-    found = np.zeros_like(missing)
-    if seen.any():
-        unit = 1 / scale[seen]
-        scaled = unit[:, None] * gram[np.ix_(seen, seen)] * unit
-        scaled[np.diag_indices_from(scaled)] += _RIDGE
-        solved = solve(scaled, unit[:, None] * missing[seen], assume_a="pos")
-        found[seen] = unit[:, None] * solved
-    return found
+    scale = np.sqrt(np.diagonal(gram))[:, None]
+    unit = np.divide(1, scale, out=np.zeros_like(scale), where=scale > 0)
+    scaled = unit * gram * unit.T + _RIDGE * np.eye(len(gram))
+    return unit * solve(scaled, unit * missing, assume_a="pos")

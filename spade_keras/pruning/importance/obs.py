@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import keras
 import numpy as np
 
 from spade_keras.pruning.compensation.calibration import Calibration
@@ -67,23 +66,19 @@ def reader_moments(
         reader = next((r for r in readers if r.variable is variable), None)
         if found is None or reader is None or slot.axis != reader.axis:
             continue
-        matrix = reader.matrix(keras.ops.convert_to_numpy(variable))
-        blocks, channels, taps, outputs = matrix.shape
-        rows = np.arange(channels * taps).reshape(channels, taps)[slot.positions]
-        with_bias = slice(None) if reader.bias is not None else slice(-1)
-        flat = matrix.reshape(blocks, channels * taps, outputs)
-        for block, gram in zip(flat, found, strict=True):
-            yield slot, block, gram[with_bias, with_bias], rows.reshape(group.width, -1)
+        rows = np.arange(reader.inputs).reshape(variable.shape[reader.axis], -1)[slot.positions]
+        used = slice(None) if reader.bias is not None else slice(-1)
+        for block, gram in zip(reader.weights(), found, strict=True):
+            yield slot, block[:-1], gram[used, used], rows.reshape(group.width, -1)
 
 
 class _State:
     """One reader's matrix and inverse Gram matrix while channels go."""
 
     def __init__(self, matrix: np.ndarray, gram: np.ndarray, rows: np.ndarray) -> None:
-        size = len(gram)
-        ridge = _RIDGE * float(np.trace(gram)) / size
-        self.inverse = np.linalg.inv(gram + max(ridge, 1e-30) * np.eye(size))
-        self.weights = np.zeros((size, matrix.shape[1]))
+        ridge = _RIDGE * float(np.trace(gram)) / len(gram)
+        self.inverse = np.linalg.inv(gram + max(ridge, 1e-30) * np.eye(len(gram)))
+        self.weights = np.zeros((len(gram), matrix.shape[1]))
         self.weights[: len(matrix)] = matrix
         self.rows = rows
         energy = np.einsum("nm,nk,km->", self.weights, gram, self.weights, optimize=True)
