@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import keras
@@ -30,7 +30,7 @@ class Term:
         if shape is None:
             shape = () if self.variable is None else tuple(self.variable.shape)
         sizes = shape if self.axes is None else [shape[axis] for axis in self.axes]
-        return self.uses * math.prod(sizes)
+        return self.uses * prod(sizes)
 
 
 Rule = Callable[[Any, Call], list[Term] | None]
@@ -48,13 +48,9 @@ def call_terms(call: Call) -> list[Term] | None:
     return [] if stock and not isinstance(call.operation, _FOREIGN) else None
 
 
-def _size(shape: Any) -> int:
-    return math.prod(shape)
-
-
 def _positions(layer: Any, shape: tuple[int, ...]) -> int:
     spatial = shape[2:] if layer.data_format == "channels_first" else shape[1:-1]
-    return shape[0] * _size(spatial)
+    return shape[0] * prod(spatial)
 
 
 def _kernels(tensor: str, *names: str) -> Rule:
@@ -72,7 +68,7 @@ def _functional(tensor: str, kernel_axes: int) -> Rule:
 
     def terms(operation: Any, call: Call) -> list[Term]:
         kernel = call.inputs[1].shape[:kernel_axes]
-        return [Term(_size(getattr(call, tensor)[0].shape) * _size(kernel))]
+        return [Term(prod(getattr(call, tensor)[0].shape) * prod(kernel))]
 
     return terms
 
@@ -80,18 +76,18 @@ def _functional(tensor: str, kernel_axes: int) -> Rule:
 def _einsum_dense(layer: Any, call: Call) -> list[Term]:
     kernel = layer.kernel
     sizes = _label_sizes(layer.equation, [call.inputs[0].shape, kernel.shape])
-    return [Term(_size(sizes.values()) // _size(kernel.shape), kernel)]
+    return [Term(prod(sizes.values()) // prod(kernel.shape), kernel)]
 
 
 def _reversible_embedding(layer: Any, call: Call) -> list[Term]:
     if not call.argument("reverse"):
         return []
     kernel = layer.embeddings if layer.tie_weights else layer.reverse_embeddings
-    return [Term(_size(call.inputs[0].shape[:-1]), kernel)]
+    return [Term(prod(call.inputs[0].shape[:-1]), kernel)]
 
 
 def _recurrent(layer: Any, call: Call) -> list[Term] | None:
-    steps = _size(call.inputs[0].shape[:2])
+    steps = prod(call.inputs[0].shape[:2])
     cells = getattr(layer.cell, "cells", [layer.cell])
     if not all(isinstance(cell, _CELLS) for cell in cells):
         return None
@@ -115,7 +111,7 @@ def _multi_head(layer: Any, call: Call) -> list[Term]:
     axes = getattr(layer, "_attention_axes", None) or range(1, len(query) - 1)
     heads, values = layer._query_dense.kernel, layer._value_dense.kernel
     grouped = isinstance(layer, layers.GroupQueryAttention)
-    pairs = _size(query[:-1]) * _size(key[axis] for axis in axes)
+    pairs = prod(query[:-1]) * prod(key[axis] for axis in axes)
     projections = [
         (layer._query_dense, query),
         (layer._key_dense, key),
@@ -123,7 +119,7 @@ def _multi_head(layer: Any, call: Call) -> list[Term]:
         (layer._output_dense, query),
         (getattr(layer, "_gate_dense", None), query),
     ]
-    terms = [Term(_size(shape[:-1]), dense.kernel) for dense, shape in projections if dense]
+    terms = [Term(prod(shape[:-1]), dense.kernel) for dense, shape in projections if dense]
     return [*terms, Term(pairs, heads, (1, 2)), Term(pairs, heads if grouped else values, (1, 2))]
 
 
@@ -131,17 +127,17 @@ def _attention(layer: Any, call: Call) -> list[Term]:
     query, value = (x.shape for x in call.inputs[:2])
     multiplied = layer.use_scale or not isinstance(layer, layers.AdditiveAttention)
     elements = value[-1] + (query[-1] if multiplied else 0)
-    return [Term(_size(query[:-1]) * value[-2] * elements)]
+    return [Term(prod(query[:-1]) * value[-2] * elements)]
 
 
 def _dot_layer(layer: Any, call: Call) -> list[Term]:
     axes = layer.axes if isinstance(layer.axes, int) else layer.axes[0]
-    return [Term(_size(call.outputs[0].shape) * call.inputs[0].shape[axes])]
+    return [Term(prod(call.outputs[0].shape) * call.inputs[0].shape[axes])]
 
 
 def _einsum(operation: Any, call: Call) -> list[Term]:
     sizes = _label_sizes(operation.subscripts, [x.shape for x in call.inputs])
-    return [Term(_size(sizes.values()))]
+    return [Term(prod(sizes.values()))]
 
 
 def _label_sizes(equation: str, shapes: list[tuple[int, ...]]) -> dict[str, int]:
@@ -172,7 +168,7 @@ _RULES: tuple[tuple[tuple[type, ...], Rule], ...] = (
     ),
     ((layers.ConvLSTM1D, layers.ConvLSTM2D, layers.ConvLSTM3D), _recurrent_convolution),
     ((layers.RNN,), _recurrent),
-    ((layers.Dense,), lambda x, call: [Term(_size(call.inputs[0].shape[:-1]), x.kernel)]),
+    ((layers.Dense,), lambda x, call: [Term(prod(call.inputs[0].shape[:-1]), x.kernel)]),
     ((layers.EinsumDense,), _einsum_dense),
     ((layers.ReversibleEmbedding,), _reversible_embedding),
     ((layers.MultiHeadAttention, layers.GroupQueryAttention), _multi_head),
@@ -182,7 +178,7 @@ _RULES: tuple[tuple[tuple[type, ...], Rule], ...] = (
 _UNCOUNTED = ["SeparableConv", "DotProductAttention", "Dot", "Tensordot", "Inner", "Outer", "Kron"]
 _TRANSFORMS = ["FFT", "FFT2", "IFFT2", "RFFT", "IRFFT", "STFT", "ISTFT"]
 _OPERATIONS: dict[str, Rule] = {
-    "Matmul": lambda _, call: [Term(_size(call.outputs[0].shape) * call.inputs[0].shape[-1])],
+    "Matmul": lambda _, call: [Term(prod(call.outputs[0].shape) * call.inputs[0].shape[-1])],
     "Einsum": _einsum,
     "Conv": _functional("outputs", -1),
     "DepthwiseConv": _functional("outputs", -2),

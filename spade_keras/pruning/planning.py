@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from spade_keras.pruning import importance as importances
+from spade_keras.pruning import selection
 from spade_keras.pruning.blocks import drop_blocks
 from spade_keras.pruning.compensation import Calibration
 from spade_keras.pruning.cost import PlanCost, check_built
@@ -17,16 +18,6 @@ from spade_keras.pruning.graph.weights import WeightTable
 from spade_keras.pruning.groups import Group, find_groups
 from spade_keras.pruning.plan import ChannelStep, GroupPlan, PruningPlan
 from spade_keras.pruning.rebuild import rebuild
-from spade_keras.pruning.selection import (
-    allowed_widths,
-    check_count,
-    is_wildcard,
-    kept_channels,
-    match_groups,
-    nearest_width,
-    rank_globally,
-    width_step,
-)
 
 TARGETS = ("parameters", "macs", "width")
 
@@ -81,8 +72,8 @@ def make_plan(  # noqa: PLR0913 - every setting is a keyword of its own
         3
     """
     _check_amount(ratio, widths, target, scope)
-    check_count("round_to", round_to)
-    check_count("minimum_width", minimum_width)
+    selection.check_count("round_to", round_to)
+    selection.check_count("minimum_width", minimum_width)
     check_built(model)
     if after is not None:
         model = rebuild(model, after)
@@ -96,20 +87,20 @@ def make_plan(  # noqa: PLR0913 - every setting is a keyword of its own
     planner = _Planner(model, criterion, named, inputs)
     planner.limit(round_to, minimum_width, protect)
     if widths is not None:
-        chosen = planner.given_widths(match_groups(widths, planner.groups, "widths"))
+        chosen = planner.given_widths(selection.match_groups(widths, planner.groups, "widths"))
     elif target is not None:
         ((quantity, amount),) = target.items()
         chosen = planner.target_widths(quantity, amount)
     elif isinstance(ratio, Mapping):
-        chosen = planner.ratio_widths(match_groups(ratio, planner.groups, "ratio"))
+        chosen = planner.ratio_widths(selection.match_groups(ratio, planner.groups, "ratio"))
     elif scope == "global":
         chosen = planner.target_widths("width", 1 - float(ratio or 0))
     else:
         chosen = planner.ratio_widths({group.name: ("*", ratio) for group in planner.groups})
     amounts = {"ratio": ratio, "widths": widths, "target": target}
-    selection = {key: _plain(value) for key, value in amounts.items() if value is not None}
-    selection |= {"scope": scope, "round_to": round_to, "minimum_width": minimum_width}
-    plan = planner.plan(chosen, selection | {"protect": protect})
+    settings = {key: _plain(value) for key, value in amounts.items() if value is not None}
+    settings |= {"scope": scope, "round_to": round_to, "minimum_width": minimum_width}
+    plan = planner.plan(chosen, settings | {"protect": protect})
     return plan if after is None else after.then(plan)
 
 
@@ -127,8 +118,10 @@ class _Planner:
 
     def limit(self, round_to: int, minimum_width: int, protect: Sequence[str]) -> None:
         """Finds the widths each group may take, and the reason if there is only one."""
-        self._allowed = {x.name: allowed_widths(x, round_to, minimum_width) for x in self.groups}
-        self._protected = match_groups(protect, self.groups, "protect")
+        self._allowed = {
+            x.name: selection.allowed_widths(x, round_to, minimum_width) for x in self.groups
+        }
+        self._protected = selection.match_groups(protect, self.groups, "protect")
         self._fixed = {group.name: self._reason(group) for group in self.groups}
 
     @cached_property
@@ -165,11 +158,11 @@ class _Planner:
         chosen = {}
         for group in (group for group in self.groups if group.name in matched):
             pattern, width = matched[group.name]
-            check_count(f"widths[{pattern!r}]", width)
+            selection.check_count(f"widths[{pattern!r}]", width)
             reason = None if self._may_change(group) else self._fixed[group.name]
-            if reason and is_wildcard(pattern):
+            if reason and selection.is_wildcard(pattern):
                 continue
-            step = width_step(group)
+            step = selection.width_step(group)
             start = f"`widths[{pattern!r}]` must be {group.width}"
             if width > group.width or (width < group.width and width % step):
                 raise ValueError(
@@ -191,8 +184,8 @@ class _Planner:
             if ratio == 0:
                 continue
             if self._is_free(group):
-                chosen[group.name] = nearest_width(self._allowed[group.name], ratio)
-            elif not is_wildcard(pattern):
+                chosen[group.name] = selection.nearest_width(self._allowed[group.name], ratio)
+            elif not selection.is_wildcard(pattern):
                 raise ValueError(
                     f"`ratio[{pattern!r}]` must be 0, because group {group.name!r} is fixed: "
                     f"{self._fixed[group.name]}. Received: {ratio}."
@@ -217,19 +210,19 @@ class _Planner:
                 "Pass a shape such as (1, 128, 128, 2)."
             )
         limit = amount * whole if amount < 1 else amount
-        return rank_globally(free, scores, self._allowed, remaining, limit)
+        return selection.rank_globally(free, scores, self._allowed, remaining, limit)
 
-    def plan(self, widths: Mapping[str, int], selection: dict[str, Any]) -> PruningPlan:
+    def plan(self, widths: Mapping[str, int], settings: dict[str, Any]) -> PruningPlan:
         entries = []
         cost = self._cost
         for group, saved in zip(self.groups, cost.savings(widths), strict=True):
             width = widths.get(group.name, group.width)
             scores = self.scores(group) if width < group.width else None
             everything = tuple(range(group.width))
-            kept = everything if scores is None else kept_channels(group, scores, width)
+            kept = everything if scores is None else selection.kept_channels(group, scores, width)
             fixed = self._fixed[group.name] if width == group.width else None
             entries.append(GroupPlan(group.name, group.width, kept, group.members, fixed, *saved))
-        step = ChannelStep(tuple(entries), self._named, selection, cost.parameters, cost.macs)
+        step = ChannelStep(tuple(entries), self._named, settings, cost.parameters, cost.macs)
         return PruningPlan(self.model.name, (step,))
 
 

@@ -17,6 +17,7 @@ import keras
 import numpy as np
 
 from spade_keras.errors import VerificationError
+from spade_keras.pruning import proof
 from spade_keras.pruning.basis.rank_groups import leaf_calls, to_kernel, to_matrix
 from spade_keras.pruning.cost import count_parameters
 from spade_keras.pruning.graph.analysis import Analysis, analyze
@@ -26,18 +27,6 @@ from spade_keras.pruning.graph.partition import partition
 from spade_keras.pruning.graph.trace import Call, trace
 from spade_keras.pruning.parts import own_names, parts_of, prefix_of
 from spade_keras.pruning.plan import BlockStep, PruningPlan, RankStep, Step
-from spade_keras.pruning.proof import (
-    Before,
-    LayerwiseScaling,
-    Replay,
-    Values,
-    masked_values,
-    random_inputs,
-    random_values,
-    spread,
-    to_numpy,
-    to_tensors,
-)
 from spade_keras.pruning.rebuild import apply_step, check_step
 
 _SMALLEST_STD = 1e-2
@@ -143,9 +132,9 @@ def measure_difference(
         start = f"step {number}: " if len(steps) > 1 else ""
         for name, (old, new) in found.items():
             whole.stds[start + name] = float(old.std())
-            whole.spreads[start + name] = spread(old)
+            whole.spreads[start + name] = proof.spread(old)
             worst = np.abs(old - new).max() if old.shape == new.shape else np.inf
-            whole.errors[start + name] = float(worst / max(spread(old), 1e-30))
+            whole.errors[start + name] = float(worst / max(proof.spread(old), 1e-30))
         if number < len(steps):
             model = apply_step(model, step)
     return replace(whole, slim_parameters=count_parameters(slim))
@@ -157,13 +146,13 @@ def _compare(
     """The tensors of the masked original and of the slim model, by name; and the slim model."""
     kept = check_step(model, step)
     compare: dict[str, Callable[[keras.Model], _Pairs]] = {}
-    values: Values = {}
+    values: proof.Values = {}
     for key, part in parts_of(model).items():
         given = inputs[key] if key and inputs is not None else inputs
         weights, compare[key] = _mask(part, step, key, kept[key], given, seed, randomize)
         values |= weights
     slim = apply_step(model, slim_step, read_from(values))
-    found = {}
+    found: _Pairs = {}
     for key, part in parts_of(slim).items():
         found |= {prefix_of(key) + name: pair for name, pair in compare[key](part).items()}
     return found, slim
@@ -177,7 +166,7 @@ def _mask(
     inputs: Any,
     seed: int,
     randomize: bool,
-) -> tuple[Values, Callable[[keras.Model], _Pairs]]:
+) -> tuple[proof.Values, Callable[[keras.Model], _Pairs]]:
     """Runs one part changed in place as a step says.
 
     Returns:
@@ -185,30 +174,32 @@ def _mask(
     """
     analysis = analyze(part)
     graph, groups = analysis.graph, partition(analysis)
-    read = read_from(random_values(part.variables, analysis, seed) if randomize else {})
-    values: Values = {id(v): read(v) for v in part.variables}
-    tensors = to_tensors(graph, random_inputs(graph, seed) if inputs is None else inputs)
-    masked = masked_values(analysis, groups, kept, values)
+    read = read_from(proof.random_values(part.variables, analysis, seed) if randomize else {})
+    values: proof.Values = {id(v): read(v) for v in part.variables}
+    tensors = proof.to_tensors(
+        graph, proof.random_inputs(graph, seed) if inputs is None else inputs
+    )
+    masked = proof.masked_values(analysis, groups, kept, values)
     masked |= _approximated(analysis, step, key, values)
     alive = groups.alive(kept)
     inside = _inside(analysis, alive)
     wanted: dict[str, np.ndarray] = {}
-    scaling = LayerwiseScaling(values) if randomize else None
+    scaling = proof.LayerwiseScaling(values) if randomize else None
     before = _zeroing(analysis, step, key)
-    replay = Replay(masked, _keeper(inside, wanted), analysis, alive, scaling, before)
-    outputs = [to_numpy(x) for x in replay.run(graph, tensors, part.variables)]
+    replay = proof.Replay(masked, _keeper(inside, wanted), analysis, alive, scaling, before)
+    outputs = [proof.to_numpy(x) for x in replay.run(graph, tensors, part.variables)]
     if inside is not None:
         labels = analysis.labels[id(inside.outputs[0])]
         wanted = {name: replay.cut(x, labels) for name, x in wanted.items()}
 
     def compare(slim: keras.Model) -> _Pairs:
         found: dict[str, np.ndarray] = {}
-        results = Replay(None, _keeper(inside, found)).run(trace(slim), tensors, [])
+        results = proof.Replay(None, _keeper(inside, found)).run(trace(slim), tensors, [])
         pairs = {name: (x, found[name]) for name, x in wanted.items()}
         for x, old, new in zip(graph.outputs, outputs, results, strict=True):
             name = analysis.paths.get(id(x._keras_history.operation), x.name)
             name = name if name not in pairs else f"{name} (output {len(pairs)})"
-            pairs[name] = old, to_numpy(new)
+            pairs[name] = old, proof.to_numpy(new)
         wide = np.float64
         return {name: (old.astype(wide), new.astype(wide)) for name, (old, new) in pairs.items()}
 
@@ -229,7 +220,7 @@ def _inside(analysis: Analysis, alive: np.ndarray) -> Call | None:
     return narrowed[len(narrowed) // 2] if narrowed else None
 
 
-def _zeroing(analysis: Analysis, step: Step, key: str) -> Before:
+def _zeroing(analysis: Analysis, step: Step, key: str) -> proof.Before:
     """Zeroes the ends of the branches that a step drops, which nothing but the addition reads."""
     ends: dict[int, Any] = {}
     if isinstance(step, BlockStep):
@@ -246,9 +237,9 @@ def _zeroing(analysis: Analysis, step: Step, key: str) -> Before:
     return before
 
 
-def _approximated(analysis: Analysis, step: Step, key: str, values: Values) -> Values:
+def _approximated(analysis: Analysis, step: Step, key: str, values: proof.Values) -> proof.Values:
     """The kernels of the layers that get a lower rank, as sums over their kept components."""
-    made: Values = {}
+    made: proof.Values = {}
     if not isinstance(step, RankStep):
         return made
     entries = own_names({layer.name: layer for layer in step.layers}, key)
@@ -275,6 +266,6 @@ def _keeper(inside: Call | None, kept: dict[str, np.ndarray]) -> Any:
     def watch(call: Call, results: list[Any]) -> None:
         name = call.operation.name
         if inside is not None and name == inside.operation.name and name not in kept:
-            kept[name] = to_numpy(results[0])
+            kept[name] = proof.to_numpy(results[0])
 
     return watch
