@@ -58,14 +58,11 @@ def count_macs(model: Any, inputs: Any = None) -> MacReport:
     Products with kernels and between tensors are counted (convolutions, dense and recurrent
     layers, attention, `Dot`, `matmul`, `einsum`), as in published tables.
 
-    Args:
-        model: A Keras model, or a network with `priors`.
-        inputs: Arrays or shapes; needed for networks, and where the shapes that the model declares
-            leave sizes open. A batch of unknown size counts as one sample, a given one as it is.
+    Inputs, arrays or shapes, are needed for networks with `priors`, and where the shapes that the
+    model declares leave sizes open. A batch of unknown size counts as one sample.
 
     Raises:
         OpenSizesError: Sizes stay unknown.
-        TraceError: The `call` of a subclassed model cannot be traced.
 
     Example:
         >>> model = keras.Sequential([keras.Input((8, 8, 2)), keras.layers.Conv2D(4, 3)])

@@ -15,6 +15,7 @@ FORMAT_VERSION = 2
 
 Form = Literal["pair", "one"]
 FORMS: tuple[Form, ...] = ("pair", "one")
+_adapter = cache(TypeAdapter)
 
 
 class _Strict:
@@ -259,7 +260,7 @@ class PruningPlan(_Strict):
                 f"Received: format_version={found!r}. Make the plan again."
             )
         try:
-            return _reader().validate_json(json.dumps(data))
+            return _adapter(PruningPlan).validate_json(json.dumps(data))
         except ValidationError as error:
             problems = "; ".join(map(_problem, error.errors()[:5]))
             raise ValueError(f"`text` must be a whole pruning plan: {problems}") from error
@@ -267,11 +268,6 @@ class PruningPlan(_Strict):
     def summary(self) -> str:
         """Lists per step what is removed, what stays and why, and the savings."""
         return "\n\n".join(step.summary(self.model) for step in self.steps)
-
-
-@cache
-def _reader() -> TypeAdapter[PruningPlan]:
-    return TypeAdapter(PruningPlan)
 
 
 def _problem(problem: Any) -> str:

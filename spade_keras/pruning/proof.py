@@ -282,10 +282,7 @@ def spread(array: np.ndarray) -> float:
 
 
 def random_values(variables: list[Any], analysis: Analysis, seed: int) -> Values:
-    """Draws every floating-point variable: kernels, biases, scales and statistics.
-
-    Kernels have the variance `gain^2 / fan_in`, so that signals neither die nor explode.
-    """
+    """Draws every floating-point variable; kernels have the variance `gain^2 / fan_in`."""
     generator = np.random.default_rng(seed)
     roles: dict[int, dict[int, str]] = {}
     for record in analysis.store.slots:

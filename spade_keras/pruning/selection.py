@@ -15,7 +15,6 @@ import numpy as np
 from spade_keras.pruning.groups import Group
 
 Value = TypeVar("Value")
-_WILDCARDS = frozenset("*?[")
 
 
 def check_count(name: str, value: Any) -> None:
@@ -107,7 +106,7 @@ def match_groups(
 
 def is_wildcard(pattern: str) -> bool:
     """Whether a pattern has wildcards."""
-    return not _WILDCARDS.isdisjoint(pattern)
+    return any(mark in pattern for mark in "*?[")
 
 
 def rank_globally(

@@ -56,11 +56,7 @@ class VerificationReport:
         return max(self.errors.values())
 
     def check(self) -> VerificationReport:
-        """Returns the report, or raises `VerificationError`.
-
-        An error above the tolerance or not a number fails, and so does a tensor that hardly
-        varies, for comparing it proves nothing.
-        """
+        """Returns the report, or raises `VerificationError`, also where a tensor hardly varies."""
         for name, error in self.errors.items():
             std, spread = self.stds[name], self.spreads[name]
             if not (std > _SMALLEST_STD and spread > _SMALLEST_STD * std):

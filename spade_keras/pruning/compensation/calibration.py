@@ -73,9 +73,6 @@ def calibrate(model: Any, inputs: Any, *, samples: int = 128) -> Calibration:
         inputs: Inputs of the model, a few dozen images or some hundred samples.
         samples: Most samples of a model, or of all calls of a prior, drawn at random.
 
-    Returns:
-        The argument `calibration` of `make_plan(..., importance="obs")` and `rebuild`.
-
     Example:
         >>> import keras, numpy as np
         >>> dense = keras.layers.Dense

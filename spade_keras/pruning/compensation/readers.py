@@ -3,9 +3,8 @@
     output = patches(x) M + bias
 
 with patches of shape (rows, blocks, channels, taps) and M of (blocks, channels, taps, outputs). A
-dense layer has one tap, a 3x3 convolution nine, a grouped convolution one block per group. For a
-transposed convolution a row is one input position and the outputs are what it adds to its window,
-so overlapping windows are fitted one by one.
+3x3 convolution has nine taps, a grouped one a block per group. For a transposed convolution a row
+is one input position and the outputs are what it adds to its window.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ Reference:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -77,12 +78,13 @@ def refit_sequentially(
 
     Moving statistics of batch normalizations are shifted as their inputs shifted.
     """
-    refit = _SequentialRefit(analyze(model), analyze(slim), kept, calibration)
-    paths = refit.slim.paths
-    layers = {paths[id(call.operation)]: call.operation for call in calls_of(refit.slim.graph)}
+    full, small = analyze(model), analyze(slim)
+    narrowing = Narrowing(full, kept, to_numpy)
+    refit = _SequentialRefit(full, small, narrowing, calibration.inputs)
+    layers = {small.paths[id(x.operation)]: x.operation for x in calls_of(small.graph)}
     seen: set[str] = set()
-    for call in calls_of(refit.full.graph):
-        path = refit.full.paths[id(call.operation)]
+    for call in calls_of(full.graph):
+        path = full.paths[id(call.operation)]
         layer = layers.get(path)
         if path in seen or type(layer) is not type(call.operation):
             continue
@@ -106,16 +108,14 @@ def _kept_parts(narrowing: Narrowing, reader: Reader) -> tuple[np.ndarray, np.nd
     return rows, reader.matrix(alive)[:, 0, 0, :] > 0
 
 
+@dataclass(frozen=True)
 class _SequentialRefit:
     """The models of a sequential refit, and the inputs of both."""
 
-    def __init__(
-        self, full: Analysis, slim: Analysis, kept: Kept, calibration: PartCalibration
-    ) -> None:
-        self.full = full
-        self.slim = slim
-        self.narrowing = Narrowing(full, kept, to_numpy)
-        self.inputs = calibration.inputs
+    full: Analysis
+    slim: Analysis
+    narrowing: Narrowing
+    inputs: Any
 
     def fit(self, path: str, original: Reader, reader: Reader) -> None:
         """Refits one reader of the slim model.

@@ -23,9 +23,7 @@ class OptimalBrainSurgeon(Importance):
 
     The channel of the least e_c goes, W and G^-1 are updated as if it had never been there, and so
     on: one elimination gives the channels of every width. A channel's score is the error summed up
-    to its removal.
-
-    Scores are kept: use another instance where the weights have changed.
+    to its removal. Scores are kept: use another instance where the weights have changed.
 
     Reference:
         Hassibi and Stork, "Second order derivatives for network pruning: optimal brain surgeon",
