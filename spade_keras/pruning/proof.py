@@ -73,8 +73,8 @@ class Replay:
 
     values: Values | None
     watch: Watch | None = None
-    analysis: Analysis | None = None
-    alive: np.ndarray | None = None
+    analysis: Any = None
+    alive: Any = None
     scaling: LayerwiseScaling | None = None
     before: Before | None = None
     _scope: Any = field(default=None, init=False)
@@ -113,7 +113,7 @@ class Replay:
         if self.analysis is not None:
             rule: Any = self.analysis.rules[id(operation)]
             labels = [self.analysis.labels[id(x)] for x in call.inputs]
-            if rule.mixes(labels, call) and not all(self._alive(x).all() for x in labels):
+            if rule.mixes(labels, call) and not all(self.alive[x].all() for x in labels):
                 return self._mix(rule, call, tensors)
         self._adjust(operation, call, tensors)
         return keras.tree.flatten(self._plain(operation, call, tensors))
@@ -145,7 +145,6 @@ class Replay:
 
     def _mix(self, rule: Any, call: Call, tensors: dict[int, Any]) -> list[Any]:
         """A call that mixes channels, made on the kept ones."""
-        assert self.analysis is not None
         labels_of = self.analysis.labels
         cut = {id(x): self.cut(to_numpy(tensors[id(x)]), labels_of[id(x)]) for x in call.inputs}
         if hasattr(rule, "reference"):
@@ -160,15 +159,10 @@ class Replay:
             for x, y in zip(call.outputs, results, strict=True)
         ]
 
-    def _alive(self, labels: Labels) -> np.ndarray:
-        assert self.alive is not None
-        return self.alive[labels]
-
     def _flags(self, labels: Labels) -> list[tuple[int, np.ndarray]]:
         """The axes that carry channels, and which positions along them are alive."""
-        alive = self._alive(labels)
         axes = [axis for axis in range(labels.ndim) if labels.shape[axis] > 1]
-        return [(axis, np.asarray(along_axis(alive, axis).any(axis=0))) for axis in axes]
+        return [(axis, along_axis(self.alive[labels], axis).any(axis=0)) for axis in axes]
 
     def cut(self, array: np.ndarray, labels: Labels) -> np.ndarray:
         """The kept channels of a tensor."""
@@ -187,11 +181,10 @@ class Replay:
 
     def _weight(self, variable: Any) -> np.ndarray:
         """A weight of a mixing layer without what belongs to removed channels."""
-        assert self.analysis is not None
         value = self.values[id(variable)] if self.values is not None else to_numpy(variable)
         for record in self.analysis.store.slots:
             if record.variable is variable:
-                value = np.compress(self._alive(record.labels), value, axis=record.axis)
+                value = np.compress(self.alive[record.labels], value, axis=record.axis)
         return value
 
 

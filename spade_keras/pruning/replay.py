@@ -68,15 +68,11 @@ class _Replay:
         graph = self.analysis.graph
         slim = self._nested(model, graph)
         self._copy_flags(model, slim, graph)
-        for original, made in self.made.values():
-            if isinstance(original, keras.layers.Layer) and self._is_leaf(original):
+        for key, (original, made) in self.made.items():
+            leaf = self.analysis.rules.get(key) is not None or key in self.whole
+            if isinstance(original, keras.layers.Layer) and leaf and key not in self.swaps:
                 _copy_state(original, made, self.narrowing.value)
         return slim
-
-    def _is_leaf(self, operation: Any) -> bool:
-        if id(operation) in self.swaps:
-            return False
-        return self.analysis.rules.get(id(operation)) is not None or id(operation) in self.whole
 
     def _nested(self, operation: Any, graph: Graph) -> Any:
         inputs = [self._input(tensor) for tensor in graph.inputs]

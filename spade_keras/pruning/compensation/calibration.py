@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
@@ -157,29 +157,18 @@ def _trajectory(network: Any, inputs: Any, most: int) -> dict[str, Any]:
 
     with contextlib.ExitStack() as stack:
         for key, prior in network.priors.items():
-            stack.enter_context(_recording(prior, partial(record, key)))
+            prior.call = partial(_recorded, prior.call, partial(record, key))
+            stack.callback(delattr, prior, "call")
         for batch in batches(inputs, BATCH_SIZE):
             backend.synchronize(network(batch, training=False))
-    return {
-        key: keras.tree.map_structure(
-            lambda *parts: np.concatenate(parts), *(x for _, x in samples)
-        )
-        for key, samples in kept.items()
-        if samples
-    }
+    chosen = {key: [sample for _, sample in found] for key, found in kept.items() if found}
+    return {key: keras.tree.map_structure(_joined, *samples) for key, samples in chosen.items()}
 
 
-@contextlib.contextmanager
-def _recording(prior: keras.Model, record: Callable[[Any], None]) -> Iterator[None]:
-    """Shows every input of a prior while the block runs."""
-    call = prior.call
+def _joined(*parts: np.ndarray) -> np.ndarray:
+    return np.concatenate(parts)
 
-    def recorded(inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        backend.show(inputs, record)
-        return call(inputs, *args, **kwargs)
 
-    prior.call = recorded
-    try:
-        yield
-    finally:
-        del prior.call
+def _recorded(call: Any, record: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+    backend.show(inputs, record)
+    return call(inputs, *args, **kwargs)

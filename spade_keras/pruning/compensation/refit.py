@@ -64,7 +64,7 @@ def refit_in_closed_form(
             if found is None or rows.all() or id(reader.variable) in values:
                 continue
             weights = reader.weights()
-            keep = _flags(reader, rows, weights)
+            keep = _flags(reader, rows)
             start = np.where(keep[:, None], weights, 0)
             fitted = _fit(start, keep, found, found @ (weights - start))
             values |= {id(v): x for v, x in _split(reader, fitted)}
@@ -141,7 +141,7 @@ class _SequentialRefit:
             return
         start, weights = reader.weights(), original.weights()
         wanted = np.stack([block[:, kept] for block, kept in zip(weights, outputs, strict=True)])
-        keep = _flags(reader, np.ones(reader.variable.shape[reader.axis], bool), start)
+        keep = _flags(reader, np.ones(reader.variable.shape[reader.axis], bool))
         missing = (cross @ wanted + other - own @ start) / rows
         for variable, value in _split(reader, _fit(start, keep, own / rows, missing)):
             variable.assign(value)
@@ -238,10 +238,9 @@ def _split(reader: Reader, fitted: np.ndarray) -> list[tuple[Any, np.ndarray]]:
     return [(reader.variable, kernel), (reader.bias, bias)]
 
 
-def _flags(reader: Reader, channels: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _flags(reader: Reader, channels: np.ndarray) -> np.ndarray:
     """Flags of the rows of a matrix with bias; a bias that does not exist is not fitted."""
-    taps = (weights.shape[1] - 1) // len(channels)
-    return np.append(np.repeat(channels, taps), reader.bias is not None)
+    return np.append(np.repeat(channels, reader.inputs // len(channels)), reader.bias is not None)
 
 
 def _fit(start: np.ndarray, keep: np.ndarray, gram: np.ndarray, missing: np.ndarray) -> np.ndarray:

@@ -14,8 +14,8 @@ from spade_keras.registry import IMPORTANCES
 
 SCALES = ("gamma", "scale")
 
-Rows = np.ndarray | Sequence[np.ndarray]
-ImportanceFunction = Callable[[Group, WeightTable], Rows]
+MemberScores = np.ndarray | Sequence[np.ndarray]
+ImportanceFunction = Callable[[Group, WeightTable], MemberScores]
 
 
 class Importance(ABC):
@@ -29,7 +29,7 @@ class Importance(ABC):
     """Whether scores are divided by their mean, which makes them comparable across groups."""
 
     @abstractmethod
-    def __call__(self, group: Group, weights: WeightTable) -> Rows:
+    def __call__(self, group: Group, weights: WeightTable) -> MemberScores:
         """Returns scores of shape `(members, width)` for one group.
 
         No rows: the importance cannot score this group, which then keeps all its channels.

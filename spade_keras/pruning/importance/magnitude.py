@@ -11,7 +11,7 @@ from spade_keras.pruning.groups import Group
 from spade_keras.pruning.importance.importance import (
     SCALES,
     Importance,
-    Rows,
+    MemberScores,
     magnitude_slots,
     producer_slots,
 )
@@ -26,7 +26,7 @@ class GroupL1(Importance):
         Park et al., Structured Pruning for Model-Based Deep Learning, arXiv 2311.02003.
     """
 
-    def __call__(self, group: Group, weights: WeightTable) -> Rows:
+    def __call__(self, group: Group, weights: WeightTable) -> MemberScores:
         """Sums the absolute values of each member's slices."""
         return [weights.sums(slot, "abs", np.abs) for slot in magnitude_slots(group)]
 
@@ -38,7 +38,7 @@ class GroupL2(Importance):
         Fang et al., DepGraph: Towards Any Structural Pruning, arXiv 2301.12900.
     """
 
-    def __call__(self, group: Group, weights: WeightTable) -> Rows:
+    def __call__(self, group: Group, weights: WeightTable) -> MemberScores:
         """Takes the root of the summed squares of each member's slices."""
         slots = magnitude_slots(group)
         return [np.sqrt(weights.sums(slot, "square", np.square)) for slot in slots]
@@ -57,7 +57,7 @@ class BatchNormScale(Importance):
 
     normalize = False
 
-    def __call__(self, group: Group, weights: WeightTable) -> Rows:
+    def __call__(self, group: Group, weights: WeightTable) -> MemberScores:
         """Reads the absolute scales of the group's norms."""
         slots = [slot for slot in group.slots if slot.weight in SCALES]
         return [weights.sums(slot, "abs", np.abs) for slot in slots]
@@ -72,7 +72,7 @@ class FPGM(Importance):
         He et al., Filter Pruning via Geometric Median, arXiv 1811.00250.
     """
 
-    def __call__(self, group: Group, weights: WeightTable) -> Rows:
+    def __call__(self, group: Group, weights: WeightTable) -> MemberScores:
         """Sums each filter's distances to the other filters of its layer."""
         return [_distance_sums(weights.rows(slot)) for slot in producer_slots(group)]
 
@@ -88,7 +88,7 @@ class Lamp(Importance):
 
     normalize = False
 
-    def __call__(self, group: Group, weights: WeightTable) -> Rows:
+    def __call__(self, group: Group, weights: WeightTable) -> MemberScores:
         """Divides each filter's squared norm by those of the filters at least as strong."""
         slots = producer_slots(group)
         return [_survivor_shares(weights.sums(slot, "square", np.square)) for slot in slots]
@@ -100,7 +100,7 @@ class Random(Importance):
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
 
-    def __call__(self, group: Group, weights: WeightTable) -> Rows:
+    def __call__(self, group: Group, weights: WeightTable) -> MemberScores:
         """Draws one score per channel."""
         generator = np.random.default_rng([self.seed, zlib.crc32(group.name.encode())])
         return generator.uniform(size=(1, group.width))

@@ -11,7 +11,7 @@ from spade_keras.pruning.compensation.calibration import Calibration
 from spade_keras.pruning.compensation.readers import readers_of
 from spade_keras.pruning.graph.weights import WeightTable
 from spade_keras.pruning.groups import Group, Slot
-from spade_keras.pruning.importance.importance import Importance, Rows
+from spade_keras.pruning.importance.importance import Importance, MemberScores
 
 _RIDGE = 1e-4
 
@@ -34,9 +34,9 @@ class OptimalBrainSurgeon(Importance):
 
     def __init__(self, calibration: Calibration) -> None:
         self.calibration = calibration
-        self._known: dict[tuple[Any, ...], Rows] = {}
+        self._known: dict[tuple[Any, ...], MemberScores] = {}
 
-    def __call__(self, group: Group, weights: WeightTable) -> Rows:
+    def __call__(self, group: Group, weights: WeightTable) -> MemberScores:
         """Eliminates the channels of a group one by one; no rows where no reader was measured."""
         # A search asks for the same groups again and again, and their weights do not change.
         readers = [slot.layer for slot in group.slots if slot.role == "consumer"]

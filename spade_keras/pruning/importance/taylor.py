@@ -12,7 +12,7 @@ from spade_keras.backend import loss_gradients
 from spade_keras.pruning.graph.labels import along_axis
 from spade_keras.pruning.graph.weights import WeightTable
 from spade_keras.pruning.groups import Group, Slot
-from spade_keras.pruning.importance.importance import Importance, Rows, magnitude_slots
+from spade_keras.pruning.importance.importance import Importance, MemberScores, magnitude_slots
 
 
 class Taylor(Importance):
@@ -36,7 +36,7 @@ class Taylor(Importance):
                 "Received: batches=[]. Pass some training data, such as [(inputs, targets)]."
             )
 
-    def __call__(self, group: Group, weights: WeightTable) -> Rows:
+    def __call__(self, group: Group, weights: WeightTable) -> MemberScores:
         """Averages the squared first-order effects over the batches."""
         products = weights.remember(id(self), lambda: self._products(weights))
         slots = [(slot, id(weights.variable(slot))) for slot in magnitude_slots(group)]
