@@ -162,7 +162,8 @@ class Replay:
     def _flags(self, labels: Labels) -> list[tuple[int, np.ndarray]]:
         """The axes that carry channels, and which positions along them are alive."""
         axes = [axis for axis in range(labels.ndim) if labels.shape[axis] > 1]
-        return [(axis, along_axis(self.alive[labels], axis).any(axis=0)) for axis in axes]
+        alive = self.alive[labels]
+        return [(axis, np.asarray(along_axis(alive, axis).any(axis=0))) for axis in axes]
 
     def cut(self, array: np.ndarray, labels: Labels) -> np.ndarray:
         """The kept channels of a tensor."""
