@@ -30,8 +30,7 @@ from spade_keras.pruning.planning import make_plan
 from spade_keras.pruning.rebuild import rebuild
 from spade_keras.pruning.replay import copy_model
 from spade_keras.pruning.rules import ChannelRule, register_channel_rule
-from spade_keras.pruning.schedule import GradualPruning, prune_gradually
-from spade_keras.pruning.sparse import GroupSparsity
+from spade_keras.pruning.training import GradualPruning, GroupSparsity, prune_gradually
 from spade_keras.pruning.verify import VerificationReport, verify_plan
 
 __all__ = [

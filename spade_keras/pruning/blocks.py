@@ -12,12 +12,7 @@ import keras
 from spade_keras.errors import PlanMismatchError
 from spade_keras.pruning.cost import macs_by_layer
 from spade_keras.pruning.graph.analysis import analyze
-from spade_keras.pruning.graph.branches import (
-    find_branches,
-    keeps_weights,
-    leave_out,
-    parameters,
-)
+from spade_keras.pruning.graph.branches import find_branches, keeps_weights, leave_out, parameters
 from spade_keras.pruning.graph.narrowing import Read
 from spade_keras.pruning.graph.trace import Graph
 from spade_keras.pruning.parts import map_parts, own_names, parts_of, prefix_of
@@ -29,12 +24,9 @@ from spade_keras.pruning.replay import replay
 class ResidualBlock:
     """A sum `x + f(x)` whose branch `f` may be left out.
 
-    Args:
-        name: Path of the addition; from its second call on with the number of the call, as in
-            `"sum:2"`, and in a network after the key of the prior, as in `"prior/sum"`.
-        layers: Paths of the layers and operations that make up the branch, nested models
-            opened, in running order.
-        parameters: Parameters of the branch that no other part of the model uses.
+    It is named after the path of the addition; from its second call on with the number of the
+    call, as in `"sum:2"`, and in a network after the key of the prior, as in `"prior/sum"`. Its
+    parameters are those of the branch that no other part of the model uses.
     """
 
     name: str
@@ -43,26 +35,15 @@ class ResidualBlock:
 
 
 def find_residual_blocks(model: Any) -> tuple[ResidualBlock, ...]:
-    """Lists the residual blocks of a model that `drop_blocks` can leave out.
+    """Lists the residual blocks of a model, or of a network's priors, that can be left out.
 
     A block is an addition of two tensors of equal shape, `x` and `f(x)`, where `f` has weights,
-    starts at `x` alone and is used by the addition alone. Blocks inside blocks are listed too.
-    Blocks that the model cannot do without are not listed: the global skip of a residual
-    denoiser, whose removal leaves an output without weights before it, and the long skip around
-    all other blocks of a model.
-
-    Args:
-        model: A built Keras model, or a network with `priors`: then the blocks of every prior.
-
-    Returns:
-        The blocks in running order, inner ones before the one around them.
-
-    Raises:
-        TraceError: The graph of the model cannot be read; the message says why.
+    starts at `x` alone and is used by the addition alone. Blocks come in running order, inner
+    ones before the one around them. Blocks that the model cannot do without are not listed: the
+    global skip of a residual denoiser, whose removal leaves an output without weights before it,
+    and the long skip around all other blocks of a model.
 
     Example:
-        >>> import keras
-        >>> from spade_keras.pruning import find_residual_blocks
         >>> inputs = keras.Input((4,))
         >>> x = keras.layers.Dense(8, name="stem")(inputs)
         >>> y = keras.layers.Dense(8, name="branch")(x)
@@ -85,22 +66,14 @@ def drop_blocks(model: Any, names: Collection[str], *, inputs: Any = None) -> Pr
 
         x + f(x)  becomes  x
 
-    Args:
-        model: A built Keras model, or a network with `priors`; it stays as it is.
-        names: Names from `find_residual_blocks`; with none, `rebuild` makes a copy.
-        inputs: Arrays or shapes to count multiply-accumulates for, where the model's own
-            input shapes leave sizes open.
-
-    Returns:
-        The plan; `rebuild` leaves out the layers of the branches.
+    Names are those of `find_residual_blocks`; with none, `rebuild` makes a copy. Inputs are as in
+    `count_macs`.
 
     Raises:
-        ValueError: There is no such block, or without all of these together nothing with
-            weights would be left before an output.
+        ValueError: Nothing with weights would be left before an output.
 
     Example:
-        >>> import keras
-        >>> from spade_keras.pruning import drop_blocks, rebuild
+        >>> from spade_keras.pruning import rebuild
         >>> inputs = keras.Input((4,))
         >>> x = keras.layers.Dense(8, name="stem")(inputs)
         >>> y = keras.layers.Dense(8, name="branch")(x)
@@ -139,12 +112,11 @@ def check_blocks(model: Any, names: Sequence[str]) -> None:
 
 def leave_out_blocks(model: Any, names: Sequence[str], read: Read) -> Any:
     """Builds the model without some blocks, with the weights' values from `read`."""
-    return map_parts(
-        model,
-        lambda key, part: replay(
-            part, replace(analyze(part), graph=_left(part, names, key)), read=read
-        ),
-    )
+
+    def left(key: str, part: keras.Model) -> keras.Model:
+        return replay(part, replace(analyze(part), graph=_left(part, names, key)), read=read)
+
+    return map_parts(model, left)
 
 
 def _known(model: Any) -> list[str]:
@@ -161,9 +133,8 @@ def _left(part: keras.Model, dropped: Sequence[str], key: str) -> Graph:
     analysis = analyze(part)
     own = own_names(dict.fromkeys(dropped), key)
     branches = find_branches(analysis)
-    left = leave_out(
-        analysis.graph, {k: skip for name in own for k, skip in branches[name].skips.items()}
-    )
+    skips = {k: skip for name in own for k, skip in branches[name].skips.items()}
+    left = leave_out(analysis.graph, skips)
     if not keeps_weights(analysis.graph, left):
         raise ValueError(
             f"`names` must leave something with weights before every output of {part.name!r}. "
@@ -174,12 +145,10 @@ def _left(part: keras.Model, dropped: Sequence[str], key: str) -> Graph:
 
 def _add_macs(macs: int, graph: Graph, left: Graph, layers: Mapping[str, int]) -> int | None:
     """`macs` and those of the removed calls; None where a layer is called elsewhere too."""
-    before = Counter(_leaf_paths(graph))
-    gone = before - Counter(_leaf_paths(left))
+    before, after = (
+        Counter(path for path, _, inner in x.open() if inner is None) for x in (graph, left)
+    )
+    gone = before - after
     if any(count < before[path] and layers.get(path) for path, count in gone.items()):
         return None
     return macs + sum(layers.get(path, 0) for path in gone)
-
-
-def _leaf_paths(graph: Graph) -> list[str]:
-    return [path for path, _, inner in graph.open() if inner is None]

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from spade_keras.errors import OpenSizesError
-from spade_keras.pruning.graph.forward_pass import input_specs, layer_calls
+from spade_keras.pruning.graph.forward_pass import ShapedCall, input_specs, layer_calls
 from spade_keras.pruning.graph.weights import WeightTable
 from spade_keras.pruning.groups import Group
 from spade_keras.pruning.mac_rules import Term, call_terms
@@ -22,11 +22,8 @@ from spade_keras.pruning.parts import is_network, part_inputs
 class MacReport:
     """Multiply-accumulates of one forward pass.
 
-    Args:
-        total: The sum over the layers.
-        layers: Multiply-accumulates per layer path, layers called several times summed up.
-        uncounted: Paths of layers without a rule; their work is not in the total.
-        note: Parts that the count leaves out.
+    `layers` holds them by path, all calls of a layer summed up; `uncounted` the paths of layers
+    without a rule, whose work is not in `total`; `note` says what else the count leaves out.
     """
 
     total: int
@@ -35,33 +32,18 @@ class MacReport:
     note: str
 
 
-@dataclass(frozen=True)
-class _Work:
-    """The terms that a model's multiply-accumulates consist of, and what has no rule."""
-
-    terms: tuple[tuple[str, Term], ...]
-    uncounted: tuple[str, ...]
-
-
 _ELEMENTWISE = "Norms, activations, pooling and other elementwise work count as zero."
 _NETWORK = "Only the priors are counted: FFTs and other parts of the physics are not."
+_Work = list[tuple[str, list[Term] | None]]
 _known_work: weakref.WeakKeyDictionary[Any, dict[Any, _Work]] = weakref.WeakKeyDictionary()
 
 
 def count_parameters(model: Any) -> int:
     """Counts the numbers a model stores, moving statistics included.
 
-    Args:
-        model: A built Keras model or network.
-
-    Returns:
-        The number of parameters, shared weights counted once.
-
-    Raises:
-        ValueError: If the model is not built.
+    Shared weights count once. The model, or network, must be built.
 
     Example:
-        >>> import keras
         >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
         >>> count_parameters(model)
         8
@@ -76,28 +58,26 @@ def count_macs(model: Any, inputs: Any = None) -> MacReport:
     Products with kernels and between tensors are counted (convolutions, dense and recurrent
     layers, attention, `Dot`, `matmul`, `einsum`), as in published tables.
 
-    Args:
-        model: A Keras model, or a network with `priors`.
-        inputs: Arrays or shapes, in the structure of the model's inputs. None: the shapes the
-            model declares; needed where these leave sizes open, and for networks. A batch of
-            unknown size counts as one sample, a given batch as it is.
+    Inputs, arrays or shapes, are needed for networks with `priors`, and where the shapes that the
+    model declares leave sizes open. A batch of unknown size counts as one sample.
 
     Raises:
-        ValueError: If the model is not built, or (`OpenSizesError`) sizes stay unknown.
-        TraceError: If `call` of a subclassed model cannot be traced.
+        OpenSizesError: Sizes stay unknown.
 
     Example:
-        >>> import keras
         >>> model = keras.Sequential([keras.Input((8, 8, 2)), keras.layers.Conv2D(4, 3)])
         >>> count_macs(model).total
         2592
     """
-    work = _work_of(model, inputs)
     layers: dict[str, int] = {}
-    for path, term in work.terms:
-        layers[path] = layers.get(path, 0) + term.macs()
+    uncounted: dict[str, None] = {}
+    for path, terms in _work_of(model, inputs):
+        if terms is None:
+            uncounted[path] = None
+        else:
+            layers[path] = layers.get(path, 0) + sum(term.macs() for term in terms)
     note = f"{_ELEMENTWISE} {_NETWORK}" if is_network(model) else _ELEMENTWISE
-    return MacReport(sum(layers.values()), layers, work.uncounted, note)
+    return MacReport(sum(layers.values()), layers, tuple(uncounted), note)
 
 
 def macs_by_layer(model: Any, inputs: Any = None) -> dict[str, int] | None:
@@ -113,14 +93,8 @@ def macs_by_layer(model: Any, inputs: Any = None) -> dict[str, int] | None:
 class PlanCost:
     """Parameters and multiply-accumulates of a model as functions of its groups' widths.
 
-    They follow from the shapes of weights alone; no model is built.
-
-    Args:
-        model: The model, or a network with `priors`.
-        groups: Its groups.
-        weights: Its weights.
-        inputs: Arrays or shapes to count the multiply-accumulates for. None: the shapes the
-            model declares; if they leave sizes open, `macs` is None.
+    They follow from the shapes of weights alone; no model is built. `macs` is None where `inputs`
+    are None and the shapes that the model declares leave sizes open.
     """
 
     def __init__(
@@ -140,22 +114,17 @@ class PlanCost:
         layers = macs_by_layer(model, inputs)
         self.macs = None if layers is None else sum(layers.values())
         self._terms: dict[int, list[Term]] = {}
-        for _, term in () if layers is None else _work_of(model, inputs).terms:
-            self._terms.setdefault(id(term.variable), []).append(term)
+        for _, terms in () if layers is None else _work_of(model, inputs):
+            for term in terms or ():
+                self._terms.setdefault(id(term.variable), []).append(term)
 
     def savings(self, widths: Mapping[str, int]) -> list[tuple[int, int | None]]:
-        """Returns what each group saves on top of those before it; the sums are exact.
-
-        Args:
-            widths: New width per group; groups not named keep theirs.
-        """
+        """Returns what each group saves on top of those before it; groups not named keep all."""
         shapes = dict(self._shapes)
-        savings: list[tuple[int, int | None]] = []
-        for group in self._groups:
-            removed = group.width - widths.get(group.name, group.width)
-            parameters, macs = self._narrow(group, removed, shapes) if removed else (0, 0)
-            savings.append((parameters, None if self.macs is None else macs))
-        return savings
+        return [
+            self._narrow(group, group.width - widths.get(group.name, group.width), shapes)
+            for group in self._groups
+        ]
 
     def total(self, widths: Mapping[str, int]) -> tuple[int, int | None]:
         """Parameters and multiply-accumulates that stay with these widths."""
@@ -167,21 +136,21 @@ class PlanCost:
 
     def _narrow(
         self, group: Group, removed: int, shapes: dict[int, tuple[int, ...]]
-    ) -> tuple[int, int]:
+    ) -> tuple[int, int | None]:
         """The savings of a group; its weights' entries in `shapes` shrink."""
-        touched = {key for key, _ in self._cuts[group.name]}
+        parameters = macs = 0
+        cuts = self._cuts[group.name] if removed else {}
+        touched = {key for key, _ in cuts}
         before = {key: shapes[key] for key in touched}
-        for (key, axis), positions in self._cuts[group.name].items():
+        for (key, axis), positions in cuts.items():
             shape = list(shapes[key])
             shape[axis] -= removed * positions
             shapes[key] = tuple(shape)
-        parameters = sum(math.prod(before[key]) - math.prod(shapes[key]) for key in touched)
-        macs = sum(
-            term.macs(before[key]) - term.macs(shapes[key])
-            for key in touched
-            for term in self._terms.get(key, ())
-        )
-        return parameters, macs
+        for key in touched:
+            parameters += math.prod(before[key]) - math.prod(shapes[key])
+            for term in self._terms.get(key, ()):
+                macs += term.macs(before[key]) - term.macs(shapes[key])
+        return parameters, None if self.macs is None else macs
 
 
 def check_built(model: Any) -> None:
@@ -202,37 +171,27 @@ def check_built(model: Any) -> None:
 
 
 def _work_of(model: Any, inputs: Any) -> _Work:
-    """The terms of one forward pass, remembered per part and input shapes."""
+    """The terms of every call by layer path, None without a rule; kept per part and shapes."""
     check_built(model)
-    terms: list[tuple[str, Term]] = []
-    uncounted: dict[str, None] = {}
+    work: _Work = []
     for prefix, part, given in list(part_inputs(model, inputs)):
         known = _known_work.setdefault(part, {})
         key = tuple(tuple(x.shape) for x in input_specs(part, given))
         if key not in known:
-            known[key] = _find_work(part, given)
-        terms += [(prefix + path, term) for path, term in known[key].terms]
-        uncounted.update(dict.fromkeys(prefix + path for path in known[key].uncounted))
-    return _Work(tuple(terms), tuple(uncounted))
+            known[key] = [(x.path, _terms_of(x, given)) for x in layer_calls(part, given)]
+        work += [(prefix + path, terms) for path, terms in known[key]]
+    return work
 
 
-def _find_work(model: keras.Model, inputs: Any) -> _Work:
-    terms: list[tuple[str, Term]] = []
-    uncounted: list[str] = []
-    for call in layer_calls(model, inputs):
-        try:
-            found = call_terms(call)
-        except TypeError as error:
-            shapes = [x.shape for x in call.inputs]
-            if not any(None in shape for shape in shapes):
-                raise
-            raise OpenSizesError(
-                "`inputs` must give the sizes that the model leaves open. Received: "
-                f"inputs={inputs}, which leaves {call.path!r} with input shapes {shapes}. "
-                "Pass a shape such as (1, 128, 128, 2)."
-            ) from error
-        if found is None:
-            uncounted.append(call.path)
-        else:
-            terms += [(call.path, term) for term in found or [Term(0)]]
-    return _Work(tuple(terms), tuple(uncounted))
+def _terms_of(call: ShapedCall, inputs: Any) -> list[Term] | None:
+    try:
+        return call_terms(call)
+    except TypeError as error:
+        shapes = [x.shape for x in call.inputs]
+        if not any(None in shape for shape in shapes):
+            raise
+        raise OpenSizesError(
+            "`inputs` must give the sizes that the model leaves open. Received: "
+            f"inputs={inputs}, which leaves {call.path!r} with input shapes {shapes}. "
+            "Pass a shape such as (1, 128, 128, 2)."
+        ) from error

@@ -20,16 +20,8 @@ from spade_keras.pruning.selection import own_layers, width_step
 
 
 def inspect_model(path: str | Path) -> str:
-    """`inspect_text` of a `.keras` file.
-
-    Raises:
-        ValueError: If the file cannot be loaded.
-    """
-    return inspect_text(load_model(path))
-
-
-def inspect_text(model: Any) -> str:
-    """Returns a table of the groups of a model: what is coupled, what is fixed and why."""
+    """Returns a table of the groups of a `.keras` file: what is coupled, what is fixed and why."""
+    model = load_model(path)
     groups = find_groups(model)
     free = sum(group.fixed is None for group in groups)
     lines = [f"{model.name}: {count_parameters(model):,} parameters, {_macs_text(model)}"]
@@ -55,48 +47,37 @@ def prune_model(  # noqa: PLR0913 - one argument per command-line option
 ) -> str:
     """Prunes a saved model into a new file, which appears whole or not at all.
 
-    Exactly one of `ratio`, `plan`, `target_macs` and `target_parameters` must be given.
-
-    Args:
-        path: The `.keras` file to prune; it is not changed.
-        out: The `.keras` file to write.
-        ratio: Fraction of every group's channels to remove.
-        plan: A JSON file written from `PruningPlan.to_json`.
-        target_macs: Multiply-accumulates to keep; below 1, as a fraction.
-        target_parameters: Parameters to keep; below 1, as a fraction.
-        importance: Criterion that ranks the channels.
-        round_to: Narrower widths are multiples of it.
-        input_shape: Shape to count multiply-accumulates for, batch first.
-        inputs_of: Gives inputs of the loaded model, on which readers are refitted; see `calibrate`.
+    Exactly one of `ratio`, `plan` (a file from `PruningPlan.to_json`), `target_macs` and
+    `target_parameters` must be given; see `make_plan`. Multiply-accumulates are counted for
+    `input_shape`, batch first. `inputs_of` gives inputs of the loaded model, on which readers are
+    refitted; see `calibrate`.
 
     Returns:
         The summary of the plan and the size of the slim model.
-
-    Raises:
-        ValueError: If a file or an argument is wrong; nothing is written then.
     """
     out = Path(out)
     if out.suffix != ".keras" or not out.parent.is_dir():
         raise ValueError(f"`out` must be a .keras file in an existing folder. Received: out={out}.")
-    amounts = {
-        "ratio": ratio,
-        "plan": plan,
-        "target_macs": target_macs,
-        "target_parameters": target_parameters,
-    }
-    given = {name: value for name, value in amounts.items() if value is not None}
+    targets = {"macs": target_macs, "parameters": target_parameters}
+    amounts = {"ratio": ratio, "plan": plan, **{f"target_{k}": x for k, x in targets.items()}}
+    given = [name for name, value in amounts.items() if value is not None]
     if len(given) != 1:
-        raise ValueError(f"Exactly one of {list(amounts)} must be given. Received: {list(given)}.")
+        raise ValueError(f"Exactly one of {list(amounts)} must be given. Received: {given}.")
     model = load_model(path)
     statistics = None if inputs_of is None else calibrate(model, inputs_of(model))
     if plan is not None:
-        chosen = _read_plan(Path(plan))
+        try:
+            text = Path(plan).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(
+                f"`plan` must be a JSON file. Received: plan={plan}: {error}."
+            ) from error
+        chosen = PruningPlan.from_json(text)
     else:
-        target = {name.removeprefix("target_"): value for name, value in given.items()}
         chosen = make_plan(
             model,
             ratio=ratio,
-            target=None if ratio is not None else target,  # type: ignore[arg-type]
+            target={name: x for name, x in targets.items() if x is not None} or None,
             importance=importance,
             round_to=round_to,
             inputs=input_shape,
@@ -104,23 +85,15 @@ def prune_model(  # noqa: PLR0913 - one argument per command-line option
         )
     slim = rebuild(model, chosen, calibration=statistics)
     save_model(slim, out)
-    before, after = count_parameters(model), count_parameters(slim)
-    lines = [
-        chosen.summary(),
-        f"parameters  {before:,} -> {after:,}",
-        f"before  {_macs_text(model, input_shape)}",
-        f"after   {_macs_text(slim, input_shape)}",
-        f"wrote {out}",
-    ]
-    return "\n".join(lines)
-
-
-def _read_plan(path: Path) -> PruningPlan:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"`plan` must be a JSON file. Received: plan={path}: {error}.") from error
-    return PruningPlan.from_json(text)
+    return "\n".join(
+        [
+            chosen.summary(),
+            f"parameters  {count_parameters(model):,} -> {count_parameters(slim):,}",
+            f"before  {_macs_text(model, input_shape)}",
+            f"after   {_macs_text(slim, input_shape)}",
+            f"wrote {out}",
+        ]
+    )
 
 
 def _macs_text(model: Any, inputs: Any = None) -> str:

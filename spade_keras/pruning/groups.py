@@ -14,17 +14,12 @@ from spade_keras.pruning.parts import is_network, parts_of, prefix_of
 class Slot:
     """The positions along one axis of one weight that belong to a group's channels.
 
-    Channel `c` of the group owns `positions[c]` along `axis` of the weight; they are removed with
-    the channel.
+    Channel `c` of the group owns `positions[c]` along the axis; they are removed with the channel.
 
-    Args:
-        layer: Path of the layer, its name or `"nested/conv1"` inside a nested model.
-        weight: Name of the weight, such as `"kernel"`.
-        weight_index: Position of the weight in `layer.weights`.
-        axis: The axis of the weight that is sliced.
-        positions: Integers of shape `(width, positions per channel)`.
-        role: `"producer"` makes the channels, `"consumer"` contracts them, `"parameter"`
-            belongs to each channel (a bias, gamma, moving statistic, slope).
+    The layer is given by its path, such as `"nested/conv1"`, and the weight by its name and its
+    position in `layer.weights`; `positions` has shape `(width, positions per channel)`. The role is
+    `"producer"` of a weight that makes the channels, `"consumer"` of one that contracts them,
+    `"parameter"` of one that belongs to each channel (a bias, gamma, moving statistic, slope).
     """
 
     layer: str
@@ -39,13 +34,9 @@ class Slot:
 class Group:
     """Channels that are kept or removed together.
 
-    Args:
-        name: Path of the first layer that produces the channels.
-        width: Number of prunable units: channels, or heads of an attention layer.
-        slots: Places of the channels in the weights.
-        fixed: Why the width must stay as it is, or None.
-        divisor: A kept width must be a multiple of it.
-        blocks: Block of every channel; each block must keep equally many. None: no blocks.
+    It is named after the first layer that produces them; its width counts channels, or heads of an
+    attention layer. `fixed` says why the width must stay as it is, if it must. A kept width must be
+    a multiple of `divisor`, and of every block, which `blocks` gives by channel, equally many stay.
     """
 
     name: str
@@ -64,36 +55,27 @@ class Group:
 def find_groups(model: Any) -> tuple[Group, ...]:
     """The coupled groups of a model, from its structure alone.
 
-    Args:
-        model: A built Keras model, or a network with `priors`: then the groups of every
-            prior, each name after `"<prior key>/"`.
-
-    Returns:
-        The groups in the order of their first producers; the same objects on every call.
+    They come in the order of their first producers; in a network with `priors`, each name begins
+    with `"<prior key>/"`.
 
     Raises:
         TraceError: The graph of the model cannot be read; the message says why.
 
     Example:
         >>> import keras
-        >>> from spade_keras.pruning.groups import find_groups
-        >>> inputs = keras.Input((None, None, 3))
-        >>> x = keras.layers.Conv2D(8, 3, name="wide")(inputs)
-        >>> outputs = keras.layers.Conv2D(2, 3, name="last")(x)
-        >>> [(g.name, g.width, g.fixed) for g in find_groups(keras.Model(inputs, outputs))]
-        [('wide', 8, None), ('last', 2, 'a model output')]
+        >>> dense = keras.layers.Dense
+        >>> model = keras.Sequential([keras.Input((3,)), dense(8, name="a"), dense(2, name="b")])
+        >>> [(group.name, group.width, group.fixed) for group in find_groups(model)]
+        [('a', 8, None), ('b', 2, 'a model output')]
     """
     from spade_keras.pruning.graph.analysis import analyze
     from spade_keras.pruning.graph.partition import partition
 
     if not is_network(model):
         return partition(analyze(model)).groups
-    return tuple(
-        replace(
-            group,
-            name=prefix_of(key) + group.name,
-            slots=tuple(replace(x, layer=prefix_of(key) + x.layer) for x in group.slots),
-        )
-        for key, part in parts_of(model).items()
-        for group in partition(analyze(part)).groups
-    )
+    found = []
+    for key, part in parts_of(model).items():
+        for group in partition(analyze(part)).groups:
+            slots = tuple(replace(x, layer=prefix_of(key) + x.layer) for x in group.slots)
+            found.append(replace(group, name=prefix_of(key) + group.name, slots=slots))
+    return tuple(found)

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import keras
+from keras import layers
 
 from spade_keras.pruning.graph.forward_pass import ShapedCall as Call
 
 
 @dataclass(frozen=True)
 class Term:
-    """`uses` multiply-accumulates for every element of a weight.
+    """`uses` multiply-accumulates for every element of a weight, or of some of its `axes`.
 
     The uses do not depend on channel counts, so the cost after pruning follows from the
-    slim weight's shape alone.
-
-    Args:
-        uses: How often each element is used in the call.
-        variable: The weight; None for a product without one, whose cost is `uses`.
-        axes: Axes of the weight that count; None: all of them.
+    slim weight's shape alone. A product without a weight costs `uses`.
     """
 
     uses: int
@@ -34,7 +30,7 @@ class Term:
         if shape is None:
             shape = () if self.variable is None else tuple(self.variable.shape)
         sizes = shape if self.axes is None else [shape[axis] for axis in self.axes]
-        return self.uses * math.prod(sizes)
+        return self.uses * prod(sizes)
 
 
 Rule = Callable[[Any, Call], list[Term] | None]
@@ -52,50 +48,46 @@ def call_terms(call: Call) -> list[Term] | None:
     return [] if stock and not isinstance(call.operation, _FOREIGN) else None
 
 
-def _size(shape: Any) -> int:
-    return math.prod(shape)
-
-
-def _spatial(layer: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
-    return shape[2:] if layer.data_format == "channels_first" else shape[1:-1]
-
-
 def _positions(layer: Any, shape: tuple[int, ...]) -> int:
-    return shape[0] * _size(_spatial(layer, shape))
+    spatial = shape[2:] if layer.data_format == "channels_first" else shape[1:-1]
+    return shape[0] * prod(spatial)
 
 
-def _convolution(layer: Any, call: Call) -> list[Term]:
-    return [Term(_positions(layer, call.outputs[0].shape), layer.kernel)]
+def _kernels(tensor: str, *names: str) -> Rule:
+    """Every position of a call's inputs or outputs uses whole kernels."""
+
+    def terms(layer: Any, call: Call) -> list[Term]:
+        positions = _positions(layer, getattr(call, tensor)[0].shape)
+        return [Term(positions, getattr(layer, name)) for name in names]
+
+    return terms
 
 
-def _transposed(layer: Any, call: Call) -> list[Term]:
-    return [Term(_positions(layer, call.inputs[0].shape), layer.kernel)]
+def _functional(tensor: str, kernel_axes: int) -> Rule:
+    """A functional convolution: every element of a tensor times that many axes of the kernel."""
 
+    def terms(operation: Any, call: Call) -> list[Term]:
+        kernel = call.inputs[1].shape[:kernel_axes]
+        return [Term(prod(getattr(call, tensor)[0].shape) * prod(kernel))]
 
-def _separable(layer: Any, call: Call) -> list[Term]:
-    positions = _positions(layer, call.outputs[0].shape)
-    return [Term(positions, layer.depthwise_kernel), Term(positions, layer.pointwise_kernel)]
-
-
-def _dense(layer: Any, call: Call) -> list[Term]:
-    return [Term(_size(call.inputs[0].shape[:-1]), layer.kernel)]
+    return terms
 
 
 def _einsum_dense(layer: Any, call: Call) -> list[Term]:
     kernel = layer.kernel
     sizes = _label_sizes(layer.equation, [call.inputs[0].shape, kernel.shape])
-    return [Term(_size(sizes.values()) // _size(kernel.shape), kernel)]
+    return [Term(prod(sizes.values()) // prod(kernel.shape), kernel)]
 
 
 def _reversible_embedding(layer: Any, call: Call) -> list[Term]:
     if not call.argument("reverse"):
         return []
     kernel = layer.embeddings if layer.tie_weights else layer.reverse_embeddings
-    return [Term(_size(call.inputs[0].shape[:-1]), kernel)]
+    return [Term(prod(call.inputs[0].shape[:-1]), kernel)]
 
 
 def _recurrent(layer: Any, call: Call) -> list[Term] | None:
-    steps = _size(call.inputs[0].shape[:2])
+    steps = prod(call.inputs[0].shape[:2])
     cells = getattr(layer.cell, "cells", [layer.cell])
     if not all(isinstance(cell, _CELLS) for cell in cells):
         return None
@@ -113,12 +105,13 @@ def _recurrent_convolution(layer: Any, call: Call) -> list[Term]:
 
 
 def _multi_head(layer: Any, call: Call) -> list[Term]:
-    query, key, axes = _attention_shapes(layer, call)
-    value = call.argument("value").shape
-    heads = layer._query_dense.kernel
-    values = layer._value_dense.kernel
-    grouped = isinstance(layer, keras.layers.GroupQueryAttention)
-    pairs = _size(query[:-1]) * _size(key[axis] for axis in axes)
+    query, value = call.argument("query").shape, call.argument("value").shape
+    key = call.argument("key")
+    key = value if key is None else key.shape
+    axes = getattr(layer, "_attention_axes", None) or range(1, len(query) - 1)
+    heads, values = layer._query_dense.kernel, layer._value_dense.kernel
+    grouped = isinstance(layer, layers.GroupQueryAttention)
+    pairs = prod(query[:-1]) * prod(key[axis] for axis in axes)
     projections = [
         (layer._query_dense, query),
         (layer._key_dense, key),
@@ -126,67 +119,32 @@ def _multi_head(layer: Any, call: Call) -> list[Term]:
         (layer._output_dense, query),
         (getattr(layer, "_gate_dense", None), query),
     ]
-    terms = [Term(_size(shape[:-1]), dense.kernel) for dense, shape in projections if dense]
+    terms = [Term(prod(shape[:-1]), dense.kernel) for dense, shape in projections if dense]
     return [*terms, Term(pairs, heads, (1, 2)), Term(pairs, heads if grouped else values, (1, 2))]
 
 
-def _attention_shapes(layer: Any, call: Call) -> tuple[Any, Any, Any]:
-    query = call.argument("query").shape
-    key = call.argument("key")
-    key = call.argument("value").shape if key is None else key.shape
-    return query, key, getattr(layer, "_attention_axes", None) or range(1, len(query) - 1)
-
-
-def _dot_product_attention(layer: Any, call: Call) -> list[Term]:
+def _attention(layer: Any, call: Call) -> list[Term]:
     query, value = (x.shape for x in call.inputs[:2])
-    return [Term(_size(query[:-1]) * value[-2] * (query[-1] + value[-1]))]
-
-
-def _additive_attention(layer: Any, call: Call) -> list[Term]:
-    query, value = (x.shape for x in call.inputs[:2])
-    pairs = _size(query[:-1]) * value[-2]
-    return [Term(pairs * (value[-1] + (query[-1] if layer.use_scale else 0)))]
+    multiplied = layer.use_scale or not isinstance(layer, layers.AdditiveAttention)
+    elements = value[-1] + (query[-1] if multiplied else 0)
+    return [Term(prod(query[:-1]) * value[-2] * elements)]
 
 
 def _dot_layer(layer: Any, call: Call) -> list[Term]:
     axes = layer.axes if isinstance(layer.axes, int) else layer.axes[0]
-    return [Term(_size(call.outputs[0].shape) * call.inputs[0].shape[axes])]
-
-
-def _matmul(operation: Any, call: Call) -> list[Term]:
-    return [Term(_size(call.outputs[0].shape) * call.inputs[0].shape[-1])]
+    return [Term(prod(call.outputs[0].shape) * call.inputs[0].shape[axes])]
 
 
 def _einsum(operation: Any, call: Call) -> list[Term]:
     sizes = _label_sizes(operation.subscripts, [x.shape for x in call.inputs])
-    return [Term(_size(sizes.values()))]
-
-
-def _convolve(operation: Any, call: Call) -> list[Term]:
-    kernel = call.inputs[1].shape
-    return [Term(_size(call.outputs[0].shape) * _size(kernel[:-1]))]
-
-
-def _convolve_depthwise(operation: Any, call: Call) -> list[Term]:
-    kernel = call.inputs[1].shape
-    return [Term(_size(call.outputs[0].shape) * _size(kernel[:-2]))]
-
-
-def _convolve_transposed(operation: Any, call: Call) -> list[Term]:
-    kernel = call.inputs[1].shape
-    return [Term(_size(call.inputs[0].shape) * _size(kernel[:-1]))]
-
-
-def _no_rule(operation: Any, call: Call) -> None:
-    return None
+    return [Term(prod(sizes.values()))]
 
 
 def _label_sizes(equation: str, shapes: list[tuple[int, ...]]) -> dict[str, int]:
     """Size of every index of an einsum; axes hidden by `...` get names of their own."""
     sizes: dict[str, int] = {}
-    for labels, shape in zip(
-        equation.replace(" ", "").split("->")[0].split(","), shapes, strict=True
-    ):
+    operands = equation.replace(" ", "").split("->")[0].split(",")
+    for labels, shape in zip(operands, shapes, strict=True):
         head, dots, tail = labels.partition("...")
         hidden = len(shape) - len(head) - len(tail) if dots else 0
         names = [*head, *(f"...{hidden - i}" for i in range(hidden)), *tail]
@@ -195,39 +153,35 @@ def _label_sizes(equation: str, shapes: list[tuple[int, ...]]) -> dict[str, int]
     return sizes
 
 
-_CELLS = (keras.layers.SimpleRNNCell, keras.layers.LSTMCell, keras.layers.GRUCell)
-_FOREIGN = (
-    keras.layers.Wrapper,
-    keras.layers.JaxLayer,
-    keras.layers.TFSMLayer,
-    keras.layers.TorchModuleWrapper,
-)
-_layers = keras.layers
-# The first row that fits counts: a ConvLSTM is an RNN, additive attention is attention.
+_CELLS = (layers.SimpleRNNCell, layers.LSTMCell, layers.GRUCell)
+_FOREIGN = (layers.Wrapper, layers.JaxLayer, layers.TFSMLayer, layers.TorchModuleWrapper)
+_CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
+_DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
+_TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
+# The first row that fits counts: a ConvLSTM is an RNN.
 _RULES: tuple[tuple[tuple[type, ...], Rule], ...] = (
-    ((_layers.Conv1D, _layers.Conv2D, _layers.Conv3D), _convolution),
-    ((_layers.DepthwiseConv1D, _layers.DepthwiseConv2D), _convolution),
-    ((_layers.Conv1DTranspose, _layers.Conv2DTranspose, _layers.Conv3DTranspose), _transposed),
-    ((_layers.SeparableConv1D, _layers.SeparableConv2D), _separable),
-    ((_layers.ConvLSTM1D, _layers.ConvLSTM2D, _layers.ConvLSTM3D), _recurrent_convolution),
-    ((_layers.RNN,), _recurrent),
-    ((_layers.Dense,), _dense),
-    ((_layers.EinsumDense,), _einsum_dense),
-    ((_layers.ReversibleEmbedding,), _reversible_embedding),
-    ((_layers.MultiHeadAttention, _layers.GroupQueryAttention), _multi_head),
-    ((_layers.AdditiveAttention,), _additive_attention),
-    ((_layers.Attention,), _dot_product_attention),
-    ((_layers.Dot,), _dot_layer),
-)
-_OPERATIONS: dict[str, Rule] = {
-    "Matmul": _matmul,
-    "Einsum": _einsum,
-    "Conv": _convolve,
-    "DepthwiseConv": _convolve_depthwise,
-    "ConvTranspose": _convolve_transposed,
-    **dict.fromkeys(
-        ("SeparableConv", "DotProductAttention", "Dot", "Tensordot", "Inner", "Outer", "Kron"),
-        _no_rule,
+    (_CONVOLUTIONS + _DEPTHWISE, _kernels("outputs", "kernel")),
+    (_TRANSPOSED, _kernels("inputs", "kernel")),
+    (
+        (layers.SeparableConv1D, layers.SeparableConv2D),
+        _kernels("outputs", "depthwise_kernel", "pointwise_kernel"),
     ),
-    **dict.fromkeys(("FFT", "FFT2", "IFFT2", "RFFT", "IRFFT", "STFT", "ISTFT"), _no_rule),
+    ((layers.ConvLSTM1D, layers.ConvLSTM2D, layers.ConvLSTM3D), _recurrent_convolution),
+    ((layers.RNN,), _recurrent),
+    ((layers.Dense,), lambda x, call: [Term(prod(call.inputs[0].shape[:-1]), x.kernel)]),
+    ((layers.EinsumDense,), _einsum_dense),
+    ((layers.ReversibleEmbedding,), _reversible_embedding),
+    ((layers.MultiHeadAttention, layers.GroupQueryAttention), _multi_head),
+    ((layers.Attention,), _attention),
+    ((layers.Dot,), _dot_layer),
+)
+_UNCOUNTED = ["SeparableConv", "DotProductAttention", "Dot", "Tensordot", "Inner", "Outer", "Kron"]
+_TRANSFORMS = ["FFT", "FFT2", "IFFT2", "RFFT", "IRFFT", "STFT", "ISTFT"]
+_OPERATIONS: dict[str, Rule] = {
+    "Matmul": lambda _, call: [Term(prod(call.outputs[0].shape) * call.inputs[0].shape[-1])],
+    "Einsum": _einsum,
+    "Conv": _functional("outputs", -1),
+    "DepthwiseConv": _functional("outputs", -2),
+    "ConvTranspose": _functional("inputs", -1),
+    **dict.fromkeys([*_UNCOUNTED, *_TRANSFORMS], lambda operation, call: None),
 }

@@ -1,7 +1,4 @@
-"""The parts of a model that are pruned: the model itself, or the priors of a network.
-
-Only this module distinguishes the two.
-"""
+"""The parts of a model that are pruned: the model itself, or the priors of a network."""
 
 from __future__ import annotations
 
@@ -19,33 +16,14 @@ def is_network(model: Any) -> bool:
 
 
 def parts_of(model: Any) -> dict[str, keras.Model]:
-    """Returns the parts that can be traced and pruned, by name.
-
-    Args:
-        model: A Keras model, or a network with `priors`.
-
-    Returns:
-        The priors of a network by their keys; `{"": model}` for a model.
-    """
+    """Returns the parts that can be traced and pruned: `{"": model}`, or a network's priors."""
     return dict(model.priors) if is_network(model) else {"": model}
-
-
-def with_parts(model: Any, parts: Mapping[str, keras.Model]) -> Any:
-    """Returns a model with other parts.
-
-    Args:
-        model: A Keras model, or a network with `priors`; it is left as it is.
-        parts: Replacements of `parts_of(model)`, under the same keys.
-
-    Returns:
-        The new network, or for a model the part itself.
-    """
-    return model.with_priors(parts) if is_network(model) else parts[""]
 
 
 def map_parts(model: Any, change: Callable[[str, keras.Model], keras.Model]) -> Any:
     """Returns a model with every part changed by a function of its key and itself."""
-    return with_parts(model, {key: change(key, part) for key, part in parts_of(model).items()})
+    parts = {key: change(key, part) for key, part in parts_of(model).items()}
+    return model.with_priors(parts) if is_network(model) else parts[""]
 
 
 def prefix_of(key: str) -> str:
@@ -60,11 +38,7 @@ def own_names(names: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 
 def part_inputs(model: Any, inputs: Any = None) -> Iterator[tuple[str, keras.Model, Any]]:
-    """Yields the prefix, the model and the inputs of every part, as often as it is called.
-
-    Raises:
-        OpenSizesError: The inputs of a network are not given.
-    """
+    """Yields the prefix, the model and the inputs of every part, as often as it is called."""
     if not is_network(model):
         yield "", model, inputs
         return

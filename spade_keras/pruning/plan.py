@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Annotated, Any, Literal
@@ -15,6 +15,7 @@ FORMAT_VERSION = 2
 
 Form = Literal["pair", "one"]
 FORMS: tuple[Form, ...] = ("pair", "one")
+_adapter = cache(TypeAdapter)
 
 
 class _Strict:
@@ -27,15 +28,10 @@ class _Strict:
 class GroupPlan(_Strict):
     """The plan for one group of coupled channels.
 
-    Args:
-        name: The group, named after the first layer that produces its channels.
-        width: Channels before.
-        kept: Indices of the channels that stay, in ascending order.
-        members: Paths of the layers whose weights the group slices.
-        fixed: Why the group keeps all its channels, or None when it was free to change.
-        parameters_saved: Parameters this group removes once the groups before it have been
-            narrowed, so that the column adds up to the saving of the whole step.
-        macs_saved: The same for multiply-accumulates; None where input sizes are unknown.
+    Of `width` channels, `kept` lists those that stay, ascending; `members` are the layers whose
+    weights the group slices, and `fixed` says why all channels stay, if they must. What is saved
+    counts once the groups before are narrowed, so that the sum is what the step saves; `macs_saved`
+    is None where input sizes are unknown.
     """
 
     name: str
@@ -54,14 +50,9 @@ class GroupPlan(_Strict):
 class LayerRank(_Strict):
     """The plan for one layer that is decomposed into singular components.
 
-    Args:
-        name: Path of the layer.
-        rank: Components per group the layer has in all, `min(rows, columns)`.
-        kept: Indices of those that stay, ascending; 0 has the largest singular value.
-        form: `"pair"` makes two layers, `"one"` multiplies them back into one layer.
-        scales: Scaling factors of the kept components, group after group; empty: all 1.
-        parameters_saved: Parameters that are removed.
-        macs_saved: Multiply-accumulates that are removed; None where input sizes are unknown.
+    Of `rank` components per group, `kept` lists those that stay, ascending; 0 has the largest
+    singular value. `form` says whether two layers come of it (`"pair"`) or one, and `scales` holds
+    the factors of the kept components, group after group; empty: all 1.
     """
 
     name: str
@@ -91,10 +82,7 @@ class LayerRank(_Strict):
 class BlockStep(_Strict):
     """Residual blocks that become the identity.
 
-    Args:
-        dropped: Names of the blocks, as in `find_residual_blocks`.
-        parameters_saved: Parameters that are removed.
-        macs_saved: Multiply-accumulates that are removed; None where they are unknown.
+    `dropped` holds their names as in `find_residual_blocks`; `macs_saved` is None where unknown.
     """
 
     dropped: tuple[str, ...]
@@ -105,27 +93,19 @@ class BlockStep(_Strict):
     def __post_init__(self) -> None:
         _check_once("dropped", "block", self.dropped)
 
-    @property
-    def entries(self) -> tuple[BlockStep, ...]:
-        """The items that save something: the step itself."""
-        return (self,)
-
     def summary(self, model: str) -> str:
         """Lists the blocks and their savings."""
-        saved = f"parameters {-self.parameters_saved:,}, MACs {_macs(self.macs_saved)}"
-        return f"Blocks dropped from {model!r}: {', '.join(self.dropped) or 'none'} ({saved})"
+        parameters, macs = _saved_texts([self])
+        dropped = ", ".join(self.dropped) or "none"
+        return f"Blocks dropped from {model!r}: {dropped} (parameters {parameters}, MACs {macs})"
 
 
 @dataclass(frozen=True)
 class ChannelStep(_Strict):
-    """Channels that are removed.
+    """Channels that are removed from groups, the fixed ones of the model included.
 
-    Args:
-        groups: One entry per group of the model, the fixed ones included.
-        importance: Name of the importance that ranked the channels.
-        selection: The settings that chose the widths, as plain JSON values.
-        parameters: Parameters of the model before this step, where known.
-        macs: Multiply-accumulates of the model before this step, where known.
+    `selection` holds the settings that chose the widths, as plain JSON values; `parameters` and
+    `macs` are those of the model before this step, where known.
     """
 
     groups: tuple[GroupPlan, ...]
@@ -138,46 +118,34 @@ class ChannelStep(_Strict):
     def __post_init__(self) -> None:
         _check_once("groups", "group", [group.name for group in self.groups])
 
-    @property
-    def entries(self) -> tuple[GroupPlan, ...]:
-        """The items that save something: the groups."""
-        return self.groups
-
     def summary(self, model: str) -> str:
         """Lists per group its members, its width before and after, and the savings."""
         settings = ", ".join(f"{key}={value}" for key, value in self.selection.items())
         narrowed = sum(len(group.kept) < group.width for group in self.groups)
+        header = (
+            f"Pruning plan for {model!r}: {narrowed} of {len(self.groups)} groups narrowed, "
+            f"ranked by {self.importance} ({settings})"
+        )
         rows = [("group", "width", "parameters", "MACs", "members, or why fixed")]
         rows += map(_group_row, self.groups)
-        parameters, macs = _saved(self.groups)
-        rows.append(("all", "", f"{-parameters:,}", _macs(macs), self._shares(parameters, macs)))
-        return "\n".join(
-            [
-                f"Pruning plan for {model!r}: {narrowed} of {len(self.groups)} groups narrowed, "
-                f"ranked by {self.importance} ({settings})",
-                *_aligned(rows),
-            ]
-        )
+        rows.append(("all", "", *_saved_texts(self.groups), f"removes {self._shares()}"))
+        return _table(header, rows)
 
-    def _shares(self, parameters: int, macs: int | None) -> str:
+    def _shares(self) -> str:
         channels = sum(group.width for group in self.groups)
         removed = channels - sum(len(group.kept) for group in self.groups)
-        shares = [f"{removed / max(channels, 1):.1%} of the channels"]
-        if self.parameters:
-            shares.append(f"{parameters / self.parameters:.1%} of the parameters")
-        if self.macs and macs is not None:
-            shares.append(f"{macs / self.macs:.1%} of the MACs")
-        return "removes " + ", ".join(shares)
+        saved = zip(_saved(self.groups), (self.parameters, self.macs), strict=True)
+        parts = [(removed, max(channels, 1)), *saved]
+        return ", ".join(
+            f"{part / whole:.1%} of the {name}"
+            for name, (part, whole) in zip(("channels", "parameters", "MACs"), parts, strict=True)
+            if part is not None and whole
+        )
 
 
 @dataclass(frozen=True)
 class RankStep(_Strict):
-    """Layers that are replaced by approximations of lower rank; all others stay as they are.
-
-    Args:
-        layers: One entry per decomposed layer.
-        importance: Criterion that ranked the components.
-    """
+    """Layers that get a lower rank, their components ranked by an importance."""
 
     layers: tuple[LayerRank, ...]
     importance: str = ""
@@ -188,22 +156,15 @@ class RankStep(_Strict):
             raise ValueError("`layers` must name at least one layer. Received: layers=().")
         _check_once("layers", "layer", [layer.name for layer in self.layers])
 
-    @property
-    def entries(self) -> tuple[LayerRank, ...]:
-        """The items that save something: the layers."""
-        return self.layers
-
     def summary(self, model: str) -> str:
         """Lists per layer the number of kept components, their form, and the savings."""
         forms = {"pair": "two layers", "one": "merged back into one layer"}
         rows = [("layer", "rank", "parameters", "MACs", "becomes")]
         for layer in self.layers:
-            saved = f"{-layer.parameters_saved:,}", _macs(layer.macs_saved)
             change = f"{layer.rank} -> {len(layer.kept)}"
-            rows.append((layer.name, change, *saved, forms[layer.form]))
-        kept, total = (sum(len(x.kept) for x in self.layers), sum(x.rank for x in self.layers))
-        header = f"Ranks for {model!r}: {kept} of {total} components kept"
-        return "\n".join([header, *_aligned(rows)])
+            rows.append((layer.name, change, *_saved_texts([layer]), forms[layer.form]))
+        kept, total = sum(len(x.kept) for x in self.layers), sum(x.rank for x in self.layers)
+        return _table(f"Ranks for {model!r}: {kept} of {total} components kept", rows)
 
 
 Step = BlockStep | ChannelStep | RankStep
@@ -211,14 +172,10 @@ Step = BlockStep | ChannelStep | RankStep
 
 @dataclass(frozen=True)
 class PruningPlan(_Strict):
-    """Steps from a model to its slim form, each made for the result of the one before.
+    """Steps from a model of some name to its slim form, each made for the result before it.
 
     Made by `make_plan`, `drop_blocks`, `plan_ranks` and `rank_plan`; applied by `rebuild`,
     proved by `verify_plan`.
-
-    Args:
-        model: Name of the model the plan was made for.
-        steps: The steps in order, at least one.
 
     Example:
         >>> step = ChannelStep((GroupPlan("conv", 4, (0, 2)),), "group_l1", {"ratio": 0.5})
@@ -253,8 +210,7 @@ class PruningPlan(_Strict):
     @property
     def ranks(self) -> dict[str, int]:
         """Components that stay, by decomposed layer."""
-        steps = (step for step in self.steps if isinstance(step, RankStep))
-        return {layer.name: len(layer.kept) for step in steps for layer in step.layers}
+        return {layer.name: len(layer.kept) for layer in self._layers}
 
     @property
     def dropped(self) -> tuple[str, ...]:
@@ -265,12 +221,22 @@ class PruningPlan(_Strict):
     @property
     def parameters_saved(self) -> int:
         """Parameters the whole plan removes."""
-        return _saved(entry for step in self.steps for entry in step.entries)[0]
+        return _saved(self._entries)[0]
 
     @property
     def macs_saved(self) -> int | None:
         """Multiply-accumulates the whole plan removes; None if any entry is unknown."""
-        return _saved(entry for step in self.steps for entry in step.entries)[1]
+        return _saved(self._entries)[1]
+
+    @property
+    def _entries(self) -> list[Any]:
+        """What saves something: groups, layers, and steps that leave out blocks."""
+        blocks = [step for step in self.steps if isinstance(step, BlockStep)]
+        return [*self.groups, *self._layers, *blocks]
+
+    @property
+    def _layers(self) -> list[LayerRank]:
+        return [x for step in self.steps if isinstance(step, RankStep) for x in step.layers]
 
     def then(self, other: PruningPlan) -> PruningPlan:
         """Returns this plan followed by one that was made for its result."""
@@ -282,12 +248,7 @@ class PruningPlan(_Strict):
 
     @classmethod
     def from_json(cls, text: str) -> PruningPlan:
-        """Reads a plan written by `to_json`.
-
-        Raises:
-            ValueError: If the text is not JSON, is of another version, or has missing,
-                unknown or wrong entries.
-        """
+        """Reads a plan written by `to_json`; names every entry that is missing or wrong."""
         try:
             data = json.loads(text)
         except ValueError as error:
@@ -299,7 +260,7 @@ class PruningPlan(_Strict):
                 f"Received: format_version={found!r}. Make the plan again."
             )
         try:
-            return _reader().validate_json(json.dumps(data))
+            return _adapter(PruningPlan).validate_json(json.dumps(data))
         except ValidationError as error:
             problems = "; ".join(map(_problem, error.errors()[:5]))
             raise ValueError(f"`text` must be a whole pruning plan: {problems}") from error
@@ -307,11 +268,6 @@ class PruningPlan(_Strict):
     def summary(self) -> str:
         """Lists per step what is removed, what stays and why, and the savings."""
         return "\n\n".join(step.summary(self.model) for step in self.steps)
-
-
-@cache
-def _reader() -> TypeAdapter[PruningPlan]:
-    return TypeAdapter(PruningPlan)
 
 
 def _problem(problem: Any) -> str:
@@ -324,14 +280,14 @@ def _problem(problem: Any) -> str:
 
 
 def _check_kept(kept: Sequence[int], width: int, what: str) -> None:
-    shown = str(kept if len(kept) <= 8 else (*kept[:8], "..."))
+    problem = None
     if not kept or list(kept) != sorted(set(kept)):
-        raise ValueError(
-            f"`kept` must list at least one {what}, each once, in ascending order. "
-            f"Received: kept={shown}."
-        )
-    if kept[0] < 0 or kept[-1] >= width:
-        raise ValueError(f"`kept` must lie in [0, {width}), each a {what}. Received: kept={shown}.")
+        problem = f"list at least one {what}, each once, in ascending order"
+    elif kept[0] < 0 or kept[-1] >= width:
+        problem = f"lie in [0, {width}), each a {what}"
+    if problem:
+        shown = kept if len(kept) <= 8 else (*kept[:8], "...")
+        raise ValueError(f"`kept` must {problem}. Received: kept={shown}.")
 
 
 def _check_once(argument: str, what: str, names: Sequence[str]) -> None:
@@ -348,23 +304,23 @@ def _group_row(group: GroupPlan) -> tuple[str, str, str, str, str]:
     if len(group.members) > 4:
         members += f" and {len(group.members) - 4} more"
     width = f"{group.width} -> {len(group.kept)}"
-    return group.name, width, f"{-group.parameters_saved:,}", _macs(group.macs_saved), members
+    return group.name, width, *_saved_texts([group]), members
 
 
-def _aligned(rows: Sequence[tuple[str, str, str, str, str]]) -> Iterable[str]:
-    """Lines of a table: two columns of text, two of numbers, a note."""
+def _table(header: str, rows: Sequence[tuple[str, str, str, str, str]]) -> str:
+    """Rows of two columns of text, two of numbers, and a note."""
     a, b, c, d = (max(len(row[column]) for row in rows) for column in range(4))
-    for name, size, parameters, macs, note in rows:
-        yield f"{name:<{a}}  {size:<{b}}  {parameters:>{c}}  {macs:>{d}}  {note}".rstrip()
+    lines = [f"{v:<{a}}  {w:<{b}}  {x:>{c}}  {y:>{d}}  {note}" for v, w, x, y, note in rows]
+    return "\n".join([header, *(line.rstrip() for line in lines)])
 
 
-def _macs(saved: int | None) -> str:
-    return "unknown" if saved is None else f"{-saved:,}"
-
-
-def _saved(entries: Iterable[Any]) -> tuple[int, int | None]:
+def _saved(entries: Sequence[Any]) -> tuple[int, int | None]:
     """Parameters and multiply-accumulates that go; None where an entry does not know."""
-    entries = list(entries)
     macs = [entry.macs_saved for entry in entries]
     whole = None if None in macs else sum(macs)
     return sum(entry.parameters_saved for entry in entries), whole
+
+
+def _saved_texts(entries: Sequence[Any]) -> tuple[str, str]:
+    parameters, macs = _saved(entries)
+    return f"{-parameters:,}", "unknown" if macs is None else f"{-macs:,}"

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from spade_keras.pruning import importance as importances
+from spade_keras.pruning import selection
 from spade_keras.pruning.blocks import drop_blocks
 from spade_keras.pruning.compensation import Calibration
 from spade_keras.pruning.cost import PlanCost, check_built
@@ -17,15 +18,6 @@ from spade_keras.pruning.graph.weights import WeightTable
 from spade_keras.pruning.groups import Group, find_groups
 from spade_keras.pruning.plan import ChannelStep, GroupPlan, PruningPlan
 from spade_keras.pruning.rebuild import rebuild
-from spade_keras.pruning.selection import (
-    allowed_widths,
-    is_wildcard,
-    kept_channels,
-    match_groups,
-    nearest_width,
-    rank_globally,
-    width_step,
-)
 
 TARGETS = ("parameters", "macs", "width")
 
@@ -59,25 +51,19 @@ def make_plan(  # noqa: PLR0913 - every setting is a keyword of its own
         target: Size of the slim model, reached by ranking the channels of all groups together:
             one of `{"parameters": n}`, `{"macs": n}` and `{"width": n}`. A number below 1 is a
             fraction of the original.
-        importance: Criterion that ranks the channels: a name in `IMPORTANCES`, an `Importance`,
-            or a function of `(group, weights)`.
+        importance: A name in `IMPORTANCES`, an `Importance`, or a function of `(group, weights)`.
         scope: `"global"` ranks the channels of all groups together for a single `ratio`.
         round_to: Narrower widths are multiples of it.
         minimum_width: No group becomes narrower.
         protect: Names of groups or layers that keep their width.
         blocks: Residual blocks to leave out first; see `drop_blocks`.
         after: An earlier plan; channels, blocks and costs are then those of its result.
-        inputs: Arrays or shapes to count multiply-accumulates for, where the model's own
-            input shapes leave sizes open.
+        inputs: Arrays or shapes to count multiply-accumulates for; see `count_macs`.
         calibration: Statistics from `calibrate`, for `importance="obs"`.
 
     Returns:
         The plan, with every group of the model and why it is fixed if it is; the steps of
         `after` and `blocks` come first.
-
-    Raises:
-        ValueError: If an argument is out of range, a name matches nothing, a width or target
-            cannot be met, or weights are not finite.
 
     Example:
         >>> import keras
@@ -85,9 +71,9 @@ def make_plan(  # noqa: PLR0913 - every setting is a keyword of its own
         >>> make_plan(keras.Sequential(layers), ratio=0.5).widths["a"]
         3
     """
-    _check_settings(ratio, widths, target, scope)
-    _check_count("round_to", round_to)
-    _check_count("minimum_width", minimum_width)
+    _check_amount(ratio, widths, target, scope)
+    selection.check_count("round_to", round_to)
+    selection.check_count("minimum_width", minimum_width)
     check_built(model)
     if after is not None:
         model = rebuild(model, after)
@@ -96,39 +82,36 @@ def make_plan(  # noqa: PLR0913 - every setting is a keyword of its own
         model = rebuild(model, dropped)
         after = dropped if after is None else after.then(dropped)
     protect = [protect] if isinstance(protect, str) else list(protect)
-    planner = _Planner(model, importance, inputs, calibration)
+    criterion = importances.find_importance(importance, calibration)
+    named = importance if isinstance(importance, str) else type(importance).__name__
+    planner = _Planner(model, criterion, named, inputs)
     planner.limit(round_to, minimum_width, protect)
     if widths is not None:
-        chosen = planner.given_widths(widths)
+        chosen = planner.given_widths(selection.match_groups(widths, planner.groups, "widths"))
     elif target is not None:
-        chosen = planner.target_widths(*_check_target(target))
-    elif scope == "global":
-        chosen = planner.target_widths("width", 1 - float(ratio))  # type: ignore[arg-type]
+        ((quantity, amount),) = target.items()
+        chosen = planner.target_widths(quantity, amount)
     elif isinstance(ratio, Mapping):
-        chosen = planner.ratio_widths(match_groups(ratio, planner.groups, "ratio"))
+        chosen = planner.ratio_widths(selection.match_groups(ratio, planner.groups, "ratio"))
+    elif scope == "global":
+        chosen = planner.target_widths("width", 1 - float(ratio or 0))
     else:
         chosen = planner.ratio_widths({group.name: ("*", ratio) for group in planner.groups})
     amounts = {"ratio": ratio, "widths": widths, "target": target}
-    selection = {key: _plain(value) for key, value in amounts.items() if value is not None}
-    selection |= {"scope": scope, "round_to": round_to, "minimum_width": minimum_width}
-    plan = planner.plan(chosen, selection | {"protect": protect})
+    settings = {key: _plain(value) for key, value in amounts.items() if value is not None}
+    settings |= {"scope": scope, "round_to": round_to, "minimum_width": minimum_width}
+    plan = planner.plan(chosen, settings | {"protect": protect})
     return plan if after is None else after.then(plan)
 
 
 class _Planner:
     """One planning: the groups of a model with their scores, limits and costs."""
 
-    def __init__(
-        self,
-        model: Any,
-        importance: str | importances.ImportanceFunction,
-        inputs: Any,
-        calibration: Calibration | None,
-    ) -> None:
+    def __init__(self, model: Any, importance: Any, named: str, inputs: Any) -> None:
         self.model = model
         self.groups = find_groups(model)
-        self._named = importance if isinstance(importance, str) else type(importance).__name__
-        self._importance = importances.find_importance(importance, calibration)
+        self._importance = importance
+        self._named = named
         self._inputs = inputs
         self._weights = WeightTable(model)
         self._scores: dict[str, np.ndarray | None] = {}
@@ -136,30 +119,28 @@ class _Planner:
     def limit(self, round_to: int, minimum_width: int, protect: Sequence[str]) -> None:
         """Finds the widths each group may take, and the reason if there is only one."""
         self._allowed = {
-            group.name: allowed_widths(group, round_to, minimum_width) for group in self.groups
+            x.name: selection.allowed_widths(x, round_to, minimum_width) for x in self.groups
         }
-        protected = match_groups(protect, self.groups, "protect")
-        self._fixed = {group.name: self._reason(group, protected) for group in self.groups}
+        self._protected = selection.match_groups(protect, self.groups, "protect")
+        self._fixed = {group.name: self._reason(group) for group in self.groups}
 
     @cached_property
     def _cost(self) -> PlanCost:
         return PlanCost(self.model, self.groups, self._weights, self._inputs)
 
-    def _reason(self, group: Group, protected: Mapping[str, Any]) -> str | None:
+    def _reason(self, group: Group) -> str | None:
         if group.fixed:
             return group.fixed
-        if group.name in protected:
-            return f"protected by {protected[group.name][0]!r}"
+        if group.name in self._protected:
+            return f"protected by {self._protected[group.name][0]!r}"
         if len(self._allowed[group.name]) == 1:
             return "no narrower width is allowed by its structure, `round_to` and `minimum_width`"
         return None
 
     def scores(self, group: Group) -> np.ndarray | None:
-        """Scores of a group, computed at first use."""
         if group.name not in self._scores:
-            self._scores[group.name] = importances.group_scores(
-                self._importance, group, self._weights
-            )
+            scores = importances.group_scores(self._importance, group, self._weights)
+            self._scores[group.name] = scores
         return self._scores[group.name]
 
     def _is_free(self, group: Group) -> bool:
@@ -167,53 +148,44 @@ class _Planner:
             self._fixed[group.name] = f"{self._named} has no score for it"
         return self._fixed[group.name] is None
 
-    def given_widths(self, widths: Mapping[str, int]) -> dict[str, int]:
-        """Checks the widths asked for by name."""
+    def _may_change(self, group: Group) -> bool:
+        """Whether an explicit width applies: rounding and minimum width do not bind it."""
+        if len(self._allowed[group.name]) == 1 and not group.fixed:
+            return group.name not in self._protected and self.scores(group) is not None
+        return self._is_free(group)
+
+    def given_widths(self, matched: Mapping[str, tuple[str, Any]]) -> dict[str, int]:
         chosen = {}
-        matched = match_groups(widths, self.groups, "widths")
-        for group in self.groups:
-            if group.name not in matched:
-                continue
+        for group in (group for group in self.groups if group.name in matched):
             pattern, width = matched[group.name]
-            _check_count(f"widths[{pattern!r}]", width)
+            selection.check_count(f"widths[{pattern!r}]", width)
             reason = None if self._may_change(group) else self._fixed[group.name]
-            if reason and is_wildcard(pattern):
+            if reason and selection.is_wildcard(pattern):
                 continue
-            step = width_step(group)
-            narrower = width < group.width and width % step == 0
-            if width != group.width and not narrower:
+            step = selection.width_step(group)
+            start = f"`widths[{pattern!r}]` must be {group.width}"
+            if width > group.width or (width < group.width and width % step):
                 raise ValueError(
-                    f"`widths[{pattern!r}]` must be {group.width} or a smaller multiple of {step} "
-                    f"for group {group.name!r}. Received: {width}."
+                    f"{start} or a smaller multiple of {step} for group {group.name!r}. "
+                    f"Received: {width}."
                 )
-            if narrower and reason:
+            if width < group.width and reason:
                 raise ValueError(
-                    f"`widths[{pattern!r}]` must be {group.width}, because group {group.name!r} "
-                    f"is fixed: {reason}. Received: {width}."
+                    f"{start}, because group {group.name!r} is fixed: {reason}. Received: {width}."
                 )
             chosen[group.name] = width
         return chosen
 
-    def _may_change(self, group: Group) -> bool:
-        """Whether an explicit width applies: rounding and minimum width do not bind it."""
-        if len(self._allowed[group.name]) == 1 and not group.fixed:
-            protected = str(self._fixed[group.name]).startswith("protected")
-            return not protected and self.scores(group) is not None
-        return self._is_free(group)
-
     def ratio_widths(self, matched: Mapping[str, tuple[str, Any]]) -> dict[str, int]:
-        """Widths after removing a ratio of each matched group's channels."""
         chosen = {}
         for group in self.groups:
-            if group.name not in matched:
-                continue
-            pattern, ratio = matched[group.name]
+            pattern, ratio = matched.get(group.name, ("*", 0))
             _check_ratio("ratio" if pattern == "*" else f"ratio[{pattern!r}]", ratio)
             if ratio == 0:
                 continue
             if self._is_free(group):
-                chosen[group.name] = nearest_width(self._allowed[group.name], ratio)
-            elif not is_wildcard(pattern):
+                chosen[group.name] = selection.nearest_width(self._allowed[group.name], ratio)
+            elif not selection.is_wildcard(pattern):
                 raise ValueError(
                     f"`ratio[{pattern!r}]` must be 0, because group {group.name!r} is fixed: "
                     f"{self._fixed[group.name]}. Received: {ratio}."
@@ -224,17 +196,13 @@ class _Planner:
         """Widths that leave at most the given amount of the model."""
         free = [group for group in self.groups if self._is_free(group)]
         scores = {group.name: s for group in free if (s := self.scores(group)) is not None}
-        whole: float | None
-        if quantity == "width":
-            whole = sum(group.width for group in free)
-            remaining = _total_width
-        else:
-            whole = self._cost.parameters if quantity == "parameters" else self._cost.macs
-            position = ("parameters", "macs").index(quantity)
 
-            def remaining(widths: Mapping[str, int]) -> float:
-                return float(self._cost.total(widths)[position] or 0)
+        def remaining(widths: Mapping[str, int]) -> int | None:
+            if quantity == "width":
+                return sum(widths.values())
+            return self._cost.total(widths)[("parameters", "macs").index(quantity)]
 
+        whole = remaining({group.name: group.width for group in free})
         if whole is None:
             raise ValueError(
                 "`inputs` must be given for a MAC target, since the input sizes of "
@@ -242,77 +210,59 @@ class _Planner:
                 "Pass a shape such as (1, 128, 128, 2)."
             )
         limit = amount * whole if amount < 1 else amount
-        return rank_globally(free, scores, self._allowed, remaining, limit)
+        return selection.rank_globally(free, scores, self._allowed, remaining, limit)
 
-    def plan(self, widths: Mapping[str, int], selection: dict[str, Any]) -> PruningPlan:
-        """Chooses the channels and writes the plan down."""
+    def plan(self, widths: Mapping[str, int], settings: dict[str, Any]) -> PruningPlan:
         entries = []
-        savings = self._cost.savings(widths)
-        for group, (parameters, macs) in zip(self.groups, savings, strict=True):
+        cost = self._cost
+        for group, saved in zip(self.groups, cost.savings(widths), strict=True):
             width = widths.get(group.name, group.width)
             scores = self.scores(group) if width < group.width else None
-            kept = (
-                tuple(range(group.width)) if scores is None else kept_channels(group, scores, width)
-            )
+            everything = tuple(range(group.width))
+            kept = everything if scores is None else selection.kept_channels(group, scores, width)
             fixed = self._fixed[group.name] if width == group.width else None
-            entries.append(
-                GroupPlan(group.name, group.width, kept, group.members, fixed, parameters, macs)
-            )
-        cost = self._cost
-        step = ChannelStep(tuple(entries), self._named, selection, cost.parameters, cost.macs)
+            entries.append(GroupPlan(group.name, group.width, kept, group.members, fixed, *saved))
+        step = ChannelStep(tuple(entries), self._named, settings, cost.parameters, cost.macs)
         return PruningPlan(self.model.name, (step,))
 
 
-def _total_width(widths: Mapping[str, int]) -> float:
-    return float(sum(widths.values()))
-
-
-def _check_settings(ratio: Any, widths: Any, target: Any, scope: str) -> None:
-    given = {"ratio": ratio, "widths": widths, "target": target}
-    names = [name for name, value in given.items() if value is not None]
-    if len(names) != 1:
+def _check_amount(ratio: Any, widths: Any, target: Any, scope: str) -> None:
+    amounts = {"ratio": ratio, "widths": widths, "target": target}
+    given = {name: value for name, value in amounts.items() if value is not None}
+    if len(given) != 1:
         raise ValueError(
-            f"Exactly one of `ratio`, `widths` and `target` must be given. Received: {names}."
+            f"Exactly one of `ratio`, `widths` and `target` must be given. Received: {list(given)}."
         )
+    ((name, value),) = given.items()
     if scope not in ("local", "global"):
         raise ValueError(f"`scope` must be 'local' or 'global'. Received: scope={scope!r}.")
-    if scope == "global" and (ratio is None or isinstance(ratio, Mapping)):
+    single = name == "ratio" and not isinstance(value, Mapping)
+    if scope == "global" and not single:
         raise ValueError(
             "`scope='global'` must come with a single `ratio`. "
-            f"Received: {names[0]}={given[names[0]]!r}. A `target` is always ranked globally."
+            f"Received: {name}={value!r}. A `target` is always ranked globally."
         )
-    if ratio is not None and not isinstance(ratio, Mapping):
-        _check_ratio("ratio", ratio)
-    for name in ("widths", "target"):
-        if given[name] is not None and not isinstance(given[name], Mapping):
-            raise ValueError(f"`{name}` must be a dict. Received: {name}={given[name]!r}.")
-
-
-def _check_target(target: Mapping[str, float]) -> tuple[str, float]:
-    if len(target) != 1 or next(iter(target)) not in TARGETS:
+    if single:
+        _check_ratio("ratio", value)
+    elif not isinstance(value, Mapping):
+        raise ValueError(f"`{name}` must be a dict. Received: {name}={value!r}.")
+    if name == "target" and (len(value) != 1 or not set(value) <= set(TARGETS)):
         raise ValueError(
-            f"`target` must have exactly one of the keys {TARGETS}. Received: target={target!r}."
+            f"`target` must have exactly one of the keys {TARGETS}. Received: target={value!r}."
         )
-    ((quantity, amount),) = target.items()
-    if not _is_number(amount) or not amount > 0:
-        raise ValueError(
-            f"`target[{quantity!r}]` must be positive: a count, or below 1 a fraction of the "
-            f"original. Received: {amount!r}."
-        )
-    return quantity, amount
+    for quantity, amount in value.items() if name == "target" else ():
+        if not _is_number(amount) or not amount > 0:
+            raise ValueError(
+                f"`target[{quantity!r}]` must be positive: a count, or below 1 a fraction of the "
+                f"original. Received: {amount!r}."
+            )
 
 
 def _check_ratio(name: str, ratio: Any) -> None:
     if not _is_number(ratio) or not 0 <= ratio < 1:
-        hint = (
-            f" For {ratio} % pass {ratio / 100}." if _is_number(ratio) and 1 < ratio < 100 else ""
-        )
+        percent = _is_number(ratio) and 1 < ratio < 100
+        hint = f" For {ratio} % pass {ratio / 100}." if percent else ""
         raise ValueError(f"`{name}` must be in [0, 1). Received: {name}={ratio!r}.{hint}")
-
-
-def _check_count(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"`{name}` must be an integer of at least 1. Received: {name}={value!r}.")
 
 
 def _is_number(value: Any) -> bool:
@@ -321,7 +271,6 @@ def _is_number(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """The setting as plain JSON values."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     return value.item() if isinstance(value, np.generic) else value

@@ -11,16 +11,12 @@ from spade_keras.errors import PlanMismatchError
 from spade_keras.pruning.basis.merging import build_ranks
 from spade_keras.pruning.basis.rank_groups import check_ranks
 from spade_keras.pruning.blocks import check_blocks, leave_out_blocks
-from spade_keras.pruning.compensation import (
-    Calibration,
-    refit_in_closed_form,
-    refit_sequentially,
-)
+from spade_keras.pruning.compensation import Calibration, refit_in_closed_form, refit_sequentially
 from spade_keras.pruning.graph.analysis import analyze
 from spade_keras.pruning.graph.narrowing import Read, read_from
 from spade_keras.pruning.graph.partition import partition
 from spade_keras.pruning.groups import Group
-from spade_keras.pruning.parts import map_parts, parts_of, prefix_of
+from spade_keras.pruning.parts import map_parts, own_names, parts_of, prefix_of
 from spade_keras.pruning.plan import BlockStep, ChannelStep, GroupPlan, PruningPlan, RankStep, Step
 from spade_keras.pruning.replay import replay
 
@@ -34,45 +30,39 @@ def rebuild(
 ) -> Any:
     """Builds the slim model of a plan; the original stays as it is.
 
-    A Functional or Sequential model gives one of the same kind. A subclassed model gives a
-    Functional one: its class and its `train_step` are not carried over.
+    A Functional or Sequential model gives one of the same kind, a network one with slim priors. A
+    subclassed model gives a Functional one: its class and `train_step` are not carried over.
 
-    Args:
-        model: The model the plan was made for, or a network with `priors`.
-        plan: The plan.
-        calibration: Statistics from `calibrate`: layers that read removed channels are refitted by
-            least squares, without labels or training. None: kept weights stay as they are.
-        sequential: Whether the layers are fitted one after the other on the slim model's own
-            activations, which is better; otherwise in closed form, which is faster.
-
-    Returns:
-        The slim model with the kept weights, or the network with slim priors.
+    With a calibration, layers that read removed channels are refitted by least squares, without
+    labels or training: one after the other on the slim model's own activations, which is better,
+    or with `sequential=False` in closed form, which is faster.
 
     Raises:
         PlanMismatchError: The plan was made for another model.
         RebuildError: A layer cannot be made again from its configuration.
 
     Example:
-        >>> import keras
-        >>> from spade_keras.pruning import make_plan, rebuild
-        >>> inputs = keras.Input((None, None, 3))
-        >>> x = keras.layers.Conv2D(8, 3, name="wide")(inputs)
-        >>> model = keras.Model(inputs, keras.layers.Conv2D(2, 3, name="last")(x))
+        >>> from spade_keras.pruning import make_plan
+        >>> layers = [keras.Input((6,)), keras.layers.Dense(8), keras.layers.Dense(3)]
+        >>> model = keras.Sequential(layers)
         >>> slim = rebuild(model, make_plan(model, ratio=0.5))
-        >>> slim.get_layer("wide").filters, model.get_layer("wide").filters
+        >>> slim.layers[0].units, model.layers[0].units
         (4, 8)
     """
     slim = model
     for step in plan.steps:
         slim = _apply(slim, step, calibration)
     if calibration is not None and sequential:
-        kept = _kept_of_original(model, plan)
-        for key, part in parts_of(slim).items():
-            if key in calibration.parts:
-                refit_sequentially(
-                    parts_of(model)[key], part, kept.get(key, {}), calibration.parts[key]
-                )
+        refit(model, slim, plan, calibration)
     return slim
+
+
+def refit(model: Any, slim: Any, plan: PruningPlan, calibration: Calibration) -> None:
+    """Refits the readers of the slim model of a plan in place, one after the other."""
+    for key, part in parts_of(slim).items():
+        if key in calibration.parts:
+            kept = _kept_of_original(plan, key)
+            refit_sequentially(parts_of(model)[key], part, kept, calibration.parts[key])
 
 
 def _apply(model: Any, step: Step, calibration: Calibration | None) -> Any:
@@ -82,23 +72,19 @@ def _apply(model: Any, step: Step, calibration: Calibration | None) -> Any:
     values: dict[int, np.ndarray] = {}
     for key, kept in check_step(model, step).items():
         if key in calibration.parts:
-            found, _ = refit_in_closed_form(parts_of(model)[key], kept, calibration.parts[key])
-            values |= found
+            part, measured = parts_of(model)[key], calibration.parts[key]
+            values |= refit_in_closed_form(part, kept, measured)
     return apply_step(model, step, read_from(values))
 
 
-def _kept_of_original(model: Any, plan: PruningPlan) -> dict[str, dict[str, tuple[int, ...]]]:
-    """The channels of the original that a plan keeps, by part and group."""
-    kept: dict[str, dict[str, tuple[int, ...]]] = {}
+def _kept_of_original(plan: PruningPlan, key: str) -> dict[str, tuple[int, ...]]:
+    """The channels of one part of the original that a plan keeps, by group."""
+    kept: dict[str, tuple[int, ...]] = {}
     for step in plan.steps:
-        for entry in step.groups if isinstance(step, ChannelStep) else ():
-            for key in parts_of(model):
-                prefix = prefix_of(key)
-                if entry.name.startswith(prefix):
-                    groups = kept.setdefault(key, {})
-                    name = entry.name[len(prefix) :]
-                    before = groups.get(name, tuple(range(entry.width)))
-                    groups[name] = tuple(before[channel] for channel in entry.kept)
+        groups = step.groups if isinstance(step, ChannelStep) else ()
+        for name, entry in own_names({entry.name: entry for entry in groups}, key).items():
+            before = kept.get(name, tuple(range(entry.width)))
+            kept[name] = tuple(before[channel] for channel in entry.kept)
     return kept
 
 
@@ -113,11 +99,7 @@ def apply_step(model: Any, step: Step, read: Read = keras.ops.convert_to_numpy) 
 
 
 def check_step(model: Any, step: Step) -> dict[str, dict[str, tuple[int, ...]]]:
-    """Raises `PlanMismatchError` if a step was made for another model.
-
-    Returns:
-        The channels that the step keeps, by part and group.
-    """
+    """The channels that a step keeps, by part and group; raises `PlanMismatchError`."""
     if isinstance(step, BlockStep):
         check_blocks(model, step.dropped)
     if isinstance(step, RankStep):

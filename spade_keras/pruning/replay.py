@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -18,21 +19,13 @@ from spade_keras.pruning.rules.rule import restore_initializers
 
 
 def copy_model(model: Any, *, open_layers: bool = False) -> Any:
-    """Copies a model with its weights; no variable is shared with the original.
+    """Copies a model, or a network's priors, with weights of its own, as `rebuild` makes it.
 
-    Unlike `keras.models.clone_model` it takes subclassed models and networks with `priors`.
-
-    Args:
-        model: A built Keras model, or a network with `priors`.
-        open_layers: Composite layers become models of the layers inside them, each of which
-            is then saved with a configuration of its own.
-
-    Returns:
-        A model of the kind that `rebuild` makes, or the network with copied priors.
+    Unlike `keras.models.clone_model` it takes subclassed models and networks with `priors`. With
+    `open_layers`, composite layers become models of the layers inside them, each of which is then
+    saved with a configuration of its own.
 
     Example:
-        >>> import keras
-        >>> from spade_keras.pruning import copy_model
         >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
         >>> copy = copy_model(model)
         >>> copy.count_params(), copy.layers[0] is model.layers[0]
@@ -52,52 +45,36 @@ def replay(
 ) -> Any:
     """Rebuilds a model call by call.
 
-    Args:
-        model: The original model.
-        analysis: Its analysis; calls may have been left out of the graph.
-        kept: Channels that stay, by group; None: all.
-        read: Gives the value of one of the original's variables.
-        open_layers: See `copy_model`.
-        swaps: Replacements of layers by id; the caller sets their weights and flags.
+    Calls may have been left out of the graph of the analysis. `kept` names channels that stay by
+    group, `read` gives the values of the original's variables, and `swaps` has replacements of
+    layers by id, whose weights and flags the caller sets.
     """
-    return _Replay(analysis, kept or {}, read, open_layers, swaps or {}).model(model)
+    narrowing = Narrowing(analysis, kept or {}, read)
+    return _Replay(analysis, narrowing, open_layers, swaps or {}).model(model)
 
 
+@dataclass
 class _Replay:
-    """One replay: the new layers made so far."""
+    """One replay: the new layers made so far, and composite ones that were copied whole."""
 
-    def __init__(
-        self,
-        analysis: Analysis,
-        kept: Mapping[str, Sequence[int]],
-        read: Read,
-        open_layers: bool,
-        swaps: Mapping[int, Chain],
-    ) -> None:
-        self.analysis = analysis
-        self.narrowing = Narrowing(analysis, kept, read)
-        self.open_layers = open_layers
-        self.swaps = swaps
-        self.made: dict[int, tuple[Any, Any]] = {}
-        self.whole: set[int] = set()
+    analysis: Analysis
+    narrowing: Narrowing
+    open_layers: bool
+    swaps: Mapping[int, Chain]
+    made: dict[int, tuple[Any, Any]] = field(default_factory=dict)
+    whole: set[int] = field(default_factory=set)
 
     def model(self, model: Any) -> Any:
-        """The new version of a whole model."""
         graph = self.analysis.graph
         slim = self._nested(model, graph)
         self._copy_flags(model, slim, graph)
-        for original, made in self.made.values():
-            if isinstance(original, keras.layers.Layer) and self._is_leaf(original):
+        for key, (original, made) in self.made.items():
+            leaf = self.analysis.rules.get(key) is not None or key in self.whole
+            if isinstance(original, keras.layers.Layer) and leaf and key not in self.swaps:
                 _copy_state(original, made, self.narrowing.value)
         return slim
 
-    def _is_leaf(self, operation: Any) -> bool:
-        if id(operation) in self.swaps:
-            return False
-        return self.analysis.rules.get(id(operation)) is not None or id(operation) in self.whole
-
     def _nested(self, operation: Any, graph: Graph) -> Any:
-        """The new model of a graph."""
         inputs = [self._input(tensor) for tensor in graph.inputs]
         if isinstance(operation, keras.Sequential):
             calls = {id(call.operation): call for call in graph.calls}
@@ -144,9 +121,8 @@ class _Replay:
     def _operation(self, graph: Graph, call: Call) -> Any:
         """The new operation, made at its first call."""
         original = call.operation
-        known = self.made.get(id(original))
-        if known is not None:
-            return known[1]
+        if id(original) in self.made:
+            return self.made[id(original)][1]
         nested = graph.nested.get(id(original))
         if id(original) in self.swaps:
             made = self.swaps[id(original)]
@@ -198,23 +174,25 @@ class _Replay:
 
     def _copy_flags(self, original: Any, made: Any, graph: Graph) -> None:
         """Sets `trainable` from the outside in, since setting it spreads to inner layers."""
-        if made.trainable != original.trainable:
-            made.trainable = original.trainable
+        _copy_flag(original, made)
         for call in graph.calls:
             inner = call.operation
             if isinstance(inner, keras.layers.Layer) and id(inner) not in self.swaps:
                 nested = graph.nested.get(id(inner))
                 slim = self.made[id(inner)][1]
                 if id(inner) in self.whole:
-                    for old, new in zip(
-                        inner._flatten_layers(), slim._flatten_layers(), strict=True
-                    ):
-                        if new.trainable != old.trainable:
-                            new.trainable = old.trainable
+                    pairs = zip(inner._flatten_layers(), slim._flatten_layers(), strict=True)
+                    for old, new in pairs:
+                        _copy_flag(old, new)
                 elif nested is not None:
                     self._copy_flags(inner, slim, nested)
-                elif slim.trainable != inner.trainable:
-                    slim.trainable = inner.trainable
+                else:
+                    _copy_flag(inner, slim)
+
+
+def _copy_flag(original: Any, made: Any) -> None:
+    if made.trainable != original.trainable:
+        made.trainable = original.trainable
 
 
 def _copy_state(original: Any, made: Any, value: Read) -> None:
@@ -237,8 +215,7 @@ def _copy_state(original: Any, made: Any, value: Read) -> None:
                 f"`model` must not have NaN among its weights. Received: NaN in {source.path}."
             )
         target.assign(array)
-        if target.trainable != source.trainable:
-            target.trainable = source.trainable
+        _copy_flag(source, target)
     restore_initializers(original, made)
 
 

@@ -15,7 +15,12 @@ import numpy as np
 from spade_keras.pruning.groups import Group
 
 Value = TypeVar("Value")
-_WILDCARDS = frozenset("*?[")
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raises a ValueError unless a value is an integer of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"`{name}` must be an integer of at least 1. Received: {name}={value!r}.")
 
 
 def width_step(group: Group) -> int:
@@ -31,29 +36,23 @@ def allowed_widths(group: Group, round_to: int = 1, minimum_width: int = 1) -> t
 
 
 def nearest_width(widths: Sequence[int], ratio: float) -> int:
-    """The allowed width nearest to what stays after removing `ratio` of the channels.
-
-    The widths end with the full one. Of two equally near widths the wider is taken.
-    """
+    """The allowed width nearest to what stays after removing a ratio of the last, full one."""
     # Whole channels stay: rounded down, with room for the rounding of the product.
-    wanted = math.floor(widths[-1] * (1 - ratio) + 1e-9)
+    return nearest(widths, math.floor(widths[-1] * (1 - ratio) + 1e-9))
+
+
+def nearest(widths: Iterable[int], wanted: float) -> int:
+    """The nearest of some widths; of two equally near ones the wider."""
     return min(widths, key=lambda width: (abs(width - wanted), -width))
 
 
 def kept_channels(group: Group, scores: np.ndarray, width: int) -> tuple[int, ...]:
-    """Indices of the `width` channels with the highest scores, equally many per block.
-
-    Of equal scores the earlier channel stays.
-    """
+    """Indices of the channels with the highest scores, equally many per block."""
     return tuple(sorted(removal_order(group, scores)[group.width - width :]))
 
 
 def removal_order(group: Group, scores: np.ndarray) -> list[int]:
-    """Channels from the least important on, interleaved over the blocks.
-
-    Each round takes the least important remaining channel of every block, so that any prefix
-    of whole rounds leaves the blocks equal.
-    """
+    """Channels from the least important on; each round takes one of every block."""
     blocks = np.zeros(group.width, int) if group.blocks is None else group.blocks
     # Of equal scores the later channel goes first.
     order = np.lexsort((-np.arange(group.width), scores))
@@ -72,17 +71,10 @@ def match_groups(
 ) -> dict[str, tuple[str, Any]]:
     """Resolves names and wildcards of groups or of their layers.
 
-    Args:
-        wanted: Values by name or wildcard; or just the names. An exact name beats a wildcard,
-            of several wildcards the last one counts.
-        groups: The groups to choose from.
-        argument: Name of the argument, for the error.
+    An exact name beats a wildcard, of several wildcards the last one counts.
 
     Returns:
         For each matched group the name or wildcard that matched it, and the value.
-
-    Raises:
-        ValueError: If a name matches no group, or two names give one group different values.
     """
     values = dict(wanted) if isinstance(wanted, Mapping) else dict.fromkeys(wanted)
     owners: dict[str, list[Group]] = {}
@@ -114,33 +106,21 @@ def match_groups(
 
 def is_wildcard(pattern: str) -> bool:
     """Whether a pattern has wildcards."""
-    return not _WILDCARDS.isdisjoint(pattern)
+    return any(mark in pattern for mark in "*?[")
 
 
 def rank_globally(
     groups: Sequence[Group],
     scores: Mapping[str, np.ndarray],
     allowed: Mapping[str, tuple[int, ...]],
-    remaining: Callable[[Mapping[str, int]], float],
+    remaining: Callable[[Mapping[str, int]], Any],
     limit: float,
 ) -> dict[str, int]:
     """Narrows groups one allowed width at a time, the least important channels first.
 
     The step from one allowed width to the next costs the mean score of the channels it removes.
-    Steps are sorted by that cost over all groups, and as few as possible are taken.
-
-    Args:
-        groups: The groups that may change.
-        scores: Scores per group, comparable across groups.
-        allowed: Allowed widths per group, ascending, the full width last.
-        remaining: Size of the model at given widths, such as its parameters.
-        limit: Largest size.
-
-    Returns:
-        Width per group.
-
-    Raises:
-        ValueError: If even the smallest allowed widths leave more than `limit`.
+    Steps are sorted by that cost over all groups, and as few are taken as bring `remaining`, the
+    size of the model at given widths, to the limit.
     """
     steps: list[tuple[float, int, int]] = []
     for number, group in enumerate(groups):

@@ -9,7 +9,7 @@ Every step is compared with the original whose weights or tensors are changed in
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,39 +17,29 @@ import keras
 import numpy as np
 
 from spade_keras.errors import VerificationError
+from spade_keras.pruning import proof
 from spade_keras.pruning.basis.rank_groups import leaf_calls, to_kernel, to_matrix
 from spade_keras.pruning.graph.analysis import Analysis, analyze
 from spade_keras.pruning.graph.branches import find_branches
 from spade_keras.pruning.graph.narrowing import read_from
 from spade_keras.pruning.graph.partition import partition
-from spade_keras.pruning.graph.trace import Call, Graph, trace
+from spade_keras.pruning.graph.trace import Call, trace
 from spade_keras.pruning.parts import own_names, parts_of, prefix_of
-from spade_keras.pruning.plan import BlockStep, LayerRank, PruningPlan, RankStep, Step
-from spade_keras.pruning.proof.randomization import (
-    LayerwiseScaling,
-    Values,
-    random_inputs,
-    random_values,
-    spread,
-)
-from spade_keras.pruning.proof.reference import Replay, masked_values, to_numpy
+from spade_keras.pruning.plan import BlockStep, PruningPlan, RankStep, Step
 from spade_keras.pruning.rebuild import apply_step, check_step
 
 _SMALLEST_STD = 1e-2
+_Pairs = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class VerificationReport:
     """How far the slim model is from the original changed in place.
 
-    Args:
-        errors: Largest absolute difference over the spread, by tensor: the outputs (logits
-            where a softmax ends the model) and, for channels, one tensor inside.
-        stds: Standard deviation of each of these tensors over all its elements.
-        spreads: Standard deviation from sample to sample, which the input causes.
-        tolerance: The largest error that passes.
-        parameters: Parameters of the model (of a network: of its priors).
-        slim_parameters: Parameters of the slim model.
+    The tensors compared are the outputs (logits where a softmax ends the model) and, for channels,
+    one tensor inside; in plans of several steps their names begin with the step. An error is the
+    largest absolute difference over the spread, the standard deviation from sample to sample,
+    which the input causes; `stds` are those over all elements.
     """
 
     errors: dict[str, float] = field(default_factory=dict)
@@ -65,12 +55,7 @@ class VerificationReport:
         return max(self.errors.values())
 
     def check(self) -> VerificationReport:
-        """Returns the report itself.
-
-        Raises:
-            VerificationError: An error is above the tolerance or not a number, or a tensor
-                hardly varies, so that the comparison proves nothing.
-        """
+        """Returns the report, or raises `VerificationError`, also where a tensor hardly varies."""
         for name, error in self.errors.items():
             std, spread = self.stds[name], self.spreads[name]
             if not (std > _SMALLEST_STD and spread > _SMALLEST_STD * std):
@@ -99,28 +84,16 @@ def verify_plan(
 ) -> VerificationReport:
     """Checks every step of a plan on the model that the steps before it leave.
 
-    The original is not touched: weights are replaced for the duration of a call.
-
-    Args:
-        model: The model of the plan, or a network with `priors`, each of which is checked.
-        plan: The plan.
-        inputs: Example inputs of the model in the structure it takes; for a network a dict
-            with one entry per prior. None draws them.
-        randomize: Draws every weight, bias, scale and statistic for the check. With the
-            trained or initial weights a wrong plan can pass.
-        tolerance: Largest difference allowed, relative to the tensor's standard deviation.
-        seed: Seed of the draws.
-
-    Returns:
-        The errors by tensor; in plans of several steps the names begin with the step.
+    The original is not touched. With trained or initial weights a wrong plan can pass, so
+    `randomize` draws every weight, bias, scale and statistic for the check. Inputs, for a network
+    a dict with one entry per prior, are drawn where none are given. `tolerance` is the largest
+    difference allowed, relative to a tensor's standard deviation.
 
     Raises:
         VerificationError: The two differ, or the check is blind.
-        PlanMismatchError: A step was made for another model.
 
     Example:
-        >>> import keras
-        >>> from spade_keras.pruning import make_plan, verify_plan
+        >>> from spade_keras.pruning import make_plan
         >>> layers = [keras.Input((6,)), keras.layers.Dense(8), keras.layers.Dense(3)]
         >>> model = keras.Sequential(layers)
         >>> verify_plan(model, make_plan(model, ratio=0.5)).largest_error < 1e-3
@@ -142,156 +115,134 @@ def measure_difference(
     tolerance: float = 1e-3,
     seed: int = 0,
 ) -> VerificationReport:
-    """Measures the differences that `verify_plan` judges, with the slim model of another plan.
+    """Measures what `verify_plan` judges, with the slim model of another plan.
 
-    Two plans that differ in one kept channel, block or component must give a large difference:
-    that tests the check itself.
-
-    Args as in `verify_plan`; `plan` masks the original, `slim_plan` makes the slim model.
+    Plans that differ in one kept channel, block or component must give a large difference: that
+    tests the check itself.
     """
-    whole = VerificationReport(tolerance=tolerance, parameters=_size(model))
+    whole = VerificationReport(tolerance=tolerance, parameters=_parameters(model))
     steps = list(zip(plan.steps, slim_plan.steps, strict=True))
     for number, (step, slim_step) in enumerate(steps, start=1):
         found, slim = _compare(model, step, slim_step, inputs, randomize, seed)
         start = f"step {number}: " if len(steps) > 1 else ""
         for name, (old, new) in found.items():
             whole.stds[start + name] = float(old.std())
-            whole.spreads[start + name] = spread(old)
-            whole.errors[start + name] = _relative_error(old, new, spread(old))
+            whole.spreads[start + name] = proof.spread(old)
+            worst = np.abs(old - new).max() if old.shape == new.shape else np.inf
+            whole.errors[start + name] = float(worst / max(proof.spread(old), 1e-30))
         if number < len(steps):
             model = apply_step(model, step)
-    return replace(whole, slim_parameters=_size(slim))
+    return replace(whole, slim_parameters=_parameters(slim))
 
 
-def _size(model: Any) -> int:
+def _parameters(model: Any) -> int:
     return sum(part.count_params() for part in parts_of(model).values())
-
-
-def _relative_error(wanted: np.ndarray, found: np.ndarray, scale: float) -> float:
-    if wanted.shape != found.shape:
-        return float("inf")
-    difference = np.abs(wanted - np.asarray(found, dtype=np.float64)).max()
-    return float(difference / max(scale, 1e-30))
 
 
 def _compare(
     model: Any, step: Step, slim_step: Step, inputs: Any, randomize: bool, seed: int
-) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], Any]:
+) -> tuple[_Pairs, Any]:
     """The tensors of the masked original and of the slim model, by name; and the slim model."""
     kept = check_step(model, step)
-    checks: dict[str, _Check] = {}
-    values: Values = {}
+    compare: dict[str, Callable[[keras.Model], _Pairs]] = {}
+    values: proof.Values = {}
     for key, part in parts_of(model).items():
         given = inputs[key] if key and inputs is not None else inputs
-        check = checks[key] = _Check(part, step, key, kept[key])
-        values |= check.mask(given, randomize, seed)
+        weights, compare[key] = _mask(part, step, key, kept[key], given, seed, randomize)
+        values |= weights
     slim = apply_step(model, slim_step, read_from(values))
-    found = {}
+    found: _Pairs = {}
     for key, part in parts_of(slim).items():
-        for name, pair in checks[key].compare(part).items():
-            found[prefix_of(key) + name] = pair
+        found |= {prefix_of(key) + name: pair for name, pair in compare[key](part).items()}
     return found, slim
 
 
-class _Check:
-    """One part of a model, changed in place as a step says, to compare slim ones with."""
+def _mask(
+    part: keras.Model,
+    step: Step,
+    key: str,
+    kept: Mapping[str, tuple[int, ...]],
+    inputs: Any,
+    seed: int,
+    randomize: bool,
+) -> tuple[proof.Values, Callable[[keras.Model], _Pairs]]:
+    """Runs one part changed in place as a step says.
 
-    def __init__(
-        self, part: keras.Model, step: Step, key: str, kept: Mapping[str, tuple[int, ...]]
-    ) -> None:
-        self.part = part
-        self.analysis: Analysis = analyze(part)
-        self.groups = partition(self.analysis)
-        self.kept = kept
-        self.alive = self.groups.alive(kept)
-        self.ranks: dict[str, LayerRank] = {}
-        self.ends: dict[int, Any] = {}
-        if isinstance(step, RankStep):
-            self.ranks = own_names({layer.name: layer for layer in step.layers}, key)
-        if isinstance(step, BlockStep):
-            branches = find_branches(self.analysis)
-            self.ends = _ends(branches[x] for x in own_names(dict.fromkeys(step.dropped), key))
-        self.wanted: dict[str, np.ndarray] = {}
+    Returns:
+        Its weights, and the function that compares a slim model made from them.
+    """
+    analysis = analyze(part)
+    graph, groups = analysis.graph, partition(analysis)
+    read = read_from(proof.random_values(part.variables, analysis, seed) if randomize else {})
+    values: proof.Values = {id(v): read(v) for v in part.variables}
+    tensors = proof.to_tensors(
+        graph, proof.random_inputs(graph, seed) if inputs is None else inputs
+    )
+    masked = proof.masked_values(analysis, groups, kept, values)
+    masked |= _approximated(analysis, step, key, values)
+    alive = groups.alive(kept)
+    inside = _inside(analysis, alive)
+    wanted: dict[str, np.ndarray] = {}
+    scaling = proof.LayerwiseScaling(values) if randomize else None
+    before = _zeroing(analysis, step, key)
+    replay = proof.Replay(masked, _keeper(inside, wanted), analysis, alive, scaling, before)
+    outputs = [proof.to_numpy(x) for x in replay.run(graph, tensors, part.variables)]
+    if inside is not None:
+        labels = analysis.labels[id(inside.outputs[0])]
+        wanted = {name: replay.cut(x, labels) for name, x in wanted.items()}
 
-    def mask(self, inputs: Any, randomize: bool, seed: int) -> Values:
-        """Runs the masked original; returns its weights."""
-        graph, variables = self.analysis.graph, self.part.variables
-        read = read_from(random_values(variables, self.analysis, seed) if randomize else {})
-        values: Values = {id(v): read(v) for v in variables}
-        arrays = random_inputs(graph, seed) if inputs is None else keras.tree.flatten(inputs)
-        self.tensors = [
-            keras.ops.convert_to_tensor(array, dtype=x.dtype)
-            for array, x in zip(arrays, graph.inputs, strict=True)
-        ]
-        masked = masked_values(self.analysis, self.groups, self.kept, values)
-        masked |= _approximated(self.analysis, self.ranks, values)
-        self.inside = self._inside()
-        replay = _WithoutBranches(
-            masked,
-            _keeper(self.inside, self.wanted),
-            self.analysis,
-            self.alive,
-            LayerwiseScaling(values) if randomize else None,
-        )
-        replay.ends = self.ends
-        outputs = replay.run(graph, self.tensors, variables)
-        if self.inside is not None:
-            labels = self.analysis.labels[id(self.inside.outputs[0])]
-            self.wanted = {key: replay._cut(x, labels) for key, x in self.wanted.items()}
-        self.outputs = [to_numpy(x) for x in outputs]
-        return values
-
-    def compare(self, slim: keras.Model) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """The tensors of the masked original and those of a slim one, by name."""
+    def compare(slim: keras.Model) -> _Pairs:
         found: dict[str, np.ndarray] = {}
-        outputs = Replay(None, _keeper(self.inside, found)).run(trace(slim), self.tensors, [])
-        pairs = {name: (x, found[name]) for name, x in self.wanted.items()}
-        for x, old, new in zip(self.analysis.graph.outputs, self.outputs, outputs, strict=True):
-            name = self.analysis.paths.get(id(x._keras_history.operation), x.name)
+        results = proof.Replay(None, _keeper(inside, found)).run(trace(slim), tensors, [])
+        pairs = {name: (x, found[name]) for name, x in wanted.items()}
+        for x, old, new in zip(graph.outputs, outputs, results, strict=True):
+            name = analysis.paths.get(id(x._keras_history.operation), x.name)
             name = name if name not in pairs else f"{name} (output {len(pairs)})"
-            pairs[name] = old, to_numpy(new)
-        return {name: (np.asarray(old, np.float64), new) for name, (old, new) in pairs.items()}
+            pairs[name] = old, proof.to_numpy(new)
+        wide = np.float64
+        return {name: (old.astype(wide), new.astype(wide)) for name, (old, new) in pairs.items()}
 
-    def _inside(self) -> Call | None:
-        """The call in the middle of those that make channels and lose some of them."""
-        slots = self.analysis.store.slots
-        makers = {id(record.layer) for record in slots if record.role == "producer"}
-        narrowed = [
-            call
-            for call in self.analysis.graph.calls
-            if len(call.outputs) == 1
-            and id(call.operation) in makers
-            and not self.alive[self.analysis.labels[id(call.outputs[0])]].all()
-            and "float" in str(call.outputs[0].dtype)
-        ]
-        return narrowed[len(narrowed) // 2] if narrowed else None
+    return values, compare
 
 
-class _WithoutBranches(Replay):
-    """A replay in which the ends of some branches are zero, by the id of the addition."""
+def _inside(analysis: Analysis, alive: np.ndarray) -> Call | None:
+    """The call in the middle of those that make channels and lose some of them."""
+    makers = {id(x.layer) for x in analysis.store.slots if x.role == "producer"}
+    narrowed = [
+        call
+        for call in analysis.graph.calls
+        if len(call.outputs) == 1
+        and id(call.operation) in makers
+        and not alive[analysis.labels[id(call.outputs[0])]].all()
+        and "float" in str(call.outputs[0].dtype)
+    ]
+    return narrowed[len(narrowed) // 2] if narrowed else None
 
-    ends: Mapping[int, Any]
 
-    def _call(self, graph: Graph, call: Call, tensors: dict[int, Any]) -> list[Any]:
-        end = self.ends.get(id(call))
+def _zeroing(analysis: Analysis, step: Step, key: str) -> proof.Before:
+    """Zeroes the ends of the branches that a step drops, which nothing but the addition reads."""
+    ends: dict[int, Any] = {}
+    if isinstance(step, BlockStep):
+        branches = find_branches(analysis)
+        for name in own_names(dict.fromkeys(step.dropped), key):
+            addition, skip = branches[name].addition, branches[name].skip
+            ends[id(addition)] = next(x for x in addition.inputs if x is not skip)
+
+    def before(call: Call, tensors: dict[int, Any]) -> None:
+        end = ends.get(id(call))
         if end is not None:
-            tensors = {**tensors, id(end): keras.ops.zeros_like(tensors[id(end)])}
-        return super()._call(graph, call, tensors)
+            tensors[id(end)] = keras.ops.zeros_like(tensors[id(end)])
+
+    return before
 
 
-def _ends(branches: Any) -> dict[int, Any]:
-    """The tensor that each branch adds, by the id of the addition."""
-    return {
-        id(branch.addition): next(x for x in branch.addition.inputs if x is not branch.skip)
-        for branch in branches
-    }
-
-
-def _approximated(analysis: Analysis, entries: Mapping[str, LayerRank], values: Values) -> Values:
-    """The kernels of layers as sums over their kept components."""
-    made: Values = {}
-    for call in leaf_calls(analysis.graph) if entries else ():
-        layer = call.operation
+def _approximated(analysis: Analysis, step: Step, key: str, values: proof.Values) -> proof.Values:
+    """The kernels of the layers that get a lower rank, as sums over their kept components."""
+    made: proof.Values = {}
+    if not isinstance(step, RankStep):
+        return made
+    entries = own_names({layer.name: layer for layer in step.layers}, key)
+    for layer in (call.operation for call in leaf_calls(analysis.graph)):
         entry = entries.get(analysis.paths[id(layer)])
         if entry is None:
             continue
@@ -312,9 +263,8 @@ def _keeper(inside: Call | None, kept: dict[str, np.ndarray]) -> Any:
     """Keeps the output of the first call of one layer, found by its name."""
 
     def watch(call: Call, results: list[Any]) -> None:
-        if inside is None or inside.operation.name in kept:
-            return
-        if call.operation.name == inside.operation.name:
-            kept[inside.operation.name] = to_numpy(results[0])
+        name = call.operation.name
+        if inside is not None and name == inside.operation.name and name not in kept:
+            kept[name] = proof.to_numpy(results[0])
 
     return watch

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+import heapq
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import keras
@@ -12,271 +16,159 @@ import numpy as np
 
 from spade_keras import backend
 from spade_keras.backend.batches import batches, count_samples, first_samples
-from spade_keras.pruning.compensation.readers import Reader, chunks, readers_of, row_chooser
+from spade_keras.pruning.compensation.readers import Reader, readers_of, row_chooser
 from spade_keras.pruning.graph.analysis import Analysis, analyze
-from spade_keras.pruning.graph.trace import Call, Graph
+from spade_keras.pruning.graph.trace import Call
 from spade_keras.pruning.parts import is_network, parts_of, prefix_of
-from spade_keras.pruning.proof.reference import Replay
+from spade_keras.pruning.proof import Replay, to_numpy, to_tensors
 
-_CHUNK_ELEMENTS = 2**24
-_MOST_SAMPLES = 128
+
+class Seen(Exception):  # noqa: N818
+    """Ends the run of a batch as soon as the wanted tensor was seen."""
+
+
+BATCH_SIZE = 8
 _MOST_INPUTS = 4608
-
-
-@dataclass
-class Statistics:
-    """Second moments of the inputs of one reader, a kernel that contracts channels.
-
-    Args:
-        gram: `[X 1]^T [X 1] / rows` of every block, float64, `(blocks, n + 1, n + 1)` with
-            n = channels x taps.
-        rows: Rows behind it.
-    """
-
-    gram: np.ndarray
-    rows: int = 0
-
-    def add(self, patches: np.ndarray) -> None:
-        """Adds rows `(rows, blocks, channels, taps)`."""
-        size = max(1, _CHUNK_ELEMENTS // max(1, patches[0].size))
-        total = self.gram * self.rows
-        for part in chunks(patches, size):
-            total += second_moment(part, part)
-        self.rows += len(patches)
-        self.gram = total / max(1, self.rows)
+# Samples x positions that a layer contributes per batch.
+choose_rows = row_chooser(4096, seed=0)
 
 
 @dataclass(frozen=True)
 class PartCalibration:
-    """The statistics of one model, or of one prior of a network.
+    """The inputs of a model, or of one prior of a network, and the moments measured on them.
 
-    Args:
-        inputs: Its inputs during calibration, in the structure it takes.
-        statistics: By the path of a layer and the kernel's position in its weights.
-        batch_size: Samples per forward pass.
-        rows: Most rows per batch and layer.
-        seed: Seed of the choice of rows.
+    `grams` holds `[X 1]^T [X 1] / rows` of every block of a kernel, float64, `(blocks, n + 1,
+    n + 1)` with n = channels x taps, by the path of a layer and the kernel's position in its
+    weights.
     """
 
     inputs: Any
-    statistics: Mapping[tuple[str, int], Statistics]
-    batch_size: int
-    rows: int
-    seed: int
+    grams: Mapping[tuple[str, int], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The statistics of a model or network on some inputs; made by `calibrate`.
-
-    Args:
-        parts: By the key of a prior; "" for a model.
-    """
+    """What `calibrate` measured, by the key of a prior; "" for a model."""
 
     parts: Mapping[str, PartCalibration]
 
-    def statistics(self, path: str, weight_index: int = 0) -> Statistics | None:
-        """Returns the statistics of a kernel by the path that groups use; None if there are none.
-
-        Args:
-            path: Path of the layer, after the prior's key for a network.
-            weight_index: The kernel's position in the layer's weights.
-        """
+    def gram(self, path: str, weight_index: int = 0) -> np.ndarray | None:
+        """Returns the second moments of a kernel's inputs by the path that groups use, if any."""
         for key, part in self.parts.items():
-            prefix = prefix_of(key)
-            found = part.statistics.get((path[len(prefix) :], weight_index))
-            if path.startswith(prefix) and found is not None:
+            found = part.grams.get((path.removeprefix(prefix_of(key)), weight_index))
+            if path.startswith(prefix_of(key)) and found is not None:
                 return found
         return None
 
 
-def calibrate(
-    model: Any,
-    inputs: Any,
-    *,
-    batch_size: int = 8,
-    rows: int = 4096,
-    samples: int = _MOST_SAMPLES,
-    most_inputs: int = _MOST_INPUTS,
-    seed: int = 0,
-) -> Calibration:
+def calibrate(model: Any, inputs: Any, *, samples: int = 128) -> Calibration:
     """Measures the inputs of a model's kernels; needs neither labels nor targets.
 
     The priors of a network are measured on the images that the network passes to them, over all
-    iterations; those of an equilibrium network on the way to the fixed point. A kernel of n inputs
-    (channels x window) needs n x n numbers of 8 bytes.
+    iterations. A kernel of n inputs (channels x window) needs n x n numbers of 8 bytes; above
+    n = 4608 kernels are left out and stay as they are cut.
 
     Args:
         model: A built Keras model, or a network with `priors`.
-        inputs: Inputs in the structure the model takes, samples on the first axis; a few dozen
-            images or some hundred samples.
-        batch_size: Samples per forward pass.
-        rows: Most rows (samples x positions) that a layer contributes per batch, drawn at random.
+        inputs: Inputs of the model, a few dozen images or some hundred samples.
         samples: Most samples of a model, or of all calls of a prior, drawn at random.
-        most_inputs: Kernels of more inputs are left out: they stay as they are cut.
-        seed: Seed of both draws.
-
-    Returns:
-        The statistics, for `make_plan(..., importance="obs")` and `rebuild(..., calibration=)`.
-
-    Raises:
-        ValueError: If `inputs` is empty or leads to NaN or infinite activations.
 
     Example:
         >>> import keras, numpy as np
         >>> dense = keras.layers.Dense
         >>> model = keras.Sequential([keras.Input((4,)), dense(6, name="a"), dense(2, name="b")])
-        >>> calibrate(model, np.ones((8, 4), "float32")).statistics("b").gram.shape
+        >>> calibrate(model, np.ones((8, 4), "float32")).gram("b").shape
         (1, 7, 7)
     """
     if not count_samples(inputs):
         raise ValueError("`inputs` must hold at least one sample. Received: inputs of length 0")
     if is_network(model):
-        given = _trajectory(model, inputs, batch_size, samples, seed)
+        given = _trajectory(model, inputs, samples)
     else:
-        choose = row_chooser(samples, seed)(count_samples(inputs))
-        given = {"": keras.tree.map_structure(lambda array: np.asarray(array)[choose], inputs)}
-    measured = {
-        key: _measure(part, given[key], batch_size, rows, most_inputs, seed)
-        for key, part in parts_of(model).items()
-        if key in given
-    }
-    return Calibration(measured)
+        chosen = row_chooser(samples, seed=0)(count_samples(inputs))
+        given = {"": keras.tree.map_structure(lambda array: np.asarray(array)[chosen], inputs)}
+    parts = parts_of(model).items()
+    return Calibration({key: _measure(x, given[key]) for key, x in parts if key in given})
 
 
 def watch_calls(
     analysis: Analysis, inputs: Any, see: Callable[[str, Call, Mapping[int, Any]], None]
 ) -> None:
-    """Runs a model once, eagerly, and shows every call before it is made.
+    """Runs a model batch by batch, eagerly, and shows every call before it is made.
 
-    Args:
-        analysis: Analysis of the model.
-        inputs: One batch.
-        see: Called with the path of the operation, the call and the tensors so far, by the id of
-            their symbols; raises `Seen` to end the run.
+    `see` gets the path of the operation, the call and the tensors so far, by the id of their
+    symbols; it raises `Seen` to end the run of a batch.
     """
-    tensors = [
-        keras.ops.convert_to_tensor(array, dtype=x.dtype)
-        for array, x in zip(keras.tree.flatten(inputs), analysis.graph.inputs, strict=True)
-    ]
 
     def before(call: Call, tensors: Mapping[int, Any]) -> None:
         see(analysis.paths.get(id(call.operation), ""), call, tensors)
 
-    with contextlib.suppress(Seen):
-        Replay(None, lambda call, results: None, before=before).run(analysis.graph, tensors, [])
+    graph = analysis.graph
+    for batch in batches(inputs, BATCH_SIZE):
+        with contextlib.suppress(Seen):
+            Replay(None, before=before).run(graph, to_tensors(graph, batch), [])
 
 
-def argument_of(call: Call, reader: Reader, tensors: Mapping[int, Any]) -> np.ndarray:
-    """The input of a reader in a call."""
-    tensor = call.inputs[min(reader.argument, len(call.inputs) - 1)]
-    return np.asarray(keras.ops.convert_to_numpy(tensors[id(tensor)]))
+def patches_of(call: Call, reader: Reader, tensors: Mapping[int, Any]) -> np.ndarray:
+    """What a reader sees in a call, at rows that are the same in every model."""
+    argument = call.inputs[min(reader.argument, len(call.inputs) - 1)]
+    return reader.patches(to_numpy(tensors[id(argument)]), choose_rows)
 
 
 def second_moment(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """`[A 1]^T [B 1]` of every block of two sets of patches, in float64."""
-    left, right = (
-        np.concatenate(
-            [
-                x.reshape(len(x), x.shape[1], -1).astype(np.float64),
-                np.ones((len(x), x.shape[1], 1)),
-            ],
-            axis=-1,
-        ).transpose(1, 2, 0)
-        for x in (a, b)
-    )
-    return left @ right.transpose(0, 2, 1)
+    left, right = (x.reshape(*x.shape[:2], -1).astype(np.float64) for x in (a, b))
+    left, right = (np.concatenate([x, np.ones((*x.shape[:2], 1))], -1) for x in (left, right))
+    return left.transpose(1, 2, 0) @ right.transpose(1, 0, 2)
 
 
-class Seen(Exception):  # noqa: N818 - no error: ends a run early
-    """Raised to end a run as soon as the wanted tensor was seen."""
-
-
-def calls_of(graph: Graph) -> Iterator[Call]:
-    """Yields the calls of a graph in running order, nested models opened."""
-    for call in graph.calls:
-        nested = graph.nested.get(id(call.operation))
-        if nested is None:
-            yield call
-        else:
-            yield from calls_of(nested)
-
-
-def _measure(
-    model: keras.Model, inputs: Any, batch_size: int, rows: int, most_inputs: int, seed: int
-) -> PartCalibration:
+def _measure(model: keras.Model, inputs: Any) -> PartCalibration:
     analysis = analyze(model)
-    statistics: dict[tuple[str, int], Statistics] = {}
-    choose = row_chooser(rows, seed)
+    sums: dict[tuple[str, int], Any] = defaultdict(float)
+    rows: dict[tuple[str, int], int] = defaultdict(int)
 
     def see(path: str, call: Call, tensors: Mapping[int, Any]) -> None:
         for reader in readers_of(call.operation):
-            if reader.inputs > most_inputs:
+            if reader.inputs > _MOST_INPUTS:
                 continue
-            patches = reader.patches(argument_of(call, reader, tensors), choose)
+            patches = patches_of(call, reader, tensors)
             if not np.isfinite(patches).all():
                 raise ValueError(
                     "`inputs` must lead to finite activations. Received: NaN or infinity before "
                     f"layer {path!r}"
                 )
-            key = (path, reader.index)
-            if key not in statistics:
-                size = patches.shape[2] * patches.shape[3] + 1
-                statistics[key] = Statistics(np.zeros((reader.blocks, size, size)))
-            statistics[key].add(patches)
+            sums[path, reader.index] = sums[path, reader.index] + second_moment(patches, patches)
+            rows[path, reader.index] += len(patches)
 
-    for batch in batches(inputs, batch_size):
-        watch_calls(analysis, batch, see)
-    return PartCalibration(inputs, statistics, batch_size, rows, seed)
+    watch_calls(analysis, inputs, see)
+    return PartCalibration(inputs, {key: sums[key] / max(1, rows[key]) for key in sums})
 
 
-def _trajectory(network: Any, inputs: Any, batch_size: int, most: int, seed: int) -> dict[str, Any]:
+def _trajectory(network: Any, inputs: Any, most: int) -> dict[str, Any]:
     """The inputs that a network passes to each prior, a random choice over all calls."""
-    kept = {key: _Reservoir(most, seed) for key in network.priors}
+    rng = np.random.default_rng(0)
+    # The samples with the smallest of random numbers are a uniform choice at any time.
+    kept: dict[str, list[tuple[float, Any]]] = {key: [] for key in network.priors}
+
+    def record(key: str, batch: Any) -> None:
+        drawn = rng.random(count_samples(batch))
+        samples = [(x, first_samples(batch, 1, i)) for i, x in enumerate(drawn)]
+        kept[key] = heapq.nsmallest(most, [*kept[key], *samples], key=itemgetter(0))
+
     with contextlib.ExitStack() as stack:
         for key, prior in network.priors.items():
-            stack.enter_context(_recording(prior, kept[key].add))
-        for batch in batches(inputs, batch_size):
+            prior.call = partial(_recorded, prior.call, partial(record, key))
+            stack.callback(delattr, prior, "call")
+        for batch in batches(inputs, BATCH_SIZE):
             backend.synchronize(network(batch, training=False))
-    return {key: reservoir.samples() for key, reservoir in kept.items() if reservoir.seen}
+    chosen = {key: [sample for _, sample in found] for key, found in kept.items() if found}
+    return {key: keras.tree.map_structure(_joined, *samples) for key, samples in chosen.items()}
 
 
-@contextlib.contextmanager
-def _recording(prior: keras.Model, record: Callable[[Any], None]) -> Iterator[None]:
-    """Shows every input of a prior while the block runs."""
-    call = prior.call
-
-    def recorded(inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        backend.show(inputs, record)
-        return call(inputs, *args, **kwargs)
-
-    prior.call = recorded
-    try:
-        yield
-    finally:
-        del prior.call
+def _joined(*parts: np.ndarray) -> np.ndarray:
+    return np.concatenate(parts)
 
 
-@dataclass
-class _Reservoir:
-    """A uniform choice of samples from a stream of batches."""
-
-    most: int
-    seed: int
-    seen: int = 0
-    _kept: list[Any] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._rng = np.random.default_rng(self.seed)
-
-    def add(self, batch: Any) -> None:
-        for index in range(count_samples(batch)):
-            self.seen += 1
-            sample = first_samples(batch, 1, index)
-            if len(self._kept) < self.most:
-                self._kept.append(sample)
-            elif (place := int(self._rng.integers(self.seen))) < self.most:
-                self._kept[place] = sample
-
-    def samples(self) -> Any:
-        return keras.tree.map_structure(lambda *parts: np.concatenate(parts), *self._kept)
+def _recorded(call: Any, record: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+    backend.show(inputs, record)
+    return call(inputs, *args, **kwargs)

@@ -3,21 +3,21 @@
     output = patches(x) M + bias
 
 with patches of shape (rows, blocks, channels, taps) and M of (blocks, channels, taps, outputs). A
-dense layer has one tap, a 3x3 convolution nine, a grouped convolution one block per group. For a
-transposed convolution a row is one input position and the outputs are what it adds to its window,
-so overlapping windows are fitted one by one.
+3x3 convolution has nine taps, a grouped one a block per group. For a transposed convolution a row
+is one input position and the outputs are what it adds to its window.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 Rows = Callable[[int], np.ndarray]
 """Chooses which of so many rows are looked at; returns their numbers."""
@@ -35,26 +35,20 @@ _CELLS = (keras.layers.SimpleRNN, keras.layers.LSTM, keras.layers.GRU)
 
 @dataclass(frozen=True)
 class Reader:
-    """One kernel of one layer.
+    """One kernel of one layer: weight number `index`, with `axis` running over the channels.
 
-    Args:
-        variable: The kernel.
-        index: Its position in the layer's weights.
-        bias: The bias added to its product; None if there is none that can be refitted.
-        axis: The kernel's axis that runs over the channels.
-        blocks: Groups of a grouped convolution, else 1.
-        argument: Which of the call's tensors it reads.
-        patches: From the tensor `(batch, ...)` and a choice of rows to `(rows, blocks, channels,
-            taps)`.
+    `bias` is None if none can be refitted, `blocks` is the number of groups of a convolution,
+    `argument` says which of the call's tensors is read, and `patches` makes `(rows, blocks,
+    channels, taps)` from it and a choice of rows.
     """
 
     variable: Any
     index: int
     bias: Any
     axis: int
-    blocks: int
-    argument: int
     patches: Callable[[np.ndarray, Rows], np.ndarray]
+    blocks: int = 1
+    argument: int = 0
 
     @property
     def inputs(self) -> int:
@@ -71,6 +65,15 @@ class Reader:
             return taps.transpose(2, 0, 1, 3)
         return front.reshape(1, len(front), 1, -1)
 
+    def weights(self) -> np.ndarray:
+        """The matrix, `(blocks, channels x taps + 1, outputs)`, the last row the bias or zeros."""
+        matrix = self.matrix(keras.ops.convert_to_numpy(self.variable))
+        blocks, channels, taps, outputs = matrix.shape
+        bias = np.zeros((blocks, 1, outputs))
+        if self.bias is not None:
+            bias += np.reshape(keras.ops.convert_to_numpy(self.bias), bias.shape)
+        return np.concatenate([matrix.reshape(blocks, channels * taps, outputs), bias], axis=1)
+
     def kernel(self, matrix: np.ndarray, shape: Sequence[int]) -> np.ndarray:
         """Writes a matrix as a kernel of some shape; the inverse of `matrix`."""
         front_shape = (shape[self.axis], *np.delete(shape, self.axis))
@@ -86,27 +89,22 @@ class Reader:
 
 
 def readers_of(layer: Any) -> list[Reader]:
-    """Lists the kernels of a layer that can be refitted; empty for other layers.
-
-    Args:
-        layer: A built layer.
-    """
+    """Lists the kernels of a built layer that can be refitted; empty for other layers."""
     kind = type(layer)
 
     def reader(kernel: Any, bias: Any, axis: int, patches: Any, **options: int) -> Reader:
         index = next(i for i, variable in enumerate(layer.weights) if variable is kernel)
-        settings = {"blocks": 1, "argument": 0, **options}
-        return Reader(kernel, index, bias, axis % len(kernel.shape), patches=patches, **settings)
+        return Reader(kernel, index, bias, axis % len(kernel.shape), patches, **options)
 
     if kind is keras.layers.Dense:
         return [reader(layer.kernel, layer.bias, 0, _last_axis)]
     if kind in _CONVOLUTIONS and not (layer.groups > 1 and layer.kernel.shape[-2] == 1):
-        return [reader(layer.kernel, layer.bias, -2, _windows_of(layer), blocks=layer.groups)]
+        return [reader(layer.kernel, layer.bias, -2, partial(_windows, layer), blocks=layer.groups)]
     if kind in _TRANSPOSES:
         # Every output collects several rows, so the bias is none of theirs.
-        return [reader(layer.kernel, None, -1, _positions_of(layer))]
+        return [reader(layer.kernel, None, -1, partial(_positions, layer))]
     if kind in _SEPARABLE:
-        outputs = _depthwise_outputs_of(layer)
+        outputs = partial(_depthwise_outputs, layer)
         return [reader(layer.pointwise_kernel, layer.bias, -2, outputs)]
     if kind in _CELLS:
         bias = layer.cell.bias if layer.cell.use_bias else None
@@ -128,54 +126,41 @@ def _channels_last(layer: Any, x: np.ndarray) -> np.ndarray:
     return np.moveaxis(x, 1, -1) if layer.data_format == "channels_first" else x
 
 
-def _positions_of(layer: Any) -> Callable[[np.ndarray, Rows], np.ndarray]:
-    return lambda x, rows: _last_axis(_channels_last(layer, x), rows)
+def _positions(layer: Any, x: np.ndarray, rows: Rows) -> np.ndarray:
+    return _last_axis(_channels_last(layer, x), rows)
 
 
-def _windows_of(layer: Any) -> Callable[[np.ndarray, Rows], np.ndarray]:
-    def patches(x: np.ndarray, rows: Rows) -> np.ndarray:
-        x = _channels_last(layer, x)
-        gathered = _gather(x, layer, rows)  # (rows, taps, channels)
-        count, taps, channels = gathered.shape
-        parts = gathered.reshape(count, taps, layer.groups, channels // layer.groups)
-        return parts.transpose(0, 2, 3, 1)
-
-    return patches
+def _windows(layer: Any, x: np.ndarray, rows: Rows) -> np.ndarray:
+    gathered = _gather(layer, x, rows)
+    count, channels, taps = gathered.shape
+    return gathered.reshape(count, layer.groups, channels // layer.groups, taps)
 
 
-def _depthwise_outputs_of(layer: Any) -> Callable[[np.ndarray, Rows], np.ndarray]:
-    def patches(x: np.ndarray, rows: Rows) -> np.ndarray:
-        x = _channels_last(layer, x)
-        gathered = _gather(x, layer, rows)
-        depthwise = np.asarray(keras.ops.convert_to_numpy(layer.depthwise_kernel))
-        depthwise = depthwise.reshape(gathered.shape[1], gathered.shape[2], -1)
-        outputs = np.einsum("rtc,tcm->rcm", gathered, depthwise)
-        return outputs.reshape(len(outputs), 1, -1, 1)
-
-    return patches
+def _depthwise_outputs(layer: Any, x: np.ndarray, rows: Rows) -> np.ndarray:
+    gathered = _gather(layer, x, rows)
+    count, channels, taps = gathered.shape
+    depthwise = keras.ops.convert_to_numpy(layer.depthwise_kernel).reshape(taps, channels, -1)
+    return np.einsum("rct,tcm->rcm", gathered, depthwise).reshape(count, 1, -1, 1)
 
 
-def _gather(x: np.ndarray, layer: Any, rows: Rows) -> np.ndarray:
-    """Reads the windows of the chosen output positions: `(rows, taps, channels)`.
+def _gather(layer: Any, x: np.ndarray, rows: Rows) -> np.ndarray:
+    """Reads the windows of the chosen output positions: `(rows, channels, taps)`.
 
     Keras pads "same" as TensorFlow does on every backend: the odd pixel goes behind.
     """
-    sizes = x.shape[1:-1]
-    kernel, strides, dilation = layer.kernel_size, layer.strides, layer.dilation_rate
-    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
-    padding = [_padding(layer.padding, *sides) for sides in zip(sizes, reach, strides, strict=True)]
+    x = _channels_last(layer, x)
+    sides = list(zip(layer.kernel_size, layer.dilation_rate, layer.strides, strict=True))
+    reach = [(size - 1) * dilation + 1 for size, dilation, _ in sides]
+    padding = map(_padding, [layer.padding] * len(sides), x.shape[1:-1], reach, layer.strides)
     padded = np.pad(x, [(0, 0), *padding, (0, 0)])
-    counts = [
-        (size - r) // stride + 1
-        for size, r, stride in zip(padded.shape[1:-1], reach, strides, strict=True)
-    ]
-    chosen = np.unravel_index(rows(len(x) * math.prod(counts)), (len(x), *counts))
-    starts = [at * stride for at, stride in zip(chosen[1:], strides, strict=True)]
-    taps = [
-        padded[(chosen[0], *(s + t * d for s, t, d in zip(starts, tap, dilation, strict=True)))]
-        for tap in itertools.product(*map(range, kernel))
-    ]
-    return np.stack(taps, axis=1)
+    # A view of shape (batch, *positions, channels, *window): only chosen rows are copied.
+    windows = sliding_window_view(padded, reach, axis=tuple(range(1, x.ndim - 1)))
+    strides = [slice(None, None, stride) for _, _, stride in sides]
+    dilations = [slice(None, None, dilation) for _, dilation, _ in sides]
+    windows = windows[(slice(None), *strides, slice(None), *dilations)]
+    places = windows.shape[: x.ndim - 1]
+    chosen = rows(math.prod(places))
+    return windows[np.unravel_index(chosen, places)].reshape(len(chosen), x.shape[-1], -1)
 
 
 def _padding(kind: str, size: int, reach: int, stride: int) -> tuple[int, int]:
@@ -196,9 +181,3 @@ def row_chooser(most: int, seed: int) -> Rows:
         return np.random.default_rng([seed, count]).choice(count, most, replace=False)
 
     return choose
-
-
-def chunks(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """Cuts rows into chunks of at most `size`."""
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]

@@ -12,7 +12,6 @@ from spade_keras.pruning.importance.importance import (
     group_scores,
     magnitude_slots,
     producer_slots,
-    stack_members,
 )
 from spade_keras.pruning.importance.magnitude import (
     FPGM,
@@ -40,5 +39,4 @@ __all__ = [
     "group_scores",
     "magnitude_slots",
     "producer_slots",
-    "stack_members",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,56 +12,43 @@ from spade_keras.pruning.graph.weights import WeightTable
 from spade_keras.pruning.groups import Group, Slot
 from spade_keras.registry import IMPORTANCES
 
-_SCALES = ("gamma", "scale")
+SCALES = ("gamma", "scale")
 
-ImportanceFunction = Callable[[Group, WeightTable], np.ndarray]
+MemberScores = np.ndarray | Sequence[np.ndarray]
+ImportanceFunction = Callable[[Group, WeightTable], MemberScores]
 
 
 class Importance(ABC):
-    """Scores the channels of a group; the least important go first.
+    """Scores the channels of a group, one row per member; the least important go first.
 
-    A subclass scores each member of the group. `group_scores` averages over the members and
-    scales, so every importance is reduced the same way. A plain function of `(group, weights)`
-    that returns such an array also works.
+    `group_scores` averages over the members and scales, so every importance is reduced the same
+    way. A plain function of `(group, weights)` that returns such an array also works.
     """
 
     normalize: bool = True
-    """Whether scores are divided by their mean over the group's channels, which makes them
-    comparable across groups."""
+    """Whether scores are divided by their mean, which makes them comparable across groups."""
 
     @abstractmethod
-    def __call__(self, group: Group, weights: WeightTable) -> np.ndarray:
-        """Scores the channels of one group.
+    def __call__(self, group: Group, weights: WeightTable) -> MemberScores:
+        """Returns scores of shape `(members, width)` for one group.
 
-        Args:
-            group: The coupled channels.
-            weights: The model's weights; `weights.sums(slot, ...)` and `weights.rows(slot)`
-                give the slices that belong to each channel.
-
-        Returns:
-            Array of shape `(members, width)`. No rows: the importance cannot score this group,
-            which then keeps all its channels.
+        No rows: the importance cannot score this group, which then keeps all its channels.
+        `weights.sums(slot, ...)` and `weights.rows(slot)` give the slices of each channel.
         """
 
 
 def magnitude_slots(group: Group) -> list[Slot]:
     """Slots whose size counts for a channel: kernels and the scales of norms, no biases."""
-    return [slot for slot in group.slots if _is_magnitude(slot)]
+    return [
+        slot
+        for slot in group.slots
+        if slot.role != "parameter" or slot.weight in SCALES or slot.weight.endswith("kernel")
+    ]
 
 
 def producer_slots(group: Group) -> list[Slot]:
     """Slots of the kernels that make the channels."""
-    return [slot for slot in group.slots if slot.role == "producer" and _is_magnitude(slot)]
-
-
-def _is_magnitude(slot: Slot) -> bool:
-    return slot.role != "parameter" or slot.weight in _SCALES or slot.weight.endswith("kernel")
-
-
-def stack_members(group: Group, rows: Iterable[np.ndarray]) -> np.ndarray:
-    """Members' scores as one array `(members, width)`, with no rows if there is none."""
-    members = list(rows)
-    return np.stack(members) if members else np.zeros((0, group.width))
+    return [slot for slot in group.slots if slot.role == "producer"]
 
 
 def group_scores(
@@ -69,27 +56,19 @@ def group_scores(
 ) -> np.ndarray | None:
     """Scores the channels of a group: members averaged, then divided by the channels' mean.
 
-    Args:
-        importance: An `Importance`, or a function of `(group, weights)` whose result has shape
-            `(members, width)`, or `(width,)` for one member.
-        group: The coupled channels.
-        weights: The weights of the model.
-
     Returns:
         Scores of shape `(width,)`, or None where the importance cannot score the group. They
         are not divided if `importance.normalize` is false, nor where all of them are zero.
-
-    Raises:
-        ValueError: If the scores have another shape or are not finite.
     """
-    members = np.atleast_2d(np.asarray(importance(group, weights), np.float64))
+    rows = importance(group, weights)
+    if len(rows) == 0:
+        return None
+    members = np.atleast_2d(np.asarray(rows, np.float64))
     if members.ndim != 2 or members.shape[1] != group.width:
         raise ValueError(
             f"`importance` must return scores of shape (members, {group.width}) for group "
             f"{group.name!r}. Received: shape={members.shape}."
         )
-    if len(members) == 0:
-        return None
     if not np.isfinite(members).all():
         channel = int(np.argwhere(~np.isfinite(members))[0, 1])
         raise ValueError(
@@ -106,15 +85,7 @@ def group_scores(
 def find_importance(
     importance: str | ImportanceFunction, calibration: Any = None
 ) -> ImportanceFunction:
-    """Returns an importance by its name, or the one that is given.
-
-    Args:
-        importance: A name in `IMPORTANCES`, an `Importance` or a function of `(group, weights)`.
-        calibration: A `Calibration`, which "obs" needs.
-
-    Raises:
-        ValueError: If the name is unknown or the importance needs arguments.
-    """
+    """Returns an importance by its name in `IMPORTANCES`, or the one given; "obs" is calibrated."""
     if not isinstance(importance, str):
         return importance
     if importance != "obs":

@@ -9,27 +9,26 @@ import numpy as np
 from spade_keras.pruning.graph.weights import WeightTable
 from spade_keras.pruning.groups import Group
 from spade_keras.pruning.importance.importance import (
+    SCALES,
     Importance,
+    MemberScores,
     magnitude_slots,
     producer_slots,
-    stack_members,
 )
 
 
 class GroupL1(Importance):
     """`s_c = mean over members m of sum |W_m[c]|`, divided by its mean over the channels.
 
-    Members are the output slices of producers, the input slices of consumers and the scales
-    of norms; biases are ignored.
+    Members are the slices of producers and consumers and the scales of norms, without biases.
 
     Reference:
         Park et al., Structured Pruning for Model-Based Deep Learning, arXiv 2311.02003.
     """
 
-    def __call__(self, group: Group, weights: WeightTable) -> np.ndarray:
+    def __call__(self, group: Group, weights: WeightTable) -> MemberScores:
         """Sums the absolute values of each member's slices."""
-        slots = magnitude_slots(group)
-        return stack_members(group, (weights.sums(slot, "abs", np.abs) for slot in slots))
+        return [weights.sums(slot, "abs", np.abs) for slot in magnitude_slots(group)]
 
 
 class GroupL2(Importance):
@@ -39,18 +38,17 @@ class GroupL2(Importance):
         Fang et al., DepGraph: Towards Any Structural Pruning, arXiv 2301.12900.
     """
 
-    def __call__(self, group: Group, weights: WeightTable) -> np.ndarray:
+    def __call__(self, group: Group, weights: WeightTable) -> MemberScores:
         """Takes the root of the summed squares of each member's slices."""
         slots = magnitude_slots(group)
-        squares = (weights.sums(slot, "square", np.square) for slot in slots)
-        return stack_members(group, map(np.sqrt, squares))
+        return [np.sqrt(weights.sums(slot, "square", np.square)) for slot in slots]
 
 
 class BatchNormScale(Importance):
     """`s_c = mean over the group's norms of |gamma_c|`, the scale that network slimming trains.
 
-    Scores are comparable across groups undivided: a layer whose scales were all trained to
-    zero may lose most of its channels. Groups without a norm keep theirs.
+    Undivided, so that a layer whose scales were all trained to zero may lose most of its channels.
+    Groups without a norm keep theirs.
 
     Reference:
         Liu et al., Learning Efficient Convolutional Networks through Network Slimming,
@@ -59,25 +57,24 @@ class BatchNormScale(Importance):
 
     normalize = False
 
-    def __call__(self, group: Group, weights: WeightTable) -> np.ndarray:
+    def __call__(self, group: Group, weights: WeightTable) -> MemberScores:
         """Reads the absolute scales of the group's norms."""
-        slots = [slot for slot in group.slots if slot.weight in ("gamma", "scale")]
-        return stack_members(group, (weights.sums(slot, "abs", np.abs) for slot in slots))
+        slots = [slot for slot in group.slots if slot.weight in SCALES]
+        return [weights.sums(slot, "abs", np.abs) for slot in slots]
 
 
 class FPGM(Importance):
     """`s_c = sum over d of ||W[c] - W[d]||_2` over the filters of one producer.
 
-    A filter near the geometric median of its layer is redundant: the others can replace it.
+    A filter near the geometric median of its layer is redundant.
 
     Reference:
         He et al., Filter Pruning via Geometric Median, arXiv 1811.00250.
     """
 
-    def __call__(self, group: Group, weights: WeightTable) -> np.ndarray:
+    def __call__(self, group: Group, weights: WeightTable) -> MemberScores:
         """Sums each filter's distances to the other filters of its layer."""
-        slots = producer_slots(group)
-        return stack_members(group, (_distance_sums(weights.rows(slot)) for slot in slots))
+        return [_distance_sums(weights.rows(slot)) for slot in producer_slots(group)]
 
 
 class Lamp(Importance):
@@ -91,24 +88,19 @@ class Lamp(Importance):
 
     normalize = False
 
-    def __call__(self, group: Group, weights: WeightTable) -> np.ndarray:
+    def __call__(self, group: Group, weights: WeightTable) -> MemberScores:
         """Divides each filter's squared norm by those of the filters at least as strong."""
         slots = producer_slots(group)
-        squares = (weights.sums(slot, "square", np.square) for slot in slots)
-        return stack_members(group, map(_survivor_shares, squares))
+        return [_survivor_shares(weights.sums(slot, "square", np.square)) for slot in slots]
 
 
 class Random(Importance):
-    """Uniform numbers, the same for the same seed and group: the baseline to beat.
-
-    Args:
-        seed: Seed of the draw.
-    """
+    """Uniform numbers, the same for the same seed and group: the baseline to beat."""
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
 
-    def __call__(self, group: Group, weights: WeightTable) -> np.ndarray:
+    def __call__(self, group: Group, weights: WeightTable) -> MemberScores:
         """Draws one score per channel."""
         generator = np.random.default_rng([self.seed, zlib.crc32(group.name.encode())])
         return generator.uniform(size=(1, group.width))
@@ -125,9 +117,6 @@ def _distance_sums(rows: np.ndarray) -> np.ndarray:
 
 def _survivor_shares(squares: np.ndarray) -> np.ndarray:
     order = np.argsort(squares, kind="stable")
-    survivors = np.cumsum(squares[order][::-1])[::-1]
-    shares = np.zeros_like(squares)
-    shares[order] = np.divide(
-        squares[order], survivors, out=np.zeros_like(squares), where=survivors > 0
-    )
-    return shares
+    survivors = np.empty_like(squares)
+    survivors[order] = np.cumsum(squares[order][::-1])[::-1]
+    return squares / np.where(survivors > 0, survivors, 1)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-import keras
 import numpy as np
 
 from spade_keras.pruning.compensation.calibration import Calibration
 from spade_keras.pruning.compensation.readers import readers_of
 from spade_keras.pruning.graph.weights import WeightTable
 from spade_keras.pruning.groups import Group, Slot
-from spade_keras.pruning.importance.importance import Importance
+from spade_keras.pruning.importance.importance import Importance, MemberScores
 
 _RIDGE = 1e-4
 
@@ -23,11 +23,7 @@ class OptimalBrainSurgeon(Importance):
 
     The channel of the least e_c goes, W and G^-1 are updated as if it had never been there, and so
     on: one elimination gives the channels of every width. A channel's score is the error summed up
-    to its removal.
-
-    Args:
-        calibration: The statistics of the model's readers; see `calibrate`. Scores are kept: use
-            another instance where the weights have changed.
+    to its removal. Scores are kept: use another instance where the weights have changed.
 
     Reference:
         Hassibi and Stork, "Second order derivatives for network pruning: optimal brain surgeon",
@@ -38,46 +34,49 @@ class OptimalBrainSurgeon(Importance):
 
     def __init__(self, calibration: Calibration) -> None:
         self.calibration = calibration
-        self._known: dict[tuple[Any, ...], np.ndarray] = {}
+        self._known: dict[tuple[Any, ...], MemberScores] = {}
 
-    def __call__(self, group: Group, weights: WeightTable) -> np.ndarray:
+    def __call__(self, group: Group, weights: WeightTable) -> MemberScores:
         """Eliminates the channels of a group one by one; no rows where no reader was measured."""
         # A search asks for the same groups again and again, and their weights do not change.
-        readers = [slot for slot in group.slots if slot.role == "consumer"]
-        key = (group.name, group.width, *(slot.layer for slot in readers))
+        readers = [slot.layer for slot in group.slots if slot.role == "consumer"]
+        key = (group.name, group.width, *readers)
         if key not in self._known:
-            states = [state for slot in readers for state in self._states(slot, weights)]
-            rows = np.zeros((0, group.width))
-            self._known[key] = _eliminate(states, group.width)[None] if states else rows
+            moments = reader_moments(self.calibration, group, weights)
+            states = [_State(*state) for _, *state in moments]
+            self._known[key] = [_eliminate(states, group.width)] if states else []
         return self._known[key]
 
-    def _states(self, slot: Slot, weights: WeightTable) -> list[_State]:
-        found = self.calibration.statistics(slot.layer, slot.weight_index)
+
+def reader_moments(
+    calibration: Calibration, group: Group, weights: WeightTable
+) -> Iterator[tuple[Slot, np.ndarray, np.ndarray, np.ndarray]]:
+    """The matrix, the Gram matrix and the rows of each channel, by slot and block of a reader.
+
+    A bias that can be refitted is the last row of the Gram matrix, and of no channel.
+    """
+    for slot in group.slots:
+        if slot.role != "consumer":
+            continue
         variable = weights.variable(slot)
-        layer = weights.layers[slot.layer]
-        reader = next((r for r in readers_of(layer) if r.variable is variable), None)
+        found = calibration.gram(slot.layer, slot.weight_index)
+        readers = readers_of(weights.layers[slot.layer])
+        reader = next((r for r in readers if r.variable is variable), None)
         if found is None or reader is None or slot.axis != reader.axis:
-            return []
-        matrix = reader.matrix(np.asarray(keras.ops.convert_to_numpy(variable)))
-        blocks, channels, taps, outputs = matrix.shape
-        rows = np.arange(channels * taps).reshape(channels, taps)[slot.positions]
-        rows = rows.reshape(len(slot.positions), -1)
-        with_bias = slice(None) if reader.bias is not None else slice(-1)
-        flat = matrix.reshape(blocks, channels * taps, outputs)
-        return [
-            _State(flat[block], gram[with_bias, with_bias], rows)
-            for block, gram in enumerate(found.gram)
-        ]
+            continue
+        rows = np.arange(reader.inputs).reshape(variable.shape[reader.axis], -1)[slot.positions]
+        used = slice(None) if reader.bias is not None else slice(-1)
+        for block, gram in zip(reader.weights(), found, strict=True):
+            yield slot, block[:-1], gram[used, used], rows.reshape(group.width, -1)
 
 
 class _State:
     """One reader's matrix and inverse Gram matrix while channels go."""
 
     def __init__(self, matrix: np.ndarray, gram: np.ndarray, rows: np.ndarray) -> None:
-        size = len(gram)
-        ridge = _RIDGE * float(np.trace(gram)) / size
-        self.inverse = np.linalg.inv(gram + max(ridge, 1e-30) * np.eye(size))
-        self.weights = np.zeros((size, matrix.shape[1]))
+        ridge = _RIDGE * float(np.trace(gram)) / len(gram)
+        self.inverse = np.linalg.inv(gram + max(ridge, 1e-30) * np.eye(len(gram)))
+        self.weights = np.zeros((len(gram), matrix.shape[1]))
         self.weights[: len(matrix)] = matrix
         self.rows = rows
         energy = np.einsum("nm,nk,km->", self.weights, gram, self.weights, optimize=True)

@@ -9,9 +9,10 @@ import keras
 import numpy as np
 
 from spade_keras.backend import loss_gradients
+from spade_keras.pruning.graph.labels import along_axis
 from spade_keras.pruning.graph.weights import WeightTable
 from spade_keras.pruning.groups import Group, Slot
-from spade_keras.pruning.importance.importance import Importance, magnitude_slots, stack_members
+from spade_keras.pruning.importance.importance import Importance, MemberScores, magnitude_slots
 
 
 class Taylor(Importance):
@@ -19,12 +20,8 @@ class Taylor(Importance):
 
     Frozen weights have no gradient and are left out.
 
-    Args:
-        loss: Loss `(targets, outputs) -> scalar or per sample`, or the name of a Keras loss.
-        batches: Pairs of inputs and targets, such as a list or a `keras.utils.PyDataset`.
-
-    Raises:
-        ValueError: If `batches` is empty.
+    The loss maps `(y_true, y_pred)` to a scalar or one number per sample, or is the name of a Keras
+    loss; batches are pairs of inputs and targets, such as a list or a `keras.utils.PyDataset`.
 
     Reference:
         Molchanov et al., Importance Estimation for Neural Network Pruning, arXiv 1906.10771.
@@ -39,13 +36,11 @@ class Taylor(Importance):
                 "Received: batches=[]. Pass some training data, such as [(inputs, targets)]."
             )
 
-    def __call__(self, group: Group, weights: WeightTable) -> np.ndarray:
+    def __call__(self, group: Group, weights: WeightTable) -> MemberScores:
         """Averages the squared first-order effects over the batches."""
         products = weights.remember(id(self), lambda: self._products(weights))
-        slots = [slot for slot in magnitude_slots(group) if id(weights.variable(slot)) in products]
-        return stack_members(
-            group, (_squared_effects(products[id(weights.variable(slot))], slot) for slot in slots)
-        )
+        slots = [(slot, id(weights.variable(slot))) for slot in magnitude_slots(group)]
+        return [_squared_effects(products[key], slot) for slot, key in slots if key in products]
 
     def _products(self, weights: WeightTable) -> dict[int, list[np.ndarray]]:
         """Gradient times weight of every trainable variable, once per batch."""
@@ -61,11 +56,8 @@ class Taylor(Importance):
 
 
 def _squared_effects(products: list[np.ndarray], slot: Slot) -> np.ndarray:
-    total = np.zeros(len(slot.positions))
-    for product in products:
-        others = tuple(axis for axis in range(product.ndim) if axis != slot.axis)
-        total += np.square(product.sum(axis=others)[slot.positions].sum(axis=1))
-    return total / len(products)
+    sums = (along_axis(product, slot.axis).sum(axis=0) for product in products)
+    return np.mean([np.square(x[slot.positions].sum(axis=1)) for x in sums], axis=0)
 
 
 def _as_list(batches: Any) -> list[Any]:

@@ -5,8 +5,7 @@ import numpy as np
 
 from spade_keras.pruning.graph.analysis import analyze
 from spade_keras.pruning.graph.trace import trace
-from spade_keras.pruning.proof.randomization import LayerwiseScaling, random_inputs, random_values
-from spade_keras.pruning.proof.reference import Replay
+from spade_keras.pruning.proof import LayerwiseScaling, Replay, random_inputs, random_values
 
 
 def example_inputs(model, seed):

@@ -1,1 +1,0 @@
-"""The means of `verify_plan`: random weights, and the masked original."""
