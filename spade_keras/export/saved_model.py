@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
-import os
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -19,7 +17,7 @@ import numpy as np
 
 from spade_keras.errors import ExportError, MissingExtraError
 from spade_keras.files import complete_folder, read_npz
-from spade_keras.latency.child_process import run_python
+from spade_keras.latency.fresh_process import import_path, run_job
 from spade_keras.typing import Record
 
 FORMATS = ("tf_saved_model",)
@@ -39,7 +37,7 @@ class ExportReport(Record):
 
     Args:
         folder: Where it is.
-        format: "tf_saved_model".
+        format: One of `FORMATS`.
         backend: The Keras backend that it came from.
         inputs: Shape, its batch axis None, and dtype of every input of the signature.
         size_bytes: Size of all its files.
@@ -69,9 +67,6 @@ def export_model(
         inputs: Example inputs with a batch axis: a dict of arrays, or one array. The keys of a
             dict name the inputs of the signature.
         format: One of `FORMATS`, in the words of `keras.Model.export`.
-
-    Returns:
-        The report of the export.
 
     Raises:
         TypeError: If `inputs` is neither a dict of arrays nor an array.
@@ -108,14 +103,10 @@ def export_model(
 def named_arrays(inputs: Any) -> dict[str, np.ndarray]:
     """Names the arrays of model inputs; a lone array gets the name "".
 
-    Args:
-        inputs: A dict of arrays, or one array.
-
-    Returns:
-        The arrays; float64 ones as `keras.config.floatx()`, which is what Keras feeds to models.
+    float64 arrays become `keras.config.floatx()`, which is what Keras feeds to models.
 
     Raises:
-        TypeError: If `inputs` is neither.
+        TypeError: If `inputs` is neither a dict of arrays nor an array.
         ValueError: If an array has no batch axis, or a name is not a plain word.
     """
     named = dict(inputs) if isinstance(inputs, Mapping) else {"": inputs}
@@ -155,32 +146,25 @@ def _write_archive_in_child(
     with tempfile.TemporaryDirectory(prefix="spade-keras-") as name:
         folder = Path(name)
         network.save(folder / "network.keras")
-        stored: dict[str, Any] = {f"input/{key}": array for key, array in arrays.items()}
-        np.savez(folder / "inputs.npz", **stored)
-        job = {"modules": modules, "archive": str(fresh), "dtype": keras.config.floatx()}
-        (folder / "job.json").write_text(json.dumps(job))
-        run_python(
-            ["-c", _CONVERT, folder],
+        run_job(
+            ["-c", _CONVERT],
+            folder,
+            {"modules": modules, "archive": str(fresh), "dtype": keras.config.floatx()},
+            {f"input/{key}": array for key, array in arrays.items()},
             purpose="converts the model to a SavedModel",
             environment={
                 "KERAS_BACKEND": "tensorflow",
-                "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path),
+                "PYTHONPATH": import_path(),
                 # Converting needs no GPU, and this process may hold all of its memory.
                 "CUDA_VISIBLE_DEVICES": "-1",
                 "TF_CPP_MIN_LOG_LEVEL": "2",
             },
-            folder=folder,
             raises=ExportError,
         )
 
 
 def convert(folder: Path) -> None:
-    """Writes the SavedModel that a folder describes, in a process whose Keras runs on TensorFlow.
-
-    Args:
-        folder: Holds the model in `network.keras`, example inputs in `inputs.npz`, and in
-            `job.json` the modules to import, the default dtype and where to write.
-    """
+    """Does the job in a folder, in a process whose Keras runs on TensorFlow."""
     job = json.loads((folder / "job.json").read_text())
     for module in job["modules"]:
         importlib.import_module(module)
@@ -188,19 +172,13 @@ def convert(folder: Path) -> None:
     # The calling process wrote the file a moment ago from a living model, whose functions have
     # run already: there is nothing to be safe from.
     network = keras.saving.load_model(folder / "network.keras", compile=False, safe_mode=False)
-    arrays = {
-        name.removeprefix("input/"): array
-        for name, array in read_npz(folder / "inputs.npz").items()
-    }
+    stored = read_npz(folder / "arrays.npz")
+    arrays = {name.removeprefix("input/"): array for name, array in stored.items()}
     _write_archive(network, Path(job["archive"]), arrays)
 
 
 def require_tensorflow() -> None:
-    """Checks that a child process can import TensorFlow, without importing it here.
-
-    Raises:
-        MissingExtraError: If it cannot.
-    """
+    """Raises `MissingExtraError` unless a child process can import TensorFlow; imports nothing."""
     if importlib.util.find_spec("tensorflow") is None:
         raise MissingExtraError("tensorflow", "tensorflow")
 
@@ -224,14 +202,7 @@ def _structured(named: dict[str, Any]) -> Any:
 
 
 def custom_modules(config: Any) -> list[str]:
-    """Finds the modules of all registered classes and functions that a serialized object needs.
-
-    Args:
-        config: What `keras.saving.serialize_keras_object` returned.
-
-    Returns:
-        Their names, sorted. Loading the object works once these are imported.
-    """
+    """Returns the modules to import before a serialized Keras object can be loaded, sorted."""
     return sorted(set(_custom_modules(config)))
 
 

@@ -17,7 +17,7 @@ from spade_keras import backend
 from spade_keras.errors import ExportError
 from spade_keras.export.saved_model import MARKER, named_arrays, require_tensorflow
 from spade_keras.latency import Latency, Ratio, device_lock, ratio_interval, summarize, windows
-from spade_keras.latency.child_process import run_python
+from spade_keras.latency.fresh_process import run_job
 from spade_keras.typing import Record
 
 _SCRIPT = Path(__file__).with_name("check_script.py")
@@ -67,9 +67,6 @@ def check_saved_models(
         single_calls: Whether a window is one call, however short: averaging hides the tail.
         lock: Whether to wait until no other process is timing on this device.
 
-    Returns:
-        Errors, latencies, and the ratio second / first with its 95 % interval.
-
     Raises:
         ValueError: If the arguments do not fit together, or `expected` is not finite.
         MissingExtraError: If TensorFlow is not installed.
@@ -98,26 +95,16 @@ def check_saved_models(
         "timing_batch": timing_batch or batch,
         "single_calls": single_calls,
     }
-    with device_lock() if lock else contextlib.nullcontext():
-        answer = _ask(job, arrays, outputs)
-    return _report(answer)
-
-
-def _ask(
-    job: dict[str, Any],
-    arrays: dict[str, np.ndarray],
-    outputs: dict[str, dict[str, np.ndarray]],
-) -> dict[str, Any]:
-    stored: dict[str, Any] = {f"input/{name}": array for name, array in arrays.items()}
+    stored = {f"input/{name}": array for name, array in arrays.items()}
     for model, named in outputs.items():
-        stored.update({f"expected/{model}/{name}": array for name, array in named.items()})
-    with tempfile.TemporaryDirectory(prefix="spade-keras-") as name:
-        folder = Path(name)
-        np.savez(folder / "arrays.npz", **stored)
-        (folder / "job.json").write_text(json.dumps(job))
-        run_python(
-            # Without the script's folder on the path, which is inside the library.
-            ["-P", _SCRIPT, folder],
+        stored |= {f"expected/{model}/{name}": array for name, array in named.items()}
+    holding = device_lock() if lock else contextlib.nullcontext()
+    with tempfile.TemporaryDirectory(prefix="spade-keras-") as folder, holding:
+        run_job(
+            [_SCRIPT],
+            Path(folder),
+            job,
+            stored,
             purpose="checks the exported models",
             environment={
                 "TF_CPP_MIN_LOG_LEVEL": "2",
@@ -125,10 +112,9 @@ def _ask(
                 # The calling process may hold part of the GPU's memory.
                 "TF_FORCE_GPU_ALLOW_GROWTH": "true",
             },
-            folder=folder,
             raises=ExportError,
         )
-        return json.loads((folder / "answer.json").read_text())
+        return _report(json.loads(Path(folder, "answer.json").read_text()))
 
 
 def _report(answer: dict[str, Any]) -> CheckReport:
@@ -144,24 +130,17 @@ def _report(answer: dict[str, Any]) -> CheckReport:
         "inputs": answer["inputs"],
     }
     models = answer["models"]
-    latency = {name: _latency(model, fingerprint) for name, model in models.items()}
-    samples = [model["samples_ms"] for model in models.values()]
+    latency = {
+        # Without the peak memory: both models live in one process.
+        name: summarize(**model["latency"], fingerprint=fingerprint)
+        for name, model in models.items()
+    }
+    samples = [each.samples for each in latency.values()]
     return CheckReport(
         max_abs_error={name: model["error"]["absolute"] for name, model in models.items()},
         relative_error={name: model["error"]["relative"] for name, model in models.items()},
         latency=latency,
         ratio=ratio_interval(*samples) if len(samples) == 2 else None,
-    )
-
-
-def _latency(model: dict[str, Any], fingerprint: dict[str, Any]) -> Latency:
-    return summarize(
-        model["samples_ms"],
-        first_ms=model["load_ms"] + model["warm"]["first_ms"],
-        calls_per_window=model["warm"]["calls"],
-        stable=model["warm"]["stable"],
-        peak_memory_bytes=None,  # both models live in one process
-        fingerprint=fingerprint,
     )
 
 

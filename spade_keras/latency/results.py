@@ -55,11 +55,11 @@ class Estimate(Record):
     """A quantile of a model's times, with its confidence interval.
 
     Args:
-        value: The quantile of the samples, in milliseconds.
+        value: The quantile, in milliseconds.
         low: Lower bound.
         high: Upper bound; a limit in milliseconds is met when this is below it.
         confidence: Probability that the interval was made for.
-        samples: Times behind it.
+        samples: Number of times behind it.
     """
 
     value: float
@@ -101,8 +101,8 @@ class Comparison(Record):
     """Two models timed interleaved.
 
     Args:
-        a: The reference.
-        b: The other model.
+        a: Of the reference.
+        b: Of the other model.
         ratio: Time of `b` / time of `a`: below 1 when `b` is the faster one.
     """
 
@@ -125,7 +125,7 @@ class SelfCheck(Record):
     resolvable: float
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the fields as plain JSON values."""
+        """Returns the fields as plain JSON values, those of the comparison beside `resolvable`."""
         return {"resolvable": self.resolvable, **self.comparison.as_dict()}
 
     def __str__(self) -> str:
@@ -142,25 +142,10 @@ def summarize(
     first_ms: float,
     calls_per_window: int,
     stable: bool,
-    peak_memory_bytes: int | None,
+    peak_memory_bytes: int | None = None,
     fingerprint: Mapping[str, Any],
 ) -> Latency:
-    """Makes a `Latency` of raw samples.
-
-    Args:
-        samples_ms: Milliseconds per call of every window.
-        first_ms: Time of the very first call, compilation included.
-        calls_per_window: Calls averaged in a window.
-        stable: Whether warming up ended because the windows agreed.
-        peak_memory_bytes: Peak memory; None where unknown.
-        fingerprint: The conditions of the measurement.
-
-    Returns:
-        Its statistics.
-
-    Raises:
-        ValueError: If `samples_ms` is empty.
-    """
+    """Makes a `Latency` of milliseconds per call and the time of the first, compiling call."""
     if len(samples_ms) == 0:
         raise ValueError("`samples_ms` must hold at least one time. Received: samples_ms=[]")
     q1, median, q3, p99 = np.percentile(np.asarray(samples_ms, "float64"), [25, 50, 75, 99])

@@ -30,11 +30,7 @@ class Staircase(Record):
 
     @classmethod
     def of(
-        cls,
-        widths: Sequence[int],
-        latency_ms: Sequence[float],
-        *,
-        resolution: float = RESOLUTION,
+        cls, widths: Sequence[int], latency_ms: Sequence[float], *, resolution: float = RESOLUTION
     ) -> Staircase:
         """Finds the edges of measured times; see `right_edges`."""
         times = _times_by_width(widths, latency_ms, resolution)
@@ -42,14 +38,7 @@ class Staircase(Record):
         return cls(tuple(times), tuple(times.values()), edges, resolution)
 
     def free_widening(self, width: int) -> int:
-        """Returns the widest width that costs no more time than `width`, within the resolution.
-
-        Args:
-            width: One of the widths measured.
-
-        Raises:
-            ValueError: If it is not among them.
-        """
+        """Returns the widest width that costs no more time than `width`, within the resolution."""
         times = dict(zip(self.widths, self.latency_ms, strict=True))
         if width not in times:
             raise ValueError(
@@ -79,9 +68,6 @@ def right_edges(
 
     Returns:
         The edges, ascending; the last is the full width.
-
-    Raises:
-        ValueError: If there are no widths, if they repeat, or times are not above 0.
 
     Example:
         >>> right_edges([32, 36, 40, 48, 63, 64], [2.0, 3.0, 3.0, 4.9, 6.0, 5.0])

@@ -8,7 +8,7 @@ import pytest
 
 from spade_keras.errors import MissingExtraError
 from spade_keras.export import ExportError, tfmot
-from spade_keras.export.tfmot import tuning, twin
+from spade_keras.export.tfmot import twin
 from spade_keras.networks import priors
 
 layers = keras.layers
@@ -260,7 +260,7 @@ def test_a_twin_that_computes_something_else_is_refused(images, tmp_path, monkey
         description["layers"][1]["config"]["activation"] = "elu"
         return description
 
-    monkeypatch.setattr(tuning, "describe", wrong)
+    monkeypatch.setattr(tfmot, "describe", wrong)
     data, held_out = images
     prior = priors.dncnn(filters=[4], channels=1)
     prior.get_layer("residual").kernel.assign(np.ones((3, 3, 4, 1)))

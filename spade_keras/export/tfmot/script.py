@@ -141,33 +141,8 @@ def _range_decay(decay: float) -> Iterator[None]:
         quant_ops.MovingAvgQuantize = slow
 
 
-def clustered(twin: Any, clusters: int) -> tuple[Any, dict[str, str]]:
-    """Wraps every kernel of more than `clusters` weights for clustering."""
-    import tensorflow_model_optimization as tfmot
-
-    api = tfmot.clustering.keras
-    start = api.CentroidInitialization.KMEANS_PLUS_PLUS
-    return _wrapped(
-        twin,
-        clusters,
-        lambda layer: api.cluster_weights(
-            layer, number_of_clusters=clusters, cluster_centroids_init=start
-        ),
-    )
-
-
-def pruned(twin: Any, sparsity: float, steps: int) -> tuple[Any, dict[str, str]]:
-    """Wraps every kernel for magnitude pruning, which is done after half of the steps."""
-    import tensorflow_model_optimization as tfmot
-
-    api = tfmot.sparsity.keras
-    schedule = api.PolynomialDecay(0.0, sparsity, begin_step=0, end_step=steps // 2, frequency=1)
-    return _wrapped(
-        twin, 1, lambda layer: api.prune_low_magnitude(layer, pruning_schedule=schedule)
-    )
-
-
-def _wrapped(twin: Any, most: int, wrapper: Callable[[Any], Any]) -> tuple[Any, dict[str, str]]:
+def wrapped(twin: Any, treat: Callable[[Any], Any], *, most: int) -> tuple[Any, dict[str, str]]:
+    """Wraps every trainable kernel of more than `most` weights; says which layers are left."""
     import tf_keras
 
     left: dict[str, str] = {}
@@ -181,7 +156,7 @@ def _wrapped(twin: Any, most: int, wrapper: Callable[[Any], Any]) -> tuple[Any, 
         elif kernel is not None and kernel.shape.num_elements() <= most:
             left[layer.name] = f"has only {kernel.shape.num_elements()} weights"
         elif kernel is not None:
-            return wrapper(layer)
+            return treat(layer)
         return layer
 
     return tf_keras.models.clone_model(twin, clone_function=wrap), left
@@ -189,12 +164,24 @@ def _wrapped(twin: Any, most: int, wrapper: Callable[[Any], Any]) -> tuple[Any, 
 
 def wrapped_twin(job: dict[str, Any], twin: Any, x: Any) -> tuple[Any, dict[str, str]]:
     """Wraps the twin for the method of the job."""
+    import tensorflow_model_optimization as tfmot
+
     settings = job["training"]
     if job["method"] == "quantize":
         return quantized(twin, x[: settings["batch_size"]])
     if job["method"] == "cluster":
-        return clustered(twin, job["clusters"])
-    return pruned(twin, job["sparsity"], settings["epochs"] * -(-len(x) // settings["batch_size"]))
+        treat = functools.partial(
+            tfmot.clustering.keras.cluster_weights,
+            number_of_clusters=job["clusters"],
+            cluster_centroids_init=tfmot.clustering.keras.CentroidInitialization.KMEANS_PLUS_PLUS,
+        )
+        return wrapped(twin, treat, most=job["clusters"])
+    steps = settings["epochs"] * -(-len(x) // settings["batch_size"])
+    schedule = tfmot.sparsity.keras.PolynomialDecay(
+        0.0, job["sparsity"], begin_step=0, end_step=steps // 2, frequency=1
+    )
+    treat = functools.partial(tfmot.sparsity.keras.prune_low_magnitude, pruning_schedule=schedule)
+    return wrapped(twin, treat, most=1)
 
 
 def fit(job: dict[str, Any], model: Any, x: Any, y: Any) -> float:
@@ -211,14 +198,8 @@ def fit(job: dict[str, Any], model: Any, x: Any, y: Any) -> float:
     if job["method"] == "magnitude_prune":
         callbacks.append(tfmot.sparsity.keras.UpdatePruningStep())
     with _range_decay(_RANGE_DECAY):
-        history = model.fit(
-            x,
-            y,
-            batch_size=settings["batch_size"],
-            epochs=settings["epochs"],
-            callbacks=callbacks,
-            verbose=0,
-        )
+        options = {name: settings[name] for name in ("batch_size", "epochs")}
+        history = model.fit(x, y, callbacks=callbacks, verbose=0, **options)
     return float(history.history["loss"][-1])
 
 
@@ -288,15 +269,10 @@ def timed(job: dict[str, Any], files: dict[str, Served], sample: Any) -> dict[st
     timing = runpy.run_path(job["windows"])
     stopwatch = timing["Stopwatch"](lambda output: None)  # the interpreter blocks
     functions = [functools.partial(serve, sample) for serve in files.values()]
+    load_ms = [serve.load_ms for serve in files.values()]
     with held(job["lock"]):
-        warm = [timing["warm_up"](stopwatch, function, 20) for function in functions]
-        samples = timing["time_interleaved"](
-            stopwatch, functions, [one.calls for one in warm], job["pairs"]
-        )
-    return {
-        name: {"load_ms": serve.load_ms, "warm": one._asdict(), "samples_ms": times}
-        for (name, serve), one, times in zip(files.items(), warm, samples, strict=True)
-    }
+        measured = timing["time_loaded"](stopwatch, functions, load_ms, job["pairs"], 20)
+    return dict(zip(files, measured, strict=True))
 
 
 def relative_error(given: Any, wanted: Any) -> float:
@@ -315,15 +291,10 @@ def main(folder: Path) -> None:
 
     job = json.loads((folder / "job.json").read_text())
     with np.load(folder / "arrays.npz") as stored:
-        arrays = {name: stored[name] for name in stored.files if not name.startswith("weight/")}
-        weights = {
-            name.removeprefix("weight/"): stored[name]
-            for name in stored.files
-            if name.startswith("weight/")
-        }
+        arrays = dict(stored)
     tf_keras.utils.set_random_seed(job["training"]["seed"])
     description = job["description"]
-    twin = build(description, weights)
+    twin = build(description, arrays)
     expected = arrays["expected"]
     found = twin(arrays["held_out_x"][: len(expected)], training=False).numpy()
     twin_error = relative_error(found, expected)
@@ -337,11 +308,10 @@ def main(folder: Path) -> None:
         sys.exit("The tuning diverged: NaN or infinity. Lower `learning_rate`.")
     plain = build(description, tuned)
     convert(plain, folder / "float32.tflite", int8=False)
-    if job["method"] == "quantize":
-        convert(model, folder / "int8.tflite", int8=True)
-    else:
-        samples = arrays["x"][:_CALIBRATION_SAMPLES]
-        convert(plain, folder / "int8.tflite", int8=True, samples=samples)
+    # A twin tuned for 8 bits knows its ranges; another's come from samples.
+    know = job["method"] == "quantize"
+    samples = None if know else arrays["x"][:_CALIBRATION_SAMPLES]
+    convert(model if know else plain, folder / "int8.tflite", int8=True, samples=samples)
 
     files = {name: Served(folder / f"{name}.tflite") for name in ("float32", "int8")}
     held_out = arrays["held_out_x"]
@@ -349,6 +319,7 @@ def main(folder: Path) -> None:
         name: np.concatenate([serve(sample[None]) for sample in held_out])
         for name, serve in files.items()
     }
+    packages = ("numpy", "tensorflow", "tf_keras", "tensorflow-model-optimization")
     answer = {
         "twin_error": twin_error,
         "left": left,
@@ -356,10 +327,7 @@ def main(folder: Path) -> None:
         "files": timed(job, files, held_out[:1]),
         "versions": {
             "python": platform.python_version(),
-            **{
-                name: metadata.version(name)
-                for name in ("numpy", "tensorflow", "tf_keras", "tensorflow-model-optimization")
-            },
+            **{name: metadata.version(name) for name in packages},
         },
     }
     np.savez(folder / "weights.npz", **tuned)

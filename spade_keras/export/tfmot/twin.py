@@ -12,25 +12,12 @@ import numpy as np
 from spade_keras.errors import ExportError
 
 # The same functions under the same names in both; hard_sigmoid and leaky_relu are not.
-_ACTIVATIONS = frozenset(
-    {
-        "elu",
-        "exponential",
-        "gelu",
-        "linear",
-        "mish",
-        "relu",
-        "relu6",
-        "selu",
-        "sigmoid",
-        "silu",
-        "softmax",
-        "softplus",
-        "softsign",
-        "swish",
-        "tanh",
-    }
-)
+# fmt: off
+_ACTIVATIONS = frozenset({
+    "elu", "exponential", "gelu", "linear", "mish", "relu", "relu6", "selu", "sigmoid", "silu",
+    "softmax", "softplus", "softsign", "swish", "tanh",
+})
+# fmt: on
 # Activations that 8-bit kernels fuse with a layer; others become layers of their own.
 _FUSED = ("linear", "relu", "softmax")
 
@@ -133,12 +120,7 @@ def weights_of(network: keras.Model) -> dict[str, np.ndarray]:
 
 
 def with_weights(network: keras.Model, weights: Mapping[str, np.ndarray]) -> keras.Model:
-    """Returns a copy of a network that has other weights.
-
-    Args:
-        network: It is left as it was.
-        weights: As `weights_of` names them; those not named are copied.
-    """
+    """Returns a copy of a network with other weights, named as by `weights_of`."""
     copy = keras.models.clone_model(network)
     copy.set_weights(network.get_weights())
     for layer in copy.layers:

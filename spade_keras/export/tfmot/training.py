@@ -1,4 +1,4 @@
-"""Settings and results of tuning with TensorFlow Model Optimization."""
+"""Settings, data and results of tuning with TensorFlow Model Optimization."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import keras
+import numpy as np
+
 from spade_keras.latency import Latency, Ratio
+from spade_keras.metrics import psnr_per_image
 from spade_keras.typing import Record
 
-Loss = Literal["mse", "sparse_categorical_crossentropy"]
+Arrays = tuple[Any, Any]
+"""Inputs and targets."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,12 +31,9 @@ class Training:
         batch_size: Samples per step.
         seed: Seed of the order of the samples and everything random.
         data_range: The largest possible value of an image, for the PSNR.
-
-    Raises:
-        ValueError: If one is out of its range.
     """
 
-    loss: Loss = "mse"
+    loss: Literal["mse", "sparse_categorical_crossentropy"] = "mse"
     epochs: int = 3
     learning_rate: float = 1e-4
     batch_size: int = 32
@@ -61,16 +63,17 @@ class Training:
         """Name of the metric of the results."""
         return "psnr_db" if self.loss == "mse" else "accuracy"
 
+    def quality(self, y_true: np.ndarray, y_pred: np.ndarray) -> float:
+        """Returns the metric of a network's outputs."""
+        if self.loss == "mse":
+            per_image = psnr_per_image(y_true, y_pred, self.data_range)
+            return float(np.mean(keras.ops.convert_to_numpy(per_image)))
+        return float(np.mean(np.argmax(y_pred, axis=-1) == y_true))
+
 
 @dataclasses.dataclass(frozen=True)
 class KernelSummary:
-    """One kernel after tuning.
-
-    Args:
-        weights: How many weights it has.
-        distinct: How many different values they have.
-        zeros: How many of them are zero.
-    """
+    """Counts of one kernel after tuning: its weights, their distinct values, and zeros."""
 
     weights: int
     distinct: int
@@ -121,3 +124,66 @@ class TfmotReport(Record):
     carried_error: float
     seconds: float
     fingerprint: Mapping[str, Any]
+
+
+def checked_arrays(name: str, pair: Arrays, training: Training) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the inputs and targets of the argument `name`, or says what is wrong with them."""
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        raise ValueError(
+            f"`{name}` must be a pair of arrays, inputs and targets. "
+            f"Received: {name} of type {type(pair).__name__}"
+        )
+    x, y = (keras.ops.convert_to_numpy(array) for array in pair)
+    if len(x) == 0 or len(x) != len(y):
+        raise ValueError(
+            f"`{name}` must hold one target per input, at least one. "
+            f"Received: {len(x)} inputs and {len(y)} targets"
+        )
+    if training.loss != "mse" and (y.ndim != 1 or y.dtype.kind not in "iu" or y.min() < 0):
+        raise ValueError(
+            f"The targets of `{name}` must be integer classes of shape (samples,) for the loss "
+            f"{training.loss}. Received: shape {y.shape}, dtype {y.dtype}"
+        )
+    for part, array in (("inputs", x), ("targets", y)):
+        if not np.all(np.isfinite(array)):
+            raise ValueError(
+                f"The {part} of `{name}` must be finite. Received: NaN or infinity in them"
+            )
+    return x.astype("float32"), y.astype("float32" if training.loss == "mse" else "int32")
+
+
+def check_shapes(network: keras.Model, x: np.ndarray, held_out_x: np.ndarray) -> None:
+    """Raises `ValueError` unless the inputs fit each other and the network."""
+    if x.shape[1:] != held_out_x.shape[1:]:
+        raise ValueError(
+            "The inputs of `data` and `held_out` must have one shape, for the file has. "
+            f"Received: {x.shape[1:]} and {held_out_x.shape[1:]}"
+        )
+    wanted = getattr(network, "input_shape", None)
+    if isinstance(wanted, tuple) and (
+        len(wanted) != x.ndim
+        or any(size not in (None, given) for size, given in zip(wanted, x.shape, strict=True))
+    ):
+        raise ValueError(
+            f"The inputs of `data` must fit the network's input shape {wanted}. Received: {x.shape}"
+        )
+
+
+def check_targets(
+    outputs: np.ndarray, y: np.ndarray, held_out_y: np.ndarray, training: Training
+) -> None:
+    """Raises `ValueError` unless the targets fit the network's outputs."""
+    if training.loss == "mse":
+        shapes = {outputs.shape[1:], y.shape[1:], held_out_y.shape[1:]}
+        if outputs.ndim != 4 or len(shapes) != 1:
+            raise ValueError(
+                "For the loss mse the targets must be images of the shape that the network gives, "
+                f"{outputs.shape[1:]}. Received: {y.shape[1:]} in `data`, {held_out_y.shape[1:]} "
+                "in `held_out`. For a classifier pass "
+                "Training(loss='sparse_categorical_crossentropy')."
+            )
+    elif outputs.ndim != 2 or max(y.max(), held_out_y.max()) >= outputs.shape[1]:
+        raise ValueError(
+            f"The network gives outputs of shape {outputs.shape[1:]}; the classes must be numbers "
+            f"below that. Received: classes up to {max(y.max(), held_out_y.max())}"
+        )
