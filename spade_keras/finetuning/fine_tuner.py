@@ -1,4 +1,4 @@
-"""Fine-tuning as a Keras model: the base, and the strategies that compare with given images."""
+"""Fine-tuning as a Keras model: the base, strategies that compare outputs, and their distances."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class FineTuner(keras.Model):
 
     Args:
         network: The network to train.
-        distance: Called with `(y_true, y_pred)`, gives a scalar to minimize.
+        distance: Called with `(y_true, y_pred)`, gives a scalar; None: `mean_squared_error`.
         **kwargs: Arguments of `keras.Model`.
     """
 
@@ -51,14 +51,7 @@ class FineTuner(keras.Model):
     def strategy_loss(
         self, inputs: Mapping[str, Any], targets: Any, prediction: Any, training: bool
     ) -> Any:
-        """Returns the scalar to minimize.
-
-        Args:
-            inputs: The batch given to the network.
-            targets: The batch of targets, or None.
-            prediction: The network's output for `inputs`.
-            training: Whether weights are about to be updated.
-        """
+        """Returns the scalar to minimize, of one batch; `targets` may be None."""
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Returns the network's output."""
@@ -113,11 +106,7 @@ class Supervised(FineTuner):
     def strategy_loss(
         self, inputs: Mapping[str, Any], targets: Any, prediction: Any, training: bool
     ) -> Any:
-        """Returns l(f(y), x).
-
-        Raises:
-            ValueError: If the data have no targets.
-        """
+        """Returns l(f(y), x)."""
         if targets is None:
             raise ValueError(
                 "Supervised fine-tuning needs targets. Give data as (inputs, targets), or use "
@@ -156,18 +145,7 @@ class School(FineTuner):
 
 
 def judged_as(strategy: str) -> str:
-    """Returns the strategy whose score judges a network that `strategy` trained.
-
-    Args:
-        strategy: A name in `STRATEGIES`.
-
-    Raises:
-        ValueError: If there is no such strategy.
-
-    Example:
-        >>> judged_as("supervised")
-        'supervised'
-    """
+    """Returns the strategy whose score judges a network that `strategy` trained; both are names."""
     return str(getattr(STRATEGIES[strategy], "judged_as", FineTuner.judged_as))
 
 
@@ -187,19 +165,54 @@ def mean_squared_error(y_true: Any, y_pred: Any) -> Any:
     return ops.mean(difference * difference)
 
 
+def cross_entropy(y_true: Any, y_pred: Any, *, from_logits: bool = True) -> Any:
+    """Mean of -log p(label): the `distance` of `Supervised` for classifiers.
+
+    Args:
+        y_true: Classes, integers `(batch,)`.
+        y_pred: Class scores `(batch, classes)`.
+        from_logits: Whether scores are logits; else probabilities.
+    """
+    losses = keras.losses.sparse_categorical_crossentropy(
+        y_true, ops.cast(y_pred, "float32"), from_logits=from_logits
+    )
+    return ops.mean(losses)
+
+
+def divergence(
+    y_true: Any, y_pred: Any, *, from_logits: bool = True, temperature: float = 2.0
+) -> Any:
+    """T^2 KL(softmax(y_true / T) || softmax(y_pred / T)): the `distance` of `School`.
+
+    Args:
+        y_true: Class scores of the teacher, `(batch, classes)`.
+        y_pred: Class scores of the slim network.
+        from_logits: Whether scores are logits; else probabilities.
+        temperature: T. Above 1 unlikely classes count more, which carry the teacher's knowledge.
+
+    Reference:
+        Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network", 2015.
+    """
+    student = _log_softened(y_pred, from_logits, temperature)
+    teacher = _log_softened(y_true, from_logits, temperature)
+    terms = ops.sum(ops.exp(teacher) * (teacher - student), axis=-1)
+    return temperature**2 * ops.mean(terms)
+
+
+def _log_softened(scores: Any, from_logits: bool, temperature: float) -> Any:
+    scores = ops.cast(scores, "float32")
+    logits = scores if from_logits else ops.log(ops.maximum(scores, 1e-7))
+    return ops.log_softmax(logits / temperature, axis=-1)
+
+
 def tuning_options(
     *, learning_rate: float, steps: int, warmup: int, clip_norm: float = IMAGE_CLIP_NORM
 ) -> dict[str, Any]:
     """Returns arguments of `compile`: Adam on clipped gradients, and how a step is compiled.
 
-    The norm of gradients varies widely just after pruning and in small batches; clipping allows a
-    learning rate several times higher.
-
-    Args:
-        learning_rate: After a linear rise; falls to zero by a cosine.
-        steps: Steps of the whole training.
-        warmup: Steps of the rise, which starts at a twentieth of `learning_rate`.
-        clip_norm: Norm to which gradients are clipped.
+    The learning rate rises linearly from a twentieth of `learning_rate` over `warmup` of the
+    `steps`, then falls to zero by a cosine. The norm of gradients varies widely just after pruning
+    and in small batches; clipping allows a learning rate several times higher.
     """
     schedule = keras.optimizers.schedules.CosineDecay(
         learning_rate / 20,

@@ -34,9 +34,6 @@ class SelfSupervised(FineTuner):
         seed: Seed of the random transforms.
         **kwargs: Arguments of `FineTuner`.
 
-    Raises:
-        ValueError: If there is no operator, or it names no informative transform known here.
-
     Reference:
         Chen, Tachella and Davies, "Equivariant imaging: learning beyond the range space", 2021.
     """

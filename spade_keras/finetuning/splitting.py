@@ -29,9 +29,6 @@ def split_kspace(
     Returns:
         `inputs` with the given points only, and the others as `held_out_measurements` and
         `held_out_mask`.
-
-    Raises:
-        ValueError: If a sample has too few points outside the center.
     """
     mask = np.asarray(inputs["mask"]) != 0
     held_out = np.zeros_like(mask)
@@ -97,20 +94,12 @@ class SplitBatches(keras.utils.PyDataset):
 
 
 def held_out_measurements(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns inputs in which the held-out measurements replace the given ones.
-
-    Args:
-        inputs: Inputs from `split_kspace`.
-    """
+    """Returns inputs of `split_kspace` with the held-out measurements in place of the given."""
     return {**inputs, **_held_out(inputs)}
 
 
 def all_measurements(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns inputs with both the given and the held-out measurements.
-
-    Args:
-        inputs: Inputs from `split_kspace`, or plain inputs without held-out points.
-    """
+    """Returns inputs with both the given and the held-out measurements, if any are held out."""
     # The two sets of points are disjoint, so measurements and masks add up.
     return {**inputs, **{name: inputs[name] + value for name, value in _held_out(inputs).items()}}
 
