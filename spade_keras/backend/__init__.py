@@ -47,13 +47,7 @@ __all__ = [
 ]
 
 _BACKENDS = ("tensorflow", "jax", "torch")
-_FLAGS = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "XLA_FLAGS",
-    "TF_XLA_FLAGS",
-    "TF_ENABLE_ONEDNN_OPTS",
-)
+_FLAGS = "OMP_NUM_THREADS MKL_NUM_THREADS XLA_FLAGS TF_XLA_FLAGS TF_ENABLE_ONEDNN_OPTS"
 
 
 def _implementation() -> ModuleType:
@@ -86,12 +80,10 @@ def inference_function(
         model: A Keras model or layer; it is called with `training=False`.
         inputs: Arrays, or a dict, list or tuple of them. They are copied to the device once;
             float64 arrays become `keras.config.floatx()`, as in `model.predict`.
-        mode: One of `modes()`: "graph" or "xla" under TensorFlow, "jit" or "eager" under JAX,
-            "eager" or "compile" under PyTorch. The default is the first of them.
+        mode: One of `modes()`; None for the first of them.
 
     Returns:
-        A function without arguments. What it returns may still be under way on the device: block
-        with `synchronize`.
+        A function whose outputs may still be under way on the device: block with `synchronize`.
 
     Example:
         >>> import keras, numpy as np
@@ -146,7 +138,7 @@ def settings() -> dict[str, str]:
     """Lists what the user can set and a measured time depends on: threads, precision, flags."""
     return {
         "image_data_format": keras.config.image_data_format(),
-        **{name: os.environ[name] for name in _FLAGS if name in os.environ},
+        **{name: os.environ[name] for name in _FLAGS.split() if name in os.environ},
         **_implementation().settings(),
     }
 
@@ -162,11 +154,9 @@ def peak_memory_bytes() -> int | None:
 
 
 def reset_peak_memory() -> bool:
-    """Starts a new peak for `peak_memory_bytes`.
+    """Starts a new peak for `peak_memory_bytes`; returns whether the platform can do so.
 
-    Returns:
-        Whether the platform can do so (not under JAX on a GPU, nor on a CPU outside Linux); if it
-        cannot, the peak remains that of the whole process.
+    It cannot under JAX on a GPU, nor on a CPU outside Linux: the peak stays the whole process's.
     """
     implementation = _implementation()
     return implementation.reset_gpu_peak() if implementation.gpu() else reset_peak_resident()
@@ -182,11 +172,8 @@ def loss_gradients(
     The model runs with `training=False`, so neither dropout nor batch statistics disturb the
     gradient, and its variables are left as they were.
 
-    Args:
-        model: A built Keras model.
-        loss: Called as `loss(targets, outputs)` on tensors; may return one value per sample.
-        inputs: Arrays, or a dict, list or tuple of them.
-        targets: Handed to `loss`, arrays becoming tensors; None stays None.
+    `inputs` and `targets` are arrays, or a dict, list or tuple of them; targets may be None. The
+    loss is called as `loss(targets, outputs)` on tensors and may return one value per sample.
 
     Returns:
         One array for each of `model.trainable_variables`, in that order; zeros where the loss
@@ -212,13 +199,9 @@ def vjp(function: Callable[[Any], Any], x: Any) -> tuple[Any, Callable[[Any], An
 
         value = f(x),    pullback(u) = (df/dx)^T u
 
-    Args:
-        function: From one tensor to one tensor; what it closes over is held fixed.
-        x: The point, a float tensor.
-
-    Returns:
-        The value, and the pullback, which may be called many times, also inside the body of a
-        `keras.ops.while_loop`. Neither is differentiable again.
+    f goes from one float tensor to one tensor; what it closes over is held fixed. The pullback may
+    be called many times, also inside the body of a `keras.ops.while_loop`. Neither value nor
+    pullback is differentiable again.
 
     Example:
         >>> from keras import ops
@@ -238,10 +221,8 @@ def attach_gradient(value: Any, carrier: Any, backward: Callable[[Any], Any]) ->
     linear solve. The equation is the carrier, the solve is `backward`: only the cotangent passes
     through it, so weights get theirs from the carrier, by the backend's own differentiation.
 
-    Args:
-        value: The tensor to return.
-        carrier: A differentiable tensor of the same shape and dtype.
-        backward: A pure function of the cotangent. It may close over tensors and read variables.
+    `value` and the differentiable `carrier` have one shape and dtype; `backward` is a pure function
+    that may close over tensors and read variables.
     """
     return _implementation().attach_gradient(value, carrier, backward)
 
@@ -270,12 +251,9 @@ def conjugate(z: Any) -> Any:
 
 
 def fft(z: Any, *, axes: int = 2, inverse: bool = False) -> Any:
-    """Plain Fourier transform over the last axes: zero frequency first, forward unscaled.
+    """Plain Fourier transform of complex64 over the last `axes` axes, 1 or 2.
 
-    Args:
-        z: complex64 tensor of shape `(..., height, width)`.
-        axes: Number of axes, counted from the last: 1 or 2.
-        inverse: Whether to transform back, which divides by the number of samples.
+    Zero frequency comes first; forward is unscaled, inverse divides by the number of samples.
     """
     return _implementation().fft(z, axes, inverse)
 

@@ -2,9 +2,8 @@
 
     python -P check_script.py FOLDER
 
-reads `job.json` and `arrays.npz` of FOLDER and writes `answer.json` there. This is a script, not a
-module of the library: it imports TensorFlow and NumPy, and runs the one file of the library that
-times windows, which is of the standard library alone.
+reads `job.json` and `arrays.npz` of FOLDER and writes `answer.json` there. A script: of the library
+it runs the one file that times windows, which is of the standard library alone.
 """
 
 from __future__ import annotations

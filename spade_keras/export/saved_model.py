@@ -7,7 +7,7 @@ import importlib.util
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,6 @@ from spade_keras.files import complete_folder, read_npz
 from spade_keras.latency.fresh_process import import_path, run_job
 from spade_keras.typing import Record
 
-FORMATS = ("tf_saved_model",)
-"""Formats a model can be exported to."""
-
 MARKER = "saved_model.pb"
 
 _CONVERT = (
@@ -33,28 +30,16 @@ _CONVERT = (
 
 @dataclass(frozen=True)
 class ExportReport(Record):
-    """An exported model.
-
-    Args:
-        folder: Where it is.
-        format: One of `FORMATS`.
-        backend: The Keras backend that it came from.
-        inputs: Shape, its batch axis None, and dtype of every input of the signature.
-        size_bytes: Size of all its files.
-        seconds: Time that exporting took.
-    """
+    """An exported model; `inputs` hold the shape and dtype of each input of the signature."""
 
     folder: Path
-    format: str
     backend: str
     inputs: Mapping[str, Mapping[str, Any]]
     size_bytes: int
     seconds: float
 
 
-def export_model(
-    network: keras.Model, folder: str | Path, inputs: Any, *, format: str = "tf_saved_model"
-) -> ExportReport:
+def export_model(network: keras.Model, folder: str | Path, inputs: Any) -> ExportReport:
     """Exports a model as a TensorFlow SavedModel, which needs neither Keras nor spade-keras.
 
     The batch axis of the signature is free, the other axes are those of `inputs`. Under JAX and
@@ -64,21 +49,17 @@ def export_model(
     Args:
         network: A Keras model of any kind; it is left as it was.
         folder: The folder to make; an earlier export in it is replaced.
-        inputs: Example inputs with a batch axis: a dict of arrays, or one array. The keys of a
-            dict name the inputs of the signature.
-        format: One of `FORMATS`, in the words of `keras.Model.export`.
+        inputs: Example inputs with a batch axis: a dict of arrays, whose keys name the inputs of
+            the signature, or one array.
 
     Raises:
-        TypeError: If `inputs` is neither a dict of arrays nor an array.
-        ValueError: If `folder` holds something else, or the format is unknown.
+        ValueError: If `folder` holds something else than an export.
         MissingExtraError: If TensorFlow is not installed.
         ExportError: If the process that converts fails; holds all that it wrote.
     """
-    if format not in FORMATS:
-        raise ValueError(f"`format` must be one of {FORMATS}. Received: format={format!r}")
     start = time.perf_counter()
     target = Path(folder).absolute()
-    require_tensorflow()
+    require_packages("tensorflow", "tensorflow")
     arrays = named_arrays(inputs)
     with complete_folder(target, MARKER) as fresh:
         if keras.backend.backend() == "tensorflow":
@@ -89,7 +70,6 @@ def export_model(
             raise ExportError(f"Exporting ended without an error, but wrote no {MARKER}.")
     return ExportReport(
         folder=target,
-        format=format,
         backend=keras.backend.backend(),
         inputs={
             name: {"shape": [None, *array.shape[1:]], "dtype": str(array.dtype)}
@@ -104,10 +84,6 @@ def named_arrays(inputs: Any) -> dict[str, np.ndarray]:
     """Names the arrays of model inputs; a lone array gets the name "".
 
     float64 arrays become `keras.config.floatx()`, which is what Keras feeds to models.
-
-    Raises:
-        TypeError: If `inputs` is neither a dict of arrays nor an array.
-        ValueError: If an array has no batch axis, or a name is not a plain word.
     """
     named = dict(inputs) if isinstance(inputs, Mapping) else {"": inputs}
     for name, value in named.items():
@@ -177,10 +153,15 @@ def convert(folder: Path) -> None:
     _write_archive(network, Path(job["archive"]), arrays)
 
 
-def require_tensorflow() -> None:
-    """Raises `MissingExtraError` unless a child process can import TensorFlow; imports nothing."""
-    if importlib.util.find_spec("tensorflow") is None:
-        raise MissingExtraError("tensorflow", "tensorflow")
+def require_packages(extra: str, *packages: str) -> None:
+    """Checks that a child process can import packages, without importing them here.
+
+    Raises:
+        MissingExtraError: For the first that it cannot import.
+    """
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package, extra)
 
 
 def _write_archive(network: keras.Model, folder: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -203,19 +184,7 @@ def _structured(named: dict[str, Any]) -> Any:
 
 def custom_modules(config: Any) -> list[str]:
     """Returns the modules to import before a serialized Keras object can be loaded, sorted."""
-    return sorted(set(_custom_modules(config)))
-
-
-def _custom_modules(config: Any) -> Iterator[str]:
-    if isinstance(config, Mapping):
-        # Keras records the module of its own classes, but only the registered name of others;
-        # for a function that name takes the place of its config.
-        is_function = config.get("class_name") == "function"
-        name = config.get("config" if is_function else "registered_name")
-        if isinstance(name, str) and (found := keras.saving.get_registered_object(name)):
-            yield found.__module__
-        for value in config.values():
-            yield from _custom_modules(value)
-    elif isinstance(config, (list, tuple)):
-        for value in config:
-            yield from _custom_modules(value)
+    # Keras records the module of its own classes, but only the registered name of others.
+    written = repr(config)
+    known = keras.saving.get_custom_objects()
+    return sorted({found.__module__ for name, found in known.items() if repr(name) in written})

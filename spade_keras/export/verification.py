@@ -15,7 +15,7 @@ import numpy as np
 
 from spade_keras import backend
 from spade_keras.errors import ExportError
-from spade_keras.export.saved_model import MARKER, named_arrays, require_tensorflow
+from spade_keras.export.saved_model import MARKER, named_arrays, require_packages
 from spade_keras.latency import Latency, Ratio, device_lock, ratio_interval, summarize, windows
 from spade_keras.latency.fresh_process import run_job
 from spade_keras.typing import Record
@@ -25,13 +25,10 @@ _SCRIPT = Path(__file__).with_name("check_script.py")
 
 @dataclass(frozen=True)
 class CheckReport(Record):
-    """Errors and times of exported models in a process with TensorFlow alone.
+    """Errors and times, by name, of exported models in a process with TensorFlow alone.
 
-    Args:
-        max_abs_error: Per model, the largest distance of its outputs from the expected ones.
-        relative_error: The same, divided by the range (max - min) of the expected outputs.
-        latency: Per model, its time in that process.
-        ratio: Time of the second model / time of the first; None if there is one alone.
+    Relative errors are divided by the range (max - min) of the expected outputs. `ratio` is the
+    time of the second model / the time of the first; None if there is one alone.
     """
 
     max_abs_error: Mapping[str, float]
@@ -68,7 +65,6 @@ def check_saved_models(
         lock: Whether to wait until no other process is timing on this device.
 
     Raises:
-        ValueError: If the arguments do not fit together, or `expected` is not finite.
         MissingExtraError: If TensorFlow is not installed.
         ExportError: If the process fails; holds all that it wrote.
     """
@@ -86,7 +82,7 @@ def check_saved_models(
             "`pairs` must be at least 2 and `warmup` at least 1. "
             f"Received: pairs={pairs}, warmup={warmup}"
         )
-    require_tensorflow()
+    require_packages("tensorflow", "tensorflow")
     job = {
         "models": {name: str(path) for name, path in paths.items()},
         "windows": windows.__file__,
@@ -171,9 +167,6 @@ def _checked_expected(
     for model, value in expected.items():
         named = value if isinstance(value, Mapping) else {"": value}
         outputs[model] = {name: keras.ops.convert_to_numpy(array) for name, array in named.items()}
-        for name, array in outputs[model].items():
-            if not np.all(np.isfinite(array)):
-                raise ValueError(
-                    f"`expected` must be finite. Received: NaN or infinity in {model} {name}"
-                )
+        if not all(np.all(np.isfinite(array)) for array in outputs[model].values()):
+            raise ValueError(f"`expected` must be finite. Received: NaN or infinity in {model}")
     return outputs

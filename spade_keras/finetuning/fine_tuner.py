@@ -23,12 +23,8 @@ class FineTuner(keras.Model):
     that callbacks such as `ModelCheckpoint` write the network to ship.
 
     A strategy implements `strategy_loss`. Data may come with or without targets; metrics are
-    computed only when there are targets.
-
-    Args:
-        network: The network to train.
-        distance: Called with `(y_true, y_pred)`, gives a scalar; None: `mean_squared_error`.
-        **kwargs: Arguments of `keras.Model`.
+    computed only when there are targets. The `distance` is called with `(y_true, y_pred)` and gives
+    a scalar; None stands for `mean_squared_error`.
     """
 
     judged_as = "school"
@@ -120,10 +116,7 @@ class School(FineTuner):
 
     Uses measurements only; targets are ignored.
 
-    Args:
-        network: The slim network, trained in place.
-        teacher: The unpruned network; a frozen copy is kept, so it stays trainable itself.
-        **kwargs: Arguments of `FineTuner`.
+    A frozen copy of `teacher`, the unpruned network, is kept, so that itself stays trainable.
 
     Reference:
         Park et al., "Efficient model-based deep learning via network pruning and fine-tuning",
@@ -168,10 +161,7 @@ def mean_squared_error(y_true: Any, y_pred: Any) -> Any:
 def cross_entropy(y_true: Any, y_pred: Any, *, from_logits: bool = True) -> Any:
     """Mean of -log p(label): the `distance` of `Supervised` for classifiers.
 
-    Args:
-        y_true: Classes, integers `(batch,)`.
-        y_pred: Class scores `(batch, classes)`.
-        from_logits: Whether scores are logits; else probabilities.
+    `y_true` are integers `(batch,)`, `y_pred` logits, or else probabilities, `(batch, classes)`.
     """
     losses = keras.losses.sparse_categorical_crossentropy(
         y_true, ops.cast(y_pred, "float32"), from_logits=from_logits
@@ -184,11 +174,8 @@ def divergence(
 ) -> Any:
     """T^2 KL(softmax(y_true / T) || softmax(y_pred / T)): the `distance` of `School`.
 
-    Args:
-        y_true: Class scores of the teacher, `(batch, classes)`.
-        y_pred: Class scores of the slim network.
-        from_logits: Whether scores are logits; else probabilities.
-        temperature: T. Above 1 unlikely classes count more, which carry the teacher's knowledge.
+    Both are logits, or else probabilities, `(batch, classes)`. At a temperature T above 1 unlikely
+    classes count more, which carry the teacher's knowledge.
 
     Reference:
         Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network", 2015.

@@ -27,8 +27,7 @@ def split_kspace(
         center: Side of the central block, in columns or as a square, that is never held out.
 
     Returns:
-        `inputs` with the given points only, and the others as `held_out_measurements` and
-        `held_out_mask`.
+        `inputs` with the given points only, and `held_out_measurements` and `held_out_mask`.
     """
     mask = np.asarray(inputs["mask"]) != 0
     held_out = np.zeros_like(mask)
@@ -60,11 +59,7 @@ def split_kspace(
 class SplitBatches(keras.utils.PyDataset):
     """Serves batches of inputs with a new random split of their sampled points every time.
 
-    Args:
-        batches: Serves `(inputs,)`, without targets.
-        share: Share that is held out; see `split_kspace`.
-        center: See `split_kspace`.
-        seed: Seed of the draws.
+    `batches` serves `(inputs,)`, without targets; `share` and `center` as in `split_kspace`.
 
     Reference:
         Yaman et al., "Self-supervised learning of physics-guided reconstruction neural networks

@@ -42,11 +42,9 @@ def user_cache_folder(name: str) -> Path:
 class LatencyCache:
     """Times by name, valid under one fingerprint each.
 
-    They are in one SQLite file, so several processes may use a cache at once. The fingerprint's
-    inputs are left out: the name must identify the measured thing with its input shapes.
-
-    Args:
-        folder: Where the file lies; None: in the user's cache folder.
+    They are in one SQLite file in `folder`, by default the user's cache, which several processes
+    may use at once. The fingerprint's inputs are left out: the name must identify the measured
+    thing with its input shapes.
 
     Example:
         >>> import tempfile

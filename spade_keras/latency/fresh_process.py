@@ -37,16 +37,9 @@ def run_job(
 ) -> None:
     """Writes `job.json` and `arrays.npz` into a folder and has a new process work on them.
 
-    Args:
-        program: Words after `python` on the command line; the folder comes last. The working
-            folder and the program's own one are not on the process's path.
-        folder: The job's folder, for its results too.
-        job: Plain JSON values.
-        arrays: Arrays by name.
-        purpose: What the process does, for the error.
-        environment: Variables to set, or to unset where the value is None.
-        timeout_s: Seconds after which it is killed.
-        raises: The error to raise.
+    `program` are the words after `python` on the command line; the folder, for results too, comes
+    last. Neither the working folder nor the program's own one is on the process's path. Variables
+    of `environment` that are None are unset. `purpose` says in errors what the process does.
 
     Raises:
         ChildFailedError: Or `raises`: if it fails or takes longer; holds all that it wrote.
@@ -102,20 +95,11 @@ def compare_in_fresh_process(  # noqa: PLR0913 - every setting is a keyword of i
     So nothing that this process compiled, cached or left in memory can favor a model. The new one
     runs the same Keras backend with the same `floatx`, image data format and dtype policy.
 
-    Args:
-        a: The reference, a `.keras` file.
-        b: The other model, a `.keras` file.
-        inputs: Arrays, or a dict, list or tuple of them, with the batch axis; inputs of both.
-        pairs: See `compare`.
-        batch_size: Samples per call, `inputs` being repeated or cut; None takes them as they are.
-        mode: See `compare`.
-        single_calls: See `compare`.
-        imports: Modules imported before the models are loaded, so that their classes are known:
-            for instance "spade_keras.networks".
-        timeout_s: Seconds after which the process is ended.
+    `a`, the reference, and `b` are `.keras` files. `imports` are modules to import before they are
+    loaded, so that their classes are known: for instance "spade_keras.networks". The inputs are
+    repeated or cut to `batch_size` samples. Other options are those of `compare`.
 
     Raises:
-        ValueError: If `a` or `b` is no file, or `batch_size` is below 1.
         DeviceBusyError: If another process keeps timing on this device; the caller must not hold
             its lock.
         FreshProcessError: If the comparison fails; tells why.

@@ -14,7 +14,7 @@ _RESAMPLES = 4999
 
 
 def ratio_interval(
-    a_ms: Sequence[float], b_ms: Sequence[float], *, confidence: float = 0.95, seed: int = 0
+    a_ms: Sequence[float], b_ms: Sequence[float], *, confidence: float = 0.95
 ) -> Ratio:
     """Estimates the time of `b` / the time of `a` from interleaved samples.
 
@@ -24,11 +24,8 @@ def ratio_interval(
     anything that slows both windows of a pair cancels. On skewed samples with bursts, 10 to 40
     pairs, its coverage is closer to nominal than that of the basic or the bias-corrected one.
 
-    Args:
-        a_ms: Times of the reference, in the order measured.
-        b_ms: Times of the other model, each measured next to its partner in `a_ms`.
-        confidence: Probability that the interval covers the true ratio, in (0, 1).
-        seed: Seed of the resampling: the same samples give the same interval.
+    Each time in `b_ms` was measured next to its partner in `a_ms`. The same samples give the same
+    interval.
 
     Example:
         >>> print(ratio_interval([10.0, 10.2, 9.9, 10.1], [5.1, 5.0, 5.0, 5.2]))
@@ -41,24 +38,18 @@ def ratio_interval(
             f"Received: shapes {a.shape} and {b.shape}"
         )
     _check_times(a_ms=a, b_ms=b)
-    low, high = _bootstrap((a, b), _ratio_of_medians, confidence, seed)
+    low, high = _bootstrap((a, b), _ratio_of_medians, confidence)
     return Ratio(float(_ratio_of_medians(a, b)), low, high, confidence, pairs=int(a.size))
 
 
 def quantile_interval(
-    samples_ms: Sequence[float], q: float = 0.5, *, confidence: float = 0.95, seed: int = 0
+    samples_ms: Sequence[float], q: float = 0.5, *, confidence: float = 0.95
 ) -> Estimate:
     """Estimates a quantile of one model's times: the median, or a tail such as q = 0.99.
 
     The interval is the percentile bootstrap. Its upper bound is never above the longest sample,
     so that a tail needs samples beyond it: for q = 0.99 at 95 % at least 370 single calls
     (`measure(..., single_calls=True)`), since in fewer none may lie above the true quantile.
-
-    Args:
-        samples_ms: Times of windows; for a tail each must be of one call.
-        q: The quantile, in (0, 1).
-        confidence: Probability that the interval covers the true quantile, in (0, 1).
-        seed: Seed of the resampling: the same samples give the same interval.
 
     Example:
         >>> print(quantile_interval([10.0, 10.2, 9.9, 10.1, 12.0]))
@@ -78,7 +69,7 @@ def quantile_interval(
     def quantile(values: np.ndarray, axis: int = -1) -> np.ndarray:
         return np.quantile(values, q, axis=axis)
 
-    low, high = _bootstrap((samples,), quantile, confidence, seed)
+    low, high = _bootstrap((samples,), quantile, confidence)
     return Estimate(float(quantile(samples)), low, high, confidence, samples=int(samples.size))
 
 
@@ -91,9 +82,7 @@ def pool(comparisons: Sequence[Comparison], *, confidence: float = 0.95) -> Comp
     all windows of one process together. So more windows of one process do not predict the next
     process; the differences between n processes do.
 
-    Args:
-        comparisons: The same two models, timed in processes of their own; at least one.
-        confidence: Probability that the interval covers the ratio of the average process.
+    The interval covers the ratio of the average process.
 
     Reference:
         Kalibera and Jones, "Rigorous benchmarking in reasonable time", 2013.
@@ -134,7 +123,6 @@ def _bootstrap(
     samples: tuple[np.ndarray, ...],
     statistic: Callable[..., np.ndarray],
     confidence: float,
-    seed: int,
 ) -> tuple[float, float]:
     """The percentile bootstrap; two samples are drawn in pairs."""
     # scipy.stats takes a second to import, so it is imported only when models are timed.
@@ -151,7 +139,7 @@ def _bootstrap(
         batch=500,
         confidence_level=confidence,
         method="percentile",
-        rng=np.random.default_rng(seed),
+        rng=np.random.default_rng(0),
     )
     low, high = result.confidence_interval
     return float(low), float(high)

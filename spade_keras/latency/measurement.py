@@ -137,11 +137,8 @@ def self_check(
 ) -> SelfCheck:
     """Times a model against itself, which shows the noise of this machine.
 
-    Args:
-        model: See `measure`; compiled twice, as two models would be.
-        inputs: See `measure`.
-        pairs: Windows of each; more of them resolve smaller differences.
-        **options: Options of `compare`.
+    It is compiled twice, as two models would be. More `pairs` resolve smaller differences;
+    `options` are those of `compare`.
     """
     comparison = compare(model, model, inputs, pairs=pairs, **options)
     ratio = comparison.ratio
@@ -150,13 +147,7 @@ def self_check(
 
 @dataclasses.dataclass(frozen=True)
 class BatchLatency(Record):
-    """The time of one call with a batch.
-
-    Args:
-        batch: Samples in the batch.
-        latency: Time of the call.
-        samples_per_s: `batch` / median time.
-    """
+    """The time of one call with a batch; `samples_per_s` is `batch` / median time."""
 
     batch: int
     latency: Latency
@@ -164,18 +155,11 @@ class BatchLatency(Record):
 
 
 def sweep_batches(
-    model: Callable[..., Any],
-    inputs: Any,
-    batches: Sequence[int] = (1, 2, 4, 8),
-    **options: Any,
+    model: Callable[..., Any], inputs: Any, batches: Sequence[int] = (1, 2, 4, 8), **options: Any
 ) -> tuple[BatchLatency, ...]:
     """Times a model at several batch sizes; returns one entry for each, in the order given.
 
-    Args:
-        model: A Keras model.
-        inputs: Real inputs with a batch axis; they are repeated to fill larger batches.
-        batches: The batch sizes, each at least 1.
-        **options: Options of `measure`.
+    Inputs are repeated to fill larger batches; `options` are those of `measure`.
     """
     if not batches or min(batches) < 1:
         raise ValueError(

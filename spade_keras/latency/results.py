@@ -52,14 +52,9 @@ class Latency(Record):
 
 @dataclasses.dataclass(frozen=True)
 class Estimate(Record):
-    """A quantile of a model's times, with its confidence interval.
+    """A quantile in milliseconds of so many `samples`, with its confidence interval.
 
-    Args:
-        value: The quantile, in milliseconds.
-        low: Lower bound.
-        high: Upper bound; a limit in milliseconds is met when this is below it.
-        confidence: Probability that the interval was made for.
-        samples: Number of times behind it.
+    A limit is met when `high` is below it.
     """
 
     value: float
@@ -74,15 +69,10 @@ class Estimate(Record):
 
 @dataclasses.dataclass(frozen=True)
 class Ratio(Record):
-    """The time of one model divided by the time of another, with its confidence interval.
+    """The median time of one model divided by that of another, with its confidence interval.
 
-    Args:
-        value: Ratio of the medians.
-        low: Lower bound.
-        high: Upper bound; a budget is met when this is below it.
-        confidence: Probability that the interval was made for.
-        pairs: Paired windows behind it.
-        processes: Processes in which they were measured.
+    It is made of `pairs` of windows, in so many `processes`. A budget is met when `high` is below
+    it.
     """
 
     value: float
@@ -100,10 +90,7 @@ class Ratio(Record):
 class Comparison(Record):
     """Two models timed interleaved.
 
-    Args:
-        a: Of the reference.
-        b: Of the other model.
-        ratio: Time of `b` / time of `a`: below 1 when `b` is the faster one.
+    `a` is the reference; `ratio` is the time of `b` / the time of `a`, below 1 when `b` is faster.
     """
 
     a: Latency
@@ -113,12 +100,10 @@ class Comparison(Record):
 
 @dataclasses.dataclass(frozen=True)
 class SelfCheck(Record):
-    """A model timed against itself.
+    """A model timed against itself: its ratio differs from 1 by noise alone.
 
-    Args:
-        comparison: Its ratio differs from 1 by noise alone.
-        resolvable: The smallest relative difference that this machine resolves with this number
-            of pairs: the larger distance of the interval's ends from 1.
+    `resolvable` is the smallest relative difference that this machine resolves with this number of
+    pairs: the larger distance of the interval's ends from 1.
     """
 
     comparison: Comparison
@@ -148,12 +133,12 @@ def summarize(
     """Makes a `Latency` of milliseconds per call and the time of the first, compiling call."""
     if len(samples_ms) == 0:
         raise ValueError("`samples_ms` must hold at least one time. Received: samples_ms=[]")
-    q1, median, q3, p99 = np.percentile(np.asarray(samples_ms, "float64"), [25, 50, 75, 99])
+    q1, median, q3, p99 = np.percentile(samples_ms, [25, 50, 75, 99]).tolist()
     return Latency(
-        median_ms=float(median),
-        q1_ms=float(q1),
-        q3_ms=float(q3),
-        p99_ms=float(p99),
+        median_ms=median,
+        q1_ms=q1,
+        q3_ms=q3,
+        p99_ms=p99,
         compile_ms=max(0.0, float(first_ms - median)),
         samples=tuple(float(sample) for sample in samples_ms),
         calls_per_window=calls_per_window,

@@ -39,19 +39,12 @@ class Stopwatch:
 
 
 class Warm(NamedTuple):
-    """A function that is warm.
+    """A function that is warm."""
 
-    Args:
-        first_ms: Time of the first call, which traces and compiles.
-        call_ms: Median time per call of the last windows.
-        calls: Calls that make a window long enough to be timed.
-        stable: Whether the last windows agreed before the limit was reached.
-    """
-
-    first_ms: float
-    call_ms: float
-    calls: int
-    stable: bool
+    first_ms: float  # traces and compiles
+    call_ms: float  # median per call of the last windows
+    calls: int  # that make a window long enough to be timed
+    stable: bool  # whether the last windows agreed before the limit was reached
 
 
 def warm_up(
@@ -86,10 +79,8 @@ def time_interleaved(
 ) -> list[list[float]]:
     """Times every function once per round, in reversed order every second round.
 
-    A, B, B, A, A, B, ...: a drift of the machine's speed then falls on all functions alike.
-
-    Returns:
-        For each function `rounds` times in milliseconds per call; times of one round are paired.
+    A, B, B, A, A, B, ...: a drift of the machine's speed then falls on all functions alike. Returns
+    milliseconds per call for each function; those of one round are paired.
     """
     samples: list[list[float]] = [[] for _ in functions]
     with _garbage_collection_off():

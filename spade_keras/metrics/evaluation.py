@@ -24,12 +24,7 @@ _FORMATS = {
 
 @dataclass(frozen=True)
 class Scores:
-    """Numbers under one convention.
-
-    Attributes:
-        convention: Its name.
-        values: Score -> one value per image or volume, or a single one over all samples.
-    """
+    """Scores under one convention: one value per image or volume, or one over all samples."""
 
     convention: str
     values: Mapping[str, np.ndarray]
@@ -39,10 +34,7 @@ class Scores:
         return self.values[name]
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the convention and the mean of each score, with its spread where it has one.
-
-        The standard deviation over images or volumes is called `<score>_std`.
-        """
+        """Returns the convention, the mean of each score, and its spread as `<score>_std`."""
         means = {name: float(np.mean(v)) for name, v in self.values.items()}
         spreads = {f"{n}_std": float(np.std(v)) for n, v in self.values.items() if np.ndim(v)}
         return {"convention": self.convention, **means, **spreads}
@@ -125,12 +117,8 @@ def image_quality(y_true: np.ndarray, y_pred: np.ndarray) -> Scores:
 def class_quality(y_true: np.ndarray, y_pred: np.ndarray) -> Scores:
     """Compares class scores with the true classes; see `CLASS_CONVENTION`.
 
-    Args:
-        y_true: Classes, integers `(samples,)`.
-        y_pred: Logits or probabilities `(samples, classes)`; see `are_probabilities`.
-
-    Returns:
-        "accuracy" and "cross_entropy" over all samples.
+    `y_true` are integers `(samples,)`, `y_pred` logits or probabilities `(samples, classes)`. Gives
+    "accuracy" and "cross_entropy" over all samples.
 
     Example:
         >>> print(class_quality(np.array([0, 1]), np.array([[0.9, 0.1], [0.8, 0.2]]))["accuracy"])

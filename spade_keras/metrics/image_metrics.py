@@ -115,13 +115,6 @@ class SSIM(_ImageMetric):
     sets the window too, 7x7 or 11x11; images must be at least as large. Its name is `ssim_` and
     the convention.
 
-    Example:
-        >>> metric = SSIM()
-        >>> image = np.random.default_rng(0).uniform(size=(1, 16, 16, 1))
-        >>> metric.update_state(image, image)
-        >>> metric.name, round(float(metric.result()), 3)
-        ('ssim_image', 1.0)
-
     Reference:
         Wang et al., "Image quality assessment: from error visibility to structural similarity",
         2004.
@@ -135,12 +128,6 @@ class NMSE(_ImageMetric):
     """Mean of ||y_pred - y_true||^2 / ||y_true||^2 over images or volumes.
 
     Arguments as of `PSNR`; the data range cancels. Its name is `nmse_` and the convention.
-
-    Example:
-        >>> metric = NMSE()
-        >>> metric.update_state(np.full((1, 4, 4, 1), 2.0), np.full((1, 4, 4, 1), 1.0))
-        >>> metric.name, round(float(metric.result()), 3)
-        ('nmse_image', 0.25)
     """
 
     per_image, score, better = nmse_per_image, "nmse", "down"

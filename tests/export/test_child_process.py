@@ -61,4 +61,4 @@ def test_the_check_refuses_a_process_that_has_imported_keras():
 def test_missing_tensorflow_is_an_error_with_the_pip_line(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'spade-keras\[tensorflow\]'"):
-        saved_model.require_tensorflow()
+        saved_model.require_packages("tensorflow", "tensorflow")

@@ -179,7 +179,7 @@ def clustered(tmp_path_factory):
 def test_every_layer_has_a_twin_of_equal_outputs(clustered):
     outputs, tuned, report = clustered
     kinds = {type(layer).__name__ for layer in tuned.layers}
-    assert set(twin._RULES) == kinds - {"InputLayer"}
+    assert set(twin._LAYERS) == kinds - {"InputLayer"}
     assert outputs.std() > 0.05
     assert report.twin_error < 1e-5 and report.carried_error < 1e-5
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
-import importlib.util
 import json
 import tempfile
 import time
@@ -20,16 +19,16 @@ import keras
 import numpy as np
 
 from spade_keras import backend
-from spade_keras.errors import ExportError, MissingExtraError
-from spade_keras.export.saved_model import require_tensorflow
+from spade_keras.errors import ExportError
+from spade_keras.export.saved_model import require_packages
 from spade_keras.export.tfmot.training import (
     Arrays,
     KernelSummary,
     TfmotReport,
     Training,
-    check_shapes,
     check_targets,
-    checked_arrays,
+    checked_data,
+    kernels_of,
 )
 from spade_keras.export.tfmot.twin import describe, weights_of, with_weights
 from spade_keras.files import read_npz, write_bytes_atomic
@@ -170,10 +169,9 @@ def _tune(
         )
     if pairs < 2:
         raise ValueError(f"`pairs` must be at least 2. Received: pairs={pairs}")
-    _require_tfmot()
-    x, y = checked_arrays("data", data, training)
-    held_out_x, held_out_y = checked_arrays("held_out", held_out, training)
-    check_shapes(network, x, held_out_x)
+    require_packages("tensorflow", "tensorflow")
+    require_packages("tfmot", "tf_keras", "tensorflow_model_optimization")
+    x, y, held_out_x, held_out_y = checked_data(network, data, held_out, training)
     description = describe(network, x.shape[1:])
     before = network.predict(held_out_x, batch_size=training.batch_size, verbose=0)
     check_targets(before, y, held_out_y, training)
@@ -193,11 +191,11 @@ def _tune(
         _run(folder, job, {**arrays, **weights_of(network)})
         answer = json.loads((folder / "answer.json").read_text())
         weights, outputs = (read_npz(folder / f"{name}.npz") for name in ("weights", "outputs"))
-        tuned = with_weights(network, weights)
-        after = tuned.predict(held_out_x, batch_size=training.batch_size, verbose=0)
-        carried_error = _checked_carrying(after, outputs["float32"])
         files = {file: (folder / f"{file}.tflite").read_bytes() for file in _FILES}
-        write_bytes_atomic(target, files["int8"])
+    tuned = with_weights(network, weights)
+    after = tuned.predict(held_out_x, batch_size=training.batch_size, verbose=0)
+    carried_error = _checked_carrying(after, outputs["float32"])
+    write_bytes_atomic(target, files["int8"])
     judged = {"before": before, "after": after, **outputs}
     return tuned, TfmotReport(
         path=target,
@@ -209,23 +207,12 @@ def _tune(
         size_bytes={name: len(content) for name, content in files.items()},
         zipped_bytes={name: len(gzip.compress(content)) for name, content in files.items()},
         **_times(answer, held_out_x),
-        kernels={
-            name: KernelSummary(weight.size, np.unique(weight).size, int(np.sum(weight == 0)))
-            for name, weight in weights_of(tuned).items()
-            if weight.ndim > 1
-        },
+        kernels=kernels_of(tuned),
         left=answer["left"],
         twin_error=answer["twin_error"],
         carried_error=carried_error,
         seconds=time.perf_counter() - start,
     )
-
-
-def _require_tfmot() -> None:
-    require_tensorflow()
-    for name in ("tf_keras", "tensorflow_model_optimization"):
-        if importlib.util.find_spec(name) is None:
-            raise MissingExtraError(name, "tfmot")
 
 
 def _run(folder: Path, job: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:

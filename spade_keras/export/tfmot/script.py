@@ -3,9 +3,8 @@
     python -P script.py FOLDER
 
 reads `job.json` and `arrays.npz` of FOLDER and writes `float32.tflite`, `int8.tflite`,
-`weights.npz`, `outputs.npz` and `answer.json` there. This is a script, not a module of the library:
-importing TensorFlow Model Optimization turns `tf.keras` into Keras 2 for the whole process. Of the
-library it runs the one file that times windows, which is of the standard library alone.
+`weights.npz`, `outputs.npz` and `answer.json` there. A script: importing TensorFlow Model
+Optimization turns `tf.keras` into Keras 2 for the whole process.
 """
 
 from __future__ import annotations
@@ -22,6 +21,9 @@ from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import filelock
+import numpy as np
 
 _TWIN_TOLERANCE = 1e-5
 _RANGE_DECAY = 0.9  # ten steps: ranges follow the weights
@@ -184,8 +186,8 @@ def wrapped_twin(job: dict[str, Any], twin: Any, x: Any) -> tuple[Any, dict[str,
     return wrapped(twin, treat, most=1)
 
 
-def fit(job: dict[str, Any], model: Any, x: Any, y: Any) -> float:
-    """Tunes the wrapped twin and returns the last training loss."""
+def fitted(job: dict[str, Any], model: Any, x: Any, y: Any) -> tuple[Any, float]:
+    """Tunes the wrapped twin; returns it and the last training loss."""
     import tensorflow_model_optimization as tfmot
     import tf_keras
 
@@ -200,18 +202,12 @@ def fit(job: dict[str, Any], model: Any, x: Any, y: Any) -> float:
     with _range_decay(_RANGE_DECAY):
         options = {name: settings[name] for name in ("batch_size", "epochs")}
         history = model.fit(x, y, callbacks=callbacks, verbose=0, **options)
-    return float(history.history["loss"][-1])
-
-
-def strip(method: str, model: Any) -> Any:
-    """Takes the wrappers off where the weights inside them are not yet the final ones."""
-    import tensorflow_model_optimization as tfmot
-
-    if method == "cluster":
-        return tfmot.clustering.keras.strip_clustering(model)
-    if method == "magnitude_prune":
-        return tfmot.sparsity.keras.strip_pruning(model)
-    return model
+    # Wrappers go where the weights inside them are not yet the final ones.
+    if job["method"] == "cluster":
+        model = tfmot.clustering.keras.strip_clustering(model)
+    if job["method"] == "magnitude_prune":
+        model = tfmot.sparsity.keras.strip_pruning(model)
+    return model, float(history.history["loss"][-1])
 
 
 def convert(model: Any, path: Path, *, int8: bool, samples: Any = None) -> None:
@@ -230,7 +226,7 @@ def convert(model: Any, path: Path, *, int8: bool, samples: Any = None) -> None:
 
 
 class Served:
-    """A LiteRT file in the interpreter, on one thread."""
+    """A LiteRT file in the interpreter, on one thread; called on one sample."""
 
     def __init__(self, path: Path) -> None:
         import tensorflow as tf
@@ -242,8 +238,7 @@ class Served:
         self._input = self._interpreter.get_input_details()[0]["index"]
         self._output = self._interpreter.get_output_details()[0]["index"]
 
-    def __call__(self, sample: Any) -> Any:
-        """Returns the output for one sample."""
+    def __call__(self, sample: Any) -> Any:  # noqa: D102
         self._interpreter.set_tensor(self._input, sample)
         self._interpreter.invoke()
         return self._interpreter.get_tensor(self._output)
@@ -255,8 +250,6 @@ def held(lock: str | None) -> Iterator[None]:
     if lock is None:
         yield
         return
-    import filelock
-
     with filelock.FileLock(lock, timeout=600):
         since = time.strftime("%Y-%m-%dT%H:%M:%S")
         holder = {"process": os.getpid(), "command": " ".join(sys.argv)[:200], "since": since}
@@ -277,8 +270,6 @@ def timed(job: dict[str, Any], files: dict[str, Served], sample: Any) -> dict[st
 
 def relative_error(given: Any, wanted: Any) -> float:
     """The largest error relative to the largest value."""
-    import numpy as np
-
     scale = float(np.max(np.abs(wanted)))
     error = float(np.max(np.abs(given - wanted)))
     return error / scale if scale else (float("inf") if error else 0.0)
@@ -286,7 +277,6 @@ def relative_error(given: Any, wanted: Any) -> float:
 
 def main(folder: Path) -> None:
     """Answers the job in `folder`."""
-    import numpy as np
     import tf_keras
 
     job = json.loads((folder / "job.json").read_text())
@@ -302,8 +292,8 @@ def main(folder: Path) -> None:
         sys.exit(f"The twin in Keras 2 differs from the network by {twin_error:.2g} of its output.")
 
     model, left = wrapped_twin(job, twin, arrays["x"])
-    loss = fit(job, model, arrays["x"], arrays["y"])
-    tuned = tuned_weights(description, strip(job["method"], model))
+    model, loss = fitted(job, model, arrays["x"], arrays["y"])
+    tuned = tuned_weights(description, model)
     if not all(np.all(np.isfinite(weight)) for weight in tuned.values()):
         sys.exit("The tuning diverged: NaN or infinity. Lower `learning_rate`.")
     plain = build(description, tuned)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
+from spade_keras.export.tfmot.twin import weights_of
 from spade_keras.latency import Latency, Ratio
 from spade_keras.metrics import psnr_per_image
 from spade_keras.typing import Record
@@ -126,8 +127,38 @@ class TfmotReport(Record):
     fingerprint: Mapping[str, Any]
 
 
-def checked_arrays(name: str, pair: Arrays, training: Training) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the inputs and targets of the argument `name`, or says what is wrong with them."""
+def kernels_of(network: keras.Model) -> dict[str, KernelSummary]:
+    """Counts the values of every kernel, named "layer/weight"."""
+    return {
+        name: KernelSummary(weight.size, np.unique(weight).size, int(np.sum(weight == 0)))
+        for name, weight in weights_of(network).items()
+        if weight.ndim > 1
+    }
+
+
+def checked_data(
+    network: keras.Model, data: Arrays, held_out: Arrays, training: Training
+) -> list[np.ndarray]:
+    """Returns inputs, targets and those held out; raises `ValueError` unless they fit together."""
+    x, y = _checked_pair("data", data, training)
+    held_out_x, held_out_y = _checked_pair("held_out", held_out, training)
+    if x.shape[1:] != held_out_x.shape[1:]:
+        raise ValueError(
+            "The inputs of `data` and `held_out` must have one shape, for the file has. "
+            f"Received: {x.shape[1:]} and {held_out_x.shape[1:]}"
+        )
+    wanted = getattr(network, "input_shape", None)
+    if isinstance(wanted, tuple) and (
+        len(wanted) != x.ndim
+        or any(size not in (None, given) for size, given in zip(wanted, x.shape, strict=True))
+    ):
+        raise ValueError(
+            f"The inputs of `data` must fit the network's input shape {wanted}. Received: {x.shape}"
+        )
+    return [x, y, held_out_x, held_out_y]
+
+
+def _checked_pair(name: str, pair: Arrays, training: Training) -> tuple[np.ndarray, np.ndarray]:
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise ValueError(
             f"`{name}` must be a pair of arrays, inputs and targets. "
@@ -150,23 +181,6 @@ def checked_arrays(name: str, pair: Arrays, training: Training) -> tuple[np.ndar
                 f"The {part} of `{name}` must be finite. Received: NaN or infinity in them"
             )
     return x.astype("float32"), y.astype("float32" if training.loss == "mse" else "int32")
-
-
-def check_shapes(network: keras.Model, x: np.ndarray, held_out_x: np.ndarray) -> None:
-    """Raises `ValueError` unless the inputs fit each other and the network."""
-    if x.shape[1:] != held_out_x.shape[1:]:
-        raise ValueError(
-            "The inputs of `data` and `held_out` must have one shape, for the file has. "
-            f"Received: {x.shape[1:]} and {held_out_x.shape[1:]}"
-        )
-    wanted = getattr(network, "input_shape", None)
-    if isinstance(wanted, tuple) and (
-        len(wanted) != x.ndim
-        or any(size not in (None, given) for size, given in zip(wanted, x.shape, strict=True))
-    ):
-        raise ValueError(
-            f"The inputs of `data` must fit the network's input shape {wanted}. Received: {x.shape}"
-        )
 
 
 def check_targets(
