@@ -16,12 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from spade_keras.backend.hardware import (
-    Device,
-    host_cpu,
-    peak_resident_bytes,
-    reset_peak_resident,
-)
+from spade_keras.backend.hardware import Device, host_cpu, peak_resident_bytes, reset_peak_resident
 from spade_keras.errors import SpadeError
 
 __all__ = [

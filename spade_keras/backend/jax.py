@@ -16,6 +16,7 @@ import numpy as np
 from spade_keras.backend import hardware
 
 MODES = ("jit", "eager")
+conjugate = jax.numpy.conj
 
 # The compiled gradient of each model for the loss used last, so that a loop over batches compiles
 # once. It refers to the model weakly and is dropped with it.
@@ -152,10 +153,6 @@ def to_complex(x: Any) -> Any:
 
 def to_real(z: Any) -> Any:
     return jax.numpy.stack([z.real, z.imag], axis=-1)
-
-
-def conjugate(z: Any) -> Any:
-    return jax.numpy.conj(z)
 
 
 def fft(z: Any, axes: int, inverse: bool) -> Any:

@@ -14,6 +14,7 @@ import tensorflow as tf
 from spade_keras.backend import hardware
 
 MODES = ("graph", "xla", "eager")
+conjugate = tf.math.conj
 
 
 def inference_function(model: Callable[..., Any], inputs: Any, mode: str) -> Callable[[], Any]:
@@ -118,10 +119,6 @@ def to_real(z: Any) -> Any:
     pairs = tf.reshape(tf.transpose(parts), tf.concat([tf.shape(z), [2]], axis=0))
     pairs.set_shape([*z.shape, 2])
     return pairs
-
-
-def conjugate(z: Any) -> Any:
-    return tf.math.conj(z)
 
 
 def fft(z: Any, axes: int, inverse: bool) -> Any:

@@ -14,6 +14,7 @@ import torch
 from spade_keras.backend import hardware
 
 MODES = ("eager", "compile")
+conjugate = torch.conj  # marks the tensor; `keras.ops.conj` copies it
 
 
 def inference_function(model: Callable[..., Any], inputs: Any, mode: str) -> Callable[[], Any]:
@@ -137,10 +138,6 @@ def to_complex(x: Any) -> Any:
 
 def to_real(z: Any) -> Any:
     return torch.view_as_real(z.resolve_conj())
-
-
-def conjugate(z: Any) -> Any:
-    return torch.conj(z)  # marks the tensor; `keras.ops.conj` copies it
 
 
 def fft(z: Any, axes: int, inverse: bool) -> Any:

@@ -68,8 +68,8 @@ def check_saved_models(
         MissingExtraError: If TensorFlow is not installed.
         ExportError: If the process fails; holds all that it wrote.
     """
-    paths = _checked_folders(folders)
-    outputs = _checked_expected(paths, expected)
+    paths = {name: Path(folder).absolute() for name, folder in folders.items()}
+    outputs = _checked_outputs(paths, expected)
     arrays = named_arrays(inputs)
     batch = next(iter(arrays.values())).shape[0]
     if timing_batch is not None and not 1 <= timing_batch <= batch:
@@ -140,24 +140,18 @@ def _report(answer: dict[str, Any]) -> CheckReport:
     )
 
 
-def _checked_folders(folders: Mapping[str, str | Path]) -> dict[str, Path]:
-    if len(folders) not in (1, 2):
-        raise ValueError(
-            f"`folders` must name one or two SavedModels. Received: folders={dict(folders)}"
-        )
-    paths = {name: Path(folder).absolute() for name, folder in folders.items()}
+def _checked_outputs(
+    paths: dict[str, Path], expected: Mapping[str, Any]
+) -> dict[str, dict[str, np.ndarray]]:
+    """Returns the expected outputs of every model by name, if they fit the folders."""
+    if len(paths) not in (1, 2):
+        raise ValueError(f"`folders` must name one or two SavedModels. Received: folders={paths}")
     for name, path in paths.items():
         if not (path / MARKER).exists():
             raise ValueError(
                 f"`folders` must name SavedModels. Received: {name}={path}, which holds no "
                 f"{MARKER}. Make it with `export_model(network, folder, inputs)`."
             )
-    return paths
-
-
-def _checked_expected(
-    paths: dict[str, Path], expected: Mapping[str, Any]
-) -> dict[str, dict[str, np.ndarray]]:
     if set(expected) != set(paths):
         raise ValueError(
             "`expected` must have the names of `folders`. "

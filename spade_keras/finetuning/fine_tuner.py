@@ -202,10 +202,7 @@ def tuning_options(
     and in small batches; clipping allows a learning rate several times higher.
     """
     schedule = keras.optimizers.schedules.CosineDecay(
-        learning_rate / 20,
-        max(1, steps - warmup),
-        warmup_target=learning_rate,
-        warmup_steps=warmup,
+        learning_rate / 20, max(1, steps - warmup), warmup_target=learning_rate, warmup_steps=warmup
     )
     # On a CPU TensorFlow's own kernels beat XLA's, twofold for convolutions.
     on_tf_cpu = keras.backend.backend() == "tensorflow" and backend.device().kind == "cpu"

@@ -120,9 +120,7 @@ def _check_times(**times: np.ndarray) -> None:
 
 
 def _bootstrap(
-    samples: tuple[np.ndarray, ...],
-    statistic: Callable[..., np.ndarray],
-    confidence: float,
+    samples: tuple[np.ndarray, ...], statistic: Callable[..., np.ndarray], confidence: float
 ) -> tuple[float, float]:
     """The percentile bootstrap; two samples are drawn in pairs."""
     # scipy.stats takes a second to import, so it is imported only when models are timed.

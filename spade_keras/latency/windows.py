@@ -72,10 +72,7 @@ def warm_up(
 
 
 def time_interleaved(
-    stopwatch: Stopwatch,
-    functions: Sequence[Callable[[], Any]],
-    calls: Sequence[int],
-    rounds: int,
+    stopwatch: Stopwatch, functions: Sequence[Callable[[], Any]], calls: Sequence[int], rounds: int
 ) -> list[list[float]]:
     """Times every function once per round, in reversed order every second round.
 

@@ -84,19 +84,12 @@ def quantize(
         Jacob et al., "Quantization and training of neural networks for efficient
         integer-arithmetic-only inference", 2018.
     """
-    return _tune({"method": "quantize"}, network, path, data, held_out, training, pairs, lock)
+    options = {"held_out": held_out, "training": training, "pairs": pairs, "lock": lock}
+    return _tune({"method": "quantize"}, network, path, data, **options)
 
 
 def cluster(
-    network: keras.Model,
-    path: str | Path,
-    data: Arrays,
-    *,
-    held_out: Arrays,
-    clusters: int = 16,
-    training: Training | None = None,
-    pairs: int = 40,
-    lock: bool = True,
+    network: keras.Model, path: str | Path, data: Arrays, *, clusters: int = 16, **options: Any
 ) -> tuple[keras.Model, TfmotReport]:
     """Tunes a network whose kernels hold at most `clusters` values each; else as `quantize`.
 
@@ -111,20 +104,11 @@ def cluster(
         raise ValueError(
             f"`clusters` must be an integer of at least 2. Received: clusters={clusters}"
         )
-    method = {"method": "cluster", "clusters": clusters}
-    return _tune(method, network, path, data, held_out, training, pairs, lock)
+    return _tune({"method": "cluster", "clusters": clusters}, network, path, data, **options)
 
 
 def magnitude_prune(
-    network: keras.Model,
-    path: str | Path,
-    data: Arrays,
-    *,
-    held_out: Arrays,
-    sparsity: float = 0.5,
-    training: Training | None = None,
-    pairs: int = 40,
-    lock: bool = True,
+    network: keras.Model, path: str | Path, data: Arrays, *, sparsity: float = 0.5, **options: Any
 ) -> tuple[keras.Model, TfmotReport]:
     """Tunes a network whose smallest weights are zero; else as `quantize`.
 
@@ -139,7 +123,7 @@ def magnitude_prune(
     if not 0 < sparsity < 1:
         hint = f" For {sparsity:g} % pass {sparsity / 100:g}." if 1 < sparsity < 100 else ""
         raise ValueError(f"`sparsity` must be in (0, 1). Received: sparsity={sparsity}.{hint}")
-    training = training or Training()
+    training = options.get("training") or Training()
     steps = training.epochs * -(-len(data[0]) // training.batch_size)
     if steps < _LEAST_STEPS:
         raise ValueError(
@@ -147,7 +131,7 @@ def magnitude_prune(
             f"{steps}. Raise `epochs` or lower `batch_size`."
         )
     method = {"method": "magnitude_prune", "sparsity": float(sparsity)}
-    return _tune(method, network, path, data, held_out, training, pairs, lock)
+    return _tune(method, network, path, data, **options)
 
 
 def _tune(
@@ -155,10 +139,11 @@ def _tune(
     network: keras.Model,
     path: str | Path,
     data: Arrays,
+    *,
     held_out: Arrays,
-    training: Training | None,
-    pairs: int,
-    lock: bool,
+    training: Training | None = None,
+    pairs: int = 40,
+    lock: bool = True,
 ) -> tuple[keras.Model, TfmotReport]:
     start = time.perf_counter()
     training = training or Training()
