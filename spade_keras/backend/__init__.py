@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from spade_keras.backend.hardware import Device, host_cpu
+from spade_keras.backend.hardware import Device, host_cpu, peak_resident_bytes, reset_peak_resident
 from spade_keras.errors import SpadeError
 
 __all__ = [
@@ -42,13 +42,7 @@ __all__ = [
 ]
 
 _BACKENDS = ("tensorflow", "jax", "torch")
-_FLAGS = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "XLA_FLAGS",
-    "TF_XLA_FLAGS",
-    "TF_ENABLE_ONEDNN_OPTS",
-)
+_FLAGS = "OMP_NUM_THREADS MKL_NUM_THREADS XLA_FLAGS TF_XLA_FLAGS TF_ENABLE_ONEDNN_OPTS"
 
 
 def _implementation() -> ModuleType:
@@ -81,15 +75,10 @@ def inference_function(
         model: A Keras model or layer; it is called with `training=False`.
         inputs: Arrays, or a dict, list or tuple of them. They are copied to the device once;
             float64 arrays become `keras.config.floatx()`, as in `model.predict`.
-        mode: One of `modes()`: "graph" or "xla" under TensorFlow, "jit" or "eager" under JAX,
-            "eager" or "compile" under PyTorch. The default is the first of them.
+        mode: One of `modes()`; None for the first of them.
 
     Returns:
-        A function without arguments. What it returns may still be under way on the device: block
-        with `synchronize`.
-
-    Raises:
-        ValueError: If `mode` is not one of the backend's.
+        A function whose outputs may still be under way on the device: block with `synchronize`.
 
     Example:
         >>> import keras, numpy as np
@@ -105,33 +94,26 @@ def inference_function(
             f"`mode` must be one of {', '.join(implementation.MODES)} under the "
             f"{keras.backend.backend()} backend. Received: mode={mode}"
         )
-    return implementation.inference_function(model, _in_floatx(inputs), chosen)
+    return implementation.inference_function(model, _tensors(inputs), chosen)
 
 
 def show(values: Any, callback: Callable[[Any], None]) -> None:
     """Calls back with tensors as NumPy arrays, from inside a `keras.ops.while_loop` too.
 
-    Under JAX the call may come later; `jax.effects_barrier` is part of `synchronize`.
-
-    Args:
-        values: Tensors of the backend in use, or a dict, list or tuple of them.
-        callback: Called once with the arrays in the same structure.
+    `values` are tensors, or a dict, list or tuple of them. Under JAX the call may come later;
+    `synchronize` waits for it.
     """
     _implementation().show(values, callback)
 
 
 def synchronize(outputs: Any) -> None:
-    """Blocks until the device has computed `outputs`.
-
-    Args:
-        outputs: Tensors of the backend in use, or a dict, list or tuple of them.
-    """
+    """Blocks until the device has computed tensors, or a dict, list or tuple of them."""
     _implementation().synchronize(outputs)
 
 
 def device() -> Device:
     """Describes the device that the backend computes on: a GPU if it sees one, else the CPU."""
-    return _implementation().device()
+    return _implementation().gpu() or host_cpu()
 
 
 def versions() -> dict[str, str]:
@@ -151,7 +133,7 @@ def settings() -> dict[str, str]:
     """Lists what the user can set and a measured time depends on: threads, precision, flags."""
     return {
         "image_data_format": keras.config.image_data_format(),
-        **{name: os.environ[name] for name in _FLAGS if name in os.environ},
+        **{name: os.environ[name] for name in _FLAGS.split() if name in os.environ},
         **_implementation().settings(),
     }
 
@@ -159,28 +141,24 @@ def settings() -> dict[str, str]:
 def peak_memory_bytes() -> int | None:
     """Measures the largest memory in use since `reset_peak_memory`, or since the start.
 
-    Returns:
-        On a GPU the peak of the backend's allocator; on a CPU the peak resident memory of this
-        process, interpreter and libraries included. None where neither can be read.
+    On a GPU this is the peak of the backend's allocator; on a CPU the peak resident memory of this
+    process, interpreter and libraries included. None where neither can be read.
     """
-    return _implementation().peak_memory_bytes()
+    implementation = _implementation()
+    return implementation.gpu_peak_bytes() if implementation.gpu() else peak_resident_bytes()
 
 
 def reset_peak_memory() -> bool:
-    """Starts a new peak for `peak_memory_bytes`.
+    """Starts a new peak for `peak_memory_bytes`; returns whether the platform can do so.
 
-    Returns:
-        Whether the platform can do so (not under JAX on a GPU, nor on a CPU outside Linux); if it
-        cannot, the peak remains that of the whole process.
+    It cannot under JAX on a GPU, nor on a CPU outside Linux: the peak stays the whole process's.
     """
-    return _implementation().reset_peak_memory()
+    implementation = _implementation()
+    return implementation.reset_gpu_peak() if implementation.gpu() else reset_peak_resident()
 
 
 def loss_gradients(
-    model: keras.Model,
-    loss: Callable[[Any, Any], Any],
-    inputs: Any,
-    targets: Any,
+    model: keras.Model, loss: Callable[[Any, Any], Any], inputs: Any, targets: Any
 ) -> list[np.ndarray]:
     """Computes the gradient of the mean loss with respect to every trainable variable.
 
@@ -189,11 +167,8 @@ def loss_gradients(
     The model runs with `training=False`, so neither dropout nor batch statistics disturb the
     gradient, and its variables are left as they were.
 
-    Args:
-        model: A built Keras model.
-        loss: Called as `loss(targets, outputs)` on tensors; may return one value per sample.
-        inputs: Arrays, or a dict, list or tuple of them.
-        targets: Handed to `loss`, arrays becoming tensors; None stays None.
+    `inputs` and `targets` are arrays, or a dict, list or tuple of them; targets may be None. The
+    loss is called as `loss(targets, outputs)` on tensors and may return one value per sample.
 
     Returns:
         One array for each of `model.trainable_variables`, in that order; zeros where the loss
@@ -201,7 +176,7 @@ def loss_gradients(
     """
     if not model.trainable_variables:
         return []
-    return _implementation().loss_gradients(model, loss, _in_floatx(inputs), _in_floatx(targets))
+    return _implementation().loss_gradients(model, loss, _tensors(inputs), _tensors(targets))
 
 
 def without_gradient(function: Callable[[Any], Any], x: Any) -> Any:
@@ -209,13 +184,7 @@ def without_gradient(function: Callable[[Any], Any], x: Any) -> Any:
 
     Nothing is stored for a backward pass, and under JAX the function may contain a
     `keras.ops.while_loop`, which could not be differentiated backward.
-
-    Args:
-        function: From a tensor to a tensor, or to a tuple or list of them. It may read variables.
-        x: Its argument.
-
-    Returns:
-        The outputs of the function.
+    It goes from a tensor to a tensor, or to a tuple or list of them, and may read variables.
     """
     return _implementation().without_gradient(function, x)
 
@@ -225,13 +194,9 @@ def vjp(function: Callable[[Any], Any], x: Any) -> tuple[Any, Callable[[Any], An
 
         value = f(x),    pullback(u) = (df/dx)^T u
 
-    Args:
-        function: From one tensor to one tensor; what it closes over is held fixed.
-        x: The point, a float tensor.
-
-    Returns:
-        The value, and the pullback, which may be called many times, also inside the body of a
-        `keras.ops.while_loop`. Neither is differentiable again.
+    f goes from one float tensor to one tensor; what it closes over is held fixed. The pullback may
+    be called many times, also inside the body of a `keras.ops.while_loop`. Neither value nor
+    pullback is differentiable again.
 
     Example:
         >>> from keras import ops
@@ -251,13 +216,8 @@ def attach_gradient(value: Any, carrier: Any, backward: Callable[[Any], Any]) ->
     linear solve. The equation is the carrier, the solve is `backward`: only the cotangent passes
     through it, so weights get theirs from the carrier, by the backend's own differentiation.
 
-    Args:
-        value: The tensor to return.
-        carrier: A differentiable tensor of the same shape and dtype.
-        backward: A pure function of the cotangent. It may close over tensors and read variables.
-
-    Returns:
-        A tensor equal to `value`.
+    `value` and the differentiable `carrier` have one shape and dtype; `backward` is a pure function
+    that may close over tensors and read variables.
     """
     return _implementation().attach_gradient(value, carrier, backward)
 
@@ -269,14 +229,7 @@ def attach_gradient(value: Any, carrier: Any, backward: Callable[[Any], Any]) ->
 
 
 def to_complex(x: Any) -> Any:
-    """Reads the last axis, (real, imaginary), as complex numbers.
-
-    Args:
-        x: Real tensor of shape `(..., 2)`; a complex tensor is returned unchanged.
-
-    Returns:
-        complex64 tensor of shape `(...)`, for `keras.ops` to add, multiply, sum and conjugate.
-    """
+    """Reads a real `(..., 2)`, (real, imaginary), as complex64 `(...)`; complex stays as it is."""
     if keras.backend.standardize_dtype(x.dtype).startswith("complex"):
         return x
     return _implementation().to_complex(keras.ops.cast(x, "float32"))
@@ -293,26 +246,20 @@ def conjugate(z: Any) -> Any:
 
 
 def fft(z: Any, *, axes: int = 2, inverse: bool = False) -> Any:
-    """Plain Fourier transform over the last axes: zero frequency first, forward unscaled.
+    """Plain Fourier transform of complex64 over the last `axes` axes, 1 or 2.
 
-    Args:
-        z: complex64 tensor of shape `(..., height, width)`.
-        axes: Number of axes, counted from the last: 1 or 2.
-        inverse: Whether to transform back, which divides by the number of samples.
-
-    Returns:
-        complex64 tensor of the same shape.
+    Zero frequency comes first; forward is unscaled, inverse divides by the number of samples.
     """
     return _implementation().fft(z, axes, inverse)
 
 
-def _in_floatx(arrays: Any) -> Any:
-    """Turns float64 arrays into `floatx`, which is what Keras itself feeds to models."""
+def _tensors(arrays: Any) -> Any:
+    """Copies arrays to the device; float64 becomes `floatx`, as Keras itself feeds it to models."""
 
     def convert(value: Any) -> Any:
         if isinstance(value, (np.ndarray, np.generic)) and value.dtype == np.float64:
-            return np.asarray(value, keras.config.floatx())
-        return value
+            value = np.asarray(value, keras.config.floatx())
+        return keras.ops.convert_to_tensor(value)
 
     if isinstance(arrays, Mapping):
         arrays = dict(arrays)

@@ -10,12 +10,7 @@ import numpy as np
 
 
 def batches(inputs: Any, size: int) -> Iterator[Any]:
-    """Cuts inputs into batches; the last one may be smaller.
-
-    Args:
-        inputs: An array, or a dict, list or tuple of arrays, with the samples on the first axis.
-        size: Samples in a batch.
-    """
+    """Cuts an array, or a dict, list or tuple of them, into batches along the first axis."""
     for start in range(0, count_samples(inputs), size):
         yield first_samples(inputs, size, start)
 
@@ -31,17 +26,7 @@ def count_samples(inputs: Any) -> int:
 
 
 def fill_batch(inputs: Any, batch_size: int) -> Any:
-    """Repeats or cuts inputs to a number of samples.
-
-    Args:
-        inputs: Arrays, or a dict, list or tuple of them, with the batch axis first.
-        batch_size: Samples wanted.
-
-    Returns:
-        NumPy arrays in the same structure.
-
-    Raises:
-        ValueError: If `batch_size` is below 1.
+    """Repeats or cuts inputs to `batch_size` samples; returns NumPy arrays in the same structure.
 
     Example:
         >>> import numpy as np
@@ -59,18 +44,10 @@ def fill_batch(inputs: Any, batch_size: int) -> Any:
 
 
 def predict(network: Any, inputs: Any, *, batch_size: int = 4) -> np.ndarray:
-    """Runs a network on every batch, without compiling it.
+    """Runs a network of one output on every batch, without compiling it.
 
     For a network that is used once, the compilation in `network.predict` does not pay: a search
     would spend most of its time there.
-
-    Args:
-        network: A Keras model with one output.
-        inputs: Its inputs, as in `batches`.
-        batch_size: Samples per call.
-
-    Returns:
-        The outputs, `(samples, ...)`.
     """
     outputs = [network(batch, training=False) for batch in batches(inputs, batch_size)]
     return np.concatenate([keras.ops.convert_to_numpy(output) for output in outputs])

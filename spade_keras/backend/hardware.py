@@ -13,6 +13,12 @@ from pathlib import Path
 from spade_keras.typing import Record
 
 
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 @dataclasses.dataclass(frozen=True)
 class Device(Record):
     """A compute device.
@@ -27,24 +33,17 @@ class Device(Record):
     kind: str
     name: str
     memory_bytes: int | None
-    cores: int
+    cores: int = dataclasses.field(default_factory=_usable_cores)
 
 
 @functools.cache
 def host_cpu() -> Device:
     """Describes the CPU of this machine as far as this process may use it."""
-    return Device("cpu", _cpu_name(), _host_memory_bytes(), usable_cores())
-
-
-def usable_cores() -> int:
-    """Counts the CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return Device("cpu", _cpu_name(), _host_memory_bytes())
 
 
 def peak_resident_bytes() -> int | None:
-    """Reads the peak resident memory of this process; None where it is not known."""
+    """Returns the peak resident memory of this process; None where it is not known."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):

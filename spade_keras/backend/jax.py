@@ -1,4 +1,6 @@
-"""JAX: the stateless call, compiled by `jax.jit`."""
+"""JAX: the stateless call, compiled by `jax.jit`; documented in `backend`."""
+
+# ruff: noqa: D103
 
 from __future__ import annotations
 
@@ -14,6 +16,7 @@ import numpy as np
 from spade_keras.backend import hardware
 
 MODES = ("jit", "eager")
+conjugate = jax.numpy.conj
 
 # The compiled gradient of each model for the loss used last, so that a loop over batches compiles
 # once. It refers to the model weakly and is dropped with it.
@@ -23,15 +26,12 @@ _GRADIENTS: weakref.WeakKeyDictionary[
 
 
 def inference_function(model: Any, inputs: Any, mode: str) -> Callable[[], Any]:
-    """Makes a function that runs `model` on resident inputs; see `backend.inference_function`."""
-    resident = keras.tree.map_structure(jax.numpy.asarray, inputs)
     if mode == "eager":
-        return lambda: model(resident, training=False)
+        return lambda: model(inputs, training=False)
     if not model.built:
-        model(resident, training=False)
+        model(inputs, training=False)
     trainable = [variable.value for variable in model.trainable_variables]
     fixed = [variable.value for variable in model.non_trainable_variables]
-
     options = _call_options(model)
 
     def forward(trainable: list[Any], fixed: list[Any], x: Any) -> Any:
@@ -39,31 +39,27 @@ def inference_function(model: Any, inputs: Any, mode: str) -> Callable[[], Any]:
         return outputs
 
     compiled = jax.jit(forward)
-    return lambda: compiled(trainable, fixed, resident)
+    return lambda: compiled(trainable, fixed, inputs)
 
 
 def show(values: Any, callback: Callable[[Any], None]) -> None:
-    """Calls back from inside of compiled loops as well."""
     jax.debug.callback(lambda x: callback(jax.tree.map(np.asarray, x)), values)
 
 
 def synchronize(outputs: Any) -> None:
-    """Blocks until `outputs` are computed and everything is shown."""
     jax.block_until_ready(outputs)
     jax.effects_barrier()
 
 
-def device() -> hardware.Device:
-    """Describes the device that JAX computes on by default."""
+def gpu() -> hardware.Device | None:
     found = jax.devices()[0]
     if found.platform == "cpu":
-        return hardware.host_cpu()
+        return None
     memory = (found.memory_stats() or {}).get("bytes_limit")
-    return hardware.Device(found.platform, found.device_kind, memory, hardware.usable_cores())
+    return hardware.Device(found.platform, found.device_kind, memory)
 
 
 def versions() -> dict[str, str]:
-    """Lists the versions of JAX, of its compiled part and of the platform below."""
     platform = jax.devices()[0].client.platform_version
     found = {"jax": jax.__version__, "jaxlib": jax.lib.__version__}
     if jax.devices()[0].platform != "cpu":
@@ -72,30 +68,23 @@ def versions() -> dict[str, str]:
 
 
 def settings() -> dict[str, str]:
-    """Lists the precision of matrix products and whether doubles are on."""
     return {
         "matmul_precision": str(jax.config.jax_default_matmul_precision),
         "x64": str(jax.config.jax_enable_x64),
     }
 
 
-def peak_memory_bytes() -> int | None:
-    """Reads the peak of the GPU allocator, or of the process on a CPU."""
-    found = jax.devices()[0]
-    if found.platform == "cpu":
-        return hardware.peak_resident_bytes()
-    return (found.memory_stats() or {}).get("peak_bytes_in_use")
+def gpu_peak_bytes() -> int | None:
+    return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
 
-def reset_peak_memory() -> bool:
-    """Starts a new peak; JAX offers none for its GPU allocator."""
-    return jax.devices()[0].platform == "cpu" and hardware.reset_peak_resident()
+def reset_gpu_peak() -> bool:
+    return False  # JAX offers none for its allocator
 
 
 def loss_gradients(
     model: keras.Model, loss: Callable[[Any, Any], Any], inputs: Any, targets: Any
 ) -> list[np.ndarray]:
-    """Differentiates the stateless call; see `backend.loss_gradients`."""
     known_loss, gradient = _GRADIENTS.get(model, (None, None))
     if gradient is None or known_loss is not loss:
         gradient = _gradient_function(weakref.ref(model), loss)
@@ -106,7 +95,7 @@ def loss_gradients(
 
 
 def _call_options(model: Any) -> dict[str, bool]:
-    """Returns the options of an inference call; unlike `__call__`, `stateless_call` is strict."""
+    # Unlike `__call__`, `stateless_call` is strict.
     takes = inspect.signature(model.call).parameters
     return {"training": False} if "training" in takes else {}
 
@@ -125,7 +114,6 @@ def _gradient_function(
 
 
 def without_gradient(function: Callable[[Any], Any], x: Any) -> Any:
-    """Stops the gradient of all that enters the function; see `backend.without_gradient`."""
     # Stopping gradients at the outputs would be too late: a loop whose inputs are under
     # differentiation cannot be differentiated backward.
     x = keras.tree.map_structure(jax.lax.stop_gradient, x)
@@ -134,13 +122,11 @@ def without_gradient(function: Callable[[Any], Any], x: Any) -> Any:
 
 
 def vjp(function: Callable[[Any], Any], x: Any) -> tuple[Any, Callable[[Any], Any]]:
-    """Linearizes at a point; see `backend.vjp`."""
     value, pullback = jax.vjp(function, jax.lax.stop_gradient(x))
     return value, lambda cotangent: pullback(cotangent)[0]
 
 
 def attach_gradient(value: Any, carrier: Any, backward: Callable[[Any], Any]) -> Any:
-    """Wraps the identity; see `backend.attach_gradient`."""
     # The rule of a custom derivative must not close over values under differentiation, so they
     # become arguments. This also reads variables now, while a stateless call holds their values.
     pure, constants = jax.closure_convert(backward, value)
@@ -162,21 +148,13 @@ def attach_gradient(value: Any, carrier: Any, backward: Callable[[Any], Any]) ->
 
 
 def to_complex(x: Any) -> Any:
-    """Joins both parts; fused into what follows when compiled."""
     return jax.lax.complex(x[..., 0], x[..., 1])
 
 
 def to_real(z: Any) -> Any:
-    """Stacks both parts."""
     return jax.numpy.stack([z.real, z.imag], axis=-1)
 
 
-def conjugate(z: Any) -> Any:
-    """Conjugates; fused into what follows when compiled."""
-    return jax.numpy.conj(z)
-
-
 def fft(z: Any, axes: int, inverse: bool) -> Any:
-    """Transforms the last one or two axes."""
     transform = jax.numpy.fft.ifftn if inverse else jax.numpy.fft.fftn
     return transform(z, axes=tuple(range(-axes, 0)))

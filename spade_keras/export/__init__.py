@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from spade_keras.errors import ExportError
 from spade_keras.export import tfmot
-from spade_keras.export.saved_model import FORMATS, ExportReport, export_model
+from spade_keras.export.saved_model import ExportReport, export_model
 from spade_keras.export.verification import CheckReport, check_saved_models
 
 __all__ = [
-    "FORMATS",
     "CheckReport",
     "ExportError",
     "ExportReport",

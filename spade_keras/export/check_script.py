@@ -2,9 +2,8 @@
 
     python -P check_script.py FOLDER
 
-reads `job.json` and `arrays.npz` of FOLDER and writes `answer.json` there. This is a script, not a
-module of the library: it imports TensorFlow and NumPy, and runs the one file of the library that
-times windows, which is of the standard library alone.
+reads `job.json` and `arrays.npz` of FOLDER and writes `answer.json` there. A script: of the library
+it runs the one file that times windows, which is of the standard library alone.
 """
 
 from __future__ import annotations
@@ -48,6 +47,7 @@ class _Served:
     """The serving signature of a SavedModel as a function of our named inputs."""
 
     def __init__(self, tf: Any, folder: str, names: set[str]) -> None:
+        start = time.perf_counter()
         self._loaded = tf.saved_model.load(folder)  # owns the weights
         self._signature = self._loaded.signatures["serving_default"]
         known = set(self._signature.structured_input_signature[1])
@@ -60,6 +60,7 @@ class _Served:
                 f"The SavedModel {folder} takes the inputs {sorted(known)}. "
                 f"Received: {sorted(names)}"
             )
+        self.load_ms = (time.perf_counter() - start) * 1e3
 
     def __call__(self, inputs: dict[str, Any]) -> dict[str, Any]:
         return self._signature(**{self._names[name]: value for name, value in inputs.items()})
@@ -109,37 +110,30 @@ def check(folder: Path) -> None:
     resident = {name: tf.constant(array) for name, array in inputs.items()}
     timed = {name: tf.constant(array[: job["timing_batch"]]) for name, array in inputs.items()}
 
-    answer: dict[str, Any] = {"models": {}}
-    functions, warmed = [], []
-    for name, path in job["models"].items():
-        start = time.perf_counter()
-        serve = _Served(tf, path, set(inputs))
-        load_ms = (time.perf_counter() - start) * 1e3
-        functions.append(functools.partial(serve, timed))
-        warmed.append(
-            timing["warm_up"](
-                stopwatch, functions[-1], job["warmup"], single_calls=job["single_calls"]
-            )
-        )
-        answer["models"][name] = {
-            "error": _error(np, serve(resident), expected[name]),
-            "load_ms": load_ms,
-            "warm": warmed[-1]._asdict(),
-        }
-    samples = timing["time_interleaved"](
-        stopwatch, functions, [warm.calls for warm in warmed], job["pairs"]
+    serves = [_Served(tf, path, set(inputs)) for path in job["models"].values()]
+    measured = timing["time_loaded"](
+        stopwatch,
+        [functools.partial(serve, timed) for serve in serves],
+        [serve.load_ms for serve in serves],
+        job["pairs"],
+        job["warmup"],
+        single_calls=job["single_calls"],
     )
-    for model, times in zip(answer["models"].values(), samples, strict=True):
-        model["samples_ms"] = times
-    answer["inputs"] = [
-        {"name": name, "shape": array.shape.as_list(), "dtype": array.dtype.name}
-        for name, array in timed.items()
-    ]
-    answer["device"] = _device_name(tf)
-    answer["versions"] = {
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "tensorflow": tf.__version__,
+    answer = {
+        "models": {
+            name: {"error": _error(np, serve(resident), expected[name]), "latency": latency}
+            for name, serve, latency in zip(job["models"], serves, measured, strict=True)
+        },
+        "inputs": [
+            {"name": name, "shape": array.shape.as_list(), "dtype": array.dtype.name}
+            for name, array in timed.items()
+        ],
+        "device": _device_name(tf),
+        "versions": {
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "tensorflow": tf.__version__,
+        },
     }
     if _loaded_forbidden():
         raise RuntimeError(f"Imported during the check: {', '.join(_loaded_forbidden())}")

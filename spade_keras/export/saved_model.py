@@ -5,11 +5,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
-import os
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +17,8 @@ import numpy as np
 
 from spade_keras.errors import ExportError, MissingExtraError
 from spade_keras.files import complete_folder, read_npz
-from spade_keras.latency.child_process import run_python
+from spade_keras.latency.fresh_process import import_path, run_job
 from spade_keras.typing import Record
-
-FORMATS = ("tf_saved_model",)
-"""Formats a model can be exported to."""
 
 MARKER = "saved_model.pb"
 
@@ -35,28 +30,16 @@ _CONVERT = (
 
 @dataclass(frozen=True)
 class ExportReport(Record):
-    """An exported model.
-
-    Args:
-        folder: Where it is.
-        format: "tf_saved_model".
-        backend: The Keras backend that it came from.
-        inputs: Shape, its batch axis None, and dtype of every input of the signature.
-        size_bytes: Size of all its files.
-        seconds: Time that exporting took.
-    """
+    """An exported model; `inputs` hold the shape and dtype of each input of the signature."""
 
     folder: Path
-    format: str
     backend: str
     inputs: Mapping[str, Mapping[str, Any]]
     size_bytes: int
     seconds: float
 
 
-def export_model(
-    network: keras.Model, folder: str | Path, inputs: Any, *, format: str = "tf_saved_model"
-) -> ExportReport:
+def export_model(network: keras.Model, folder: str | Path, inputs: Any) -> ExportReport:
     """Exports a model as a TensorFlow SavedModel, which needs neither Keras nor spade-keras.
 
     The batch axis of the signature is free, the other axes are those of `inputs`. Under JAX and
@@ -66,24 +49,17 @@ def export_model(
     Args:
         network: A Keras model of any kind; it is left as it was.
         folder: The folder to make; an earlier export in it is replaced.
-        inputs: Example inputs with a batch axis: a dict of arrays, or one array. The keys of a
-            dict name the inputs of the signature.
-        format: One of `FORMATS`, in the words of `keras.Model.export`.
-
-    Returns:
-        The report of the export.
+        inputs: Example inputs with a batch axis: a dict of arrays, whose keys name the inputs of
+            the signature, or one array.
 
     Raises:
-        TypeError: If `inputs` is neither a dict of arrays nor an array.
-        ValueError: If `folder` holds something else, or the format is unknown.
+        ValueError: If `folder` holds something else than an export.
         MissingExtraError: If TensorFlow is not installed.
         ExportError: If the process that converts fails; holds all that it wrote.
     """
-    if format not in FORMATS:
-        raise ValueError(f"`format` must be one of {FORMATS}. Received: format={format!r}")
     start = time.perf_counter()
     target = Path(folder).absolute()
-    require_tensorflow()
+    require_packages("tensorflow", "tensorflow")
     arrays = named_arrays(inputs)
     with complete_folder(target, MARKER) as fresh:
         if keras.backend.backend() == "tensorflow":
@@ -94,7 +70,6 @@ def export_model(
             raise ExportError(f"Exporting ended without an error, but wrote no {MARKER}.")
     return ExportReport(
         folder=target,
-        format=format,
         backend=keras.backend.backend(),
         inputs={
             name: {"shape": [None, *array.shape[1:]], "dtype": str(array.dtype)}
@@ -108,15 +83,7 @@ def export_model(
 def named_arrays(inputs: Any) -> dict[str, np.ndarray]:
     """Names the arrays of model inputs; a lone array gets the name "".
 
-    Args:
-        inputs: A dict of arrays, or one array.
-
-    Returns:
-        The arrays; float64 ones as `keras.config.floatx()`, which is what Keras feeds to models.
-
-    Raises:
-        TypeError: If `inputs` is neither.
-        ValueError: If an array has no batch axis, or a name is not a plain word.
+    float64 arrays become `keras.config.floatx()`, which is what Keras feeds to models.
     """
     named = dict(inputs) if isinstance(inputs, Mapping) else {"": inputs}
     for name, value in named.items():
@@ -155,32 +122,25 @@ def _write_archive_in_child(
     with tempfile.TemporaryDirectory(prefix="spade-keras-") as name:
         folder = Path(name)
         network.save(folder / "network.keras")
-        stored: dict[str, Any] = {f"input/{key}": array for key, array in arrays.items()}
-        np.savez(folder / "inputs.npz", **stored)
-        job = {"modules": modules, "archive": str(fresh), "dtype": keras.config.floatx()}
-        (folder / "job.json").write_text(json.dumps(job))
-        run_python(
-            ["-c", _CONVERT, folder],
+        run_job(
+            ["-c", _CONVERT],
+            folder,
+            {"modules": modules, "archive": str(fresh), "dtype": keras.config.floatx()},
+            {f"input/{key}": array for key, array in arrays.items()},
             purpose="converts the model to a SavedModel",
             environment={
                 "KERAS_BACKEND": "tensorflow",
-                "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path),
+                "PYTHONPATH": import_path(),
                 # Converting needs no GPU, and this process may hold all of its memory.
                 "CUDA_VISIBLE_DEVICES": "-1",
                 "TF_CPP_MIN_LOG_LEVEL": "2",
             },
-            folder=folder,
             raises=ExportError,
         )
 
 
 def convert(folder: Path) -> None:
-    """Writes the SavedModel that a folder describes, in a process whose Keras runs on TensorFlow.
-
-    Args:
-        folder: Holds the model in `network.keras`, example inputs in `inputs.npz`, and in
-            `job.json` the modules to import, the default dtype and where to write.
-    """
+    """Does the job in a folder, in a process whose Keras runs on TensorFlow."""
     job = json.loads((folder / "job.json").read_text())
     for module in job["modules"]:
         importlib.import_module(module)
@@ -188,21 +148,20 @@ def convert(folder: Path) -> None:
     # The calling process wrote the file a moment ago from a living model, whose functions have
     # run already: there is nothing to be safe from.
     network = keras.saving.load_model(folder / "network.keras", compile=False, safe_mode=False)
-    arrays = {
-        name.removeprefix("input/"): array
-        for name, array in read_npz(folder / "inputs.npz").items()
-    }
+    stored = read_npz(folder / "arrays.npz")
+    arrays = {name.removeprefix("input/"): array for name, array in stored.items()}
     _write_archive(network, Path(job["archive"]), arrays)
 
 
-def require_tensorflow() -> None:
-    """Checks that a child process can import TensorFlow, without importing it here.
+def require_packages(extra: str, *packages: str) -> None:
+    """Checks that a child process can import packages, without importing them here.
 
     Raises:
-        MissingExtraError: If it cannot.
+        MissingExtraError: For the first that it cannot import.
     """
-    if importlib.util.find_spec("tensorflow") is None:
-        raise MissingExtraError("tensorflow", "tensorflow")
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package, extra)
 
 
 def _write_archive(network: keras.Model, folder: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -224,27 +183,8 @@ def _structured(named: dict[str, Any]) -> Any:
 
 
 def custom_modules(config: Any) -> list[str]:
-    """Finds the modules of all registered classes and functions that a serialized object needs.
-
-    Args:
-        config: What `keras.saving.serialize_keras_object` returned.
-
-    Returns:
-        Their names, sorted. Loading the object works once these are imported.
-    """
-    return sorted(set(_custom_modules(config)))
-
-
-def _custom_modules(config: Any) -> Iterator[str]:
-    if isinstance(config, Mapping):
-        # Keras records the module of its own classes, but only the registered name of others;
-        # for a function that name takes the place of its config.
-        is_function = config.get("class_name") == "function"
-        name = config.get("config" if is_function else "registered_name")
-        if isinstance(name, str) and (found := keras.saving.get_registered_object(name)):
-            yield found.__module__
-        for value in config.values():
-            yield from _custom_modules(value)
-    elif isinstance(config, (list, tuple)):
-        for value in config:
-            yield from _custom_modules(value)
+    """Returns the modules to import before a serialized Keras object can be loaded, sorted."""
+    # Keras records the module of its own classes, but only the registered name of others.
+    written = repr(config)
+    known = keras.saving.get_custom_objects()
+    return sorted({found.__module__ for name, found in known.items() if repr(name) in written})

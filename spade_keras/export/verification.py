@@ -15,9 +15,9 @@ import numpy as np
 
 from spade_keras import backend
 from spade_keras.errors import ExportError
-from spade_keras.export.saved_model import MARKER, named_arrays, require_tensorflow
+from spade_keras.export.saved_model import MARKER, named_arrays, require_packages
 from spade_keras.latency import Latency, Ratio, device_lock, ratio_interval, summarize, windows
-from spade_keras.latency.child_process import run_python
+from spade_keras.latency.fresh_process import run_job
 from spade_keras.typing import Record
 
 _SCRIPT = Path(__file__).with_name("check_script.py")
@@ -25,13 +25,10 @@ _SCRIPT = Path(__file__).with_name("check_script.py")
 
 @dataclass(frozen=True)
 class CheckReport(Record):
-    """Errors and times of exported models in a process with TensorFlow alone.
+    """Errors and times, by name, of exported models in a process with TensorFlow alone.
 
-    Args:
-        max_abs_error: Per model, the largest distance of its outputs from the expected ones.
-        relative_error: The same, divided by the range (max - min) of the expected outputs.
-        latency: Per model, its time in that process.
-        ratio: Time of the second model / time of the first; None if there is one alone.
+    Relative errors are divided by the range (max - min) of the expected outputs. `ratio` is the
+    time of the second model / the time of the first; None if there is one alone.
     """
 
     max_abs_error: Mapping[str, float]
@@ -67,16 +64,12 @@ def check_saved_models(
         single_calls: Whether a window is one call, however short: averaging hides the tail.
         lock: Whether to wait until no other process is timing on this device.
 
-    Returns:
-        Errors, latencies, and the ratio second / first with its 95 % interval.
-
     Raises:
-        ValueError: If the arguments do not fit together, or `expected` is not finite.
         MissingExtraError: If TensorFlow is not installed.
         ExportError: If the process fails; holds all that it wrote.
     """
-    paths = _checked_folders(folders)
-    outputs = _checked_expected(paths, expected)
+    paths = {name: Path(folder).absolute() for name, folder in folders.items()}
+    outputs = _checked_outputs(paths, expected)
     arrays = named_arrays(inputs)
     batch = next(iter(arrays.values())).shape[0]
     if timing_batch is not None and not 1 <= timing_batch <= batch:
@@ -89,7 +82,7 @@ def check_saved_models(
             "`pairs` must be at least 2 and `warmup` at least 1. "
             f"Received: pairs={pairs}, warmup={warmup}"
         )
-    require_tensorflow()
+    require_packages("tensorflow", "tensorflow")
     job = {
         "models": {name: str(path) for name, path in paths.items()},
         "windows": windows.__file__,
@@ -98,26 +91,16 @@ def check_saved_models(
         "timing_batch": timing_batch or batch,
         "single_calls": single_calls,
     }
-    with device_lock() if lock else contextlib.nullcontext():
-        answer = _ask(job, arrays, outputs)
-    return _report(answer)
-
-
-def _ask(
-    job: dict[str, Any],
-    arrays: dict[str, np.ndarray],
-    outputs: dict[str, dict[str, np.ndarray]],
-) -> dict[str, Any]:
-    stored: dict[str, Any] = {f"input/{name}": array for name, array in arrays.items()}
+    stored = {f"input/{name}": array for name, array in arrays.items()}
     for model, named in outputs.items():
-        stored.update({f"expected/{model}/{name}": array for name, array in named.items()})
-    with tempfile.TemporaryDirectory(prefix="spade-keras-") as name:
-        folder = Path(name)
-        np.savez(folder / "arrays.npz", **stored)
-        (folder / "job.json").write_text(json.dumps(job))
-        run_python(
-            # Without the script's folder on the path, which is inside the library.
-            ["-P", _SCRIPT, folder],
+        stored |= {f"expected/{model}/{name}": array for name, array in named.items()}
+    holding = device_lock() if lock else contextlib.nullcontext()
+    with tempfile.TemporaryDirectory(prefix="spade-keras-") as folder, holding:
+        run_job(
+            [_SCRIPT],
+            Path(folder),
+            job,
+            stored,
             purpose="checks the exported models",
             environment={
                 "TF_CPP_MIN_LOG_LEVEL": "2",
@@ -125,10 +108,9 @@ def _ask(
                 # The calling process may hold part of the GPU's memory.
                 "TF_FORCE_GPU_ALLOW_GROWTH": "true",
             },
-            folder=folder,
             raises=ExportError,
         )
-        return json.loads((folder / "answer.json").read_text())
+        return _report(json.loads(Path(folder, "answer.json").read_text()))
 
 
 def _report(answer: dict[str, Any]) -> CheckReport:
@@ -144,8 +126,12 @@ def _report(answer: dict[str, Any]) -> CheckReport:
         "inputs": answer["inputs"],
     }
     models = answer["models"]
-    latency = {name: _latency(model, fingerprint) for name, model in models.items()}
-    samples = [model["samples_ms"] for model in models.values()]
+    latency = {
+        # Without the peak memory: both models live in one process.
+        name: summarize(**model["latency"], fingerprint=fingerprint)
+        for name, model in models.items()
+    }
+    samples = [each.samples for each in latency.values()]
     return CheckReport(
         max_abs_error={name: model["error"]["absolute"] for name, model in models.items()},
         relative_error={name: model["error"]["relative"] for name, model in models.items()},
@@ -154,35 +140,18 @@ def _report(answer: dict[str, Any]) -> CheckReport:
     )
 
 
-def _latency(model: dict[str, Any], fingerprint: dict[str, Any]) -> Latency:
-    return summarize(
-        model["samples_ms"],
-        first_ms=model["load_ms"] + model["warm"]["first_ms"],
-        calls_per_window=model["warm"]["calls"],
-        stable=model["warm"]["stable"],
-        peak_memory_bytes=None,  # both models live in one process
-        fingerprint=fingerprint,
-    )
-
-
-def _checked_folders(folders: Mapping[str, str | Path]) -> dict[str, Path]:
-    if len(folders) not in (1, 2):
-        raise ValueError(
-            f"`folders` must name one or two SavedModels. Received: folders={dict(folders)}"
-        )
-    paths = {name: Path(folder).absolute() for name, folder in folders.items()}
+def _checked_outputs(
+    paths: dict[str, Path], expected: Mapping[str, Any]
+) -> dict[str, dict[str, np.ndarray]]:
+    """Returns the expected outputs of every model by name, if they fit the folders."""
+    if len(paths) not in (1, 2):
+        raise ValueError(f"`folders` must name one or two SavedModels. Received: folders={paths}")
     for name, path in paths.items():
         if not (path / MARKER).exists():
             raise ValueError(
                 f"`folders` must name SavedModels. Received: {name}={path}, which holds no "
                 f"{MARKER}. Make it with `export_model(network, folder, inputs)`."
             )
-    return paths
-
-
-def _checked_expected(
-    paths: dict[str, Path], expected: Mapping[str, Any]
-) -> dict[str, dict[str, np.ndarray]]:
     if set(expected) != set(paths):
         raise ValueError(
             "`expected` must have the names of `folders`. "
@@ -192,9 +161,6 @@ def _checked_expected(
     for model, value in expected.items():
         named = value if isinstance(value, Mapping) else {"": value}
         outputs[model] = {name: keras.ops.convert_to_numpy(array) for name, array in named.items()}
-        for name, array in outputs[model].items():
-            if not np.all(np.isfinite(array)):
-                raise ValueError(
-                    f"`expected` must be finite. Received: NaN or infinity in {model} {name}"
-                )
+        if not all(np.all(np.isfinite(array)) for array in outputs[model].values()):
+            raise ValueError(f"`expected` must be finite. Received: NaN or infinity in {model}")
     return outputs

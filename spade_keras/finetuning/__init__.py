@@ -1,11 +1,12 @@
 """Fine-tuning of a slim network: supervised, by its teacher, or from measurements alone."""
 
-from spade_keras.finetuning.class_distances import cross_entropy, divergence
 from spade_keras.finetuning.fine_tuner import (
     IMAGE_CLIP_NORM,
     FineTuner,
     School,
     Supervised,
+    cross_entropy,
+    divergence,
     judged_as,
     mean_squared_error,
     tuning_options,

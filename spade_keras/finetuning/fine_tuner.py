@@ -1,4 +1,4 @@
-"""Fine-tuning as a Keras model: the base, and the strategies that compare with given images."""
+"""Fine-tuning as a Keras model: the base, strategies that compare outputs, and their distances."""
 
 from __future__ import annotations
 
@@ -23,12 +23,8 @@ class FineTuner(keras.Model):
     that callbacks such as `ModelCheckpoint` write the network to ship.
 
     A strategy implements `strategy_loss`. Data may come with or without targets; metrics are
-    computed only when there are targets.
-
-    Args:
-        network: The network to train.
-        distance: Called with `(y_true, y_pred)`, gives a scalar to minimize.
-        **kwargs: Arguments of `keras.Model`.
+    computed only when there are targets. The `distance` is called with `(y_true, y_pred)` and gives
+    a scalar; None stands for `mean_squared_error`.
     """
 
     judged_as = "school"
@@ -51,14 +47,7 @@ class FineTuner(keras.Model):
     def strategy_loss(
         self, inputs: Mapping[str, Any], targets: Any, prediction: Any, training: bool
     ) -> Any:
-        """Returns the scalar to minimize.
-
-        Args:
-            inputs: The batch given to the network.
-            targets: The batch of targets, or None.
-            prediction: The network's output for `inputs`.
-            training: Whether weights are about to be updated.
-        """
+        """Returns the scalar to minimize, of one batch; `targets` may be None."""
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Returns the network's output."""
@@ -113,11 +102,7 @@ class Supervised(FineTuner):
     def strategy_loss(
         self, inputs: Mapping[str, Any], targets: Any, prediction: Any, training: bool
     ) -> Any:
-        """Returns l(f(y), x).
-
-        Raises:
-            ValueError: If the data have no targets.
-        """
+        """Returns l(f(y), x)."""
         if targets is None:
             raise ValueError(
                 "Supervised fine-tuning needs targets. Give data as (inputs, targets), or use "
@@ -131,10 +116,7 @@ class School(FineTuner):
 
     Uses measurements only; targets are ignored.
 
-    Args:
-        network: The slim network, trained in place.
-        teacher: The unpruned network; a frozen copy is kept, so it stays trainable itself.
-        **kwargs: Arguments of `FineTuner`.
+    A frozen copy of `teacher`, the unpruned network, is kept, so that itself stays trainable.
 
     Reference:
         Park et al., "Efficient model-based deep learning via network pruning and fine-tuning",
@@ -156,18 +138,7 @@ class School(FineTuner):
 
 
 def judged_as(strategy: str) -> str:
-    """Returns the strategy whose score judges a network that `strategy` trained.
-
-    Args:
-        strategy: A name in `STRATEGIES`.
-
-    Raises:
-        ValueError: If there is no such strategy.
-
-    Example:
-        >>> judged_as("supervised")
-        'supervised'
-    """
+    """Returns the strategy whose score judges a network that `strategy` trained; both are names."""
     return str(getattr(STRATEGIES[strategy], "judged_as", FineTuner.judged_as))
 
 
@@ -187,25 +158,51 @@ def mean_squared_error(y_true: Any, y_pred: Any) -> Any:
     return ops.mean(difference * difference)
 
 
+def cross_entropy(y_true: Any, y_pred: Any, *, from_logits: bool = True) -> Any:
+    """Mean of -log p(label): the `distance` of `Supervised` for classifiers.
+
+    `y_true` are integers `(batch,)`, `y_pred` logits, or else probabilities, `(batch, classes)`.
+    """
+    losses = keras.losses.sparse_categorical_crossentropy(
+        y_true, ops.cast(y_pred, "float32"), from_logits=from_logits
+    )
+    return ops.mean(losses)
+
+
+def divergence(
+    y_true: Any, y_pred: Any, *, from_logits: bool = True, temperature: float = 2.0
+) -> Any:
+    """T^2 KL(softmax(y_true / T) || softmax(y_pred / T)): the `distance` of `School`.
+
+    Both are logits, or else probabilities, `(batch, classes)`. At a temperature T above 1 unlikely
+    classes count more, which carry the teacher's knowledge.
+
+    Reference:
+        Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network", 2015.
+    """
+    student = _log_softened(y_pred, from_logits, temperature)
+    teacher = _log_softened(y_true, from_logits, temperature)
+    terms = ops.sum(ops.exp(teacher) * (teacher - student), axis=-1)
+    return temperature**2 * ops.mean(terms)
+
+
+def _log_softened(scores: Any, from_logits: bool, temperature: float) -> Any:
+    scores = ops.cast(scores, "float32")
+    logits = scores if from_logits else ops.log(ops.maximum(scores, 1e-7))
+    return ops.log_softmax(logits / temperature, axis=-1)
+
+
 def tuning_options(
     *, learning_rate: float, steps: int, warmup: int, clip_norm: float = IMAGE_CLIP_NORM
 ) -> dict[str, Any]:
     """Returns arguments of `compile`: Adam on clipped gradients, and how a step is compiled.
 
-    The norm of gradients varies widely just after pruning and in small batches; clipping allows a
-    learning rate several times higher.
-
-    Args:
-        learning_rate: After a linear rise; falls to zero by a cosine.
-        steps: Steps of the whole training.
-        warmup: Steps of the rise, which starts at a twentieth of `learning_rate`.
-        clip_norm: Norm to which gradients are clipped.
+    The learning rate rises linearly from a twentieth of `learning_rate` over `warmup` of the
+    `steps`, then falls to zero by a cosine. The norm of gradients varies widely just after pruning
+    and in small batches; clipping allows a learning rate several times higher.
     """
     schedule = keras.optimizers.schedules.CosineDecay(
-        learning_rate / 20,
-        max(1, steps - warmup),
-        warmup_target=learning_rate,
-        warmup_steps=warmup,
+        learning_rate / 20, max(1, steps - warmup), warmup_target=learning_rate, warmup_steps=warmup
     )
     # On a CPU TensorFlow's own kernels beat XLA's, twofold for convolutions.
     on_tf_cpu = keras.backend.backend() == "tensorflow" and backend.device().kind == "cpu"

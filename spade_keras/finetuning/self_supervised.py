@@ -24,18 +24,8 @@ class SelfSupervised(FineTuner):
     Consistency includes measurements held out from the network (see `split_kspace`), which it
     cannot fit by repeating its inputs.
 
-    For evaluation phi is always the first transform, so that a held-out loss is repeatable.
-
-    Args:
-        network: The slim network, trained in place.
-        operator: The forward model A; by default `network.operator`.
-        consistency_weight: w_c.
-        equivariance_weight: w_e.
-        seed: Seed of the random transforms.
-        **kwargs: Arguments of `FineTuner`.
-
-    Raises:
-        ValueError: If there is no operator, or it names no informative transform known here.
+    For evaluation phi is always the first transform, so that a held-out loss is repeatable. A is
+    by default `network.operator`; the `seed` is that of the transforms.
 
     Reference:
         Chen, Tachella and Davies, "Equivariant imaging: learning beyond the range space", 2021.

@@ -27,11 +27,7 @@ def split_kspace(
         center: Side of the central block, in columns or as a square, that is never held out.
 
     Returns:
-        `inputs` with the given points only, and the others as `held_out_measurements` and
-        `held_out_mask`.
-
-    Raises:
-        ValueError: If a sample has too few points outside the center.
+        `inputs` with the given points only, and `held_out_measurements` and `held_out_mask`.
     """
     mask = np.asarray(inputs["mask"]) != 0
     held_out = np.zeros_like(mask)
@@ -63,11 +59,7 @@ def split_kspace(
 class SplitBatches(keras.utils.PyDataset):
     """Serves batches of inputs with a new random split of their sampled points every time.
 
-    Args:
-        batches: Serves `(inputs,)`, without targets.
-        share: Share that is held out; see `split_kspace`.
-        center: See `split_kspace`.
-        seed: Seed of the draws.
+    `batches` serves `(inputs,)`, without targets; `share` and `center` as in `split_kspace`.
 
     Reference:
         Yaman et al., "Self-supervised learning of physics-guided reconstruction neural networks
@@ -97,20 +89,12 @@ class SplitBatches(keras.utils.PyDataset):
 
 
 def held_out_measurements(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns inputs in which the held-out measurements replace the given ones.
-
-    Args:
-        inputs: Inputs from `split_kspace`.
-    """
+    """Returns inputs of `split_kspace` with the held-out measurements in place of the given."""
     return {**inputs, **_held_out(inputs)}
 
 
 def all_measurements(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns inputs with both the given and the held-out measurements.
-
-    Args:
-        inputs: Inputs from `split_kspace`, or plain inputs without held-out points.
-    """
+    """Returns inputs with both the given and the held-out measurements, if any are held out."""
     # The two sets of points are disjoint, so measurements and masks add up.
     return {**inputs, **{name: inputs[name] + value for name, value in _held_out(inputs).items()}}
 

@@ -23,13 +23,9 @@ CREATE TABLE IF NOT EXISTS times
 
 
 def user_cache_folder(name: str) -> Path:
-    """Returns a folder of spade-keras in the user's cache; it is made if it is missing.
+    """Returns a folder such as "locks" in the user's cache of spade-keras; makes it if needed.
 
-    Where the cache cannot be written to, as in many containers, the folder lies among the
-    temporary files.
-
-    Args:
-        name: Name of the folder, such as "locks".
+    Where the cache cannot be written to, as in many containers, it lies among temporary files.
     """
     folder = platformdirs.user_cache_path("spade-keras", appauthor=False) / name
     try:
@@ -46,11 +42,9 @@ def user_cache_folder(name: str) -> Path:
 class LatencyCache:
     """Times by name, valid under one fingerprint each.
 
-    They are in one SQLite file, so several processes may use a cache at once. The fingerprint's
-    inputs are left out: the name must identify the measured thing with its input shapes.
-
-    Args:
-        folder: Where the file lies; None: in the user's cache folder.
+    They are in one SQLite file in `folder`, by default the user's cache, which several processes
+    may use at once. The fingerprint's inputs are left out: the name must identify the measured
+    thing with its input shapes.
 
     Example:
         >>> import tempfile
@@ -66,14 +60,9 @@ class LatencyCache:
         self.path = self.folder / "latencies.sqlite"
 
     def get(self, name: str, fingerprint: Mapping[str, Any]) -> float | None:
-        """Returns the time in milliseconds, or None if it is not known.
+        """Returns the time in milliseconds under a fingerprint, or None if it is not known.
 
         A damaged file is set aside with a warning.
-
-        Args:
-            name: Name of the measured thing.
-            fingerprint: The conditions under which the time must hold; see
-                `latency.fingerprint`.
         """
         if not self.path.exists():
             return None
@@ -94,13 +83,9 @@ class LatencyCache:
         return None
 
     def put(self, times_ms: Mapping[str, float], fingerprint: Mapping[str, Any]) -> None:
-        """Stores times; one of the same name and fingerprint is replaced.
+        """Stores milliseconds by name; replaces those of the same name and fingerprint.
 
         If they cannot be written, on a full disk for instance, a warning says so.
-
-        Args:
-            times_ms: Milliseconds by name.
-            fingerprint: The conditions under which they were measured.
 
         Raises:
             ValueError: If a time is not a finite number of at least 0.
@@ -126,7 +111,6 @@ class LatencyCache:
 
     @contextlib.contextmanager
     def _database(self) -> Iterator[sqlite3.Connection]:
-        """Opens the file for one transaction."""
         with contextlib.closing(sqlite3.connect(self.path, timeout=60)) as database, database:
             database.execute(_CREATE)
             yield database

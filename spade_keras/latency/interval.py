@@ -14,7 +14,7 @@ _RESAMPLES = 4999
 
 
 def ratio_interval(
-    a_ms: Sequence[float], b_ms: Sequence[float], *, confidence: float = 0.95, seed: int = 0
+    a_ms: Sequence[float], b_ms: Sequence[float], *, confidence: float = 0.95
 ) -> Ratio:
     """Estimates the time of `b` / the time of `a` from interleaved samples.
 
@@ -24,17 +24,8 @@ def ratio_interval(
     anything that slows both windows of a pair cancels. On skewed samples with bursts, 10 to 40
     pairs, its coverage is closer to nominal than that of the basic or the bias-corrected one.
 
-    Args:
-        a_ms: Times of the reference, in the order measured.
-        b_ms: Times of the other model, each measured next to its partner in `a_ms`.
-        confidence: Probability that the interval covers the true ratio, in (0, 1).
-        seed: Seed of the resampling: the same samples give the same interval.
-
-    Returns:
-        The ratio and its interval.
-
-    Raises:
-        ValueError: If the samples are not paired, are fewer than two, or are not positive.
+    Each time in `b_ms` was measured next to its partner in `a_ms`. The same samples give the same
+    interval.
 
     Example:
         >>> print(ratio_interval([10.0, 10.2, 9.9, 10.1], [5.1, 5.0, 5.0, 5.2]))
@@ -47,36 +38,18 @@ def ratio_interval(
             f"Received: shapes {a.shape} and {b.shape}"
         )
     _check_times(a_ms=a, b_ms=b)
-    low, high = _bootstrap((a, b), _ratio_of_medians, confidence, seed)
-    return Ratio(
-        value=float(_ratio_of_medians(a, b)),
-        low=low,
-        high=high,
-        confidence=confidence,
-        pairs=int(a.size),
-    )
+    low, high = _bootstrap((a, b), _ratio_of_medians, confidence)
+    return Ratio(float(_ratio_of_medians(a, b)), low, high, confidence, pairs=int(a.size))
 
 
 def quantile_interval(
-    samples_ms: Sequence[float], q: float = 0.5, *, confidence: float = 0.95, seed: int = 0
+    samples_ms: Sequence[float], q: float = 0.5, *, confidence: float = 0.95
 ) -> Estimate:
     """Estimates a quantile of one model's times: the median, or a tail such as q = 0.99.
 
     The interval is the percentile bootstrap. Its upper bound is never above the longest sample,
     so that a tail needs samples beyond it: for q = 0.99 at 95 % at least 370 single calls
     (`measure(..., single_calls=True)`), since in fewer none may lie above the true quantile.
-
-    Args:
-        samples_ms: Times of windows; for a tail each must be of one call.
-        q: The quantile, in (0, 1).
-        confidence: Probability that the interval covers the true quantile, in (0, 1).
-        seed: Seed of the resampling: the same samples give the same interval.
-
-    Returns:
-        The quantile and its interval.
-
-    Raises:
-        ValueError: If the samples are fewer than two or not positive, or `q` is out of its range.
 
     Example:
         >>> print(quantile_interval([10.0, 10.2, 9.9, 10.1, 12.0]))
@@ -96,14 +69,8 @@ def quantile_interval(
     def quantile(values: np.ndarray, axis: int = -1) -> np.ndarray:
         return np.quantile(values, q, axis=axis)
 
-    low, high = _bootstrap((samples,), quantile, confidence, seed)
-    return Estimate(
-        value=float(quantile(samples)),
-        low=low,
-        high=high,
-        confidence=confidence,
-        samples=int(samples.size),
-    )
+    low, high = _bootstrap((samples,), quantile, confidence)
+    return Estimate(float(quantile(samples)), low, high, confidence, samples=int(samples.size))
 
 
 def pool(comparisons: Sequence[Comparison], *, confidence: float = 0.95) -> Comparison:
@@ -115,15 +82,7 @@ def pool(comparisons: Sequence[Comparison], *, confidence: float = 0.95) -> Comp
     all windows of one process together. So more windows of one process do not predict the next
     process; the differences between n processes do.
 
-    Args:
-        comparisons: The same two models, timed in processes of their own.
-        confidence: Probability that the interval covers the ratio of the average process.
-
-    Returns:
-        A `Comparison`; the only one itself if there is but one.
-
-    Raises:
-        ValueError: If there is none.
+    The interval covers the ratio of the average process.
 
     Reference:
         Kalibera and Jones, "Rigorous benchmarking in reasonable time", 2013.
@@ -132,38 +91,26 @@ def pool(comparisons: Sequence[Comparison], *, confidence: float = 0.95) -> Comp
         raise ValueError("`comparisons` must hold at least one. Received: comparisons=[]")
     if len(comparisons) == 1:
         return comparisons[0]
-    value, low, high = _process_interval([each.ratio.value for each in comparisons], confidence)
+    bounds = _process_interval([each.ratio.value for each in comparisons], confidence)
+    pairs = sum(each.ratio.pairs for each in comparisons)
     return Comparison(
         a=_joined([each.a for each in comparisons]),
         b=_joined([each.b for each in comparisons]),
-        ratio=Ratio(
-            value=value,
-            low=low,
-            high=high,
-            confidence=confidence,
-            pairs=sum(each.ratio.pairs for each in comparisons),
-            processes=len(comparisons),
-        ),
+        ratio=Ratio(*bounds, confidence, pairs, processes=len(comparisons)),
     )
 
 
 def latency_quantile(latency: Latency, q: float = 0.5, *, confidence: float = 0.95) -> Estimate:
     """Estimates a quantile of a model's times from one process or from several pooled ones.
 
-    Args:
-        latency: Of one process: the interval is that of `quantile_interval`. Of several: it is
-            made from each one's quantile, as in `pool`.
-        q: The quantile, in (0, 1).
-        confidence: Probability that the interval covers it.
-
-    Returns:
-        The quantile and its interval.
+    The interval is that of `quantile_interval` for one process; for several it is made from each
+    one's quantile, as in `pool`.
     """
     runs = latency.samples_by_run
     if len(runs) == 1:
         return quantile_interval(latency.samples, q, confidence=confidence)
-    value, low, high = _process_interval([float(np.quantile(run, q)) for run in runs], confidence)
-    return Estimate(value, low, high, confidence, len(latency.samples))
+    bounds = _process_interval([float(np.quantile(run, q)) for run in runs], confidence)
+    return Estimate(*bounds, confidence, len(latency.samples))
 
 
 def _check_times(**times: np.ndarray) -> None:
@@ -173,12 +120,9 @@ def _check_times(**times: np.ndarray) -> None:
 
 
 def _bootstrap(
-    samples: tuple[np.ndarray, ...],
-    statistic: Callable[..., np.ndarray],
-    confidence: float,
-    seed: int,
+    samples: tuple[np.ndarray, ...], statistic: Callable[..., np.ndarray], confidence: float
 ) -> tuple[float, float]:
-    """The percentile bootstrap; several samples are drawn again in pairs."""
+    """The percentile bootstrap; two samples are drawn in pairs."""
     # scipy.stats takes a second to import, so it is imported only when models are timed.
     from scipy import stats
 
@@ -193,7 +137,7 @@ def _bootstrap(
         batch=500,
         confidence_level=confidence,
         method="percentile",
-        rng=np.random.default_rng(seed),
+        rng=np.random.default_rng(0),
     )
     low, high = result.confidence_interval
     return float(low), float(high)
@@ -216,16 +160,14 @@ def _process_interval(values: Sequence[float], confidence: float) -> tuple[float
 
 
 def _joined(latencies: Sequence[Latency]) -> Latency:
-    samples = [sample for latency in latencies for sample in latency.samples]
-    first = latencies[0]
     peaks = [latency.peak_memory_bytes for latency in latencies]
     joined = summarize(
-        samples,
+        [sample for latency in latencies for sample in latency.samples],
         first_ms=0.0,
-        calls_per_window=first.calls_per_window,
+        calls_per_window=latencies[0].calls_per_window,
         stable=all(latency.stable for latency in latencies),
         peak_memory_bytes=None if None in peaks else max(peak for peak in peaks if peak),
-        fingerprint=first.fingerprint,
+        fingerprint=latencies[0].fingerprint,
     )
     return dataclasses.replace(
         joined,

@@ -24,14 +24,8 @@ def device_lock(timeout_s: float = 600.0) -> Iterator[Path]:
     The lock is the operating system's, in the user's cache folder: a killed process releases it.
     A thread that holds the lock may take it again.
 
-    Args:
-        timeout_s: Seconds to wait for another process to finish.
-
-    Yields:
-        The path of the lock file.
-
     Raises:
-        DeviceBusyError: If the device is still held after `timeout_s`; names who holds it.
+        DeviceBusyError: If another process still holds it after `timeout_s`; names that one.
     """
     path = lock_path()
     lock = filelock.FileLock(path, is_singleton=True)
@@ -45,7 +39,10 @@ def device_lock(timeout_s: float = 600.0) -> Iterator[Path]:
             "`lock=False` to time all the same, with times that disturb each other."
         ) from None
     try:
-        _write(holder)
+        since = datetime.datetime.now().isoformat(timespec="seconds")
+        command = (" ".join(sys.argv) or "python")[:200]
+        record = {"process": os.getpid(), "command": command, "since": since}
+        holder.write_text(json.dumps(record))
         yield path
     finally:
         lock.release()
@@ -61,18 +58,9 @@ def lock_path() -> Path:
     return user_cache_folder("locks") / f"{name}.lock"
 
 
-def _write(holder: Path) -> None:
-    since = datetime.datetime.now().isoformat(timespec="seconds")
-    command = " ".join(sys.argv) or "python"
-    text = json.dumps({"process": os.getpid(), "command": command[:200], "since": since})
-    partial = holder.with_suffix(f".{os.getpid()}")
-    partial.write_text(text)
-    partial.replace(holder)
-
-
 def _describe(holder: Path) -> str:
     try:
         known = json.loads(holder.read_text())
         return f"process {known['process']} ({known['command']}), since {known['since']}"
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError):  # missing, or half written
         return "an unknown process"

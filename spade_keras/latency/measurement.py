@@ -14,7 +14,7 @@ from spade_keras.backend.batches import fill_batch
 from spade_keras.latency.interval import ratio_interval
 from spade_keras.latency.lock import device_lock
 from spade_keras.latency.results import Comparison, Latency, SelfCheck, summarize
-from spade_keras.latency.windows import Stopwatch, Warm, time_interleaved, warm_up
+from spade_keras.latency.windows import Stopwatch, as_measured, time_interleaved, warm_up
 from spade_keras.typing import Record
 
 
@@ -26,10 +26,9 @@ def fingerprint(inputs: Any = None, *, mode: str | None = None) -> dict[str, Any
         mode: How the backend runs the model (`backend.modes`); None for its default.
 
     Returns:
-        A dict of plain JSON values with the keys "device", "backend", "mode", "versions",
-        "settings" (threads, precision, flags), "dtype" (the global policy) and "inputs" (a list
-        with name, shape and dtype of each). A time is comparable, and a cached one valid, only
-        where these are equal.
+        Plain JSON values under "device", "backend", "mode", "versions", "settings" (threads,
+        precision, flags), "dtype" (the global policy) and "inputs" (name, shape and dtype of
+        each). A time is comparable, and a cached one valid, only where these are equal.
     """
     described = []
     if inputs is not None:
@@ -80,12 +79,9 @@ def measure(  # noqa: PLR0913 - every setting is a keyword of its own
         lock: Whether to wait until no other process is timing on this device.
         stopwatch: Times windows; the default reads the system's clock and blocks on the backend.
 
-    Returns:
-        Its latency, with quartiles, memory and fingerprint.
-
     Raises:
-        ValueError: If `repeats` or `warmup` is below 1, `mode` is unknown, or both `inputs` and
-            `described` are given.
+        ValueError: If a count is below 1, `mode` is unknown, or both `inputs` and `described` are
+            given.
         DeviceBusyError: If another process keeps timing on this device.
 
     Example:
@@ -97,13 +93,9 @@ def measure(  # noqa: PLR0913 - every setting is a keyword of its own
     """
     _check_counts(repeats=repeats, warmup=warmup)
     circumstances = _circumstances(inputs, described, mode)
-    prepare = _Preparation(inputs, mode, stopwatch, warmup, single_calls)
     with device_lock() if lock else contextlib.nullcontext():
-        candidate = prepare(model)
-        [samples] = time_interleaved(
-            prepare.stopwatch, [candidate.function], [candidate.warm.calls], rounds=repeats
-        )
-    return candidate.latency(samples, circumstances)
+        measured = _timed([model], inputs, mode, stopwatch, warmup, single_calls, repeats)
+    return summarize(**measured[0], fingerprint=circumstances)
 
 
 def compare(  # noqa: PLR0913 - every setting is a keyword of its own
@@ -121,25 +113,11 @@ def compare(  # noqa: PLR0913 - every setting is a keyword of its own
 ) -> Comparison:
     """Times two models interleaved, A-B-B-A, so that a drift of the machine's speed cancels.
 
-    Args:
-        a: The reference; see `measure`.
-        b: The other model.
-        inputs: Inputs of both.
-        described: The inputs of functions that are timed without any, for the fingerprint.
-        pairs: Windows of each model. The time spent is about `pairs` + 5 times that of both.
-        warmup: Most windows to warm up each model for.
-        single_calls: See `measure`.
-        mode: How the backend runs the models, one of `backend.modes()`.
-        lock: Whether to wait until no other process is timing on this device.
-        stopwatch: Times windows; the default reads the system's clock and blocks on the backend.
+    `a` is the reference. `pairs` windows of each model are timed, at least two, which takes about
+    `pairs` + 5 times the time of both. Other arguments and errors are those of `measure`.
 
     Returns:
         Both latencies, and the time of `b` / the time of `a` with its 95 % interval.
-
-    Raises:
-        ValueError: If `pairs` is below 2 or `warmup` below 1, `mode` is unknown, or both `inputs`
-            and `described` are given.
-        DeviceBusyError: If another process keeps timing on this device.
     """
     _check_counts(warmup=warmup)
     if pairs < 2:
@@ -148,73 +126,28 @@ def compare(  # noqa: PLR0913 - every setting is a keyword of its own
             f"Received: pairs={pairs}"
         )
     circumstances = _circumstances(inputs, described, mode)
-    prepare = _Preparation(inputs, mode, stopwatch, warmup, single_calls)
     with device_lock() if lock else contextlib.nullcontext():
-        candidates = [prepare(model) for model in (a, b)]
-        a_ms, b_ms = time_interleaved(
-            prepare.stopwatch,
-            [candidate.function for candidate in candidates],
-            [candidate.warm.calls for candidate in candidates],
-            rounds=pairs,
-        )
-    return Comparison(
-        a=candidates[0].latency(a_ms, circumstances),
-        b=candidates[1].latency(b_ms, circumstances),
-        ratio=ratio_interval(a_ms, b_ms),
-    )
+        measured = _timed([a, b], inputs, mode, stopwatch, warmup, single_calls, pairs)
+    of_a, of_b = (summarize(**each, fingerprint=circumstances) for each in measured)
+    return Comparison(of_a, of_b, ratio_interval(of_a.samples, of_b.samples))
 
 
 def self_check(
-    model: Callable[..., Any],
-    inputs: Any = None,
-    *,
-    pairs: int = 30,
-    warmup: int = 10,
-    mode: str | None = None,
-    lock: bool = True,
-    stopwatch: Stopwatch | None = None,
+    model: Callable[..., Any], inputs: Any = None, *, pairs: int = 30, **options: Any
 ) -> SelfCheck:
     """Times a model against itself, which shows the noise of this machine.
 
-    Args:
-        model: See `measure`; compiled twice, as two models would be.
-        inputs: See `measure`.
-        pairs: Windows of each; more of them resolve smaller differences.
-        warmup: Most windows to warm up for.
-        mode: How the backend runs the model, one of `backend.modes()`.
-        lock: Whether to wait until no other process is timing on this device.
-        stopwatch: Times windows; the default reads the system's clock and blocks on the backend.
-
-    Returns:
-        The comparison and the smallest relative difference that can be resolved.
-
-    Raises:
-        ValueError: As `compare`.
-        DeviceBusyError: If another process keeps timing on this device.
+    It is compiled twice, as two models would be. More `pairs` resolve smaller differences;
+    `options` are those of `compare`.
     """
-    comparison = compare(
-        model,
-        model,
-        inputs,
-        pairs=pairs,
-        warmup=warmup,
-        mode=mode,
-        lock=lock,
-        stopwatch=stopwatch,
-    )
+    comparison = compare(model, model, inputs, pairs=pairs, **options)
     ratio = comparison.ratio
     return SelfCheck(comparison, max(abs(ratio.low - 1), abs(ratio.high - 1)))
 
 
 @dataclasses.dataclass(frozen=True)
 class BatchLatency(Record):
-    """The time of one call with a batch.
-
-    Args:
-        batch: Samples in the batch.
-        latency: Time of the call.
-        samples_per_s: `batch` / median time.
-    """
+    """The time of one call with a batch; `samples_per_s` is `batch` / median time."""
 
     batch: int
     latency: Latency
@@ -222,31 +155,11 @@ class BatchLatency(Record):
 
 
 def sweep_batches(
-    model: Callable[..., Any],
-    inputs: Any,
-    batches: Sequence[int] = (1, 2, 4, 8),
-    **options: Any,
+    model: Callable[..., Any], inputs: Any, batches: Sequence[int] = (1, 2, 4, 8), **options: Any
 ) -> tuple[BatchLatency, ...]:
-    """Times a model at several batch sizes.
+    """Times a model at several batch sizes; returns one entry for each, in the order given.
 
-    Args:
-        model: A Keras model.
-        inputs: Real inputs with a batch axis; they are repeated to fill larger batches.
-        batches: The batch sizes.
-        **options: Options of `measure`.
-
-    Returns:
-        One entry per batch size, in the order given.
-
-    Raises:
-        ValueError: If a batch size is below 1.
-
-    Example:
-        >>> import keras, numpy as np
-        >>> dense = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
-        >>> sweep = sweep_batches(dense, np.ones((1, 4), "float32"), (1, 3), repeats=5)
-        >>> [entry.batch for entry in sweep]
-        [1, 3]
+    Inputs are repeated to fill larger batches; `options` are those of `measure`.
     """
     if not batches or min(batches) < 1:
         raise ValueError(
@@ -259,49 +172,30 @@ def sweep_batches(
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Candidate:
-    """A function that is compiled and warm."""
-
-    function: Callable[[], Any]
-    warm: Warm
-    peak_memory_bytes: int | None
-
-    def latency(self, samples: list[float], circumstances: dict[str, Any]) -> Latency:
-        return summarize(
-            samples,
-            first_ms=self.warm.first_ms,
-            calls_per_window=self.warm.calls,
-            stable=self.warm.stable,
-            peak_memory_bytes=self.peak_memory_bytes,
-            fingerprint=circumstances,
-        )
-
-
-class _Preparation:
-    """Turns models into warm candidates, all under the same settings."""
-
-    def __init__(
-        self,
-        inputs: Any,
-        mode: str | None,
-        stopwatch: Stopwatch | None,
-        warmup: int,
-        single_calls: bool,
-    ) -> None:
-        self.stopwatch = stopwatch or Stopwatch(backend.synchronize)
-        self._inputs = inputs
-        self._mode = mode
-        self._warmup = warmup
-        self._single_calls = single_calls
-
-    def __call__(self, model: Callable[..., Any]) -> _Candidate:
+def _timed(
+    models: Sequence[Callable[..., Any]],
+    inputs: Any,
+    mode: str | None,
+    stopwatch: Stopwatch | None,
+    warmup: int,
+    single_calls: bool,
+    rounds: int,
+) -> list[dict[str, Any]]:
+    """Warms up models one after the other, times them interleaved; returns what is measured."""
+    stopwatch = stopwatch or Stopwatch(backend.synchronize)
+    functions, warm, peaks = [], [], []
+    for model in models:
         backend.reset_peak_memory()
-        function = model
-        if self._inputs is not None:
-            function = backend.inference_function(model, self._inputs, self._mode)
-        warm = warm_up(self.stopwatch, function, self._warmup, single_calls=self._single_calls)
-        return _Candidate(function, warm, backend.peak_memory_bytes())
+        if inputs is not None:
+            model = backend.inference_function(model, inputs, mode)
+        functions.append(model)
+        warm.append(warm_up(stopwatch, model, warmup, single_calls=single_calls))
+        peaks.append(backend.peak_memory_bytes())
+    samples = time_interleaved(stopwatch, functions, [one.calls for one in warm], rounds)
+    return [
+        {**as_measured(one, times), "peak_memory_bytes": peak}
+        for one, times, peak in zip(warm, samples, peaks, strict=True)
+    ]
 
 
 def _circumstances(inputs: Any, described: Any, mode: str | None) -> dict[str, Any]:

@@ -52,14 +52,9 @@ class Latency(Record):
 
 @dataclasses.dataclass(frozen=True)
 class Estimate(Record):
-    """A quantile of a model's times, with its confidence interval.
+    """A quantile in milliseconds of so many `samples`, with its confidence interval.
 
-    Args:
-        value: The quantile of the samples, in milliseconds.
-        low: Lower bound.
-        high: Upper bound; a limit in milliseconds is met when this is below it.
-        confidence: Probability that the interval was made for.
-        samples: Times behind it.
+    A limit is met when `high` is below it.
     """
 
     value: float
@@ -74,15 +69,10 @@ class Estimate(Record):
 
 @dataclasses.dataclass(frozen=True)
 class Ratio(Record):
-    """The time of one model divided by the time of another, with its confidence interval.
+    """The median time of one model divided by that of another, with its confidence interval.
 
-    Args:
-        value: Ratio of the medians.
-        low: Lower bound.
-        high: Upper bound; a budget is met when this is below it.
-        confidence: Probability that the interval was made for.
-        pairs: Paired windows behind it.
-        processes: Processes in which they were measured.
+    It is made of `pairs` of windows, in so many `processes`. A budget is met when `high` is below
+    it.
     """
 
     value: float
@@ -100,10 +90,7 @@ class Ratio(Record):
 class Comparison(Record):
     """Two models timed interleaved.
 
-    Args:
-        a: The reference.
-        b: The other model.
-        ratio: Time of `b` / time of `a`: below 1 when `b` is the faster one.
+    `a` is the reference; `ratio` is the time of `b` / the time of `a`, below 1 when `b` is faster.
     """
 
     a: Latency
@@ -113,19 +100,17 @@ class Comparison(Record):
 
 @dataclasses.dataclass(frozen=True)
 class SelfCheck(Record):
-    """A model timed against itself.
+    """A model timed against itself: its ratio differs from 1 by noise alone.
 
-    Args:
-        comparison: Its ratio differs from 1 by noise alone.
-        resolvable: The smallest relative difference that this machine resolves with this number
-            of pairs: the larger distance of the interval's ends from 1.
+    `resolvable` is the smallest relative difference that this machine resolves with this number of
+    pairs: the larger distance of the interval's ends from 1.
     """
 
     comparison: Comparison
     resolvable: float
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the fields as plain JSON values."""
+        """Returns the fields as plain JSON values, those of the comparison beside `resolvable`."""
         return {"resolvable": self.resolvable, **self.comparison.as_dict()}
 
     def __str__(self) -> str:
@@ -142,33 +127,18 @@ def summarize(
     first_ms: float,
     calls_per_window: int,
     stable: bool,
-    peak_memory_bytes: int | None,
+    peak_memory_bytes: int | None = None,
     fingerprint: Mapping[str, Any],
 ) -> Latency:
-    """Makes a `Latency` of raw samples.
-
-    Args:
-        samples_ms: Milliseconds per call of every window.
-        first_ms: Time of the very first call, compilation included.
-        calls_per_window: Calls averaged in a window.
-        stable: Whether warming up ended because the windows agreed.
-        peak_memory_bytes: Peak memory; None where unknown.
-        fingerprint: The conditions of the measurement.
-
-    Returns:
-        Its statistics.
-
-    Raises:
-        ValueError: If `samples_ms` is empty.
-    """
+    """Makes a `Latency` of milliseconds per call and the time of the first, compiling call."""
     if len(samples_ms) == 0:
         raise ValueError("`samples_ms` must hold at least one time. Received: samples_ms=[]")
-    q1, median, q3, p99 = np.percentile(np.asarray(samples_ms, "float64"), [25, 50, 75, 99])
+    q1, median, q3, p99 = np.percentile(samples_ms, [25, 50, 75, 99]).tolist()
     return Latency(
-        median_ms=float(median),
-        q1_ms=float(q1),
-        q3_ms=float(q3),
-        p99_ms=float(p99),
+        median_ms=median,
+        q1_ms=q1,
+        q3_ms=q3,
+        p99_ms=p99,
         compile_ms=max(0.0, float(first_ms - median)),
         samples=tuple(float(sample) for sample in samples_ms),
         calls_per_window=calls_per_window,

@@ -14,14 +14,7 @@ RESOLUTION = 0.03
 
 @dataclass(frozen=True)
 class Staircase(Record):
-    """Time as a function of a width.
-
-    Args:
-        widths: Widths measured, ascending; the last is the full width.
-        latency_ms: Time at each of them.
-        edges: The widths worth choosing, ascending; see `right_edges`.
-        resolution: Relative difference of two times below which they count as equal.
-    """
+    """Times at ascending widths, the last one the full width; `edges` as in `right_edges`."""
 
     widths: tuple[int, ...]
     latency_ms: tuple[float, ...]
@@ -30,11 +23,7 @@ class Staircase(Record):
 
     @classmethod
     def of(
-        cls,
-        widths: Sequence[int],
-        latency_ms: Sequence[float],
-        *,
-        resolution: float = RESOLUTION,
+        cls, widths: Sequence[int], latency_ms: Sequence[float], *, resolution: float = RESOLUTION
     ) -> Staircase:
         """Finds the edges of measured times; see `right_edges`."""
         times = _times_by_width(widths, latency_ms, resolution)
@@ -42,14 +31,7 @@ class Staircase(Record):
         return cls(tuple(times), tuple(times.values()), edges, resolution)
 
     def free_widening(self, width: int) -> int:
-        """Returns the widest width that costs no more time than `width`, within the resolution.
-
-        Args:
-            width: One of the widths measured.
-
-        Raises:
-            ValueError: If it is not among them.
-        """
+        """Returns the widest width that costs no more time than `width`, within the resolution."""
         times = dict(zip(self.widths, self.latency_ms, strict=True))
         if width not in times:
             raise ValueError(
@@ -72,16 +54,7 @@ def right_edges(
     (1 - `resolution`) times that of the edge before. Plateaus leave their widest width, cliffs (a
     narrower width that is slower) leave nothing, and a smooth line leaves steps of `resolution`.
 
-    Args:
-        widths: Widths measured, in any order; the largest is the full width.
-        latency_ms: Time at each of them.
-        resolution: Relative difference of two times below which they count as equal, in [0, 1).
-
-    Returns:
-        The edges, ascending; the last is the full width.
-
-    Raises:
-        ValueError: If there are no widths, if they repeat, or times are not above 0.
+    The widths come in any order, the largest is the full width; edges are ascending.
 
     Example:
         >>> right_edges([32, 36, 40, 48, 63, 64], [2.0, 3.0, 3.0, 4.9, 6.0, 5.0])

@@ -21,12 +21,7 @@ STABLE_WINDOWS = 3
 
 
 class Stopwatch:
-    """Times calls until their outputs are there.
-
-    Args:
-        synchronize: Blocks until the outputs given to it are computed.
-        clock: Returns seconds.
-    """
+    """Times calls until `synchronize` says that their outputs are there; `clock` gives seconds."""
 
     def __init__(
         self, synchronize: Callable[[Any], None], clock: Callable[[], float] = time.perf_counter
@@ -44,19 +39,12 @@ class Stopwatch:
 
 
 class Warm(NamedTuple):
-    """The result of warming up a function.
+    """A function that is warm."""
 
-    Args:
-        first_ms: Time of the first call, which traces and compiles.
-        call_ms: Median time per call of the last windows.
-        calls: Calls that make a window long enough to be timed.
-        stable: Whether the last windows agreed before the limit was reached.
-    """
-
-    first_ms: float
-    call_ms: float
-    calls: int
-    stable: bool
+    first_ms: float  # traces and compiles
+    call_ms: float  # median per call of the last windows
+    calls: int  # that make a window long enough to be timed
+    stable: bool  # whether the last windows agreed before the limit was reached
 
 
 def warm_up(
@@ -68,11 +56,7 @@ def warm_up(
 ) -> Warm:
     """Calls `function` until its time per call is stable, in at most `most_windows` windows.
 
-    Args:
-        stopwatch: Times windows.
-        function: What is called.
-        most_windows: The limit.
-        single_calls: Whether a window is one call, however short: averaging hides the tail.
+    With `single_calls` every window is one call, however short: averaging hides the tail.
     """
     first_ms = stopwatch.time(function)
     calls = 1
@@ -88,17 +72,12 @@ def warm_up(
 
 
 def time_interleaved(
-    stopwatch: Stopwatch,
-    functions: Sequence[Callable[[], Any]],
-    calls: Sequence[int],
-    rounds: int,
+    stopwatch: Stopwatch, functions: Sequence[Callable[[], Any]], calls: Sequence[int], rounds: int
 ) -> list[list[float]]:
     """Times every function once per round, in reversed order every second round.
 
-    A, B, B, A, A, B, ...: a drift of the machine's speed then falls on all functions alike.
-
-    Returns:
-        For each function `rounds` times in milliseconds per call; times of one round are paired.
+    A, B, B, A, A, B, ...: a drift of the machine's speed then falls on all functions alike. Returns
+    milliseconds per call for each function; those of one round are paired.
     """
     samples: list[list[float]] = [[] for _ in functions]
     with _garbage_collection_off():
@@ -107,6 +86,31 @@ def time_interleaved(
             for index in reversed(order) if number % 2 else order:
                 samples[index].append(stopwatch.time(functions[index], calls[index]))
     return samples
+
+
+def as_measured(warm: Warm, samples_ms: list[float], load_ms: float = 0.0) -> dict[str, Any]:
+    """Returns, as plain JSON values, what `latency.summarize` takes of one function."""
+    return {
+        "samples_ms": samples_ms,
+        "first_ms": load_ms + warm.first_ms,
+        "calls_per_window": warm.calls,
+        "stable": warm.stable,
+    }
+
+
+def time_loaded(
+    stopwatch: Stopwatch,
+    functions: Sequence[Callable[[], Any]],
+    load_ms: Sequence[float],
+    rounds: int,
+    warmup: int,
+    *,
+    single_calls: bool = False,
+) -> list[dict[str, Any]]:
+    """Warms up functions whose loading took `load_ms`, times them interleaved: `as_measured`."""
+    warm = [warm_up(stopwatch, each, warmup, single_calls=single_calls) for each in functions]
+    samples = time_interleaved(stopwatch, functions, [one.calls for one in warm], rounds)
+    return [as_measured(*measured) for measured in zip(warm, samples, load_ms, strict=True)]
 
 
 def _calls_per_window(call_ms: float) -> int:

@@ -8,6 +8,7 @@ from spade_keras.metrics.conventions import (
     get_convention,
 )
 from spade_keras.metrics.evaluation import (
+    Scores,
     are_probabilities,
     class_quality,
     evaluate,
@@ -21,7 +22,6 @@ from spade_keras.metrics.image_metrics import (
     psnr_per_image,
     ssim_per_image,
 )
-from spade_keras.metrics.scores import Scores
 
 __all__ = [
     "CLASS_CONVENTION",

@@ -68,14 +68,7 @@ LUMA_WEIGHTS = (65.481, 128.553, 24.966)
 
 
 def get_convention(name: str) -> Convention:
-    """Returns a convention.
-
-    Args:
-        name: A key of `CONVENTIONS`.
-
-    Raises:
-        ValueError: If there is no such convention.
-    """
+    """Returns the convention of that name."""
     if name not in CONVENTIONS:
         raise ValueError(
             f"`convention` must be one of {sorted(CONVENTIONS)}. Received: convention={name!r}"

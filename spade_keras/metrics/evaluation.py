@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,38 @@ from scipy.special import log_softmax
 
 from spade_keras.metrics.conventions import Convention, get_convention
 from spade_keras.metrics.image_metrics import check_settings, comparable, mean_squares, similarity
-from spade_keras.metrics.scores import Scores
+
+_FORMATS = {
+    "psnr_db": "PSNR {:.2f} dB",
+    "ssim": "SSIM {:.4f}",
+    "nmse": "NMSE {:.4f}",
+    "accuracy": "accuracy {:.4f}",
+    "cross_entropy": "cross-entropy {:.4f}",
+}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores under one convention: one value per image or volume, or one over all samples."""
+
+    convention: str
+    values: Mapping[str, np.ndarray]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """Returns the values of a score."""
+        return self.values[name]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the convention, the mean of each score, and its spread as `<score>_std`."""
+        means = {name: float(np.mean(v)) for name, v in self.values.items()}
+        spreads = {f"{n}_std": float(np.std(v)) for n, v in self.values.items() if np.ndim(v)}
+        return {"convention": self.convention, **means, **spreads}
+
+    def __str__(self) -> str:
+        numbers = self.as_dict()
+        said = ", ".join(_FORMATS[name].format(numbers[name]) for name in self.values)
+        count = max(np.size(v) for v in self.values.values())
+        return f"{said} (convention {self.convention}, mean of {count})"
 
 
 def evaluate(
@@ -38,10 +70,6 @@ def evaluate(
     Returns:
         "psnr_db", "ssim" and "nmse" per image or volume.
 
-    Raises:
-        ValueError: If images do not fit together, a true one is zero, anything is not finite, or
-            an argument is unknown.
-
     Example:
         >>> truth = np.random.default_rng(0).uniform(size=(3, 16, 16))
         >>> print(evaluate(truth, truth + 0.1, convention="image").as_dict()["convention"])
@@ -67,15 +95,8 @@ def evaluate(
 def image_quality(y_true: np.ndarray, y_pred: np.ndarray) -> Scores:
     """Compares the slices of one slab; see `SLAB_CONVENTION`.
 
-    Args:
-        y_true: Magnitudes `(slices, height, width)`, at least 7 x 7 pixels.
-        y_pred: The same shape.
-
-    Returns:
-        "psnr_db", "ssim" and "nmse" per slice.
-
-    Raises:
-        ValueError: If shapes differ, a true slice is zero or anything is not finite.
+    Both are magnitudes `(slices, height, width)` of at least 7 x 7 pixels. Gives "psnr_db", "ssim"
+    and "nmse" per slice.
 
     Reference:
         The data range and the SSIM window are those of Zbontar et al., "fastMRI: an open dataset
@@ -96,15 +117,8 @@ def image_quality(y_true: np.ndarray, y_pred: np.ndarray) -> Scores:
 def class_quality(y_true: np.ndarray, y_pred: np.ndarray) -> Scores:
     """Compares class scores with the true classes; see `CLASS_CONVENTION`.
 
-    Args:
-        y_true: Classes, integers `(samples,)`.
-        y_pred: Logits or probabilities `(samples, classes)`; see `are_probabilities`.
-
-    Returns:
-        "accuracy" and "cross_entropy" over all samples.
-
-    Raises:
-        ValueError: If the shapes do not fit together, a label is no class, or a score not finite.
+    `y_true` are integers `(samples,)`, `y_pred` logits or probabilities `(samples, classes)`. Gives
+    "accuracy" and "cross_entropy" over all samples.
 
     Example:
         >>> print(class_quality(np.array([0, 1]), np.array([[0.9, 0.1], [0.8, 0.2]]))["accuracy"])
@@ -129,21 +143,13 @@ def class_quality(y_true: np.ndarray, y_pred: np.ndarray) -> Scores:
         logs = np.log(np.maximum(y_pred, 1e-12))
     else:
         logs = log_softmax(y_pred, axis=-1)
-    return Scores(
-        "classes",
-        {
-            "accuracy": np.mean(y_pred.argmax(axis=-1) == y_true),
-            "cross_entropy": -np.mean(logs[np.arange(len(y_true)), y_true]),
-        },
-    )
+    accuracy = np.mean(y_pred.argmax(axis=-1) == y_true)
+    cross_entropy = -np.mean(logs[np.arange(len(y_true)), y_true])
+    return Scores("classes", {"accuracy": accuracy, "cross_entropy": cross_entropy})
 
 
 def are_probabilities(scores: np.ndarray) -> bool:
-    """Returns whether every row is non-negative and sums to 1, within float16's precision.
-
-    Args:
-        scores: `(samples, classes)`.
-    """
+    """Whether every row of `(samples, classes)` is >= 0 and sums to 1, as precise as float16 is."""
     scores = np.asarray(scores, "float64")
     return bool((scores >= 0).all() and np.allclose(scores.sum(axis=-1), 1, atol=2e-3))
 

@@ -20,11 +20,7 @@ _C1, _C2 = 0.01**2, 0.03**2
 
 
 def psnr_per_image(
-    y_true: Any,
-    y_pred: Any,
-    data_range: float = 1.0,
-    convention: str = "image",
-    border: int = 0,
+    y_true: Any, y_pred: Any, data_range: float = 1.0, convention: str = "image", border: int = 0
 ) -> Any:
     """Returns the PSNR in dB of every image `(batch,)`, or of the one volume `(1,)`.
 
@@ -36,11 +32,7 @@ def psnr_per_image(
 
 
 def ssim_per_image(
-    y_true: Any,
-    y_pred: Any,
-    data_range: float = 1.0,
-    convention: str = "image",
-    border: int = 0,
+    y_true: Any, y_pred: Any, data_range: float = 1.0, convention: str = "image", border: int = 0
 ) -> Any:
     """Returns the SSIM of every image `(batch,)`, or the mean over the one volume `(1,)`."""
     x, y = _prepare(y_true, y_pred, data_range, convention, border)
@@ -48,11 +40,7 @@ def ssim_per_image(
 
 
 def nmse_per_image(
-    y_true: Any,
-    y_pred: Any,
-    data_range: float = 1.0,
-    convention: str = "image",
-    border: int = 0,
+    y_true: Any, y_pred: Any, data_range: float = 1.0, convention: str = "image", border: int = 0
 ) -> Any:
     """Returns the NMSE of every image `(batch,)`, or of the one volume `(1,)`."""
     error, energy = mean_squares(*_prepare(y_true, y_pred, data_range, convention, border))
@@ -104,9 +92,6 @@ class PSNR(_ImageMetric):
         `y_true` and `y_pred`: `(batch, height, width, channels)`; two channels are real and
         imaginary part, any other number is taken as it is.
 
-    Raises:
-        ValueError: If `data_range` is not positive, `border` negative or the convention unknown.
-
     Example:
         >>> metric = PSNR()
         >>> metric.update_state(np.zeros((1, 4, 4, 1)), np.full((1, 4, 4, 1), 0.1))
@@ -130,13 +115,6 @@ class SSIM(_ImageMetric):
     sets the window too, 7x7 or 11x11; images must be at least as large. Its name is `ssim_` and
     the convention.
 
-    Example:
-        >>> metric = SSIM()
-        >>> image = np.random.default_rng(0).uniform(size=(1, 16, 16, 1))
-        >>> metric.update_state(image, image)
-        >>> metric.name, round(float(metric.result()), 3)
-        ('ssim_image', 1.0)
-
     Reference:
         Wang et al., "Image quality assessment: from error visibility to structural similarity",
         2004.
@@ -150,12 +128,6 @@ class NMSE(_ImageMetric):
     """Mean of ||y_pred - y_true||^2 / ||y_true||^2 over images or volumes.
 
     Arguments as of `PSNR`; the data range cancels. Its name is `nmse_` and the convention.
-
-    Example:
-        >>> metric = NMSE()
-        >>> metric.update_state(np.full((1, 4, 4, 1), 2.0), np.full((1, 4, 4, 1), 1.0))
-        >>> metric.name, round(float(metric.result()), 3)
-        ('nmse_image', 0.25)
     """
 
     per_image, score, better = nmse_per_image, "nmse", "down"
@@ -172,14 +144,7 @@ def check_settings(data_range: float, border: int) -> None:
 def comparable(y_true: Any, y_pred: Any, rules: Convention, border: int) -> tuple[Any, Any]:
     """Returns both as a convention compares them, in float32, not yet divided by a range.
 
-    Args:
-        y_true: `(batch, height, width, channels)`; two channels are real and imaginary part.
-        y_pred: The same; one of both may be real where the other is complex.
-        rules: The convention.
-        border: Pixels to cut off every side.
-
-    Raises:
-        ValueError: If the channels do not fit together.
+    They are `(batch, height, width, channels)`; one may be real where the other is complex.
     """
     y_true, y_pred = _real(y_true), _real(y_pred)
     if y_true.shape[-1] != y_pred.shape[-1]:

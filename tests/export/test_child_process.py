@@ -5,15 +5,17 @@ import pytest
 
 from spade_keras.errors import MissingExtraError
 from spade_keras.export import ExportError, check_script, saved_model
-from spade_keras.latency import child_process
+from spade_keras.latency import fresh_process
 
 
 def run(tmp_path, code, environment=None, timeout_s=60.0):
-    child_process.run_python(
+    fresh_process.run_job(
         ["-c", code],
+        tmp_path,
+        {},
+        {},
         purpose="tests",
         environment=environment or {},
-        folder=tmp_path,
         timeout_s=timeout_s,
         raises=ExportError,
     )
@@ -59,4 +61,4 @@ def test_the_check_refuses_a_process_that_has_imported_keras():
 def test_missing_tensorflow_is_an_error_with_the_pip_line(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'spade-keras\[tensorflow\]'"):
-        saved_model.require_tensorflow()
+        saved_model.require_packages("tensorflow", "tensorflow")

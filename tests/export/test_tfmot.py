@@ -8,7 +8,7 @@ import pytest
 
 from spade_keras.errors import MissingExtraError
 from spade_keras.export import ExportError, tfmot
-from spade_keras.export.tfmot import tuning, twin
+from spade_keras.export.tfmot import twin
 from spade_keras.networks import priors
 
 layers = keras.layers
@@ -179,7 +179,7 @@ def clustered(tmp_path_factory):
 def test_every_layer_has_a_twin_of_equal_outputs(clustered):
     outputs, tuned, report = clustered
     kinds = {type(layer).__name__ for layer in tuned.layers}
-    assert set(twin._RULES) == kinds - {"InputLayer"}
+    assert set(twin._LAYERS) == kinds - {"InputLayer"}
     assert outputs.std() > 0.05
     assert report.twin_error < 1e-5 and report.carried_error < 1e-5
 
@@ -260,7 +260,7 @@ def test_a_twin_that_computes_something_else_is_refused(images, tmp_path, monkey
         description["layers"][1]["config"]["activation"] = "elu"
         return description
 
-    monkeypatch.setattr(tuning, "describe", wrong)
+    monkeypatch.setattr(tfmot, "describe", wrong)
     data, held_out = images
     prior = priors.dncnn(filters=[4], channels=1)
     prior.get_layer("residual").kernel.assign(np.ones((3, 3, 4, 1)))

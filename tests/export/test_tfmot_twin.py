@@ -33,7 +33,7 @@ def test_a_sequential_model_is_a_chain():
         [keras.Input((4,)), layers.Dense(3, name="a"), layers.Dense(2, name="b")]
     )
     description = describe(model, (4,))
-    assert [entry["inputs"] for entry in description["layers"]] == [["input"], ["a"]]
+    assert [entry["inputs"] for entry in description["layers"]] == [[description["input"]], ["a"]]
     assert description["output"] == "b"
 
 

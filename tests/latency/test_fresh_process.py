@@ -1,4 +1,5 @@
 import importlib
+import subprocess
 
 import keras
 import numpy as np
@@ -56,7 +57,12 @@ def test_two_files_are_compared_by_another_process(tmp_path, monkeypatch):
 @pytest.fixture
 def in_this_process(monkeypatch):
     """Does the job without a new process: starting one takes seconds."""
-    monkeypatch.setattr(fresh_process, "run_python", lambda job, **_: fresh_process.run_job(job))
+
+    def run(command, **_):
+        fresh_process.answer(command)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
 
 
 @pytest.mark.once
@@ -84,7 +90,7 @@ def test_a_busy_device_stays_a_busy_device(tmp_path, in_this_process, monkeypatc
 
 @pytest.mark.once
 def test_mistakes_are_found_before_a_process_starts(tmp_path, monkeypatch):
-    monkeypatch.setattr(fresh_process, "run_python", None)
+    monkeypatch.setattr(subprocess, "run", None)
     with pytest.raises(ValueError, match=r"`a` must be a saved `.keras` model.*missing.keras"):
         compare_in_fresh_process(tmp_path / "missing.keras", tmp_path, {})
     model = save(tmp_path / "model.keras", 2)
@@ -93,8 +99,14 @@ def test_mistakes_are_found_before_a_process_starts(tmp_path, monkeypatch):
 
 
 @pytest.mark.once
-def test_inputs_keep_their_structure(tmp_path):
+def test_inputs_keep_their_structure(tmp_path, in_this_process, monkeypatch):
     inputs = {"x": np.arange(6.0).reshape(2, 3), "rest": [np.ones(2, "int32"), np.zeros((1, 2))]}
-    structure = fresh_process._save_inputs(inputs, tmp_path / "inputs.npz")
-    loaded = fresh_process._load_inputs(structure, tmp_path / "inputs.npz")
-    keras.tree.map_structure(np.testing.assert_array_equal, inputs, loaded)
+
+    def look(a, b, loaded, **options):
+        keras.tree.map_structure(np.testing.assert_array_equal, inputs, loaded)
+        raise DeviceBusyError("looked at")
+
+    monkeypatch.setattr(fresh_process, "compare", look)
+    model = save(tmp_path / "model.keras", 2)
+    with pytest.raises(DeviceBusyError, match="looked at"):
+        compare_in_fresh_process(model, model, inputs)

@@ -1,21 +1,47 @@
 """TensorFlow Model Optimization for Keras 3 networks: 8 bits, few weight values, zero weights.
 
 The package supports Keras 2 alone, and importing it turns `tf.keras` into Keras 2. So a twin of the
-network with the same weights is tuned in another process, and its weights are copied back. Zeros
-and repeated values make files that compress well; they do not make a dense kernel faster.
+network with the same weights is tuned in another process, and its weights are copied back.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import gzip
+import json
+import tempfile
+import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import keras
+import numpy as np
 
-from spade_keras.export.tfmot.report import KernelSummary, TfmotReport, Training
-from spade_keras.export.tfmot.tuning import Arrays, tune
+from spade_keras import backend
+from spade_keras.errors import ExportError
+from spade_keras.export.saved_model import require_packages
+from spade_keras.export.tfmot.training import (
+    Arrays,
+    KernelSummary,
+    TfmotReport,
+    Training,
+    check_targets,
+    checked_data,
+    kernels_of,
+)
+from spade_keras.export.tfmot.twin import describe, weights_of, with_weights
+from spade_keras.files import read_npz, write_bytes_atomic
+from spade_keras.latency import ratio_interval, summarize, user_cache_folder, windows
+from spade_keras.latency.fresh_process import run_job
 
 __all__ = ["KernelSummary", "TfmotReport", "Training", "cluster", "magnitude_prune", "quantize"]
 
+_SCRIPT = Path(__file__).with_name("script.py")
+_FILES = ("float32", "int8")
+_COMPARED = 8  # samples on which the twin must equal the network
+_CARRIED_TOLERANCE = 1e-4  # between Keras and the kernels of LiteRT
+_TIMEOUT_S = 24 * 3600.0  # the user chose how long to train
 _LEAST_STEPS = 10
 
 
@@ -58,43 +84,18 @@ def quantize(
         Jacob et al., "Quantization and training of neural networks for efficient
         integer-arithmetic-only inference", 2018.
     """
-    return tune({"method": "quantize"}, network, path, data, held_out, training, pairs, lock)
+    options = {"held_out": held_out, "training": training, "pairs": pairs, "lock": lock}
+    return _tune({"method": "quantize"}, network, path, data, **options)
 
 
 def cluster(
-    network: keras.Model,
-    path: str | Path,
-    data: Arrays,
-    *,
-    held_out: Arrays,
-    clusters: int = 16,
-    training: Training | None = None,
-    pairs: int = 40,
-    lock: bool = True,
+    network: keras.Model, path: str | Path, data: Arrays, *, clusters: int = 16, **options: Any
 ) -> tuple[keras.Model, TfmotReport]:
-    """Tunes a network whose kernels hold few different values each, and writes the LiteRT file.
+    """Tunes a network whose kernels hold at most `clusters` values each; else as `quantize`.
 
     Each kernel starts from the centroids of its weights (k-means++); they alone train. The file is
     rounded to 8 bits afterwards, by the ranges of up to 200 samples. Depthwise kernels are left as
-    they are.
-
-    Args:
-        network: As in `quantize`.
-        path: As in `quantize`.
-        data: As in `quantize`.
-        held_out: As in `quantize`.
-        clusters: Most different values that a kernel may hold, at least 2.
-        training: As in `quantize`.
-        pairs: As in `quantize`.
-        lock: As in `quantize`.
-
-    Returns:
-        A copy of the network with the clustered weights, and the report.
-
-    Raises:
-        ValueError: If `clusters` is below 2; else as in `quantize`.
-        MissingExtraError: As in `quantize`.
-        ExportError: As in `quantize`.
+    they are. Repeated values make a file that compresses well, not a faster kernel.
 
     Reference:
         Han, Mao and Dally, "Deep compression", 2016.
@@ -103,45 +104,18 @@ def cluster(
         raise ValueError(
             f"`clusters` must be an integer of at least 2. Received: clusters={clusters}"
         )
-    method = {"method": "cluster", "clusters": clusters}
-    return tune(method, network, path, data, held_out, training, pairs, lock)
+    return _tune({"method": "cluster", "clusters": clusters}, network, path, data, **options)
 
 
 def magnitude_prune(
-    network: keras.Model,
-    path: str | Path,
-    data: Arrays,
-    *,
-    held_out: Arrays,
-    sparsity: float = 0.5,
-    training: Training | None = None,
-    pairs: int = 40,
-    lock: bool = True,
+    network: keras.Model, path: str | Path, data: Arrays, *, sparsity: float = 0.5, **options: Any
 ) -> tuple[keras.Model, TfmotReport]:
-    """Tunes a network whose smallest weights are zero, and writes the LiteRT file.
+    """Tunes a network whose smallest weights are zero; else as `quantize`.
 
-    The share of zeros of each kernel grows to `sparsity` over the first half of the steps. No
-    channel disappears, so the network does the same work as before: see `spade_keras.pruning` for
-    networks that are faster. The file is rounded to 8 bits afterwards, by the ranges of up to 200
-    samples. Depthwise kernels are left as they are.
-
-    Args:
-        network: As in `quantize`.
-        path: As in `quantize`.
-        data: As in `quantize`; at least 10 steps.
-        held_out: As in `quantize`.
-        sparsity: Share of zeros in each kernel, in (0, 1).
-        training: As in `quantize`.
-        pairs: As in `quantize`.
-        lock: As in `quantize`.
-
-    Returns:
-        A copy of the network with the zeros in it, and the report.
-
-    Raises:
-        ValueError: If `sparsity` is out of its range; else as in `quantize`.
-        MissingExtraError: As in `quantize`.
-        ExportError: As in `quantize`.
+    The share of zeros of each kernel grows to `sparsity`, in (0, 1), over the first half of the
+    steps, of which there must be at least 10. No channel disappears, so the network does the same
+    work as before: see `spade_keras.pruning` for networks that are faster. The file is rounded to 8
+    bits afterwards, by the ranges of up to 200 samples. Depthwise kernels are left as they are.
 
     Reference:
         Zhu and Gupta, "To prune, or not to prune", 2017.
@@ -149,7 +123,7 @@ def magnitude_prune(
     if not 0 < sparsity < 1:
         hint = f" For {sparsity:g} % pass {sparsity / 100:g}." if 1 < sparsity < 100 else ""
         raise ValueError(f"`sparsity` must be in (0, 1). Received: sparsity={sparsity}.{hint}")
-    training = training or Training()
+    training = options.get("training") or Training()
     steps = training.epochs * -(-len(data[0]) // training.batch_size)
     if steps < _LEAST_STEPS:
         raise ValueError(
@@ -157,4 +131,123 @@ def magnitude_prune(
             f"{steps}. Raise `epochs` or lower `batch_size`."
         )
     method = {"method": "magnitude_prune", "sparsity": float(sparsity)}
-    return tune(method, network, path, data, held_out, training, pairs, lock)
+    return _tune(method, network, path, data, **options)
+
+
+def _tune(
+    method: Mapping[str, Any],
+    network: keras.Model,
+    path: str | Path,
+    data: Arrays,
+    *,
+    held_out: Arrays,
+    training: Training | None = None,
+    pairs: int = 40,
+    lock: bool = True,
+) -> tuple[keras.Model, TfmotReport]:
+    start = time.perf_counter()
+    training = training or Training()
+    target = Path(path).absolute()
+    if target.suffix != ".tflite" or not target.parent.is_dir():
+        raise ValueError(
+            f"`path` must name a .tflite file in an existing folder. Received: path={path}"
+        )
+    if pairs < 2:
+        raise ValueError(f"`pairs` must be at least 2. Received: pairs={pairs}")
+    require_packages("tensorflow", "tensorflow")
+    require_packages("tfmot", "tf_keras", "tensorflow_model_optimization")
+    x, y, held_out_x, held_out_y = checked_data(network, data, held_out, training)
+    description = describe(network, x.shape[1:])
+    before = network.predict(held_out_x, batch_size=training.batch_size, verbose=0)
+    check_targets(before, y, held_out_y, training)
+    job = {
+        **method,
+        "description": description,
+        "training": dataclasses.asdict(training),
+        "logits": not _ends_in_softmax(description),
+        "windows": windows.__file__,
+        # The CPU's lock: the script runs there even if this process uses a GPU.
+        "lock": str(user_cache_folder("locks") / "cpu.lock") if lock else None,
+        "pairs": pairs,
+    }
+    arrays = {"x": x, "y": y, "held_out_x": held_out_x, "expected": before[:_COMPARED]}
+    with tempfile.TemporaryDirectory(prefix="spade-keras-") as name:
+        folder = Path(name)
+        _run(folder, job, {**arrays, **weights_of(network)})
+        answer = json.loads((folder / "answer.json").read_text())
+        weights, outputs = (read_npz(folder / f"{name}.npz") for name in ("weights", "outputs"))
+        files = {file: (folder / f"{file}.tflite").read_bytes() for file in _FILES}
+    tuned = with_weights(network, weights)
+    after = tuned.predict(held_out_x, batch_size=training.batch_size, verbose=0)
+    carried_error = _checked_carrying(after, outputs["float32"])
+    write_bytes_atomic(target, files["int8"])
+    judged = {"before": before, "after": after, **outputs}
+    return tuned, TfmotReport(
+        path=target,
+        method=method["method"],
+        settings={**method, **dataclasses.asdict(training)},
+        metric=training.metric,
+        quality={name: training.quality(held_out_y, output) for name, output in judged.items()},
+        loss=answer["loss"],
+        size_bytes={name: len(content) for name, content in files.items()},
+        zipped_bytes={name: len(gzip.compress(content)) for name, content in files.items()},
+        **_times(answer, held_out_x),
+        kernels=kernels_of(tuned),
+        left=answer["left"],
+        twin_error=answer["twin_error"],
+        carried_error=carried_error,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _run(folder: Path, job: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    run_job(
+        [_SCRIPT],
+        folder,
+        job,
+        arrays,
+        purpose="tunes the network with TensorFlow Model Optimization",
+        environment={
+            "TF_CPP_MIN_LOG_LEVEL": "2",
+            "TF_USE_LEGACY_KERAS": "1",
+            # LiteRT runs on the CPU, and the calling process may hold the GPU's memory.
+            "CUDA_VISIBLE_DEVICES": "-1",
+        },
+        timeout_s=_TIMEOUT_S,
+        raises=ExportError,
+    )
+
+
+def _times(answer: dict[str, Any], x: np.ndarray) -> dict[str, Any]:
+    fingerprint = {
+        "device": backend.host_cpu().as_dict(),
+        "backend": "litert",
+        "mode": "interpreter",
+        "versions": answer["versions"],
+        "settings": {"threads": 1},
+        "dtype": "float32 and int8",
+        "inputs": [{"name": "", "shape": [1, *x.shape[1:]], "dtype": "float32"}],
+    }
+    latency = {
+        name: summarize(**measured, fingerprint=fingerprint)
+        for name, measured in answer["files"].items()
+    }
+    ratio = ratio_interval(*(latency[name].samples for name in _FILES))
+    return {"latency": latency, "ratio": ratio, "fingerprint": fingerprint}
+
+
+def _checked_carrying(keras_outputs: np.ndarray, file_outputs: np.ndarray) -> float:
+    """Returns the difference between the tuned Keras network and the float32 file."""
+    scale = float(np.max(np.abs(file_outputs))) or 1.0
+    error = float(np.max(np.abs(keras_outputs - file_outputs))) / scale
+    if not error <= _CARRIED_TOLERANCE:
+        raise ExportError(
+            f"The tuned Keras network differs from the file made of the same weights by "
+            f"{error:.2g} of its output. Nothing was written."
+        )
+    return error
+
+
+def _ends_in_softmax(description: dict[str, Any]) -> bool:
+    [last] = [entry for entry in description["layers"] if entry["name"] == description["output"]]
+    return last["class"] == "Softmax" or last["config"].get("activation") == "softmax"

@@ -3,9 +3,8 @@
     python -P script.py FOLDER
 
 reads `job.json` and `arrays.npz` of FOLDER and writes `float32.tflite`, `int8.tflite`,
-`weights.npz`, `outputs.npz` and `answer.json` there. This is a script, not a module of the library:
-importing TensorFlow Model Optimization turns `tf.keras` into Keras 2 for the whole process. Of the
-library it runs the one file that times windows, which is of the standard library alone.
+`weights.npz`, `outputs.npz` and `answer.json` there. A script: importing TensorFlow Model
+Optimization turns `tf.keras` into Keras 2 for the whole process.
 """
 
 from __future__ import annotations
@@ -22,6 +21,9 @@ from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import filelock
+import numpy as np
 
 _TWIN_TOLERANCE = 1e-5
 _RANGE_DECAY = 0.9  # ten steps: ranges follow the weights
@@ -141,33 +143,8 @@ def _range_decay(decay: float) -> Iterator[None]:
         quant_ops.MovingAvgQuantize = slow
 
 
-def clustered(twin: Any, clusters: int) -> tuple[Any, dict[str, str]]:
-    """Wraps every kernel of more than `clusters` weights for clustering."""
-    import tensorflow_model_optimization as tfmot
-
-    api = tfmot.clustering.keras
-    start = api.CentroidInitialization.KMEANS_PLUS_PLUS
-    return _wrapped(
-        twin,
-        clusters,
-        lambda layer: api.cluster_weights(
-            layer, number_of_clusters=clusters, cluster_centroids_init=start
-        ),
-    )
-
-
-def pruned(twin: Any, sparsity: float, steps: int) -> tuple[Any, dict[str, str]]:
-    """Wraps every kernel for magnitude pruning, which is done after half of the steps."""
-    import tensorflow_model_optimization as tfmot
-
-    api = tfmot.sparsity.keras
-    schedule = api.PolynomialDecay(0.0, sparsity, begin_step=0, end_step=steps // 2, frequency=1)
-    return _wrapped(
-        twin, 1, lambda layer: api.prune_low_magnitude(layer, pruning_schedule=schedule)
-    )
-
-
-def _wrapped(twin: Any, most: int, wrapper: Callable[[Any], Any]) -> tuple[Any, dict[str, str]]:
+def wrapped(twin: Any, treat: Callable[[Any], Any], *, most: int) -> tuple[Any, dict[str, str]]:
+    """Wraps every trainable kernel of more than `most` weights; says which layers are left."""
     import tf_keras
 
     left: dict[str, str] = {}
@@ -181,7 +158,7 @@ def _wrapped(twin: Any, most: int, wrapper: Callable[[Any], Any]) -> tuple[Any, 
         elif kernel is not None and kernel.shape.num_elements() <= most:
             left[layer.name] = f"has only {kernel.shape.num_elements()} weights"
         elif kernel is not None:
-            return wrapper(layer)
+            return treat(layer)
         return layer
 
     return tf_keras.models.clone_model(twin, clone_function=wrap), left
@@ -189,16 +166,28 @@ def _wrapped(twin: Any, most: int, wrapper: Callable[[Any], Any]) -> tuple[Any, 
 
 def wrapped_twin(job: dict[str, Any], twin: Any, x: Any) -> tuple[Any, dict[str, str]]:
     """Wraps the twin for the method of the job."""
+    import tensorflow_model_optimization as tfmot
+
     settings = job["training"]
     if job["method"] == "quantize":
         return quantized(twin, x[: settings["batch_size"]])
     if job["method"] == "cluster":
-        return clustered(twin, job["clusters"])
-    return pruned(twin, job["sparsity"], settings["epochs"] * -(-len(x) // settings["batch_size"]))
+        treat = functools.partial(
+            tfmot.clustering.keras.cluster_weights,
+            number_of_clusters=job["clusters"],
+            cluster_centroids_init=tfmot.clustering.keras.CentroidInitialization.KMEANS_PLUS_PLUS,
+        )
+        return wrapped(twin, treat, most=job["clusters"])
+    steps = settings["epochs"] * -(-len(x) // settings["batch_size"])
+    schedule = tfmot.sparsity.keras.PolynomialDecay(
+        0.0, job["sparsity"], begin_step=0, end_step=steps // 2, frequency=1
+    )
+    treat = functools.partial(tfmot.sparsity.keras.prune_low_magnitude, pruning_schedule=schedule)
+    return wrapped(twin, treat, most=1)
 
 
-def fit(job: dict[str, Any], model: Any, x: Any, y: Any) -> float:
-    """Tunes the wrapped twin and returns the last training loss."""
+def fitted(job: dict[str, Any], model: Any, x: Any, y: Any) -> tuple[Any, float]:
+    """Tunes the wrapped twin; returns it and the last training loss."""
     import tensorflow_model_optimization as tfmot
     import tf_keras
 
@@ -211,26 +200,14 @@ def fit(job: dict[str, Any], model: Any, x: Any, y: Any) -> float:
     if job["method"] == "magnitude_prune":
         callbacks.append(tfmot.sparsity.keras.UpdatePruningStep())
     with _range_decay(_RANGE_DECAY):
-        history = model.fit(
-            x,
-            y,
-            batch_size=settings["batch_size"],
-            epochs=settings["epochs"],
-            callbacks=callbacks,
-            verbose=0,
-        )
-    return float(history.history["loss"][-1])
-
-
-def strip(method: str, model: Any) -> Any:
-    """Takes the wrappers off where the weights inside them are not yet the final ones."""
-    import tensorflow_model_optimization as tfmot
-
-    if method == "cluster":
-        return tfmot.clustering.keras.strip_clustering(model)
-    if method == "magnitude_prune":
-        return tfmot.sparsity.keras.strip_pruning(model)
-    return model
+        options = {name: settings[name] for name in ("batch_size", "epochs")}
+        history = model.fit(x, y, callbacks=callbacks, verbose=0, **options)
+    # Wrappers go where the weights inside them are not yet the final ones.
+    if job["method"] == "cluster":
+        model = tfmot.clustering.keras.strip_clustering(model)
+    if job["method"] == "magnitude_prune":
+        model = tfmot.sparsity.keras.strip_pruning(model)
+    return model, float(history.history["loss"][-1])
 
 
 def convert(model: Any, path: Path, *, int8: bool, samples: Any = None) -> None:
@@ -249,7 +226,7 @@ def convert(model: Any, path: Path, *, int8: bool, samples: Any = None) -> None:
 
 
 class Served:
-    """A LiteRT file in the interpreter, on one thread."""
+    """A LiteRT file in the interpreter, on one thread; called on one sample."""
 
     def __init__(self, path: Path) -> None:
         import tensorflow as tf
@@ -261,8 +238,7 @@ class Served:
         self._input = self._interpreter.get_input_details()[0]["index"]
         self._output = self._interpreter.get_output_details()[0]["index"]
 
-    def __call__(self, sample: Any) -> Any:
-        """Returns the output for one sample."""
+    def __call__(self, sample: Any) -> Any:  # noqa: D102
         self._interpreter.set_tensor(self._input, sample)
         self._interpreter.invoke()
         return self._interpreter.get_tensor(self._output)
@@ -274,8 +250,6 @@ def held(lock: str | None) -> Iterator[None]:
     if lock is None:
         yield
         return
-    import filelock
-
     with filelock.FileLock(lock, timeout=600):
         since = time.strftime("%Y-%m-%dT%H:%M:%S")
         holder = {"process": os.getpid(), "command": " ".join(sys.argv)[:200], "since": since}
@@ -288,21 +262,14 @@ def timed(job: dict[str, Any], files: dict[str, Served], sample: Any) -> dict[st
     timing = runpy.run_path(job["windows"])
     stopwatch = timing["Stopwatch"](lambda output: None)  # the interpreter blocks
     functions = [functools.partial(serve, sample) for serve in files.values()]
+    load_ms = [serve.load_ms for serve in files.values()]
     with held(job["lock"]):
-        warm = [timing["warm_up"](stopwatch, function, 20) for function in functions]
-        samples = timing["time_interleaved"](
-            stopwatch, functions, [one.calls for one in warm], job["pairs"]
-        )
-    return {
-        name: {"load_ms": serve.load_ms, "warm": one._asdict(), "samples_ms": times}
-        for (name, serve), one, times in zip(files.items(), warm, samples, strict=True)
-    }
+        measured = timing["time_loaded"](stopwatch, functions, load_ms, job["pairs"], 20)
+    return dict(zip(files, measured, strict=True))
 
 
 def relative_error(given: Any, wanted: Any) -> float:
     """The largest error relative to the largest value."""
-    import numpy as np
-
     scale = float(np.max(np.abs(wanted)))
     error = float(np.max(np.abs(given - wanted)))
     return error / scale if scale else (float("inf") if error else 0.0)
@@ -310,20 +277,14 @@ def relative_error(given: Any, wanted: Any) -> float:
 
 def main(folder: Path) -> None:
     """Answers the job in `folder`."""
-    import numpy as np
     import tf_keras
 
     job = json.loads((folder / "job.json").read_text())
     with np.load(folder / "arrays.npz") as stored:
-        arrays = {name: stored[name] for name in stored.files if not name.startswith("weight/")}
-        weights = {
-            name.removeprefix("weight/"): stored[name]
-            for name in stored.files
-            if name.startswith("weight/")
-        }
+        arrays = dict(stored)
     tf_keras.utils.set_random_seed(job["training"]["seed"])
     description = job["description"]
-    twin = build(description, weights)
+    twin = build(description, arrays)
     expected = arrays["expected"]
     found = twin(arrays["held_out_x"][: len(expected)], training=False).numpy()
     twin_error = relative_error(found, expected)
@@ -331,17 +292,16 @@ def main(folder: Path) -> None:
         sys.exit(f"The twin in Keras 2 differs from the network by {twin_error:.2g} of its output.")
 
     model, left = wrapped_twin(job, twin, arrays["x"])
-    loss = fit(job, model, arrays["x"], arrays["y"])
-    tuned = tuned_weights(description, strip(job["method"], model))
+    model, loss = fitted(job, model, arrays["x"], arrays["y"])
+    tuned = tuned_weights(description, model)
     if not all(np.all(np.isfinite(weight)) for weight in tuned.values()):
         sys.exit("The tuning diverged: NaN or infinity. Lower `learning_rate`.")
     plain = build(description, tuned)
     convert(plain, folder / "float32.tflite", int8=False)
-    if job["method"] == "quantize":
-        convert(model, folder / "int8.tflite", int8=True)
-    else:
-        samples = arrays["x"][:_CALIBRATION_SAMPLES]
-        convert(plain, folder / "int8.tflite", int8=True, samples=samples)
+    # A twin tuned for 8 bits knows its ranges; another's come from samples.
+    know = job["method"] == "quantize"
+    samples = None if know else arrays["x"][:_CALIBRATION_SAMPLES]
+    convert(model if know else plain, folder / "int8.tflite", int8=True, samples=samples)
 
     files = {name: Served(folder / f"{name}.tflite") for name in ("float32", "int8")}
     held_out = arrays["held_out_x"]
@@ -349,6 +309,7 @@ def main(folder: Path) -> None:
         name: np.concatenate([serve(sample[None]) for sample in held_out])
         for name, serve in files.items()
     }
+    packages = ("numpy", "tensorflow", "tf_keras", "tensorflow-model-optimization")
     answer = {
         "twin_error": twin_error,
         "left": left,
@@ -356,10 +317,7 @@ def main(folder: Path) -> None:
         "files": timed(job, files, held_out[:1]),
         "versions": {
             "python": platform.python_version(),
-            **{
-                name: metadata.version(name)
-                for name in ("numpy", "tensorflow", "tf_keras", "tensorflow-model-optimization")
-            },
+            **{name: metadata.version(name) for name in packages},
         },
     }
     np.savez(folder / "weights.npz", **tuned)

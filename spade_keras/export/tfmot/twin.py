@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -12,75 +11,37 @@ import numpy as np
 from spade_keras.errors import ExportError
 
 # The same functions under the same names in both; hard_sigmoid and leaky_relu are not.
-_ACTIVATIONS = frozenset(
-    {
-        "elu",
-        "exponential",
-        "gelu",
-        "linear",
-        "mish",
-        "relu",
-        "relu6",
-        "selu",
-        "sigmoid",
-        "silu",
-        "softmax",
-        "softplus",
-        "softsign",
-        "swish",
-        "tanh",
-    }
-)
+# fmt: off
+_ACTIVATIONS = frozenset({
+    "elu", "exponential", "gelu", "linear", "mish", "relu", "relu6", "selu", "sigmoid", "silu",
+    "softmax", "softplus", "softsign", "swish", "tanh",
+})
+# fmt: on
 # Activations that 8-bit kernels fuse with a layer; others become layers of their own.
 _FUSED = ("linear", "relu", "softmax")
 
 
-@dataclasses.dataclass(frozen=True)
-class _Rule:
-    """How a layer is written in Keras 2: arguments to keep, and names that differ there."""
-
-    arguments: tuple[str, ...] = ()
-    renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    weights: Mapping[str, str] = dataclasses.field(default_factory=dict)
-
-
+# fmt: off
+_LAYERS = (
+    "Activation", "Add", "AveragePooling2D", "BatchNormalization", "Concatenate", "Conv1D",
+    "Conv2D", "Conv2DTranspose", "Cropping2D", "Dense", "DepthwiseConv2D", "Dropout", "Flatten",
+    "GlobalAveragePooling2D", "GlobalMaxPooling2D", "GroupNormalization", "LeakyReLU",
+    "MaxPooling2D", "Multiply", "Permute", "ReLU", "Rescaling", "Reshape", "SeparableConv2D",
+    "Softmax", "SpatialDropout2D", "UpSampling2D", "ZeroPadding2D",
+)
+# Arguments that mean the same in both; other ones stay behind.
 _SLIDING = ("kernel_size", "strides", "padding", "data_format", "dilation_rate")
-_KERNEL = (*_SLIDING, "activation", "use_bias")
-_POOL = _Rule(("pool_size", "strides", "padding", "data_format"))
-_GLOBAL_POOL = _Rule(("keepdims", "data_format"))
-
-_RULES: dict[str, _Rule] = {
-    "Activation": _Rule(("activation",)),
-    "Add": _Rule(),
-    "AveragePooling2D": _POOL,
-    "BatchNormalization": _Rule(("axis", "momentum", "epsilon", "center", "scale")),
-    "Concatenate": _Rule(("axis",)),
-    "Conv1D": _Rule(("filters", *_KERNEL, "groups")),
-    "Conv2D": _Rule(("filters", *_KERNEL, "groups")),
-    "Conv2DTranspose": _Rule(("filters", *_KERNEL, "output_padding")),
-    "Cropping2D": _Rule(("cropping", "data_format")),
-    "Dense": _Rule(("units", "activation", "use_bias")),
-    "DepthwiseConv2D": _Rule(
-        (*_KERNEL, "depth_multiplier"), weights={"kernel": "depthwise_kernel"}
-    ),
-    "Dropout": _Rule(("rate",)),
-    "Flatten": _Rule(("data_format",)),
-    "GlobalAveragePooling2D": _GLOBAL_POOL,
-    "GlobalMaxPooling2D": _GLOBAL_POOL,
-    "GroupNormalization": _Rule(("groups", "axis", "epsilon", "center", "scale")),
-    "LeakyReLU": _Rule(("negative_slope",), renamed={"negative_slope": "alpha"}),
-    "MaxPooling2D": _POOL,
-    "Multiply": _Rule(),
-    "Permute": _Rule(("dims",)),
-    "ReLU": _Rule(("max_value", "negative_slope", "threshold")),
-    "Rescaling": _Rule(("scale", "offset")),
-    "Reshape": _Rule(("target_shape",)),
-    # Its two convolutions: the 8-bit training would make them of it, under names of its own.
-    "SeparableConv2D": _Rule(("filters", *_KERNEL, "depth_multiplier")),
-    "Softmax": _Rule(("axis",)),
-    "SpatialDropout2D": _Rule(("rate", "data_format")),
-    "UpSampling2D": _Rule(("size", "data_format", "interpolation")),
-    "ZeroPadding2D": _Rule(("padding", "data_format")),
+_ARGUMENTS = frozenset({
+    *_SLIDING, "activation", "axis", "center", "cropping", "depth_multiplier", "dims", "epsilon",
+    "filters", "groups", "interpolation", "keepdims", "max_value", "momentum", "negative_slope",
+    "offset", "output_padding", "pool_size", "rate", "scale", "size", "target_shape", "threshold",
+    "units", "use_bias",
+})
+# fmt: on
+# Arguments and weights that have other names in Keras 2.
+_RENAMED = {
+    "DepthwiseConv2D": {"kernel": "depthwise_kernel"},
+    "LeakyReLU": {"negative_slope": "alpha"},
 }
 
 
@@ -133,12 +94,7 @@ def weights_of(network: keras.Model) -> dict[str, np.ndarray]:
 
 
 def with_weights(network: keras.Model, weights: Mapping[str, np.ndarray]) -> keras.Model:
-    """Returns a copy of a network that has other weights.
-
-    Args:
-        network: It is left as it was.
-        weights: As `weights_of` names them; those not named are copied.
-    """
+    """Returns a copy of a network with other weights, named as by `weights_of`."""
     copy = keras.models.clone_model(network)
     copy.set_weights(network.get_weights())
     for layer in copy.layers:
@@ -157,15 +113,11 @@ class _Node(NamedTuple):
 
 
 def _nodes(network: keras.Model) -> tuple[list[_Node], str, str]:
-    """Returns the operations but the input, and the names of the first and the last."""
+    """Returns the operations but the input, and the names of input and output."""
     if isinstance(network, keras.Sequential):
         if not network.built:
             raise ExportError(f"The model {network.name} is not built. Call it once on its inputs.")
-        names = ["input", *(layer.name for layer in network.layers)]
-        nodes = [
-            _Node(layer, [before]) for layer, before in zip(network.layers, names, strict=False)
-        ]
-        return nodes, names[0], names[-1]
+        network = keras.Model(network.inputs, network.outputs)
     if not isinstance(network, keras.Model) or not hasattr(network, "operations"):
         raise ExportError(
             "`network` must be a Functional or Sequential Keras model. "
@@ -212,8 +164,8 @@ def _refusal(node: _Node) -> str | None:
         return "an operation outside of any layer; use the layer of that name, if there is one"
     if isinstance(layer, keras.Model):
         return "a model inside the model; call its layers one by one"
-    if type(layer) is not getattr(keras.layers, name, None) or name not in _RULES:
-        return f"not one of {', '.join(sorted(_RULES))}"
+    if type(layer) is not getattr(keras.layers, name, None) or name not in _LAYERS:
+        return f"not one of {', '.join(_LAYERS)}"
     if node.calls != 1:
         return f"called {node.calls} times; weights that are shared cannot be quantized"
     if layer.dtype_policy.name != "float32":
@@ -230,11 +182,11 @@ def _refusal(node: _Node) -> str | None:
 def _entries(layer: Any, inputs: list[str]) -> Iterator[dict[str, Any]]:
     """Yields the layers of the twin that stand for one layer."""
     kind = type(layer).__name__
-    rule = _RULES[kind]
+    renamed = _RENAMED.get(kind, {})
     config = layer.get_config()
-    arguments = {rule.renamed.get(key, key): config[key] for key in rule.arguments if key in config}
+    arguments = {renamed.get(key, key): config[key] for key in config if key in _ARGUMENTS}
     weights = {
-        rule.weights.get(weight.name, weight.name): f"{layer.name}/{weight.name}"
+        renamed.get(weight.name, weight.name): f"{layer.name}/{weight.name}"
         for weight in layer.weights
     }
     activation = config.get("activation", "linear")
@@ -243,6 +195,7 @@ def _entries(layer: Any, inputs: list[str]) -> Iterator[dict[str, Any]]:
         arguments["activation"] = "linear"
     entry = {"class": kind, "name": layer.name, "config": arguments, "inputs": inputs}
     entry |= {"weights": weights, "trainable": bool(layer.trainable)}
+    # A separable convolution is two: the 8-bit training would make them of it, under other names.
     yield from _separated(entry) if kind == "SeparableConv2D" else [entry]
     if apart:
         yield {
