@@ -18,7 +18,8 @@ class Registry(Mapping[str, Any]):
 
     Args:
         kind: Kind of the entries, for error messages, such as "operator".
-        entries: Name -> "module:attribute", the module relative to spade_keras.
+        entries: Name -> "module:attribute", or "module" where the attribute has that name; modules
+            are relative to spade_keras.
 
     Example:
         >>> registry = Registry("rule", {"root": "errors:SpadeError"})
@@ -40,7 +41,7 @@ class Registry(Mapping[str, Any]):
         entry = self._entries[name]
         if isinstance(entry, str):
             module, _, attribute = entry.partition(":")
-            entry = getattr(importlib.import_module(f"spade_keras.{module}"), attribute)
+            entry = getattr(importlib.import_module(f"spade_keras.{module}"), attribute or name)
             self._entries[name] = entry
         return entry
 
@@ -54,11 +55,7 @@ class Registry(Mapping[str, Any]):
         return name in self._entries
 
     def check(self, name: str) -> None:
-        """Raises unless `name` is known; imports nothing.
-
-        Raises:
-            ValueError: Lists the known names and the nearest one.
-        """
+        """Raises a ValueError with the known names unless `name` is one; imports nothing."""
         if name in self._entries:
             return
         near = difflib.get_close_matches(str(name), self._entries, n=1)
@@ -69,16 +66,7 @@ class Registry(Mapping[str, Any]):
         )
 
     def make(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
-        """Calls the entry of that name.
-
-        Args:
-            name: A known name.
-            *args: Its arguments.
-            **kwargs: Its arguments.
-
-        Raises:
-            ValueError: If the name is unknown or the arguments do not fit.
-        """
+        """Calls the entry of that name; a ValueError says if the arguments do not fit."""
         entry = self[name]
         try:
             return entry(*args, **kwargs)
@@ -89,14 +77,7 @@ class Registry(Mapping[str, Any]):
             ) from error
 
     def register(self, name: str, entry: Callable[..., Any] | None = None) -> Any:
-        """Adds an entry; also a decorator: `@REGISTRY.register("name")`.
-
-        Args:
-            name: The new name.
-            entry: The class or function.
-
-        Returns:
-            The entry.
+        """Adds and returns a class or function; also a decorator: `@REGISTRY.register("name")`.
 
         Raises:
             ValueError: If the name is taken or the entry cannot be called.
@@ -139,6 +120,7 @@ def lazy_attributes(package: str, homes: Mapping[str, str]) -> Callable[[str], A
 
 # Imaging
 
+# Linear forward models: layers without weights.
 OPERATORS = Registry(
     "operator",
     {
@@ -153,8 +135,7 @@ OPERATORS = Registry(
         "stacking": "operators.composition:Stacking",
     },
 )
-"""Linear forward models: layers without weights."""
-
+# Reconstruction networks, made from an operator and a prior.
 NETWORKS = Registry(
     "network",
     {
@@ -165,42 +146,28 @@ NETWORKS = Registry(
         "varnet": "networks.varnet:VarNet",
     },
 )
-"""Reconstruction networks, made from an operator and a prior."""
-
+# Networks of published sizes.
 PRESETS = Registry(
     "preset",
-    {
-        "e2e_varnet_8x18": "networks.presets:e2e_varnet_8x18",
-        "edsr_13x64": "networks.presets:edsr_13x64",
-        "usrnet": "networks.presets:usrnet",
-        "usrnet_tiny": "networks.presets:usrnet_tiny",
-        "varnet_8x18": "networks.presets:varnet_8x18",
-    },
+    dict.fromkeys(
+        ("e2e_varnet_8x18", "edsr_13x64", "usrnet", "usrnet_tiny", "varnet_8x18"),
+        "networks.presets",
+    ),
 )
-"""Networks of published sizes."""
-
+# Denoisers as Functional models with per-layer `filters`.
 PRIORS = Registry(
     "prior",
     {
-        "dncnn": "networks.priors.dncnn:dncnn",
-        "edsr": "networks.priors.edsr:edsr",
-        "res_unet": "networks.priors.res_unet:res_unet",
-        "unet": "networks.priors.unet:unet",
+        "dncnn": "networks.priors.dncnn",
+        "edsr": "networks.priors.edsr",
+        "res_unet": "networks.priors.res_unet",
+        "unet": "networks.priors.unet",
     },
 )
-"""Denoisers as Functional models with per-layer `filters`."""
-
+# Sampling masks: `mask(shape, *, acceleration, acs_lines, seed)`.
 MASKS = Registry(
-    "mask",
-    {
-        "equispaced": "data.masks:equispaced",
-        "gaussian": "data.masks:gaussian",
-        "poisson_disc": "data.masks:poisson_disc",
-        "random": "data.masks:random",
-    },
+    "mask", dict.fromkeys(("equispaced", "gaussian", "poisson_disc", "random"), "data.masks")
 )
-"""Sampling masks: `mask(shape, *, acceleration, acs_lines, seed)`."""
-
 STRATEGIES = Registry(
     "fine-tuning strategy",
     {
@@ -209,10 +176,10 @@ STRATEGIES = Registry(
         "supervised": "finetuning.fine_tuner:Supervised",
     },
 )
-"""Ways to fine-tune a slim network."""
 
 # Pruning
 
+# Criteria that rank the channels of a group.
 IMPORTANCES = Registry(
     "importance",
     {
@@ -226,8 +193,7 @@ IMPORTANCES = Registry(
         "taylor": "pruning.importance.taylor:Taylor",
     },
 )
-"""Criteria that rank the channels of a group."""
-
+# Criteria that rank the singular components of decomposed layers.
 COMPONENT_IMPORTANCES = Registry(
     "component importance",
     {
@@ -237,32 +203,17 @@ COMPONENT_IMPORTANCES = Registry(
         "taylor": "pruning.basis.importance:TaylorEffect",
     },
 )
-"""Criteria that rank the singular components of decomposed layers."""
 
 # Search
 
-SAMPLERS = Registry(
-    "sampler",
-    {
-        "gp": "search.samplers:gp",
-        "nsga2": "search.samplers:nsga2",
-        "random": "search.samplers:random",
-        "tpe": "search.samplers:tpe",
-    },
-)
-"""Optuna samplers, each made from a seed."""
-
+# Optuna samplers, each made from a seed.
+SAMPLERS = Registry("sampler", dict.fromkeys(("gp", "nsga2", "random", "tpe"), "search.samplers"))
+# Optuna pruners, which stop short fine-tunings that are not promising.
 PRUNERS = Registry(
     "pruner",
-    {
-        "hyperband": "search.samplers:hyperband",
-        "median": "search.samplers:median",
-        "none": "search.samplers:none",
-        "successive_halving": "search.samplers:successive_halving",
-    },
+    dict.fromkeys(("hyperband", "median", "none", "successive_halving"), "search.samplers"),
 )
-"""Optuna pruners, which stop short fine-tunings that are not promising."""
-
+# What a search can maximize.
 OBJECTIVES = Registry(
     "objective",
     {
@@ -271,20 +222,14 @@ OBJECTIVES = Registry(
         "short_finetune": "search.objective:ShortFineTune",
     },
 )
-"""Objectives that a search can maximize."""
-
+# Configurations a search tries first, in this order.
 SEEDS = Registry(
-    "family of seeds",
-    {
-        "uniform": "search.seeds:uniform",
-        "sensitivity": "search.seeds:sensitivity",
-        "knapsack": "search.seeds:knapsack",
-    },
+    "family of seeds", dict.fromkeys(("uniform", "sensitivity", "knapsack"), "search.seeds")
 )
-"""Configurations a search tries first, in this order."""
 
 # Tasks
 
+# The data, networks, losses and scores of a recipe.
 TASKS = Registry(
     "task",
     {
@@ -292,8 +237,7 @@ TASKS = Registry(
         "reconstruction": "tasks.reconstruction:Reconstruction",
     },
 )
-"""Tasks: the data, networks, losses and scores of a recipe."""
-
+# Where a reconstruction's measurements come from.
 SOURCES = Registry(
     "source",
     {
@@ -303,26 +247,16 @@ SOURCES = Registry(
         "photographs": "tasks.sources.photographs:Photographs",
     },
 )
-"""Sources of a reconstruction's measurements."""
-
+# Bundled samples with a class each; called with the side of their images.
 LABELED_SOURCES = Registry("source of labeled samples", {"digits": "data.bundled:load_digits"})
-"""Bundled samples with a class each; called with the side of their images."""
-
+# Pictures with a class each, for a transfer; called with the side to scale them to, or None.
 PICTURE_SOURCES = Registry(
     "source of pictures",
-    {
-        "digits": "tasks.transfer.samples:digits",
-        "mnist": "tasks.transfer.samples:mnist",
-        "cifar10": "tasks.transfer.samples:cifar10",
-    },
+    dict.fromkeys(("digits", "mnist", "cifar10"), "tasks.transfer.samples"),
 )
-"""Pictures with a class each, for a transfer; called with the side to scale them to, or None."""
-
+# The stage that a small network repeats; called with tensor, width and name.
 TRANSFER_NETWORKS = Registry(
     "network to transfer",
     {"vgg": "tasks.transfer.networks:pooled", "resnet": "tasks.transfer.networks:residual"},
 )
-"""The stage that a small network repeats; called with tensor, width and name."""
-
-CLASSIFIERS = Registry("classifier", {"convolutional": "tasks.classification:convolutional"})
-"""Classifiers that a recipe can name."""
+CLASSIFIERS = Registry("classifier", {"convolutional": "tasks.classification"})

@@ -120,9 +120,9 @@ class TransferPruning(Pruning):
     from the original's outputs, softened by `temperature`.
     """
 
-    component_importance: Annotated[
-        str, AfterValidator(NameIn(COMPONENT_IMPORTANCES, "effect_per_parameter"))
-    ] = "effect_per_parameter"
+    component_importance: Annotated[str, AfterValidator(NameIn(COMPONENT_IMPORTANCES))] = (
+        "effect_per_parameter"
+    )
     allowed_loss: float = Field(default=0.02, ge=0, lt=1)
     stop_at: float = Field(default=0.08, ge=0, lt=1)
     shares: tuple[Share, ...] = Field(
