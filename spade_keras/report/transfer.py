@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.table import Table
 
-from spade_keras import __version__
 from spade_keras.files import write_bytes_atomic
 from spade_keras.report.figures import (
     CHOSEN,
@@ -20,11 +19,12 @@ from spade_keras.report.figures import (
     GRID,
     INFEASIBLE,
     bar_rows,
+    legend,
     png,
     row_height,
     styled,
 )
-from spade_keras.report.page import closing_table_of, data_uri, flat, short_count, template
+from spade_keras.report.page import closing_table_of, data_uri, short_count, write_page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -83,23 +83,18 @@ def write_transfer_report(folder: str | Path, metrics: Mapping[str, Any]) -> Pat
     Raises:
         MissingExtraError: If jinja2 or matplotlib is not installed.
     """
-    page = template("transfer")  # before anything is drawn in vain
     folder = Path(folder)
     ranks = png(rank_profile(metrics["ranks"]))
-    text = page.render(
+    path = write_page(
+        folder,
+        "transfer",
         name=folder.resolve().name,
-        version=__version__,
-        cards=_cards(metrics),
         columns=TRANSFER_COLUMNS,
         rows=transfer_rows(metrics),
         metrics=metrics,
-        pruning=_pruning_rows(metrics),
-        fingerprint=list(flat(metrics["fingerprint"])),
         ranks=data_uri(ranks),
     )
     write_bytes_atomic(folder / "ranks.png", ranks)
-    path = folder / "report.html"
-    write_bytes_atomic(path, text.encode())
     return path
 
 
@@ -132,35 +127,5 @@ def rank_profile(ranks: Sequence[Mapping[str, Any]]) -> Figure:
             axes.set_title(title, fontsize=10)
             axes.set_xlabel("components")
         panels[0].set_xlim(0, 1.3 * float(whole.max(initial=1)))
-        handles, labels = panels[0].get_legend_handles_labels()
-        place = {"loc": "outside lower center", "ncols": 4}
-        figure.legend(handles, labels, **place, frameon=False, fontsize=8)
+        legend(figure, 4, loc="outside lower center", fontsize=8)
         return figure
-
-
-def _cards(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    networks = metrics["networks"]
-    original = networks["original"]
-    cards = []
-    for name in ("basis", "double"):
-        cost = networks[name]
-        loss = 100 * (original["accuracy"] - cost["accuracy"])
-        removed = 1 - cost["parameters"] / original["parameters"]
-        cards.append((f"{name}: parameters removed", f"{removed:.1%}", f"{loss:+.1f} points lost"))
-        ratio = cost["time_ratio"]
-        interval = f"95 % interval {ratio['low']:.2f} to {ratio['high']:.2f}"
-        cards.append((f"{name}: time of original", f"{ratio['value']:.2f}", interval))
-    return cards
-
-
-def _pruning_rows(metrics: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """One row per phase of pruning: epochs, those that met the allowed loss, components."""
-    rows: list[tuple[str, ...]] = []
-    for name, phases in metrics["rounds"].items():
-        for index, rounds in enumerate(phases):
-            met = [entry for entry in rounds if entry["met"]]
-            first = rounds[0]["components"]
-            left = met[-1]["components"] if met else first
-            phase = f"{name}, phase {index + 1}"
-            rows.append((phase, str(len(rounds)), str(len(met)), f"{first} → {left}"))
-    return rows
