@@ -18,11 +18,11 @@ class Registry(Mapping[str, Any]):
 
     Args:
         kind: Kind of the entries, for error messages, such as "operator".
-        entries: Name -> "module:attribute", or "module" where the attribute has that name; modules
-            are relative to spade_keras.
+        **entries: "module:attribute" of each name, or "module" where the attribute is named alike;
+            modules are relative to spade_keras.
 
     Example:
-        >>> registry = Registry("rule", {"root": "errors:SpadeError"})
+        >>> registry = Registry("rule", root="errors:SpadeError")
         >>> "root" in registry, registry["root"].__name__
         (True, 'SpadeError')
         >>> registry["rot"]
@@ -31,7 +31,7 @@ class Registry(Mapping[str, Any]):
         ValueError: Unknown rule. Known ones: root. Received: 'rot'. Did you mean 'root'?
     """
 
-    def __init__(self, kind: str, entries: Mapping[str, str]) -> None:
+    def __init__(self, kind: str, /, **entries: str) -> None:
         self.kind = kind
         self._entries: dict[str, Any] = dict(entries)
 
@@ -123,33 +123,29 @@ def lazy_attributes(package: str, homes: Mapping[str, str]) -> Callable[[str], A
 # Linear forward models: layers without weights.
 OPERATORS = Registry(
     "operator",
-    {
-        "blur": "operators.blur:Blur",
-        "cartesian_mri": "operators.cartesian_mri:CartesianMRI",
-        "composition": "operators.composition:Composition",
-        "denoising": "operators.pointwise:Denoising",
-        "downsampling": "operators.downsampling:Downsampling",
-        "inpainting": "operators.pointwise:Inpainting",
-        "scaling": "operators.composition:Scaling",
-        "single_coil_mri": "operators.cartesian_mri:SingleCoilMRI",
-        "stacking": "operators.composition:Stacking",
-    },
+    blur="operators.blur:Blur",
+    cartesian_mri="operators.cartesian_mri:CartesianMRI",
+    composition="operators.composition:Composition",
+    denoising="operators.pointwise:Denoising",
+    downsampling="operators.downsampling:Downsampling",
+    inpainting="operators.pointwise:Inpainting",
+    scaling="operators.composition:Scaling",
+    single_coil_mri="operators.cartesian_mri:SingleCoilMRI",
+    stacking="operators.composition:Stacking",
 )
 # Reconstruction networks, made from an operator and a prior.
 NETWORKS = Registry(
     "network",
-    {
-        "deep_equilibrium": "networks.deep_equilibrium:DeepEquilibrium",
-        "e2e_varnet": "networks.e2e_varnet:E2EVarNet",
-        "unrolled_pgd": "networks.unrolled_pgd:UnrolledPGD",
-        "usrnet": "networks.usrnet:USRNet",
-        "varnet": "networks.varnet:VarNet",
-    },
+    deep_equilibrium="networks.deep_equilibrium:DeepEquilibrium",
+    e2e_varnet="networks.e2e_varnet:E2EVarNet",
+    unrolled_pgd="networks.unrolled_pgd:UnrolledPGD",
+    usrnet="networks.usrnet:USRNet",
+    varnet="networks.varnet:VarNet",
 )
 # Networks of published sizes.
 PRESETS = Registry(
     "preset",
-    dict.fromkeys(
+    **dict.fromkeys(
         ("e2e_varnet_8x18", "edsr_13x64", "usrnet", "usrnet_tiny", "varnet_8x18"),
         "networks.presets",
     ),
@@ -157,24 +153,20 @@ PRESETS = Registry(
 # Denoisers as Functional models with per-layer `filters`.
 PRIORS = Registry(
     "prior",
-    {
-        "dncnn": "networks.priors.dncnn",
-        "edsr": "networks.priors.edsr",
-        "res_unet": "networks.priors.res_unet",
-        "unet": "networks.priors.unet",
-    },
+    dncnn="networks.priors.dncnn",
+    edsr="networks.priors.edsr",
+    res_unet="networks.priors.res_unet",
+    unet="networks.priors.unet",
 )
 # Sampling masks: `mask(shape, *, acceleration, acs_lines, seed)`.
 MASKS = Registry(
-    "mask", dict.fromkeys(("equispaced", "gaussian", "poisson_disc", "random"), "data.masks")
+    "mask", **dict.fromkeys(("equispaced", "gaussian", "poisson_disc", "random"), "data.masks")
 )
 STRATEGIES = Registry(
     "fine-tuning strategy",
-    {
-        "school": "finetuning.fine_tuner:School",
-        "self_supervised": "finetuning.self_supervised:SelfSupervised",
-        "supervised": "finetuning.fine_tuner:Supervised",
-    },
+    school="finetuning.fine_tuner:School",
+    self_supervised="finetuning.self_supervised:SelfSupervised",
+    supervised="finetuning.fine_tuner:Supervised",
 )
 
 # Pruning
@@ -182,49 +174,43 @@ STRATEGIES = Registry(
 # Criteria that rank the channels of a group.
 IMPORTANCES = Registry(
     "importance",
-    {
-        "batch_norm_scale": "pruning.importance.magnitude:BatchNormScale",
-        "fpgm": "pruning.importance.magnitude:FPGM",
-        "group_l1": "pruning.importance.magnitude:GroupL1",
-        "group_l2": "pruning.importance.magnitude:GroupL2",
-        "lamp": "pruning.importance.magnitude:Lamp",
-        "obs": "pruning.importance.obs:OptimalBrainSurgeon",
-        "random": "pruning.importance.magnitude:Random",
-        "taylor": "pruning.importance.taylor:Taylor",
-    },
+    batch_norm_scale="pruning.importance.magnitude:BatchNormScale",
+    fpgm="pruning.importance.magnitude:FPGM",
+    group_l1="pruning.importance.magnitude:GroupL1",
+    group_l2="pruning.importance.magnitude:GroupL2",
+    lamp="pruning.importance.magnitude:Lamp",
+    obs="pruning.importance.obs:OptimalBrainSurgeon",
+    random="pruning.importance.magnitude:Random",
+    taylor="pruning.importance.taylor:Taylor",
 )
 # Criteria that rank the singular components of decomposed layers.
 COMPONENT_IMPORTANCES = Registry(
     "component importance",
-    {
-        "effect_per_parameter": "pruning.basis.importance:EffectPerParameter",
-        "random": "pruning.basis.importance:RandomScore",
-        "sigma": "pruning.basis.importance:ScaledSingularValue",
-        "taylor": "pruning.basis.importance:TaylorEffect",
-    },
+    effect_per_parameter="pruning.basis.importance:EffectPerParameter",
+    random="pruning.basis.importance:RandomScore",
+    sigma="pruning.basis.importance:ScaledSingularValue",
+    taylor="pruning.basis.importance:TaylorEffect",
 )
 
 # Search
 
 # Optuna samplers, each made from a seed.
-SAMPLERS = Registry("sampler", dict.fromkeys(("gp", "nsga2", "random", "tpe"), "search.samplers"))
+SAMPLERS = Registry("sampler", **dict.fromkeys(("gp", "nsga2", "random", "tpe"), "search.samplers"))
 # Optuna pruners, which stop short fine-tunings that are not promising.
 PRUNERS = Registry(
     "pruner",
-    dict.fromkeys(("hyperband", "median", "none", "successive_halving"), "search.samplers"),
+    **dict.fromkeys(("hyperband", "median", "none", "successive_halving"), "search.samplers"),
 )
 # What a search can maximize.
 OBJECTIVES = Registry(
     "objective",
-    {
-        "as_pruned": "search.scores:strategy_objective",
-        "kept_importance": "search.objective:KeptImportance",
-        "short_finetune": "search.objective:ShortFineTune",
-    },
+    as_pruned="search.scores:strategy_objective",
+    kept_importance="search.objective:KeptImportance",
+    short_finetune="search.objective:ShortFineTune",
 )
 # Configurations a search tries first, in this order.
 SEEDS = Registry(
-    "family of seeds", dict.fromkeys(("uniform", "sensitivity", "knapsack"), "search.seeds")
+    "family of seeds", **dict.fromkeys(("uniform", "sensitivity", "knapsack"), "search.seeds")
 )
 
 # Tasks
@@ -232,31 +218,28 @@ SEEDS = Registry(
 # The data, networks, losses and scores of a recipe.
 TASKS = Registry(
     "task",
-    {
-        "classification": "tasks.classification:Classification",
-        "reconstruction": "tasks.reconstruction:Reconstruction",
-    },
+    classification="tasks.classification:Classification",
+    reconstruction="tasks.reconstruction:Reconstruction",
 )
 # Where a reconstruction's measurements come from.
 SOURCES = Registry(
     "source",
-    {
-        "fastmri": "tasks.sources.fastmri:FastMRI",
-        "kspace": "tasks.sources.kspace:KSpace",
-        "mni152": "tasks.sources.brain_template:BrainTemplate",
-        "photographs": "tasks.sources.photographs:Photographs",
-    },
+    fastmri="tasks.sources.fastmri:FastMRI",
+    kspace="tasks.sources.kspace:KSpace",
+    mni152="tasks.sources.brain_template:BrainTemplate",
+    photographs="tasks.sources.photographs:Photographs",
 )
 # Bundled samples with a class each; called with the side of their images.
-LABELED_SOURCES = Registry("source of labeled samples", {"digits": "data.bundled:load_digits"})
+LABELED_SOURCES = Registry("source of labeled samples", digits="data.bundled:load_digits")
 # Pictures with a class each, for a transfer; called with the side to scale them to, or None.
 PICTURE_SOURCES = Registry(
     "source of pictures",
-    dict.fromkeys(("digits", "mnist", "cifar10"), "tasks.transfer.samples"),
+    **dict.fromkeys(("digits", "mnist", "cifar10"), "tasks.transfer.samples"),
 )
 # The stage that a small network repeats; called with tensor, width and name.
 TRANSFER_NETWORKS = Registry(
     "network to transfer",
-    {"vgg": "tasks.transfer.networks:pooled", "resnet": "tasks.transfer.networks:residual"},
+    vgg="tasks.transfer.networks:pooled",
+    resnet="tasks.transfer.networks:residual",
 )
-CLASSIFIERS = Registry("classifier", {"convolutional": "tasks.classification"})
+CLASSIFIERS = Registry("classifier", convolutional="tasks.classification")

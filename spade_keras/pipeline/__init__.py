@@ -27,11 +27,9 @@ if TYPE_CHECKING:
 
 PIPELINES = Registry(
     "task",
-    {
-        "reconstruction": "pipeline.latency_run:LATENCY_RUN",
-        "classification": "pipeline.latency_run:LATENCY_RUN",
-        "transfer": "pipeline.transfer_run:TRANSFER_RUN",
-    },
+    reconstruction="pipeline.latency_run:LATENCY_RUN",
+    classification="pipeline.latency_run:LATENCY_RUN",
+    transfer="pipeline.transfer_run:TRANSFER_RUN",
 )
 """How a recipe is run, by its `run.task`."""
 
