@@ -28,10 +28,7 @@ _STYLE = {
     "font.size": 10,
     "font.family": "sans-serif",
     "axes.edgecolor": "#94a3b8",
-    "axes.labelcolor": INK,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
+    **dict.fromkeys(("axes.labelcolor", "text.color", "xtick.color", "ytick.color"), INK),
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
@@ -43,21 +40,10 @@ _TITLES = {
     "finetuned": "slim network",
 }
 # Markers differ too, for readers who cannot tell the colors apart.
-_ORIGINS = (
-    (FEASIBLE, "o"),
-    ("#009e73", "s"),
-    ("#b4488c", "D"),
-    ("#b7791f", "^"),
-    ("#0e7490", "v"),
-    ("#64748b", "P"),
+_ORIGINS = tuple(
+    zip((FEASIBLE, "#009e73", "#b4488c", "#b7791f", "#0e7490", "#64748b"), "osD^vP", strict=True)
 )
-_PART_COLORS = {
-    "build": "#56b4e9",
-    "compile": "#e69f00",
-    "measure": "#2563eb",
-    "evaluate": "#009e73",
-    "overhead": INK,
-}
+_PART_COLORS = dict(zip(PARTS, ("#56b4e9", "#e69f00", "#2563eb", "#009e73", INK), strict=True))
 _UNSCORED = {"infeasible": "over budget", "stopped": "stopped early", "failed": "failed"}
 
 

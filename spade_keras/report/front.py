@@ -7,17 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spade_keras.report.figures import (
-    CHOSEN,
-    FEASIBLE,
-    GRID,
-    INFEASIBLE,
-    INK,
-    legend,
-    name_rows,
-    quality_axis,
-    styled,
-)
+from spade_keras.report import figures
 from spade_keras.report.findings import FrontPanel, SearchFindings, ratio_words
 from spade_keras.report.page import data_uri, picture
 
@@ -55,31 +45,31 @@ def tradeoff(result: SearchResult, *, chosen: int | None = None) -> Figure:
     limit = budget.as_time(budget.limit)
     timed = [trial for trial in result.trials if trial.timing is not None]
     scored = [trial for trial in timed if trial.quality is not None]
-    with styled(8, 4.8 if scored else 2.2) as figure:
+    with figures.styled(8, 4.8 if scored else 2.2) as figure:
         ratios = [10 if scored else 2, 1]
         axes, strip = figure.subplots(2, 1, sharex=True, height_ratios=ratios)
         points = result.front_over(budget.quantity)
         if len(points) > 1:
-            look = {"color": FEASIBLE, "linewidth": 1.2, "alpha": 0.6, "label": "front"}
+            look = {"color": figures.FEASIBLE, "linewidth": 1.2, "alpha": 0.6, "label": "front"}
             times = [_time(trial, budget) for trial in points]
             axes.step(times, [trial.quality for trial in points], where="post", **look)
         for state, label, color in (
-            ("infeasible", "over budget", INFEASIBLE),
-            ("feasible", "within budget", FEASIBLE),
+            ("infeasible", "over budget", figures.INFEASIBLE),
+            ("feasible", "within budget", figures.FEASIBLE),
         ):
             own = [t for t in scored if t.state == state and t.number != chosen]
             _scatter(axes, own, budget, color=color, fmt="o", markersize=7, label=label)
         taken = [t for t in scored if t.number == chosen]
-        _scatter(axes, taken, budget, color=CHOSEN, fmt="*", markersize=17, label="chosen")
+        _scatter(axes, taken, budget, color=figures.CHOSEN, fmt="*", markersize=17, label="chosen")
         _draw_rejected(strip, [t for t in timed if t.quality is None], budget)
         for part, label in ((axes, f"budget {limit:.4g}"), (strip, "")):
-            part.axvline(limit, color=INK, linestyle="--", linewidth=1.2, label=label)
+            part.axvline(limit, color=figures.INK, linestyle="--", linewidth=1.2, label=label)
         left, right = _span(timed, budget)
         axes.set_xlim(left, right)
-        axes.axvspan(limit, right, color=GRID, alpha=0.5, linewidth=0)
-        quality_axis(axes, result.quality_name, empty=not scored)
+        axes.axvspan(limit, right, color=figures.GRID, alpha=0.5, linewidth=0)
+        figures.quality_axis(axes, result.quality_name, empty=not scored)
         strip.set_xlabel(_AXIS_NAMES[budget.quantity].format(budget.conditions))
-        legend(figure, 6, fontsize=9, columnspacing=1.2, handletextpad=0.5)
+        figures.legend(figure, 6, fontsize=9, columnspacing=1.2, handletextpad=0.5)
         return figure
 
 
@@ -114,12 +104,12 @@ def _scatter(axes: Any, trials: Sequence[TrialRecord], budget: LatencyBudget, **
 
 def _draw_rejected(strip: Any, rejected: Sequence[TrialRecord], budget: LatencyBudget) -> None:
     low, high = _intervals(rejected, budget).T
-    strip.hlines(np.zeros(len(low)), low, high, color=INFEASIBLE, linewidth=1, alpha=0.6)
+    strip.hlines(np.zeros(len(low)), low, high, color=figures.INFEASIBLE, linewidth=1, alpha=0.6)
     for state, (marker, size, label) in _STRIP.items():
         if times := [_time(trial, budget) for trial in rejected if trial.state == state]:
-            look = {"color": INFEASIBLE, "markersize": size, "mew": 1.8, "label": label}
+            look = {"color": figures.INFEASIBLE, "markersize": size, "mew": 1.8, "label": label}
             strip.plot(times, np.zeros(len(times)), marker, **look)
-    name_rows(strip, ["not scored"])
+    figures.name_rows(strip, ["not scored"])
 
 
 def _span(timed: Sequence[TrialRecord], budget: LatencyBudget) -> tuple[float, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,21 +59,23 @@ def picture(array: np.ndarray, *, colors: str, top: float) -> bytes:
     return file.getvalue()
 
 
-def closing_table_of(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str, caption: str
+def table_of(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    words: int = 0,
+    gap: int = 0,
+    **texts: str,
 ) -> Table:
-    """Returns the closing table of a run: a name and numbers in every row."""
-    table = Table(
-        title=title,
-        title_justify="left",
-        caption=caption,
-        caption_justify="left",
-        box=SIMPLE,
-        padding=(0, 0),
-        pad_edge=False,
-    )
+    """Returns a table of numbers, whose column `words` holds text that may be wrapped.
+
+    `texts` are its title and caption, `gap` is the space between columns beside the box's own.
+    """
+    style: dict[str, Any] = {"box": SIMPLE, "padding": (0, gap, 0, 0), "pad_edge": False}
+    table = Table(title_justify="left", caption_justify="left", **style, **texts)
     for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left", no_wrap=index > 0)
+        numbers = index != words % len(columns)
+        table.add_column(column, justify="right" if numbers else "left", no_wrap=numbers)
     for row in rows:
         table.add_row(*row)
     return table

@@ -1,7 +1,4 @@
-"""The report of a run: one table on the terminal, one page with figures on disk.
-
-Both are made from `metrics.json` by the same functions, so they cannot disagree.
-"""
+"""The report of a run: one table on the terminal, one page with figures on disk."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from rich.table import Table
 from spade_keras.files import write_bytes_atomic
 from spade_keras.report import figures
 from spade_keras.report.findings import SearchFindings
-from spade_keras.report.page import closing_table_of, data_uri, short_count, write_page
+from spade_keras.report.page import data_uri, short_count, table_of, write_page
 from spade_keras.report.search import search_sections
 
 _BASELINES = {"zero_filled": "zero-filled", "interpolated": "interpolated"}
@@ -42,7 +39,7 @@ def columns(metrics: Mapping[str, Any]) -> tuple[str, ...]:
 def closing_table(metrics: Mapping[str, Any]) -> Table:
     """Returns the closing table of a run; its caption says whether the budget is met."""
     title, sentence = verdict(metrics)
-    return closing_table_of(
+    return table_of(
         columns(metrics),
         table_rows(metrics),
         title=f"Test data{_convention(metrics)}; ±: standard deviation; ms: exported, median; "
@@ -136,9 +133,6 @@ def write_report(
 
     Returns:
         The path of the page.
-
-    Raises:
-        MissingExtraError: If jinja2 or matplotlib is not installed.
     """
     folder = Path(folder)
     pictures = None if panel is None else figures.png(figures.pictures(panel))

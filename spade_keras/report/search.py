@@ -10,7 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -26,7 +25,7 @@ from spade_keras.report.findings import (
     search_verdict,
     time_split,
 )
-from spade_keras.report.page import counted, data_uri, flat, interval, percent, write_page
+from spade_keras.report.page import counted, data_uri, flat, interval, percent, table_of, write_page
 
 if TYPE_CHECKING:
     from spade_keras.search import TrialRecord
@@ -93,9 +92,6 @@ def write_search_report(
 
     Returns:
         The path of the page.
-
-    Raises:
-        MissingExtraError: If jinja2 or matplotlib is not installed.
     """
     folder = Path(folder)
     path = write_page(
@@ -185,29 +181,24 @@ def _counts(findings: SearchFindings) -> str:
 
 
 def _front_table(findings: SearchFindings) -> Table:
-    table = Table(
-        title="The front: no other trial is both faster and better",
-        title_justify="left",
-        box=SIMPLE,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-        caption=f"Quality: {findings.result.quality_name}."
-        + (" *: chosen." if findings.taken else ""),
-        caption_justify="left",
-    )
-    for column in ("trial", "latency / full", "ms", "quality"):
-        right = column != "latency / full"
-        table.add_column(column, justify="right" if right else "left", no_wrap=True)
-    table.add_column("keeps")
     points = findings.result.front
     step = max(1, -(-len(points) // _FRONT_ROWS))
+    rows = []
     for index, point in enumerate(points):
         # Counted from the slow end, so that the best quality is always among those shown.
         if (len(points) - 1 - index) % step == 0 or findings.is_taken(point):
             number, _, *numbers = _trial_row(findings, point)
             mark = "*" if findings.is_taken(point) else ""
-            table.add_row(f"{mark}{number}", *numbers, findings.changes(point))
-    return table
+            rows.append((f"{mark}{number}", *numbers, findings.changes(point)))
+    chosen = " *: chosen." if findings.taken else ""
+    return table_of(
+        ("trial", "latency / full", "ms", "quality", "keeps"),
+        rows,
+        words=-1,
+        gap=1,
+        title="The front: no other trial is both faster and better",
+        caption=f"Quality: {findings.result.quality_name}.{chosen}",
+    )
 
 
 def _measured_rows(findings: SearchFindings) -> Iterator[tuple[str, str]]:
