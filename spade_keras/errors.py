@@ -31,15 +31,7 @@ class RecipeError(SpadeError):
 
 @dataclasses.dataclass(eq=False)
 class BadFileError(SpadeError):
-    """A data file lacks expected content.
-
-    Args:
-        file: The file.
-        key: The part that is wrong: a data set, an array, an attribute or "content".
-        expected: What should be there.
-        received: What is there.
-        remedy: What to do next.
-    """
+    """A data file lacks expected content in `key`: a data set, array, attribute or "content"."""
 
     file: str | Path
     key: str

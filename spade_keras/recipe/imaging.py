@@ -22,21 +22,16 @@ from spade_keras.typing import NameIn, Width
 SLICES = 112  # axial ones of the bundled brain template
 POOLING = ("unet", "res_unet")  # priors that halve the image at every level
 
-Source = Annotated[str, AfterValidator(NameIn(SOURCES))]
 MaskName = Annotated[str, AfterValidator(NameIn(MASKS))]
-NetworkName = Annotated[str, AfterValidator(NameIn(NETWORKS))]
-PriorName = Annotated[str, AfterValidator(NameIn(PRIORS))]
 Pixels = Annotated[int, Field(ge=16, le=1024)]
-Coils = Annotated[int, Field(ge=1, le=64)]
 Acceleration = Annotated[int, Field(ge=1, le=64)]
-Lines = Annotated[int, Field(ge=0, le=1024)]
 Iterations = Annotated[int, Field(ge=1, le=100)]
 
 
 class Measurements(Section):
     """Data of a registered source; with `path` those of a file or folder."""
 
-    source: Source
+    source: Annotated[str, AfterValidator(NameIn(SOURCES))]
     path: FileOrFolder | None = None
 
 
@@ -45,9 +40,9 @@ class Scan(Measurements):
 
     height: Pixels = 64
     width: Pixels = 64
-    coils: Coils = 4
+    coils: int = Field(default=4, ge=1, le=64)
     acceleration: Acceleration = 4
-    acs_lines: Lines = 8
+    acs_lines: int = Field(default=8, ge=0, le=1024)
     noise_std: float = Field(default=0.01, ge=0)
 
 
@@ -130,7 +125,7 @@ class Photographs(Measurements):
 class Prior(Section):
     """The denoiser inside the network; `filters` has one width per hidden convolution or level."""
 
-    name: PriorName
+    name: Annotated[str, AfterValidator(NameIn(PRIORS))]
     filters: tuple[Width, ...] = Field(min_length=1, max_length=64, strict=False)
 
 
@@ -151,7 +146,7 @@ class CoilMapPrior(Section):
 class Network(FullNetwork):
     """A network made from an operator and a prior."""
 
-    name: NetworkName
+    name: Annotated[str, AfterValidator(NameIn(NETWORKS))]
     prior: Prior
 
 
@@ -215,9 +210,8 @@ RECONSTRUCTION_NETWORKS: dict[str, type[Network]] = {
 }
 """The table `[network]`, by its `name`."""
 
-BUNDLED_PRIORS: dict[str, type[Prior]] = dict.fromkeys(
-    ("dncnn", "edsr", "res_unet", "unet"), BundledPrior
-)
+PRIOR_NAMES = ("dncnn", "edsr", "res_unet", "unet")
+BUNDLED_PRIORS: dict[str, type[Prior]] = dict.fromkeys(PRIOR_NAMES, BundledPrior)
 """The table `[network.prior]`, by its `name`."""
 
 

@@ -173,11 +173,10 @@ def _stop(
 ) -> dict[str, Any]:
     trial, time = panel.trial, panel.trial.timing
     assert time is not None  # it is on the front
-    shown = {
-        key: None if array is None else data_uri(picture(array, colors=colors, top=tops[key] or 1))
-        for key, colors in _COLORS.items()
-        for array in [getattr(panel, key)]
-    }
+    shown: dict[str, str | None] = dict.fromkeys(_COLORS)
+    for key, colors in _COLORS.items():
+        if (array := getattr(panel, key)) is not None:
+            shown[key] = data_uri(picture(array, colors=colors, top=tops[key] or 1.0))
     rows = [
         ("median latency / full (95 % interval)", ratio_words(trial)),
         ("median latency", f"{time.latency_ms:.3g} ms"),

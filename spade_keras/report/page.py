@@ -65,7 +65,7 @@ def table_of(
     *,
     words: int = 0,
     gap: int = 0,
-    **texts: str,
+    **texts: Any,
 ) -> Table:
     """Returns a table of numbers, whose column `words` holds text that may be wrapped.
 
