@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -34,11 +35,7 @@ def require(condition: object, rule: str, /, **received: object) -> None:
 
 
 class RecipeError(SpadeError):
-    """A recipe is wrong; lists every mistake at once.
-
-    Args:
-        problems: One sentence per mistake, each naming the key and what is allowed.
-    """
+    """A recipe is wrong: `problems` has one sentence per mistake."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
@@ -51,50 +48,34 @@ class RecipeError(SpadeError):
         return "\n".join(lines + [f"  - {problem}" for problem in self.problems])
 
 
+@dataclasses.dataclass(eq=False)
 class BadFileError(SpadeError):
-    """A data file lacks expected content.
+    """A data file lacks expected content in `key`: a data set, array, attribute or "content"."""
 
-    Args:
-        file: The file.
-        key: The part that is wrong: a data set, an array, an attribute or "content".
-        expected: What should be there.
-        received: What is there.
-        remedy: What to do next.
-    """
+    file: str | Path
+    key: str
+    expected: str
+    received: str
+    remedy: str
 
-    def __init__(
-        self,
-        file: str | Path,
-        key: str,
-        expected: str,
-        received: str,
-        remedy: str,
-    ) -> None:
-        self.file = str(file)
-        self.key = key
-        self.expected = expected
-        self.received = received
-        self.remedy = remedy
-        super().__init__(
-            f"`{file}`: `{key}` must be {expected}. {remedy} Received: {key}={received}"
+    def __post_init__(self) -> None:
+        self.file = str(self.file)
+
+    def __str__(self) -> str:
+        return (
+            f"`{self.file}`: `{self.key}` must be {self.expected}. {self.remedy} "
+            f"Received: {self.key}={self.received}"
         )
 
     def __reduce__(self) -> tuple:
         # Data loaders run in other processes, and their errors are pickled on the way back.
-        return type(self), (self.file, self.key, self.expected, self.received, self.remedy)
+        return type(self), dataclasses.astuple(self)
 
 
 class MissingExtraError(SpadeError, ImportError):
-    """An optional package is not installed.
-
-    Args:
-        package: The import that failed.
-        extra: The optional dependency group of spade-keras that brings it.
-    """
+    """A package of an optional dependency group of spade-keras, `extra`, is not installed."""
 
     def __init__(self, package: str, extra: str) -> None:
-        self.package = package
-        self.extra = extra
         super().__init__(
             f"`{package}` is not installed. Install it with: pip install 'spade-keras[{extra}]'"
         )
@@ -103,10 +84,6 @@ class MissingExtraError(SpadeError, ImportError):
 @contextlib.contextmanager
 def importing(package: str, extra: str) -> Iterator[None]:
     """Turns a failed import of an optional package into a `MissingExtraError`.
-
-    Args:
-        package: The package.
-        extra: The optional dependency group of spade-keras that brings it.
 
     Example:
         >>> with importing("json", "recipes"):

@@ -27,7 +27,7 @@ def write_atomic(path: str | Path, write: Callable[[Path], Any]) -> None:
     """Writes a file so that it holds either its old content or all of the new one.
 
     Args:
-        path: The file; its folder must exist.
+        path: The file; its folder must exist, as for all functions below.
         write: Writes the new content to the path it is given, which has the same suffix.
     """
     path = Path(path)
@@ -37,7 +37,9 @@ def write_atomic(path: str | Path, write: Callable[[Path], Any]) -> None:
     try:
         write(written)
         fsync(written)
-        written.chmod(0o666 & ~_umask())
+        mask = os.umask(0)
+        os.umask(mask)
+        written.chmod(0o666 & ~mask)
         written.replace(path)
     except BaseException:
         written.unlink(missing_ok=True)
@@ -46,36 +48,21 @@ def write_atomic(path: str | Path, write: Callable[[Path], Any]) -> None:
 
 
 def write_bytes_atomic(path: str | Path, data: bytes) -> None:
-    """Writes bytes as `write_atomic` does.
-
-    Args:
-        path: The file; its folder must exist.
-        data: Its new content.
-    """
+    """Writes bytes as `write_atomic` does."""
     write_atomic(path, lambda written: written.write_bytes(data))
 
 
 def write_json_atomic(path: str | Path, content: Any) -> None:
     """Writes JSON (indented, keys in the given order) as `write_atomic` does.
 
-    Args:
-        path: The file; its folder must exist.
-        content: Plain values, paths, pydantic models, NumPy scalars and arrays.
-
-    Raises:
-        TypeError: If `content` holds something JSON cannot express.
+    `content` may hold what `jsonable` takes.
     """
     text = json.dumps(content, indent=2, default=jsonable)
     write_bytes_atomic(path, f"{text}\n".encode())
 
 
 def save_model(model: keras.Model, path: str | Path) -> None:
-    """Saves a model to a `.keras` file as `write_atomic` does.
-
-    Args:
-        model: The model.
-        path: The file; its folder must exist.
-    """
+    """Saves a model to a `.keras` file as `write_atomic` does."""
     write_atomic(path, model.save)
 
 
@@ -91,13 +78,13 @@ def load_model(path: str | Path) -> keras.Model:
         The model, not compiled.
 
     Raises:
-        ValueError: If the file is missing, damaged or of another kind, holds code, or needs a
-            class that is not registered.
+        ValueError: If the file is missing, damaged, of another kind, or holds code.
     """
     import keras
 
     _check_archive(Path(path))
-    _import_own_layers()
+    for package in ("spade_keras.networks", "spade_keras.pruning"):  # They register our classes.
+        importlib.import_module(package)
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -112,14 +99,10 @@ def load_model(path: str | Path) -> keras.Model:
 
 
 def read_npz(path: str | Path, *, required: Sequence[str] = ()) -> dict[str, np.ndarray]:
-    """Reads the arrays of an `.npz` file by name.
-
-    Args:
-        path: The file.
-        required: Arrays that it must hold; only these are read. Empty: all are read.
+    """Reads the arrays of an `.npz` file by name: the `required` ones, or all if there are none.
 
     Raises:
-        ValueError: If it cannot be read as such, or lacks an array.
+        ValueError: If it cannot be read as such, or lacks a required array.
     """
     import numpy as np
 
@@ -151,13 +134,7 @@ def complete_folder(target: Path, marker: str) -> Iterator[Path]:
     Args:
         target: The folder to make.
         marker: A file that an older `target` must hold to be replaced, so that a wrong path
-            cannot delete a folder of something else.
-
-    Yields:
-        An empty folder beside `target`.
-
-    Raises:
-        ValueError: If `target` is there, is not empty and does not hold `marker`.
+            cannot delete a folder of something else; an empty one is replaced as well.
     """
     if target.exists() and not (target / marker).exists():
         if not target.is_dir() or any(target.iterdir()):
@@ -183,14 +160,7 @@ def complete_folder(target: Path, marker: str) -> Iterator[Path]:
 
 
 def jsonable(value: Any) -> Any:
-    """Returns paths, pydantic models and NumPy values as plain JSON values.
-
-    Args:
-        value: A value that `json.dumps` cannot write; for its argument `default`.
-
-    Raises:
-        TypeError: If it cannot be written as JSON.
-    """
+    """Returns a path, pydantic model or NumPy value as JSON values: `default` of `json.dumps`."""
     if isinstance(value, Path):
         return str(value)
     if hasattr(value, "model_dump"):
@@ -207,24 +177,12 @@ def fsync(path: str | Path) -> None:
     """Flushes a file or folder to the disk."""
     windows = os.name == "nt"
     if windows and os.path.isdir(path):
-        return  # Windows cannot open folders
+        return  # Windows cannot open folders.
     number = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
     try:
         os.fsync(number)
     finally:
         os.close(number)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _import_own_layers() -> None:
-    """Imports the modules that register our saveable classes with Keras."""
-    for name in ("spade_keras.networks", "spade_keras.pruning"):
-        importlib.import_module(name)
 
 
 def _check_archive(path: Path) -> None:

@@ -18,10 +18,11 @@ class Registry(Mapping[str, Any]):
 
     Args:
         kind: Kind of the entries, for error messages, such as "operator".
-        entries: Name -> "module:attribute", the module relative to spade_keras.
+        **entries: "module:attribute" of each name, or "module" where the attribute is named alike;
+            modules are relative to spade_keras.
 
     Example:
-        >>> registry = Registry("rule", {"root": "errors:SpadeError"})
+        >>> registry = Registry("rule", root="errors:SpadeError")
         >>> "root" in registry, registry["root"].__name__
         (True, 'SpadeError')
         >>> registry["rot"]
@@ -30,7 +31,7 @@ class Registry(Mapping[str, Any]):
         ValueError: Unknown rule. Known ones: root. Received: 'rot'. Did you mean 'root'?
     """
 
-    def __init__(self, kind: str, entries: Mapping[str, str]) -> None:
+    def __init__(self, kind: str, /, **entries: str) -> None:
         self.kind = kind
         self._entries: dict[str, Any] = dict(entries)
 
@@ -40,7 +41,7 @@ class Registry(Mapping[str, Any]):
         entry = self._entries[name]
         if isinstance(entry, str):
             module, _, attribute = entry.partition(":")
-            entry = getattr(importlib.import_module(f"spade_keras.{module}"), attribute)
+            entry = getattr(importlib.import_module(f"spade_keras.{module}"), attribute or name)
             self._entries[name] = entry
         return entry
 
@@ -54,11 +55,7 @@ class Registry(Mapping[str, Any]):
         return name in self._entries
 
     def check(self, name: str) -> None:
-        """Raises unless `name` is known; imports nothing.
-
-        Raises:
-            ValueError: Lists the known names and the nearest one.
-        """
+        """Raises a ValueError with the known names unless `name` is one; imports nothing."""
         if name in self._entries:
             return
         near = difflib.get_close_matches(str(name), self._entries, n=1)
@@ -69,16 +66,7 @@ class Registry(Mapping[str, Any]):
         )
 
     def make(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
-        """Calls the entry of that name.
-
-        Args:
-            name: A known name.
-            *args: Its arguments.
-            **kwargs: Its arguments.
-
-        Raises:
-            ValueError: If the name is unknown or the arguments do not fit.
-        """
+        """Calls the entry of that name; a ValueError says if the arguments do not fit."""
         entry = self[name]
         try:
             return entry(*args, **kwargs)
@@ -89,14 +77,7 @@ class Registry(Mapping[str, Any]):
             ) from error
 
     def register(self, name: str, entry: Callable[..., Any] | None = None) -> Any:
-        """Adds an entry; also a decorator: `@REGISTRY.register("name")`.
-
-        Args:
-            name: The new name.
-            entry: The class or function.
-
-        Returns:
-            The entry.
+        """Adds and returns a class or function; also a decorator: `@REGISTRY.register("name")`.
 
         Raises:
             ValueError: If the name is taken or the entry cannot be called.
@@ -139,190 +120,126 @@ def lazy_attributes(package: str, homes: Mapping[str, str]) -> Callable[[str], A
 
 # Imaging
 
+# Linear forward models: layers without weights.
 OPERATORS = Registry(
     "operator",
-    {
-        "blur": "operators.blur:Blur",
-        "cartesian_mri": "operators.cartesian_mri:CartesianMRI",
-        "composition": "operators.composition:Composition",
-        "denoising": "operators.pointwise:Denoising",
-        "downsampling": "operators.downsampling:Downsampling",
-        "inpainting": "operators.pointwise:Inpainting",
-        "scaling": "operators.composition:Scaling",
-        "single_coil_mri": "operators.cartesian_mri:SingleCoilMRI",
-        "stacking": "operators.composition:Stacking",
-    },
+    blur="operators.blur:Blur",
+    cartesian_mri="operators.cartesian_mri:CartesianMRI",
+    composition="operators.composition:Composition",
+    denoising="operators.pointwise:Denoising",
+    downsampling="operators.downsampling:Downsampling",
+    inpainting="operators.pointwise:Inpainting",
+    scaling="operators.composition:Scaling",
+    single_coil_mri="operators.cartesian_mri:SingleCoilMRI",
+    stacking="operators.composition:Stacking",
 )
-"""Linear forward models: layers without weights."""
-
+# Reconstruction networks, made from an operator and a prior.
 NETWORKS = Registry(
     "network",
-    {
-        "deep_equilibrium": "networks.deep_equilibrium:DeepEquilibrium",
-        "e2e_varnet": "networks.varnet:E2EVarNet",
-        "unrolled_pgd": "networks.unrolled_pgd:UnrolledPGD",
-        "usrnet": "networks.usrnet:USRNet",
-        "varnet": "networks.varnet:VarNet",
-    },
+    deep_equilibrium="networks.deep_equilibrium:DeepEquilibrium",
+    e2e_varnet="networks.varnet:E2EVarNet",
+    unrolled_pgd="networks.unrolled_pgd:UnrolledPGD",
+    usrnet="networks.usrnet:USRNet",
+    varnet="networks.varnet:VarNet",
 )
-"""Reconstruction networks, made from an operator and a prior."""
-
+# Networks of published sizes.
 PRESETS = Registry(
     "preset",
-    {
-        "e2e_varnet_8x18": "networks.presets:e2e_varnet_8x18",
-        "edsr_13x64": "networks.presets:edsr_13x64",
-        "usrnet": "networks.presets:usrnet",
-        "usrnet_tiny": "networks.presets:usrnet_tiny",
-        "varnet_8x18": "networks.presets:varnet_8x18",
-    },
+    **dict.fromkeys(
+        ("e2e_varnet_8x18", "edsr_13x64", "usrnet", "usrnet_tiny", "varnet_8x18"),
+        "networks.presets",
+    ),
 )
-"""Networks of published sizes."""
-
+# Denoisers as Functional models with per-layer `filters`.
 PRIORS = Registry(
     "prior",
-    {
-        "dncnn": "networks.priors:dncnn",
-        "edsr": "networks.priors:edsr",
-        "res_unet": "networks.priors:res_unet",
-        "unet": "networks.priors:unet",
-    },
+    **dict.fromkeys(("dncnn", "edsr", "res_unet", "unet"), "networks.priors"),
 )
-"""Denoisers as Functional models with per-layer `filters`."""
-
+# Sampling masks: `mask(shape, *, acceleration, acs_lines, seed)`.
 MASKS = Registry(
-    "mask",
-    {
-        "equispaced": "data.masks:equispaced",
-        "gaussian": "data.masks:gaussian",
-        "poisson_disc": "data.masks:poisson_disc",
-        "random": "data.masks:random",
-    },
+    "mask", **dict.fromkeys(("equispaced", "gaussian", "poisson_disc", "random"), "data.masks")
 )
-"""Sampling masks: `mask(shape, *, acceleration, acs_lines, seed)`."""
-
 STRATEGIES = Registry(
     "fine-tuning strategy",
-    {
-        "school": "finetuning.fine_tuner:School",
-        "self_supervised": "finetuning.self_supervised:SelfSupervised",
-        "supervised": "finetuning.fine_tuner:Supervised",
-    },
+    school="finetuning.fine_tuner:School",
+    self_supervised="finetuning.self_supervised:SelfSupervised",
+    supervised="finetuning.fine_tuner:Supervised",
 )
-"""Ways to fine-tune a slim network."""
 
 # Pruning
 
+# Criteria that rank the channels of a group.
 IMPORTANCES = Registry(
     "importance",
-    {
-        "batch_norm_scale": "pruning.importance.magnitude:BatchNormScale",
-        "fpgm": "pruning.importance.magnitude:FPGM",
-        "group_l1": "pruning.importance.magnitude:GroupL1",
-        "group_l2": "pruning.importance.magnitude:GroupL2",
-        "lamp": "pruning.importance.magnitude:Lamp",
-        "obs": "pruning.importance.obs:OptimalBrainSurgeon",
-        "random": "pruning.importance.magnitude:Random",
-        "taylor": "pruning.importance.taylor:Taylor",
-    },
+    batch_norm_scale="pruning.importance.magnitude:BatchNormScale",
+    fpgm="pruning.importance.magnitude:FPGM",
+    group_l1="pruning.importance.magnitude:GroupL1",
+    group_l2="pruning.importance.magnitude:GroupL2",
+    lamp="pruning.importance.magnitude:Lamp",
+    obs="pruning.importance.obs:OptimalBrainSurgeon",
+    random="pruning.importance.magnitude:Random",
+    taylor="pruning.importance.taylor:Taylor",
 )
-"""Criteria that rank the channels of a group."""
-
+# Criteria that rank the singular components of decomposed layers.
 COMPONENT_IMPORTANCES = Registry(
     "component importance",
-    {
-        "effect_per_parameter": "pruning.basis.importance:EffectPerParameter",
-        "random": "pruning.basis.importance:RandomScore",
-        "sigma": "pruning.basis.importance:ScaledSingularValue",
-        "taylor": "pruning.basis.importance:TaylorEffect",
-    },
+    effect_per_parameter="pruning.basis.importance:EffectPerParameter",
+    random="pruning.basis.importance:RandomScore",
+    sigma="pruning.basis.importance:ScaledSingularValue",
+    taylor="pruning.basis.importance:TaylorEffect",
 )
-"""Criteria that rank the singular components of decomposed layers."""
 
 # Search
 
-SAMPLERS = Registry(
-    "sampler",
-    {
-        "gp": "search.study:gp",
-        "nsga2": "search.study:nsga2",
-        "random": "search.study:random",
-        "tpe": "search.study:tpe",
-    },
-)
-"""Optuna samplers, each made from a seed."""
-
+# Optuna samplers, each made from a seed.
+SAMPLERS = Registry("sampler", **dict.fromkeys(("gp", "nsga2", "random", "tpe"), "search.study"))
+# Optuna pruners, which stop short fine-tunings that are not promising.
 PRUNERS = Registry(
     "pruner",
-    {
-        "hyperband": "search.study:hyperband",
-        "median": "search.study:median",
-        "none": "search.study:no_pruner",
-        "successive_halving": "search.study:successive_halving",
-    },
+    hyperband="search.study",
+    median="search.study",
+    none="search.study:no_pruner",
+    successive_halving="search.study",
 )
-"""Optuna pruners, which stop short fine-tunings that are not promising."""
-
+# What a search can maximize.
 OBJECTIVES = Registry(
     "objective",
-    {
-        "as_pruned": "search.scores:strategy_objective",
-        "kept_importance": "search.objective:KeptImportance",
-        "short_finetune": "search.objective:ShortFineTune",
-    },
+    as_pruned="search.scores:strategy_objective",
+    kept_importance="search.objective:KeptImportance",
+    short_finetune="search.objective:ShortFineTune",
 )
-"""Objectives that a search can maximize."""
-
+# Configurations a search tries first, in this order.
 SEEDS = Registry(
-    "family of seeds",
-    {
-        "uniform": "search.seeds:uniform",
-        "sensitivity": "search.seeds:sensitivity",
-        "knapsack": "search.seeds:knapsack",
-    },
+    "family of seeds", **dict.fromkeys(("uniform", "sensitivity", "knapsack"), "search.seeds")
 )
-"""Configurations a search tries first, in this order."""
 
 # Tasks
 
+# The data, networks, losses and scores of a recipe.
 TASKS = Registry(
     "task",
-    {
-        "classification": "tasks.classification:Classification",
-        "reconstruction": "tasks.reconstruction:Reconstruction",
-    },
+    classification="tasks.classification:Classification",
+    reconstruction="tasks.reconstruction:Reconstruction",
 )
-"""Tasks: the data, networks, losses and scores of a recipe."""
-
+# Where a reconstruction's measurements come from.
 SOURCES = Registry(
     "source",
-    {
-        "fastmri": "tasks.sources.fastmri:FastMRI",
-        "kspace": "tasks.sources.kspace:KSpace",
-        "mni152": "tasks.sources.brain_template:BrainTemplate",
-        "photographs": "tasks.sources.photographs:Photographs",
-    },
+    fastmri="tasks.sources.fastmri:FastMRI",
+    kspace="tasks.sources.kspace:KSpace",
+    mni152="tasks.sources.brain_template:BrainTemplate",
+    photographs="tasks.sources.photographs:Photographs",
 )
-"""Sources of a reconstruction's measurements."""
-
-LABELED_SOURCES = Registry("source of labeled samples", {"digits": "data.bundled:load_digits"})
-"""Bundled samples with a class each; called with the side of their images."""
-
+# Bundled samples with a class each; called with the side of their images.
+LABELED_SOURCES = Registry("source of labeled samples", digits="data.bundled:load_digits")
+# Pictures with a class each, for a transfer; called with the side to scale them to, or None.
 PICTURE_SOURCES = Registry(
     "source of pictures",
-    {
-        "digits": "tasks.pictures:digits",
-        "mnist": "tasks.pictures:mnist",
-        "cifar10": "tasks.pictures:cifar10",
-    },
+    **dict.fromkeys(("digits", "mnist", "cifar10"), "tasks.pictures"),
 )
-"""Pictures with a class each, for a transfer; called with the side to scale them to, or None."""
-
+# The stage that a small network repeats; called with tensor, width and name.
 TRANSFER_NETWORKS = Registry(
     "network to transfer",
-    {"vgg": "tasks.classifiers:pooled", "resnet": "tasks.classifiers:residual"},
+    vgg="tasks.classifiers:pooled",
+    resnet="tasks.classifiers:residual",
 )
-"""The stage that a small network repeats; called with tensor, width and name."""
-
-CLASSIFIERS = Registry("classifier", {"convolutional": "tasks.classifiers:convolutional"})
-"""Classifiers that a recipe can name."""
+CLASSIFIERS = Registry("classifier", convolutional="tasks.classifiers")

@@ -53,21 +53,15 @@ def _adapter(cls: type) -> TypeAdapter[Any]:
 
 
 class NameIn:
-    """A pydantic validator: the value is a name in a registry, registered ones included.
+    """A pydantic validator: the value is a name in a registry, or one of a few names."""
 
-    Args:
-        registry: The registry, or a fixed choice of names.
-        *more: Names that are allowed as well.
-    """
-
-    def __init__(self, registry: Registry | tuple[str, ...], *more: str) -> None:
+    def __init__(self, registry: Registry | tuple[str, ...]) -> None:
         self._registry = registry
-        self._more = more
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All names known now."""
-        return (*self._more, *self._registry)
+        """All names known now, registered ones included."""
+        return tuple(self._registry)
 
     def __call__(self, value: Any) -> Any:
         """Returns a known `value`; pydantic reports the mistake otherwise."""

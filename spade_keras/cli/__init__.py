@@ -7,18 +7,19 @@ met the latency budget, or a receipt does not hold; 130 interrupted.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from spade_keras import __version__
-from spade_keras.cli.arguments import BUDGET_NOT_MET, FAILURE, INTERRUPTED, MISTAKE
+from spade_keras.cli.startup import BUDGET_NOT_MET, FAILURE, INTERRUPTED, MISTAKE
 from spade_keras.errors import BudgetNotMetError, RecipeError, SpadeError
 
 __all__ = ["BUDGET_NOT_MET", "COMMANDS", "FAILURE", "INTERRUPTED", "MISTAKE", "app", "main"]
 
+# Name of a command -> "module:function".
 COMMANDS = {
     "run": "recipes:run",
     "validate": "recipes:validate",
@@ -28,35 +29,27 @@ COMMANDS = {
     "export": "models:export",
     "search": "searches:search",
     "search worker": "searches:work",
-    "search proxy": "proxy:proxy",
-    "replay": "receipts:replay",
+    "search proxy": "searches:proxy",
+    "replay": "searches:replay",
 }
-"""Name of a command -> "module:function"."""
-
-
-class _LazyCommands(Mapping[str, Any]):
-    """Commands that are imported when they are called."""
-
-    def __getitem__(self, name: str) -> Any:
-        module, _, function = COMMANDS[name].partition(":")
-        single = typer.Typer(add_completion=False)
-        single.command(name)(getattr(importlib.import_module(f"{__name__}.{module}"), function))
-        return typer.main.get_command(single)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(COMMANDS)
-
-    def __len__(self) -> int:
-        return len(COMMANDS)
 
 
 class _Group(TyperGroup):
-    """Commands of one word or of two: `search`, `search worker`."""
+    """Commands of one word or of two (`search`, `search worker`), each imported when called."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        commands: Any = _LazyCommands()  # a Mapping is enough: nothing is added to it
-        self.commands = commands
+        self.commands: dict[str, Any] = dict.fromkeys(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Imports a command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, function = COMMANDS[cmd_name].partition(":")
+        single = typer.Typer(add_completion=False)
+        home = importlib.import_module(f"{__name__}.{module}")
+        single.command(cmd_name)(getattr(home, function))
+        return typer.main.get_command(single)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Joins the first two words where they name a command."""
@@ -75,14 +68,7 @@ app = typer.Typer(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line.
-
-    Args:
-        arguments: Words after the program's name; those of the process by default.
-
-    Returns:
-        The exit code.
-    """
+    """Runs the command line, by default the process's own, and returns the exit code."""
     try:
         app(args=arguments, prog_name="spade-keras")
     except SystemExit as stop:

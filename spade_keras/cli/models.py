@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from spade_keras.cli.arguments import (
+from spade_keras.cli.startup import (
     InputsFile,
     ModelFile,
     Shapes,
     counts,
+    existing_file,
     import_library,
     load_model,
     refusals_are_mistakes,
@@ -44,36 +45,35 @@ def measure(
     from rich.table import Table
 
     from spade_keras import latency, pruning
+    from spade_keras.report.page import flat
 
     network, arrays = load_model(model, shape, inputs)
-    if self_check:
-        with refusals_are_mistakes():
-            check = latency.self_check(network, arrays, pairs=repeats, mode=mode)
-        typer.echo(check)
-        return
-    if sizes:
-        with refusals_are_mistakes():
-            sweep = latency.sweep_batches(network, arrays, sizes, repeats=repeats, mode=mode)
-        table = Table("batch", "ms (median)", "samples per second", title=str(model))
-        for entry in sweep:
-            median_ms = f"{entry.latency.median_ms:.3f}"
-            table.add_row(str(entry.batch), median_ms, f"{entry.samples_per_s:.1f}")
-        Console().print(table)
-        return
     with refusals_are_mistakes():
+        if self_check:
+            typer.echo(latency.self_check(network, arrays, pairs=repeats, mode=mode))
+            return
+        if sizes:
+            table = Table("batch", "ms (median)", "samples per second", title=str(model))
+            for entry in latency.sweep_batches(network, arrays, sizes, repeats=repeats, mode=mode):
+                median_ms = f"{entry.latency.median_ms:.3f}"
+                table.add_row(str(entry.batch), median_ms, f"{entry.samples_per_s:.1f}")
+            Console().print(table)
+            return
         timing = latency.measure(network, arrays, repeats=repeats, mode=mode)
         macs = pruning.count_macs(network, arrays)
-    table = Table("quantity", "value", title=str(model))
-    table.add_row("latency (median)", f"{timing.median_ms:.3f} ms")
-    table.add_row("latency (quartiles)", f"{timing.q1_ms:.3f} to {timing.q3_ms:.3f} ms")
-    table.add_row("latency (99th percentile)", f"{timing.p99_ms:.3f} ms")
-    table.add_row("first call, with compilation", f"{timing.compile_ms:.0f} ms")
-    table.add_row("parameters", f"{pruning.count_parameters(network):,}")
-    table.add_row("multiply-accumulates", f"{macs.total:,}")
+    rows = [
+        ("latency (median)", f"{timing.median_ms:.3f} ms"),
+        ("latency (quartiles)", f"{timing.q1_ms:.3f} to {timing.q3_ms:.3f} ms"),
+        ("latency (99th percentile)", f"{timing.p99_ms:.3f} ms"),
+        ("first call, with compilation", f"{timing.compile_ms:.0f} ms"),
+        ("parameters", f"{pruning.count_parameters(network):,}"),
+        ("multiply-accumulates", f"{macs.total:,}"),
+    ]
     if timing.peak_memory_bytes is not None:
-        table.add_row("peak memory", f"{timing.peak_memory_bytes / 2**20:.1f} MiB")
-    for key, value in timing.fingerprint.items():
-        table.add_row(str(key), _plain(value))
+        rows.append(("peak memory", f"{timing.peak_memory_bytes / 2**20:.1f} MiB"))
+    table = Table("quantity", "value", title=str(model))
+    for row in (*rows, *flat(timing.fingerprint)):
+        table.add_row(*row)
     Console().print(table)
 
 
@@ -136,9 +136,7 @@ def prune(
     ratio: Annotated[
         float | None, typer.Option(help="Fraction of channels to remove, 0 <= ratio < 1.")
     ] = None,
-    plan: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="A plan made before (JSON).")
-    ] = None,
+    plan: Annotated[Path | None, existing_file(help="A plan made before (JSON).")] = None,
     target_macs: Annotated[
         float | None, typer.Option(help="Multiply-accumulates to keep; below 1: a fraction.")
     ] = None,
@@ -159,16 +157,12 @@ def prune(
     ] = None,
 ) -> None:
     """Remove whole channels of any Keras model; give one of the four ways to say how many."""
-    ways = {
-        "--ratio": ratio,
-        "--plan": plan,
-        "--target-macs": target_macs,
-        "--target-parameters": target_parameters,
-    }
-    given = [name for name, value in ways.items() if value is not None]
+    names = ("--ratio", "--plan", "--target-macs", "--target-parameters")
+    ways = zip(names, (ratio, plan, target_macs, target_parameters), strict=True)
+    given = [name for name, value in ways if value is not None]
     if len(given) != 1:
         received = " ".join(given) or "none"
-        raise typer.BadParameter(f"Give exactly one of {', '.join(ways)}. Received: {received}")
+        raise typer.BadParameter(f"Give exactly one of {', '.join(names)}. Received: {received}")
     if ratio is not None and not 0 <= ratio < 1:
         hint = f" For {ratio:g} % pass {ratio / 100:g}." if 1 < ratio < 100 else ""
         raise typer.BadParameter(f"`--ratio` must be in [0, 1). Received: {ratio:g}.{hint}")
@@ -194,9 +188,3 @@ def prune(
             inputs_of=None if data is None else lambda network: load_data(data, network)[0],
         )
     typer.echo(text)
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_plain(inner)}" for key, inner in value.items())
-    return str(value)

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from spade_keras.cli.arguments import INTERRUPTED, MISTAKE
-from spade_keras.cli.startup import import_keras, prepare_backend
+from spade_keras.cli.startup import INTERRUPTED, MISTAKE, import_keras, prepare_backend
 from spade_keras.errors import RecipeError
 
 

@@ -1,4 +1,4 @@
-"""The commands that search: search, and search worker."""
+"""The commands about searches: search, its worker and proxy, and replay of a latency receipt."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from spade_keras.cli.arguments import (
+from spade_keras.cli.startup import (
+    BUDGET_NOT_MET,
     INTERRUPTED,
+    InputsFile,
     ModelFile,
     counts,
+    existing_file,
     import_library,
     refusals_are_mistakes,
 )
@@ -26,16 +29,19 @@ _EVALUATE = "Your function that scores a model, higher is better; else agreement
 _FINETUNE = "Your function finetune(slim, full): trains slim in place, or returns another model."
 _DATA = "Held-out inputs: an .npz file, or a function that returns inputs or (inputs, targets)."
 _BUDGET = "0.5 (of MODEL's latency), 8ms, 'p99<=8ms' or 'throughput>=200/s'."
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
 _FUNCTION = "module:function"
+_DATABASE = "The database: postgresql://user:password@host/database."
+_BESIDE = "else beside RECEIPT"
+_HOST = "Network interface to listen on; anybody who reaches it may read and write studies."
 _STORAGE = (
     "A journal file; for many machines postgresql://user:password@host/database or the "
     "grpc://host:port of `spade-keras search proxy`."
 )
 
+_MIX_DEVICES = SearchOptions.descriptions()["mix_devices"]
+
 StudyName = Annotated[str, typer.Option("--study", metavar="NAME", help="The study's name.")]
-MixDevices = Annotated[
-    bool, typer.Option("--mix-devices", help=SearchOptions.descriptions()["mix_devices"])
-]
 
 
 def _options() -> Iterator[inspect.Parameter]:
@@ -55,10 +61,7 @@ def _options() -> Iterator[inspect.Parameter]:
         option = typer.Option(names, help=described[name], metavar=words if several else None)
         optional = kind | None if default is None else kind
         yield inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=default,
-            annotation=Annotated[optional, option],
+            name, _KEYWORD, default=default, annotation=Annotated[optional, option]
         )
 
 
@@ -66,7 +69,7 @@ def _with_options(command: Callable[..., None]) -> Callable[..., None]:
     """Replaces `**fields` in a command's signature by the options of a search."""
     signature = inspect.signature(command, eval_str=True)
     *own, _ = signature.parameters.values()
-    named = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+    named = [p.replace(kind=_KEYWORD) for p in own]
     parameters = [*named, *_options()]
     command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}
@@ -101,7 +104,7 @@ def search(
             raise typer.BadParameter(f"`{option}` must read {_FUNCTION}. Received: {spec}")
     with refusals_are_mistakes():
         options = SearchOptions.of(budget, **_parsed(fields))
-    with _interruptible("give the same command again"):
+    with _interruptible():
         import_library()
         from spade_keras.pipeline import search_model
         from spade_keras.tasks import SearchJob
@@ -124,19 +127,16 @@ def search(
 def work(
     storage: Annotated[str, typer.Option(metavar="PATH|URL", help=_STORAGE)],
     study: StudyName,
-    model: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, help="Where MODEL is on this machine."),
-    ] = None,
+    model: Annotated[Path | None, existing_file(help="Where MODEL is on this machine.")] = None,
     data: Annotated[
         str | None, typer.Option(metavar=f"FILE.npz|{_FUNCTION}", help="Where the data are here.")
     ] = None,
-    mix_devices: MixDevices = False,
+    mix_devices: Annotated[bool, typer.Option("--mix-devices", help=_MIX_DEVICES)] = False,
 ) -> None:
     """Help with a search that `spade-keras search` began, on this machine or another."""
     if data is not None:
         _check_data("--data", data)
-    with _interruptible("give the same command again"):
+    with _interruptible():
         import_library()
         from spade_keras.pipeline import join_search
 
@@ -154,17 +154,73 @@ def work(
     )
 
 
+def proxy(
+    storage: Annotated[str, typer.Option(metavar="URL", help=_DATABASE)],
+    host: Annotated[str, typer.Option(help=_HOST)] = "localhost",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 13000,
+) -> None:
+    """Serve a database to workers that pass grpc://HOST:PORT as their --storage."""
+    from spade_keras.search.proxy import serve
+
+    def say(message: str) -> None:
+        Console(stderr=True).print(message, highlight=False)
+
+    try:
+        serve(storage, host, port, say=say)
+    except KeyboardInterrupt:
+        raise typer.Exit() from None
+
+
+def replay(
+    receipt: Annotated[
+        Path,
+        typer.Argument(metavar="RECEIPT", exists=True, dir_okay=False, help="A receipt.json."),
+    ],
+    full: Annotated[Path | None, existing_file(help=f"The full model; {_BESIDE}.")] = None,
+    slim: Annotated[
+        Path | None, existing_file(help=f"The slim model; {_BESIDE}, else rebuilt from the plan.")
+    ] = None,
+    inputs: InputsFile = None,
+    pairs: Annotated[int | None, typer.Option(min=2, help="Timed windows of each model.")] = None,
+) -> None:
+    """Time the files of a latency receipt again, on this or another device.
+
+    Ends with 0 if the budget is met again, with 3 if it is not, with 2 if the files are not those
+    of the receipt.
+    """
+    import_library()
+    from spade_keras.search import replay as replaying
+    from spade_keras.search.receipt import read_receipt
+    from spade_keras.search.user_code import import_module
+    from spade_keras.tasks.model_inputs import example_inputs
+
+    with refusals_are_mistakes():
+        content = read_receipt(receipt)
+        full = full or replaying.find_file(content.full, receipt)
+        if full is None:
+            raise typer.BadParameter(
+                f"`--full` must name the full model: {content.full.name} is not beside the receipt."
+            )
+        for module in content.imports:
+            import_module(module)
+        replayed = replaying.replay(
+            content,
+            full,
+            slim or replaying.find_file(content.slim, receipt),
+            inputs=None if inputs is None else example_inputs(None, arrays_file=inputs),
+            pairs=pairs,
+        )
+    Console().print(str(replayed), markup=False, highlight=False, soft_wrap=True)
+    if not replayed.holds:
+        raise typer.Exit(BUDGET_NOT_MET)
+
+
 def _parsed(fields: dict[str, Any]) -> dict[str, Any]:
     """Splits what is given with commas between, such as 2,3,4."""
-    parsed = dict(fields)
-    for name, field in SearchOptions.model_fields.items():
-        if typing.get_origin(field.annotation) is tuple and name in fields:
-            parsed[name] = (
-                counts("--iterations", fields[name])
-                if name == "iterations"
-                else tuple(word for word in fields[name].split(",") if word)
-            )
-    return parsed
+    options = SearchOptions.model_fields.items()
+    several = [name for name, field in options if typing.get_origin(field.annotation) is tuple]
+    words = {name: tuple(filter(None, fields[name].split(","))) for name in several}
+    return {**fields, **words, "iterations": counts("--iterations", fields["iterations"])}
 
 
 def _check_data(option: str, data: str) -> None:
@@ -175,18 +231,18 @@ def _check_data(option: str, data: str) -> None:
 
 
 @contextlib.contextmanager
-def _interruptible(remedy: str) -> Iterator[None]:
+def _interruptible() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        Console(stderr=True).print(
-            f"\nInterrupted; the study is intact. To continue, {remedy}.", soft_wrap=True
+        typer.echo(
+            "\nInterrupted; the study is intact. To continue, give the same command again.",
+            err=True,
         )
         raise typer.Exit(INTERRUPTED) from None
 
 
 def _show(found: Any, folder: Path) -> None:
-
     from spade_keras.report import SearchFindings, search_overview
     from spade_keras.search.layer_table import LayerTable
     from spade_keras.search.receipt import read_receipt

@@ -1,8 +1,9 @@
-"""Steps before keras is imported: chooses the backend, mutes native start-up messages."""
+"""What commands share: exit codes, arguments, and the start of keras without native messages."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.util
 import json
@@ -11,22 +12,67 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated, Any
+
+import typer
 
 from spade_keras.errors import MissingExtraError, SpadeError
 
 BACKENDS = ("tensorflow", "jax", "torch")
+FAILURE, MISTAKE, BUDGET_NOT_MET, INTERRUPTED = 1, 2, 3, 130
+
+existing_file = functools.partial(typer.Option, exists=True, dir_okay=False)
+ModelFile = Annotated[
+    Path, typer.Argument(metavar="MODEL", exists=True, dir_okay=False, help="A .keras file.")
+]
+Shapes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--shape",
+        metavar="[NAME=]N,...",
+        help="Input shape, batch first: 1,256,256,2; once per input.",
+    ),
+]
+InputsFile = Annotated[Path | None, existing_file(help="An .npz file with real inputs.")]
+
+
+@contextlib.contextmanager
+def refusals_are_mistakes() -> Iterator[None]:
+    """Turns the ValueError of an argument the library refuses into exit code 2."""
+    try:
+        yield
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def counts(option: str, text: str | None) -> tuple[int, ...]:
+    """Reads whole numbers with commas between them; none if there is no text."""
+    try:
+        return tuple(int(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        raise typer.BadParameter(
+            f"`{option}` must read 2,3,4: whole numbers. Received: {text}"
+        ) from None
+
+
+def load_model(model: Path, shape: list[str] | None, inputs: Path | None) -> tuple[Any, Any]:
+    """Loads a model and makes inputs for it, as `--shape` and `--inputs` say."""
+    from spade_keras.files import load_model
+    from spade_keras.tasks.model_inputs import example_inputs
+
+    with refusals_are_mistakes():
+        network = load_model(model)
+        return network, example_inputs(network, shape or (), inputs)
+
+
+def import_library() -> None:
+    """Imports keras and the modules that register classes that a `.keras` file may name."""
+    import_keras()
+    importlib.import_module("spade_keras.networks")
 
 
 def import_keras() -> str:
-    """Chooses the backend and imports keras without the backend's start-up messages.
-
-    Returns:
-        The backend's name; see `choose_backend`.
-
-    Raises:
-        SpadeError: If KERAS_BACKEND names no backend that spade-keras runs on.
-        MissingExtraError: If the backend is not installed.
-    """
+    """Imports keras without the backend's start-up messages; returns `choose_backend`'s choice."""
     backend = _set_backend()
     if "keras" not in sys.modules:
         with _native_messages_held_back():

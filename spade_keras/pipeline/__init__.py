@@ -26,11 +26,9 @@ if TYPE_CHECKING:
 
 PIPELINES = Registry(
     "task",
-    {
-        "reconstruction": "pipeline.latency_run:LatencyJob",
-        "classification": "pipeline.latency_run:LatencyJob",
-        "transfer": "pipeline.transfer_run:TransferJob",
-    },
+    reconstruction="pipeline.latency_run:LatencyJob",
+    classification="pipeline.latency_run:LatencyJob",
+    transfer="pipeline.transfer_run:TransferJob",
 )
 """The `StageJob` that runs a recipe, by its `run.task`."""
 

@@ -1,52 +1,38 @@
-"""The tables `[data]` and `[network]` of a reconstruction, whose keys depend on their names.
-
-`recipe.schemas` derives the tables of networks, priors and sources that a user registers.
-"""
+"""The tables `[data]` and `[network]` of a reconstruction, whose keys depend on their names."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
 from spade_keras.recipe.sections import (
+    ExistingFile,
+    FileOrFolder,
     FullNetwork,
+    KernelSize,
     SearchRecipe,
     Section,
-    even_kernel,
-    missing_file,
+    rule,
 )
 from spade_keras.registry import MASKS, NETWORKS, PRIORS, SOURCES
 from spade_keras.typing import NameIn, Width
 
-SLICES = 112
-"""Axial slices of the bundled brain template."""
-POOLING = ("unet", "res_unet")
-"""Priors that halve the image at every level."""
-_SLABS = "`data.validation_slices` + `data.test_slices` + 2 x `data.gap_slices`"
+SLICES = 112  # axial ones of the bundled brain template
+POOLING = ("unet", "res_unet")  # priors that halve the image at every level
 
-Source = Annotated[str, AfterValidator(NameIn(SOURCES))]
 MaskName = Annotated[str, AfterValidator(NameIn(MASKS))]
-NetworkName = Annotated[str, AfterValidator(NameIn(NETWORKS))]
-PriorName = Annotated[str, AfterValidator(NameIn(PRIORS))]
 Pixels = Annotated[int, Field(ge=16, le=1024)]
-Coils = Annotated[int, Field(ge=1, le=64)]
 Acceleration = Annotated[int, Field(ge=1, le=64)]
-Lines = Annotated[int, Field(ge=0, le=1024)]
 Iterations = Annotated[int, Field(ge=1, le=100)]
 
 
 class Measurements(Section):
     """Data of a registered source; with `path` those of a file or folder."""
 
-    takes_folder: ClassVar[bool] = True
-    source: Source
-    path: str | None = None
-
-    def mistakes(self) -> Iterator[str]:
-        """Yields what is wrong between keys."""
-        yield from missing_file("data.path", self.path, or_folder=self.takes_folder)
+    source: Annotated[str, AfterValidator(NameIn(SOURCES))]
+    path: FileOrFolder | None = None
 
 
 class Scan(Measurements):
@@ -54,28 +40,10 @@ class Scan(Measurements):
 
     height: Pixels = 64
     width: Pixels = 64
-    coils: Coils = 4
+    coils: int = Field(default=4, ge=1, le=64)
     acceleration: Acceleration = 4
-    acs_lines: Lines = 8
+    acs_lines: int = Field(default=8, ge=0, le=1024)
     noise_std: float = Field(default=0.01, ge=0)
-
-    def mistakes(self) -> Iterator[str]:
-        """Yields what is wrong between keys."""
-        if self.acceleration > self.width // 2:
-            yield (
-                f"`data.acceleration` must be at most half of `data.width` ({self.width // 2}), "
-                "so that at least two lines are sampled"
-            )
-        if self.acs_lines > self.width:
-            yield f"`data.acs_lines` must be at most `data.width` ({self.width})"
-        allowed = round(self.width / self.acceleration)
-        drawn = getattr(self, "mask", None) in ("random", "gaussian") and self.path is None
-        if drawn and allowed < self.acs_lines:
-            yield (
-                f"`data.acs_lines` must be at most the {allowed} lines that `data.acceleration` "
-                f"({self.acceleration}) leaves of `data.width` ({self.width})"
-            )
-        yield from super().mistakes()
 
 
 class BrainTemplate(Scan):
@@ -84,7 +52,7 @@ class BrainTemplate(Scan):
     With `path` the slices are those of a NIfTI volume or of a stack of images instead.
     """
 
-    takes_folder = False
+    path: ExistingFile | None = None
     height: Pixels = 96
     width: Pixels = 96
     validation_slices: int = Field(default=16, ge=1)
@@ -96,21 +64,6 @@ class BrainTemplate(Scan):
         """Slices that are left for training; None where a file decides."""
         held_out = self.validation_slices + self.test_slices + 2 * self.gap_slices
         return SLICES - held_out if self.path is None else None
-
-    @property
-    def test_samples(self) -> int:
-        """Slices to test on."""
-        return self.test_slices
-
-    def mistakes(self) -> Iterator[str]:
-        """Yields what is wrong between keys."""
-        left = self.training_samples
-        if left is not None and left < 1:
-            yield (
-                f"{_SLABS} must be below {SLICES}, the slices of `{self.source}`, so that some "
-                "are left to train on"
-            )
-        yield from super().mistakes()
 
 
 class FastMRI(Scan):
@@ -127,15 +80,6 @@ class FastMRI(Scan):
     volumes: int = Field(default=6, ge=3, le=100)
     slices: int = Field(default=8, ge=1, le=112)
 
-    def mistakes(self) -> Iterator[str]:
-        """Yields what is wrong between keys."""
-        if self.path is None and self.validation_volumes + self.test_volumes >= self.volumes:
-            yield (
-                "`data.validation_volumes` + `data.test_volumes` must be below `data.volumes` "
-                f"({self.volumes}), so that some are left to train on"
-            )
-        yield from super().mistakes()
-
 
 class KSpace(Scan):
     """Measured k-space without any true image: an `.npy` file, or simulated measurements.
@@ -146,7 +90,7 @@ class KSpace(Scan):
     one, or 32 over a single slice.
     """
 
-    takes_folder = False
+    path: ExistingFile | None = None
     acceleration: Acceleration = 5
     noise_std: float = Field(default=0.005, ge=0)
     mask: MaskName = "poisson_disc"
@@ -159,13 +103,6 @@ class KSpace(Scan):
     gap_slices: int = Field(default=6, ge=0)
     slices: int = Field(default=40, ge=1, le=112)
 
-    def mistakes(self) -> Iterator[str]:
-        """Yields what is wrong between keys."""
-        held_out = self.validation_slices + self.test_slices + 2 * self.gap_slices
-        if self.path is None and 1 < self.slices <= held_out:
-            yield f"{_SLABS} must be below `data.slices` ({self.slices}), unless that is 1"
-        yield from super().mistakes()
-
 
 class Photographs(Measurements):
     """Photographs that are blurred, decimated and noisy: bundled ones, or a folder's.
@@ -174,7 +111,7 @@ class Photographs(Measurements):
     """
 
     skip_bad: bool = False
-    kernels: str | None = None
+    kernels: ExistingFile | None = None
     scale: int = Field(default=2, ge=1, le=8)
     channels: Literal[1, 3] = 3
     noise_std: float = Field(default=0.01, ge=0, le=1)
@@ -184,51 +121,33 @@ class Photographs(Measurements):
     test_images: int = Field(default=2, ge=1)
     image_size: int = Field(default=192, ge=16, le=4096)
 
-    def mistakes(self) -> Iterator[str]:
-        """Yields what is wrong between keys."""
-        yield from missing_file("data.kernels", self.kernels)
-        for key in ("patch", "image_size"):
-            if getattr(self, key) % self.scale:
-                yield f"`data.{key}` must be a multiple of `data.scale` ({self.scale})"
-        yield from super().mistakes()
-
 
 class Prior(Section):
     """The denoiser inside the network; `filters` has one width per hidden convolution or level."""
 
-    name: PriorName
+    name: Annotated[str, AfterValidator(NameIn(PRIORS))]
     filters: tuple[Width, ...] = Field(min_length=1, max_length=64, strict=False)
 
 
 class BundledPrior(Prior):
     """A prior of this package."""
 
-    kernel_size: int = Field(default=3, ge=1, le=15)
-
-    def mistakes(self) -> Iterator[str]:
-        """Yields what is wrong between keys."""
-        yield from even_kernel("network.prior.kernel_size", self.kernel_size)
-        if self.name in POOLING and self.kernel_size != 3:
-            yield f'`network.prior.kernel_size` must be 3 for "{self.name}"'
+    kernel_size: KernelSize = 3
 
 
 class CoilMapPrior(Section):
     """The U-Net that makes coil maps; `filters` has one width per level."""
 
     filters: tuple[Width, ...] = Field(
-        default=(8, 16, 32, 64, 128), min_length=1, max_length=8, strict=False
+        (8, 16, 32, 64, 128), min_length=1, max_length=8, strict=False
     )
 
 
 class Network(FullNetwork):
     """A network made from an operator and a prior."""
 
-    name: NetworkName
+    name: Annotated[str, AfterValidator(NameIn(NETWORKS))]
     prior: Prior
-
-    def mistakes(self) -> Iterator[str]:
-        """Yields what is wrong between keys."""
-        yield from self.prior.mistakes()
 
 
 class Unrolled(Network):
@@ -245,15 +164,6 @@ class DeepEquilibrium(Network):
     max_iterations: int = Field(default=50, ge=2, le=1000)
     gradient: Literal["truncated", "implicit", "unroll"] = "truncated"
     gradient_steps: int = Field(default=5, ge=1, le=100)
-
-    def mistakes(self) -> Iterator[str]:
-        """Yields what is wrong between keys."""
-        if self.iterations > self.max_iterations:
-            yield (
-                f"`network.iterations` must be at most `network.max_iterations` "
-                f"({self.max_iterations})"
-            )
-        yield from super().mistakes()
 
 
 class VarNet(Network):
@@ -274,15 +184,6 @@ class USRNet(Network):
 
     iterations: Iterations = 6
     hidden: int = Field(default=32, ge=1, le=1024)
-
-    def mistakes(self) -> Iterator[str]:
-        """Yields what is wrong between keys."""
-        if isinstance(self.prior, BundledPrior) and self.prior.name != "res_unet":
-            yield (
-                '`network.prior.name` must be "res_unet" for "usrnet", which passes it the noise '
-                "level"
-            )
-        yield from super().mistakes()
 
 
 class ReconstructionRecipe(SearchRecipe):
@@ -309,7 +210,77 @@ RECONSTRUCTION_NETWORKS: dict[str, type[Network]] = {
 }
 """The table `[network]`, by its `name`."""
 
-BUNDLED_PRIORS: dict[str, type[Prior]] = dict.fromkeys(
-    ("dncnn", "edsr", "res_unet", "unet"), BundledPrior
-)
+PRIOR_NAMES = ("dncnn", "edsr", "res_unet", "unet")
+BUNDLED_PRIORS: dict[str, type[Prior]] = dict.fromkeys(PRIOR_NAMES, BundledPrior)
 """The table `[network.prior]`, by its `name`."""
+
+
+@rule
+def _lines_fit_the_width(data: Scan) -> Iterator[str]:
+    if data.acceleration > data.width // 2:
+        yield (
+            f"`data.acceleration` must be at most half of `data.width` ({data.width // 2}), so "
+            "that at least two lines are sampled"
+        )
+    if data.acs_lines > data.width:
+        yield f"`data.acs_lines` must be at most `data.width` ({data.width})"
+    allowed = round(data.width / data.acceleration)
+    drawn = getattr(data, "mask", None) in ("random", "gaussian") and data.path is None
+    if drawn and allowed < data.acs_lines:
+        yield (
+            f"`data.acs_lines` must be at most the {allowed} lines that `data.acceleration` "
+            f"({data.acceleration}) leaves of `data.width` ({data.width})"
+        )
+
+
+@rule
+def _slices_are_left(data: BrainTemplate | KSpace) -> Iterator[str]:
+    held_out = data.validation_slices + data.test_slices + 2 * data.gap_slices
+    keys = "`data.validation_slices` + `data.test_slices` + 2 x `data.gap_slices`"
+    if data.path is not None:
+        return
+    if isinstance(data, KSpace):
+        if 1 < data.slices <= held_out:
+            yield f"{keys} must be below `data.slices` ({data.slices}), unless that is 1"
+    elif held_out >= SLICES:
+        yield (
+            f"{keys} must be below {SLICES}, the slices of `{data.source}`, so that some are left "
+            "to train on"
+        )
+
+
+@rule
+def _volumes_are_left(data: FastMRI) -> Iterator[str]:
+    if data.path is None and data.validation_volumes + data.test_volumes >= data.volumes:
+        yield (
+            "`data.validation_volumes` + `data.test_volumes` must be below `data.volumes` "
+            f"({data.volumes}), so that some are left to train on"
+        )
+
+
+@rule
+def _scale_divides_sizes(data: Photographs) -> Iterator[str]:
+    for key in ("patch", "image_size"):
+        if getattr(data, key) % data.scale:
+            yield f"`data.{key}` must be a multiple of `data.scale` ({data.scale})"
+
+
+@rule
+def _kernel_is_fixed(network: Network) -> Iterator[str]:
+    prior = network.prior
+    if isinstance(prior, BundledPrior) and prior.name in POOLING and prior.kernel_size != 3:
+        yield f'`network.prior.kernel_size` must be 3 for "{prior.name}"'
+
+
+@rule
+def _iterations_are_solved(network: DeepEquilibrium) -> Iterator[str]:
+    most = network.max_iterations
+    if network.iterations > most:
+        yield f"`network.iterations` must be at most `network.max_iterations` ({most})"
+
+
+@rule
+def _prior_takes_the_noise_level(network: USRNet) -> Iterator[str]:
+    if isinstance(network.prior, BundledPrior) and network.prior.name != "res_unet":
+        reason = 'for "usrnet", which passes it the noise level'
+        yield f'`network.prior.name` must be "res_unet" {reason}'

@@ -1,8 +1,7 @@
 """Reads a recipe: a TOML file and overrides become one validated, frozen configuration.
 
-Nothing here imports keras, so a mistake is reported before any heavy import. Validation has two
-phases, and every mistake is reported at once: first the types and ranges of all keys, then the
-rules between them (`recipe.rules`), except those that would read a faulty key.
+Validation has two phases, reported at once: first the types and ranges of all keys, then the rules
+between them (`recipe.rules`), except those that would read a faulty key.
 """
 
 from __future__ import annotations
@@ -38,9 +37,6 @@ def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Reci
         overrides: Texts of the form `section.key=value`. The value is read as TOML; a bare word is
             a string.
 
-    Returns:
-        The validated recipe.
-
     Raises:
         RecipeError: With every mistake of the recipe and of the overrides.
 
@@ -62,9 +58,6 @@ def validate_recipe(tables: dict[str, Any], problems: Sequence[str] = ()) -> Rec
         tables: Section name -> table, as `tomllib` returns it.
         problems: Mistakes found before, reported together with those found here.
 
-    Returns:
-        The validated recipe.
-
     Raises:
         RecipeError: With every mistake.
     """
@@ -72,7 +65,7 @@ def validate_recipe(tables: dict[str, Any], problems: Sequence[str] = ()) -> Rec
     schema = schema_of(tables)
     tables = _with_missing_sections(tables, schema)
     try:
-        recipe: Any = schema.model_validate(tables)
+        recipe = schema.model_validate(tables)
         found += rules.broken_rules(recipe)
     except ValidationError as error:
         mistakes = error.errors()
@@ -81,8 +74,7 @@ def validate_recipe(tables: dict[str, Any], problems: Sequence[str] = ()) -> Rec
         found += rules.broken_rules(_valid_part(tables, schema, faulty), partial=True)
     if found:
         raise RecipeError(list(dict.fromkeys(found)))
-    valid: Recipe = recipe
-    return valid
+    return recipe
 
 
 def _import_modules(tables: dict[str, Any]) -> list[str]:
@@ -145,12 +137,11 @@ def _locate(path_or_name: str | Path) -> Path:
     near = difflib.get_close_matches(path.name.removesuffix(".toml"), shipped, n=1)
     hint = f" Did you mean `{near[0]}`?" if near else ""
     what = "is a folder" if path.is_dir() else "does not exist"
-    raise RecipeError(
-        [
-            f"The recipe must be a TOML file or the name of a shipped recipe "
-            f"({', '.join(shipped)}). Received: {path_or_name}, which {what}.{hint}"
-        ]
+    problem = (
+        f"The recipe must be a TOML file or the name of a shipped recipe ({', '.join(shipped)}). "
+        f"Received: {path_or_name}, which {what}.{hint}"
     )
+    raise RecipeError([problem])
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -8,30 +8,18 @@ import types
 from collections.abc import Iterator
 from typing import Any, Literal, Union, get_args, get_origin
 
-import annotated_types
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from spade_keras.search.options import BudgetText
-from spade_keras.typing import NameIn
 
 _TYPES = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
-_SIGNS = (
-    (annotated_types.Gt, "gt", ">"),
-    (annotated_types.Ge, "ge", ">="),
-    (annotated_types.Lt, "lt", "<"),
-    (annotated_types.Le, "le", "<="),
-)
+_SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 
 
 def describe(details: ErrorDetails, schema: type[BaseModel]) -> str:
-    """Returns one pydantic error as a sentence that says what to change.
-
-    Args:
-        details: One entry of `ValidationError.errors()`.
-        schema: The recipe's pydantic model.
-    """
+    """Returns one of the `ValidationError.errors()` as a sentence that says what to change."""
     names, model, index = key_of(details, schema)
     key = ".".join(names)
     if details["type"] == "extra_forbidden":
@@ -49,12 +37,7 @@ def describe(details: ErrorDetails, schema: type[BaseModel]) -> str:
 def key_of(
     details: ErrorDetails, schema: type[BaseModel]
 ) -> tuple[tuple[str, ...], type[BaseModel], int | None]:
-    """Returns the path of the key that an error is about, its table, and the position in its list.
-
-    Args:
-        details: One entry of `ValidationError.errors()`.
-        schema: The recipe's pydantic model.
-    """
+    """Returns the path of the key that an error is about, its table, and the place in its list."""
     names: list[str] = []
     table: type[BaseModel] = schema
     inner: type[BaseModel] | None = schema
@@ -106,68 +89,57 @@ def _unwrapped(field: FieldInfo) -> FieldInfo:
     return inner
 
 
-def _validator(field: FieldInfo, kind: type) -> Any:
+def _of_validator(field: FieldInfo, attribute: str) -> Any:
+    """An attribute of the field's own validator: the `names` or the words that it allows."""
     found = (getattr(item, "func", None) for item in _unwrapped(field).metadata)
-    return next((item for item in found if isinstance(item, kind)), None)
+    return next((getattr(item, attribute) for item in found if hasattr(item, attribute)), None)
 
 
 def _names(field: FieldInfo) -> tuple[Any, ...]:
     """The names that a field may have now; none where it is no name."""
     annotation = _unwrapped(field).annotation
-    if get_origin(annotation) is Literal:
-        return get_args(annotation)
-    known = _validator(field, NameIn)
-    return known.names if known else ()
+    literals = get_args(annotation) if get_origin(annotation) is Literal else ()
+    return literals or _of_validator(field, "names") or ()
 
 
 def _allowed(field: FieldInfo) -> str:
     """The allowed values of a field in words, read from the schema so that they agree."""
     if section_in(field):
         return "a table"
-    if _validator(field, BudgetText):
-        return BudgetText.allowed
+    if words := _of_validator(field, "allowed"):
+        return str(words)
     if names := _names(field):
         return f"one of {', '.join(_toml(name) for name in names)}"
     field = _unwrapped(field)
     kind: Any = field.annotation
     if get_origin(kind) is tuple:
-        lengths = _bounds(field, (annotated_types.MinLen, "min_length", "")) + _bounds(
-            field, (annotated_types.MaxLen, "max_length", "")
-        )
-        count = " to ".join(str(length) for _, length in lengths)
-        count = f" of {count if len(lengths) > 1 else f'at most {count}'}" if lengths else " of"
+        least, most = _bound(field, "min_length"), _bound(field, "max_length")
+        count = f" {least} to {most}" if least else f" at most {most}" if most else ""
         element = FieldInfo.from_annotation(get_args(kind)[0])
-        return f"a list{count} values, each {_allowed(element)}"
+        return f"a list of{count} values, each {_allowed(element)}"
     if get_origin(kind) in (Union, types.UnionType):
-        return " or ".join(
-            _allowed(FieldInfo.from_annotation(part))
-            for part in get_args(kind)
-            if part is not type(None)
-        )
+        parts = [part for part in get_args(kind) if part is not type(None)]
+        return " or ".join(_allowed(FieldInfo.from_annotation(part)) for part in parts)
     text = _TYPES.get(kind, "a value")
-    for item in field.metadata:
-        if pattern := getattr(item, "pattern", None):
-            return f"{text} of letters, digits and some signs (pattern {pattern})"
-    ranges = " and ".join(f"{sign} {bound}" for sign, bound in _bounds(field, *_SIGNS))
+    if pattern := _bound(field, "pattern"):
+        return f"{text} of letters, digits and some signs (pattern {pattern})"
+    bounds = {sign: _bound(field, name) for name, sign in _SIGNS.items()}
+    ranges = " and ".join(f"{sign} {value}" for sign, value in bounds.items() if value is not None)
     return f"{text} {ranges}" if ranges else text
 
 
-def _bounds(field: FieldInfo, *kinds: tuple[type, str, str]) -> list[tuple[str, Any]]:
-    """Sign and value of each bound of these kinds."""
-    return [
-        (sign, getattr(item, attribute))
-        for kind, attribute, sign in kinds
-        for item in _unwrapped(field).metadata
-        if isinstance(item, kind)
-    ]
+def _bound(field: FieldInfo, name: str) -> Any:
+    """A bound of a field, None if it has none."""
+    items = _unwrapped(field).metadata
+    return next((getattr(item, name) for item in items if hasattr(item, name)), None)
 
 
 def _hint(received: Any, field: FieldInfo) -> str:
     if isinstance(received, str) and (names := _names(field)):
         near = difflib.get_close_matches(received, [str(name) for name in names], n=1)
         return f" Did you mean {_toml(near[0])}?" if near else ""
-    is_budget = _validator(field, BudgetText) is not None
-    is_fraction = is_budget or ("<", 1) in _bounds(field, *_SIGNS)
+    is_budget = _of_validator(field, "allowed") == BudgetText.allowed
+    is_fraction = is_budget or _bound(field, "lt") == 1
     if is_fraction and isinstance(received, int | float) and 1 < received < 100:
         milliseconds = f' For milliseconds pass "{received:g}ms".' if is_budget else ""
         return f" For {received:g} % pass {received / 100:g}.{milliseconds}"

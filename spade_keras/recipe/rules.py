@@ -1,8 +1,4 @@
-"""Rules between the tables of a recipe; rules within one are its method `mistakes`.
-
-A rule's arguments are the tables it reads: it applies where they have these types. It yields
-sentences that open with the keys to change; `broken_rules` adds what these keys are.
-"""
+"""Rules between the tables of a recipe; those within one table stand beside it."""
 
 from __future__ import annotations
 
@@ -11,47 +7,44 @@ import inspect
 import json
 import re
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from spade_keras.recipe import imaging, transfer
+from spade_keras.recipe import imaging
 from spade_keras.recipe.sections import (
+    RULES,
+    SAMPLES,
     Classifier,
     FineTuning,
     LabeledData,
     Pruning,
+    Rule,
     Run,
     Section,
     Training,
+    rule,
 )
+from spade_keras.registry import STRATEGIES
 from spade_keras.search.options import SearchOptions
-
-Rule = Callable[..., Iterator[str]]
-RULES: list[Rule] = [*transfer.RULES]
-"""All rules between tables."""
 
 
 def broken_rules(recipe: Any, *, partial: bool = False) -> list[str]:
-    """Checks every rule that applies.
+    """Checks every rule that applies, and returns a sentence for each broken one.
 
     Args:
         recipe: The recipe.
         partial: Whether faulty keys are left out of it; rules that read one are then skipped.
-
-    Returns:
-        One sentence per broken rule.
     """
-    sections = [value for value in recipe.__dict__.values() if isinstance(value, Section)]
-    checks: list[Rule] = [section.mistakes for section in sections]
-    for rule in RULES:
-        given = {name: getattr(recipe, name, None) for name in _kinds(rule)}
-        if all(isinstance(given[name], kind) for name, kind in _kinds(rule).items()):
-            checks.append(functools.partial(rule, **given))
     problems: list[str] = []
-    for check in checks:
+    for check in RULES:
+        tables = {name: getattr(recipe, name, None) for name in _kinds(check)}
+        if not all(isinstance(tables[name], kind) for name, kind in _kinds(check).items()):
+            continue
         try:
-            problems.extend(f"{text}. Received: {_received(recipe, text)}" for text in check())
+            problems.extend(
+                f"{text}. Received: {_received(recipe, text)}" for text in check(**tables)
+            )
         except AttributeError:
             if not partial:
                 raise
@@ -59,10 +52,10 @@ def broken_rules(recipe: Any, *, partial: bool = False) -> list[str]:
 
 
 @functools.cache
-def _kinds(rule: Rule) -> dict[str, Any]:
+def _kinds(check: Rule) -> dict[str, Any]:
     """Table -> the types of it to which a rule applies."""
-    hints = typing.get_type_hints(rule)
-    return {name: hints[name] for name in inspect.signature(rule).parameters}
+    hints = typing.get_type_hints(check)
+    return {name: hints[name] for name in inspect.signature(check).parameters}
 
 
 def _received(recipe: Any, text: str) -> str:
@@ -72,13 +65,32 @@ def _received(recipe: Any, text: str) -> str:
     return ", ".join(f"{key}={json.dumps(value)}" for key, value in values.items())
 
 
-def rule(function: Rule) -> Rule:
-    """Adds a rule."""
-    RULES.append(function)
-    return function
-
-
 # Data and learning
+
+
+@rule
+def _samples_are_left(data: LabeledData) -> Iterator[str]:
+    left = data.training_samples
+    if left is not None and left < 1:
+        yield (
+            "`data.validation_samples` + `data.test_samples` must be below "
+            f"{SAMPLES[data.source]}, the samples of `{data.source}`, so that some are left to "
+            "train on"
+        )
+
+
+@rule
+def _test_set_stays_unseen(finetuning: FineTuning) -> Iterator[str]:
+    if finetuning.on != "test":
+        return
+    # A registered strategy, too, may be judged against true images.
+    strategy = finetuning.strategy
+    if getattr(STRATEGIES[strategy], "judged_as", None) == "supervised":
+        yield (
+            f'`finetuning.on` must be "train" when `finetuning.strategy` is "{strategy}", which '
+            'would learn the test set itself. "school" and "self_supervised" may tune on the test '
+            "measurements"
+        )
 
 
 @rule
@@ -89,7 +101,8 @@ def _batches_fit_samples(
     left = data.training_samples
     if left is None or left < 1:
         return
-    tuned = data.test_samples if finetuning.on == "test" else left
+    tested = data.test_samples if isinstance(data, LabeledData) else data.test_slices
+    tuned = tested if finetuning.on == "test" else left
     for key, table, limit in (("training", training, left), ("finetuning", finetuning, tuned)):
         if table.batch_size > limit:
             yield f"`{key}.batch_size` must be at most the number of {what} to learn from ({limit})"
@@ -198,8 +211,7 @@ def _images_are_large_enough(data: LabeledData, network: Classifier) -> Iterator
 def _new_weights_are_trained(
     network: imaging.Network | Classifier, training: Training
 ) -> Iterator[str]:
-    path = network.path if isinstance(network, Classifier) else None
-    if training.epochs == 0 and path is None:
+    if training.epochs == 0 and getattr(network, "path", None) is None:
         classifier = isinstance(network, Classifier)
         more = ", or `network.path` must name a trained one" if classifier else ""
         yield f"`training.epochs` must be at least 1 for a network with new weights{more}"

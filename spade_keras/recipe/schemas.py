@@ -31,11 +31,7 @@ _GIVEN = frozenset({"name", "dtype", "trainable", "channels", "condition_channel
 
 
 def schema_of(tables: Mapping[str, Any]) -> type[Recipe]:
-    """Returns the schema of a recipe; of the nearest one where a name is wrong.
-
-    Args:
-        tables: The recipe as nested dicts, which may be faulty.
-    """
+    """Returns the schema of a recipe: the nearest one where a name is wrong."""
     task = _get(tables, "run", "task")
     near = difflib.get_close_matches(str(task or ""), SCHEMAS, n=1)
     schema = SCHEMAS[near[0] if near else "reconstruction"]
@@ -84,10 +80,6 @@ def table_of_entry(entry: Any, base: type[Any]) -> type:
 
     That is its attribute `section`, if it has one; else `base` plus the arguments that TOML can
     write, with their defaults. Arguments without annotation and default are filled in by the task.
-
-    Args:
-        entry: The class or function.
-        base: The table whose keys stand for arguments of the same names.
     """
     if hasattr(entry, "section"):
         own: type = entry.section

@@ -1,54 +1,80 @@
-"""The tables that every recipe has: each key with its type, range and default.
-
-`run.task` decides what `[data]` and `[network]` hold: see `recipe.imaging` for reconstructions
-and `recipe.transfer`. Nothing here imports keras.
-"""
+"""The tables that every recipe has, and those of a classification."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
 from spade_keras.registry import CLASSIFIERS, IMPORTANCES, LABELED_SOURCES, STRATEGIES
 from spade_keras.search.options import SearchOptions
 from spade_keras.typing import NameIn, Table, Width
 
-SAMPLES = {"digits": 1797}
-"""Samples that a bundled source offers."""
+SAMPLES = {"digits": 1797}  # of bundled sources
 
+
+class Existing:
+    """A pydantic validator: the value is the path of a file, or of a folder where that is allowed.
+
+    Args:
+        kinds: "file" or "file or folder".
+    """
+
+    def __init__(self, kinds: str) -> None:
+        self._kinds = kinds
+
+    @property
+    def allowed(self) -> str:
+        """What a value must be, for messages."""
+        return f"an existing {self._kinds} (a relative one is looked up in {Path.cwd()})"
+
+    def __call__(self, value: str) -> str:
+        """Returns the path of what exists; pydantic reports the mistake otherwise."""
+        path = Path(value).expanduser()
+        if not (path.is_file() or ("folder" in self._kinds and path.is_dir())):
+            raise PydanticCustomError("no_file", "no such file")
+        return value
+
+
+ExistingFile = Annotated[str, AfterValidator(Existing("file"))]
+FileOrFolder = Annotated[str, AfterValidator(Existing("file or folder"))]
 # float16 would lose small gradients in training.
 FullDtype = Annotated[str, AfterValidator(NameIn(("float32", "bfloat16")))]
+Module = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
+# Odd, so that a kernel has a center.
+KernelSize = Literal[1, 3, 5, 7, 9, 11, 13, 15]
 
 
 class Section(Table):
     """One table of a recipe."""
 
-    def mistakes(self) -> Iterator[str]:
-        """Yields what is wrong between keys.
 
-        Each sentence opens with the keys to change; `rules.broken_rules` appends their values.
-        """
-        return iter(())
+Rule = Callable[..., Iterator[str]]
+RULES: list[Rule] = []
+"""Rules that tables must meet; `rules.broken_rules` checks them."""
+
+
+def rule(function: Rule) -> Rule:
+    """Adds a rule: it applies where the tables named by its arguments have these types.
+
+    It yields sentences that open with the keys to change; their values are appended.
+    """
+    RULES.append(function)
+    return function
 
 
 class Run(Section):
-    """The task of the run, the place of its results, and the seed of everything random.
-
-    `imports` are modules that register operators, networks and so on; the current folder is
-    searched first.
-    """
+    """The task, place and seed of a run, and modules to import, which may register new names."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
     task: Literal["reconstruction", "classification", "transfer"] = "reconstruction"
     seed: int = Field(default=0, ge=0, lt=2**31)
     folder: str = Field(default="runs", min_length=1)
-    imports: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")], ...] = Field(
-        default=(), max_length=20, strict=False
-    )
+    imports: tuple[Module, ...] = Field((), max_length=20, strict=False)
 
 
 class FullNetwork(Section):
@@ -64,7 +90,7 @@ class LabeledData(Section):
     """
 
     source: Annotated[str, AfterValidator(NameIn(LABELED_SOURCES))] = "digits"
-    path: str | None = None
+    path: ExistingFile | None = None
     size: int = Field(default=32, ge=8, le=512)
     validation_samples: int = Field(default=300, ge=1)
     test_samples: int = Field(default=300, ge=1)
@@ -76,32 +102,14 @@ class LabeledData(Section):
             return None
         return SAMPLES[self.source] - self.validation_samples - self.test_samples
 
-    def mistakes(self) -> Iterator[str]:
-        """Yields what is wrong between keys."""
-        yield from missing_file("data.path", self.path)
-        left = self.training_samples
-        if left is not None and left < 1:
-            yield (
-                "`data.validation_samples` + `data.test_samples` must be below "
-                f"{SAMPLES[self.source]}, the samples of `{self.source}`, so that some are left "
-                "to train on"
-            )
-
 
 class Classifier(FullNetwork):
     """A classifier: a bundled one, or any `.keras` file; with `path` the rest is not read."""
 
     name: Annotated[str, AfterValidator(NameIn(CLASSIFIERS))] = "convolutional"
-    path: str | None = None
-    filters: tuple[Width, ...] = Field(
-        default=(32, 64, 64), min_length=1, max_length=16, strict=False
-    )
-    kernel_size: int = Field(default=3, ge=1, le=15)
-
-    def mistakes(self) -> Iterator[str]:
-        """Yields what is wrong between keys."""
-        yield from missing_file("network.path", self.path)
-        yield from even_kernel("network.kernel_size", self.kernel_size)
+    path: ExistingFile | None = None
+    filters: tuple[Width, ...] = Field((32, 64, 64), min_length=1, max_length=16, strict=False)
+    kernel_size: KernelSize = 3
 
 
 class Training(Section):
@@ -136,20 +144,6 @@ class FineTuning(Section):
     splitting: float = Field(default=0.0, ge=0, lt=1)
     equivariance_weight: float = Field(default=1.0, ge=0)
 
-    def mistakes(self) -> Iterator[str]:
-        """Yields what is wrong between keys."""
-        if self.on == "test" and _learns_truth(self.strategy):
-            yield (
-                f'`finetuning.on` must be "train" when `finetuning.strategy` is "{self.strategy}", '
-                'which would learn the test set itself. "school" and "self_supervised" may tune on '
-                "the test measurements"
-            )
-
-
-def _learns_truth(strategy: str) -> bool:
-    """Tells whether a strategy, a registered one too, is judged against true images."""
-    return getattr(STRATEGIES[strategy], "judged_as", None) == "supervised"
-
 
 class Evaluation(Section):
     """The comparisons at the end."""
@@ -165,9 +159,7 @@ class Export(Section):
 
 
 class Recipe(Section):
-    """Everything a run needs; see `recipes/` for commented examples.
-
-    Every task has a schema of its own, which says what stands beside `run`: see `SCHEMAS`.
+    """Everything a run needs; the schema of its task, in `SCHEMAS`, says what stands beside `run`.
 
     Example:
         >>> from spade_keras.recipe import load_recipe
@@ -188,14 +180,7 @@ class Recipe(Section):
 
 
 class SearchRecipe(Recipe):
-    """A full network, and a search for the slim one that meets a latency budget.
-
-    Example:
-        >>> from spade_keras.recipe import load_recipe
-        >>> recipe = load_recipe("mri_unrolled_quickstart", ["search.latency_budget=0.4"])
-        >>> recipe.search.latency_budget
-        0.4
-    """
+    """A full network, and a search for the slim one that meets a latency budget."""
 
     data: Section
     network: FullNetwork
@@ -212,22 +197,6 @@ class ClassificationRecipe(SearchRecipe):
 
     data: LabeledData
     network: Classifier
-
-
-def missing_file(key: str, path: str | None, *, or_folder: bool = False) -> Iterator[str]:
-    """Yields a mistake if a given path does not exist."""
-    if path is None:
-        return
-    found = Path(path).expanduser()
-    if not (found.is_file() or (or_folder and found.is_dir())):
-        what = "file or folder" if or_folder else "file"
-        yield f"`{key}` must be an existing {what} (a relative one is looked up in {Path.cwd()})"
-
-
-def even_kernel(key: str, size: int) -> Iterator[str]:
-    """Yields a mistake if a kernel has no center."""
-    if size % 2 == 0:
-        yield f"`{key}` must be odd, so that the kernel has a center"
 
 
 def _toml_lines(table: dict[str, Any], prefix: str = "") -> list[str]:

@@ -1,8 +1,4 @@
-"""The tables of a recipe whose `run.task` is "transfer", and the rules between their keys.
-
-A network that learned some classes is transferred to others with few samples, and pruned there.
-Nothing here imports keras.
-"""
+"""The tables of a recipe whose `run.task` is "transfer", and the rules between their keys."""
 
 from __future__ import annotations
 
@@ -11,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from spade_keras.recipe.sections import Export, Pruning, Recipe, Section, missing_file
+from spade_keras.recipe.sections import ExistingFile, Export, Pruning, Recipe, Section, rule
 from spade_keras.registry import COMPONENT_IMPORTANCES, PICTURE_SOURCES, TRANSFER_NETWORKS
 from spade_keras.typing import NameIn, Width
 
@@ -21,10 +17,13 @@ RAREST_CLASS = {"digits": 174, "mnist": 6313, "cifar10": 6000}
 WIDTHS = 4  # of the bundled networks, unless the recipe gives others
 IMAGENET_SIDE = 32
 
-Class = Annotated[int, Field(ge=0, lt=2**31)]
-Share = Annotated[float, Field(gt=0, lt=1)]
-Patience = Annotated[int, Field(ge=0)]
-Rate = Annotated[float, Field(gt=0, le=1)]
+_CLASSES = Field(min_length=2, max_length=1000, strict=False)
+_PHASES = Field(min_length=1, max_length=20, strict=False)
+Classes = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], _CLASSES]
+ComponentImportance = Annotated[str, AfterValidator(NameIn(COMPONENT_IMPORTANCES))]
+Shares = Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], _PHASES]
+Patience = Annotated[tuple[Annotated[int, Field(ge=0)], ...], _PHASES]
+Rates = Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], _PHASES]
 
 
 class TransferData(Section):
@@ -36,31 +35,12 @@ class TransferData(Section):
     """
 
     source: Annotated[str, AfterValidator(NameIn(PICTURE_SOURCES))] = "digits"
-    path: str | None = None
+    path: ExistingFile | None = None
     size: int | None = Field(default=None, ge=8, le=512)
-    source_classes: tuple[Class, ...] = Field(
-        default=(0, 1, 2, 3, 4), min_length=2, max_length=1000, strict=False
-    )
-    target_classes: tuple[Class, ...] = Field(
-        default=(5, 6, 7, 8, 9), min_length=2, max_length=1000, strict=False
-    )
+    source_classes: Classes = (0, 1, 2, 3, 4)
+    target_classes: Classes = (5, 6, 7, 8, 9)
     train_per_class: int = Field(default=60, ge=1)
     validation_per_class: int = Field(default=40, ge=1)
-
-    def mistakes(self) -> Iterator[str]:
-        """Yields what is wrong between keys."""
-        yield from missing_file("data.path", self.path)
-        for key in ("source_classes", "target_classes"):
-            classes = getattr(self, key)
-            if len(set(classes)) < len(classes):
-                yield f"`data.{key}` must name every class once"
-        most = RAREST_CLASS.get(self.source) if self.path is None else None
-        if most is not None and self.train_per_class + self.validation_per_class >= most:
-            yield (
-                f"`data.train_per_class` + `data.validation_per_class` must be below {most}, the "
-                f"samples that the rarest class of `{self.source}` has, so that some are left to "
-                "test"
-            )
 
 
 class TransferNetwork(Section):
@@ -73,26 +53,13 @@ class TransferNetwork(Section):
 
     name: Annotated[str, AfterValidator(NameIn(TRANSFER_NETWORKS))] = "vgg"
     weights: Literal["source", "imagenet"] = "source"
-    path: str | None = None
-    filters: tuple[Width, ...] | None = Field(
-        default=None, min_length=1, max_length=16, strict=False
-    )
+    path: ExistingFile | None = None
+    filters: tuple[Width, ...] | None = Field(None, min_length=1, max_length=16, strict=False)
 
     @property
     def learns_source(self) -> bool:
         """Whether it learns the source task here, instead of coming trained."""
         return self.weights == "source" and self.path is None
-
-    def mistakes(self) -> Iterator[str]:
-        """Yields what is wrong between keys."""
-        yield from missing_file("network.path", self.path)
-        if self.weights == "imagenet" and self.path is not None:
-            yield (
-                '`network.weights` must be "source" where `network.path` names a network that is '
-                "trained"
-            )
-        if self.filters is not None and not self.learns_source:
-            yield "`network.filters` must be left out where the network comes trained"
 
 
 class TransferTraining(Section):
@@ -120,34 +87,18 @@ class TransferPruning(Pruning):
     from the original's outputs, softened by `temperature`.
     """
 
-    component_importance: Annotated[
-        str, AfterValidator(NameIn(COMPONENT_IMPORTANCES, "effect_per_parameter"))
-    ] = "effect_per_parameter"
+    component_importance: ComponentImportance = "effect_per_parameter"
     allowed_loss: float = Field(default=0.02, ge=0, lt=1)
     stop_at: float = Field(default=0.08, ge=0, lt=1)
-    shares: tuple[Share, ...] = Field(
-        default=(0.05, 0.06, 0.05), min_length=1, max_length=20, strict=False
-    )
-    patience: tuple[Patience, ...] = Field(
-        default=(2, 5, 5), min_length=1, max_length=20, strict=False
-    )
-    learning_rates: tuple[Rate, ...] = Field(
-        default=(5e-3, 5e-3, 3e-3), min_length=1, max_length=20, strict=False
-    )
+    shares: Shares = (0.05, 0.06, 0.05)
+    patience: Patience = (2, 5, 5)
+    learning_rates: Rates = (5e-3, 5e-3, 3e-3)
     phase_epochs: int = Field(default=60, ge=1)
     closing_epochs: int = Field(default=11, ge=1)
     tuning_epochs: int = Field(default=30, ge=0)
     channel_ratio: float = Field(default=0.3, gt=0, lt=1)
     teacher_share: float = Field(default=0.5, ge=0, le=1)
     temperature: float = Field(default=2.0, gt=0, le=100)
-
-    def mistakes(self) -> Iterator[str]:
-        """Yields what is wrong between keys."""
-        if not len(self.shares) == len(self.patience) == len(self.learning_rates):
-            yield (
-                "`pruning.shares`, `pruning.patience` and `pruning.learning_rates` must have one "
-                "value per phase each"
-            )
 
 
 class TransferEvaluation(Section):
@@ -159,13 +110,7 @@ class TransferEvaluation(Section):
 
 
 class TransferRecipe(Recipe):
-    """A network that is transferred to a small task, and pruned there by components and channels.
-
-    Example:
-        >>> from spade_keras.recipe import load_recipe
-        >>> load_recipe("classifier_basis_scaling", ["network.name=resnet"]).network.weights
-        'source'
-    """
+    """A network that is transferred to a small task and pruned there."""
 
     data: TransferData
     network: TransferNetwork
@@ -175,6 +120,42 @@ class TransferRecipe(Recipe):
     export: Export
 
 
+@rule
+def _classes_are_named_once(data: TransferData) -> Iterator[str]:
+    for key in ("source_classes", "target_classes"):
+        classes = getattr(data, key)
+        if len(set(classes)) < len(classes):
+            yield f"`data.{key}` must name every class once"
+
+
+@rule
+def _samples_are_left_to_test(data: TransferData) -> Iterator[str]:
+    most = RAREST_CLASS.get(data.source) if data.path is None else None
+    if most is not None and data.train_per_class + data.validation_per_class >= most:
+        yield (
+            f"`data.train_per_class` + `data.validation_per_class` must be below {most}, the "
+            f"samples that the rarest class of `{data.source}` has, so that some are left to test"
+        )
+
+
+@rule
+def _trained_networks_stay(network: TransferNetwork) -> Iterator[str]:
+    if network.weights == "imagenet" and network.path is not None:
+        yield '`network.weights` must be "source" where `network.path` names a trained network'
+    if network.filters is not None and not network.learns_source:
+        yield "`network.filters` must be left out where the network comes trained"
+
+
+@rule
+def _phases_are_whole(pruning: TransferPruning) -> Iterator[str]:
+    if not len(pruning.shares) == len(pruning.patience) == len(pruning.learning_rates):
+        yield (
+            "`pruning.shares`, `pruning.patience` and `pruning.learning_rates` must have one value "
+            "per phase each"
+        )
+
+
+@rule
 def _tasks_share_no_class(data: TransferData, network: TransferNetwork) -> Iterator[str]:
     shared = sorted(set(data.source_classes) & set(data.target_classes))
     if shared and network.learns_source:
@@ -184,6 +165,7 @@ def _tasks_share_no_class(data: TransferData, network: TransferNetwork) -> Itera
         )
 
 
+@rule
 def _classes_are_the_sources(data: TransferData, network: TransferNetwork) -> Iterator[str]:
     if data.path is None and data.source in RAREST_CLASS:
         for key in ["target_classes"] + ["source_classes"] * network.learns_source:
@@ -191,6 +173,7 @@ def _classes_are_the_sources(data: TransferData, network: TransferNetwork) -> It
                 yield f"`data.{key}` must be classes of `{data.source}`, 0 to 9"
 
 
+@rule
 def _widths_fit_pictures(data: TransferData, network: TransferNetwork) -> Iterator[str]:
     side = data.size
     if side is None and data.path is None:
@@ -206,18 +189,10 @@ def _widths_fit_pictures(data: TransferData, network: TransferNetwork) -> Iterat
         )
 
 
+@rule
 def _imagenet_enlarges(data: TransferData, network: TransferNetwork) -> Iterator[str]:
     if network.weights == "imagenet" and data.size is not None and data.size < IMAGENET_SIDE:
         yield (
             f"`data.size` must be at least {IMAGENET_SIDE}, or left out, where `network.weights` "
             'is "imagenet"'
         )
-
-
-RULES = (
-    _tasks_share_no_class,
-    _classes_are_the_sources,
-    _widths_fit_pictures,
-    _imagenet_enlarges,
-)
-"""Rules between the tables."""

@@ -1,20 +1,17 @@
-"""The style of a report's figures, and those of widths, trials, layers and pictures.
-
-Each function takes objects or arrays and returns a figure, which `png` renders. All raise
-`MissingExtraError` if matplotlib is not installed.
-"""
+"""The style of a report's figures, and those of widths, trials, layers and pictures."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spade_keras.errors import MissingExtraError
+from spade_keras.errors import importing
 from spade_keras.report.findings import PARTS, GroupProfile, group_ms
 
 if TYPE_CHECKING:
@@ -31,10 +28,7 @@ _STYLE = {
     "font.size": 10,
     "font.family": "sans-serif",
     "axes.edgecolor": "#94a3b8",
-    "axes.labelcolor": INK,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
+    **dict.fromkeys(("axes.labelcolor", "text.color", "xtick.color", "ytick.color"), INK),
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
@@ -46,40 +40,19 @@ _TITLES = {
     "finetuned": "slim network",
 }
 # Markers differ too, for readers who cannot tell the colors apart.
-_ORIGINS = (
-    (FEASIBLE, "o"),
-    ("#009e73", "s"),
-    ("#b4488c", "D"),
-    ("#b7791f", "^"),
-    ("#0e7490", "v"),
-    ("#64748b", "P"),
+_ORIGINS = tuple(
+    zip((FEASIBLE, "#009e73", "#b4488c", "#b7791f", "#0e7490", "#64748b"), "osD^vP", strict=True)
 )
-_PART_COLORS = {
-    "build": "#56b4e9",
-    "compile": "#e69f00",
-    "measure": "#2563eb",
-    "evaluate": "#009e73",
-    "overhead": INK,
-}
+_PART_COLORS = dict(zip(PARTS, ("#56b4e9", "#e69f00", "#2563eb", "#009e73", INK), strict=True))
 _UNSCORED = {"infeasible": "over budget", "stopped": "stopped early", "failed": "failed"}
 
 
 @contextlib.contextmanager
 def styled(width: float, height: float) -> Iterator[Figure]:
-    """Gives a figure in the report's style, without pyplot's global state.
-
-    Args:
-        width: In inches.
-        height: In inches.
-
-    Raises:
-        MissingExtraError: If matplotlib is not installed.
-    """
-    try:
+    """Gives a figure of that size in inches and in the report's style, without pyplot's state."""
+    with importing("matplotlib", "report"):
         import matplotlib
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "report") from error
     with matplotlib.rc_context(_STYLE):
         yield Figure(figsize=(width, height), layout="constrained")
 
@@ -94,16 +67,31 @@ def png(figure: Figure) -> bytes:
 def bar_rows(figure: Figure, names: Sequence[str], columns: int = 1, **options: Any) -> list[Any]:
     """Returns axes side by side with one named row per bar, the first on top."""
     panels = list(figure.subplots(1, columns, sharey=True, squeeze=False, **options)[0])
-    panels[0].set_yticks(range(len(names)), names, fontsize=28 * row_height(len(names)))
-    panels[0].set_ylim(len(names) - 0.4, -0.6)
     for axes in panels:
-        axes.spines["left"].set_visible(False)
-        axes.tick_params(axis="y", length=0)
+        name_rows(axes, names, fontsize=28 * row_height(len(names)))
     return panels
 
 
+def name_rows(axes: Any, names: Sequence[str], *, fontsize: float = 8) -> None:
+    """Names the rows of axes, the first on top, in place of the vertical axis."""
+    axes.set_yticks(range(len(names)), names, fontsize=fontsize)
+    axes.set_ylim(len(names) - 0.4 if names else 1, -0.6)
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+
+
+def legend(figure: Figure, columns: int, **options: Any) -> None:
+    """Puts a legend of everything that has a label above the figure, each label once."""
+    handles: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    place = {"loc": "outside upper center", "ncols": columns, "frameon": False, **options}
+    figure.legend(handles.values(), handles.keys(), **place)
+
+
 def row_height(rows: int) -> float:
-    """Returns the inches that each of many rows may take: 0.36, less where there are many."""
+    """Returns the inches of a row: 0.36, less where there are many."""
     return min(0.36, max(0.22, 9 / max(rows, 1)))
 
 
@@ -121,17 +109,12 @@ def widths_before_after(groups: Sequence[GroupProfile]) -> Figure:
             axes.text(old, row, f"  {old:.0f} → {new:.0f}", va="center", fontsize=25 * height)
         axes.set_xlim(0, 1.15 * max(before, default=1))
         axes.set_xlabel("channels")
-        figure.legend(loc="outside upper center", ncols=2, frameon=False)
+        legend(figure, 2)
         return figure
 
 
 def group_costs(groups: Sequence[GroupProfile], *, name: str = "chosen") -> Figure:
-    """Draws, per group, the time of its layers and how much time and importance stay.
-
-    Args:
-        groups: Groups that were timed; those of unknown importance show none.
-        name: Name of the configuration they were made for.
-    """
+    """Draws, per group that was timed, its layers' time and how much time and importance stay."""
     rows = np.arange(len(groups))
     before = np.array([row.ms_before for row in groups], float)
     after = np.array([row.ms_after for row in groups], float)
@@ -150,21 +133,20 @@ def group_costs(groups: Sequence[GroupProfile], *, name: str = "chosen") -> Figu
         bars.set_xlabel("ms of the group's layers")
         shares.set_xlabel("share that stays")
         shares.set_xlim(0, max(1.05, 1.05 * float(kept.max(initial=1))))
-        shares.grid(color=GRID, axis="both")
-        shares.set_axisbelow(True)
-        figure.legend(loc="outside upper center", ncols=2, frameon=False)
+        _grid(shares)
+        legend(figure, 2)
         return figure
 
 
 def staircases(
     steps: Mapping[str, Staircase], widths: Mapping[str, int], *, name: str = "chosen"
 ) -> Figure:
-    """Draws, per group, the time of its layers against its width, with the edges that were kept.
+    """Draws the time of a group's layers over its width, with the edges that were kept.
 
     Args:
         steps: Group -> times; of many groups the slowest `MAX_STAIRCASES` are drawn.
         widths: Width of every group in the configuration to mark.
-        name: Its name in the legend.
+        name: Name of that configuration in the legend.
     """
     slowest = sorted(steps, key=lambda group: -max(steps[group].latency_ms))[:MAX_STAIRCASES]
     drawn = [group for group in steps if group in slowest]
@@ -179,8 +161,7 @@ def staircases(
             axes.set_title(_title(group), fontsize=8)
         figure.supxlabel("channels", fontsize=10)
         figure.supylabel("ms of the group's layers", fontsize=10)
-        handles, labels = grid[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
+        legend(figure, 3)
         return figure
 
 
@@ -199,27 +180,26 @@ def history(result: SearchResult, *, chosen: int | None = None) -> Figure:
         best = np.maximum.accumulate(np.array([t.quality for t in scored], float))
         numbers = [t.number for t in scored]
         axes.step(numbers, best, where="post", color=INK, linewidth=1, label="best yet")
-        for index, origin in enumerate(dict.fromkeys(t.origin for t in trials)):
-            color, marker = _ORIGINS[min(index, len(_ORIGINS) - 1)]
-            own = [(t.number, t.quality) for t in scored if t.origin == origin]
-            look = {"color": color, "markeredgecolor": "white", "zorder": 3}
-            axes.plot(*_columns(own), marker, **look, label=origin)
-        taken = [(t.number, t.quality) for t in scored if t.number == chosen]
-        if taken:
-            look = {"color": CHOSEN, "markeredgecolor": "white", "zorder": 4}
-            axes.plot(*_columns(taken), "*", **look, markersize=16, label="chosen")
+        origins = dict.fromkeys(t.origin for t in trials)
+        looks = itertools.chain(_ORIGINS, itertools.repeat(_ORIGINS[-1]))
+        marks = [
+            ([t for t in scored if t.origin == origin], origin, *look)
+            for origin, look in zip(origins, looks, strict=False)
+        ]
+        marks.append(([t for t in scored if t.number == chosen], "chosen", CHOSEN, "*"))
+        for own, label, color, marker in (mark for mark in marks if mark[0]):
+            look = {"color": color, "markersize": 16 if marker == "*" else 6, "label": label}
+            points = [t.number for t in own], [t.quality for t in own]
+            axes.plot(*points, marker, markeredgecolor="white", zorder=3, **look)
         for row, state in enumerate(states):
-            own_numbers = [t.number for t in trials if t.state == state]
-            rows = np.full(len(own_numbers), row)
-            strip.plot(own_numbers, rows, "|", color=INFEASIBLE, markersize=9, mew=1.5)
-        strip.set_yticks(range(len(states)), [_UNSCORED[state] for state in states], fontsize=8)
-        strip.set_ylim(len(states) - 0.4 if states else 1, -0.6)
-        strip.spines["left"].set_visible(False)
-        strip.tick_params(axis="y", length=0)
+            numbers = [t.number for t in trials if t.state == state]
+            rows = np.full(len(numbers), row)
+            strip.plot(numbers, rows, "|", color=INFEASIBLE, markersize=9, mew=1.5)
+        name_rows(strip, [_UNSCORED[state] for state in states])
         strip.set_xlabel("trial")
         axes.locator_params(axis="x", integer=True)
         quality_axis(axes, result.quality_name, empty=not scored)
-        figure.legend(loc="outside upper center", ncols=5, frameon=False)
+        legend(figure, 5)
         return figure
 
 
@@ -237,9 +217,8 @@ def seconds(split: Mapping[str, Any]) -> Figure:
         axes.locator_params(axis="x", integer=True)
         axes.set_xlabel("trial")
         axes.set_ylabel("seconds")
-        axes.grid(color=GRID, axis="y")
-        axes.set_axisbelow(True)
-        figure.legend(loc="outside upper center", ncols=5, frameon=False)
+        _grid(axes, "y")
+        legend(figure, 5)
         return figure
 
 
@@ -284,14 +263,14 @@ def quality_axis(axes: Any, name: str, *, empty: bool) -> None:
         axes.text(0.5, 0.5, "no trial was scored", ha="center", transform=axes.transAxes)
         return
     axes.margins(y=0.12)
-    axes.grid(color=GRID)
-    axes.set_axisbelow(True)
+    _grid(axes)
     # A long name on one line would run beyond the axis.
     axes.set_ylabel(textwrap.fill(name, 30, break_long_words=False))
 
 
-def _columns(pairs: Sequence[tuple[int, float | None]]) -> tuple[list[int], list[float | None]]:
-    return [x for x, _ in pairs], [y for _, y in pairs]
+def _grid(axes: Any, axis: str = "both") -> None:
+    axes.grid(color=GRID, axis=axis)
+    axes.set_axisbelow(True)
 
 
 def _draw_staircase(axes: Any, step: Staircase, marked: int | None, name: str) -> None:
@@ -307,8 +286,7 @@ def _draw_staircase(axes: Any, step: Staircase, marked: int | None, name: str) -
     axes.set_ylim(0, 1.15 * float(times.max(initial=1e-9)))
     axes.set_xlim(0, 1.06 * float(widths.max(initial=1)))
     axes.tick_params(labelsize=8)
-    axes.grid(color=GRID)
-    axes.set_axisbelow(True)
+    _grid(axes)
 
 
 def _title(name: str, length: int = 27) -> str:

@@ -11,26 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spade_keras.report.page import counted, percent
+from spade_keras.latency.results import Ratio
+from spade_keras.report.page import counted, interval, percent
+from spade_keras.typing import Record
 
 if TYPE_CHECKING:
-    from spade_keras.latency import Ratio, Staircase
+    from spade_keras.latency import Staircase
     from spade_keras.search import LayerTable, SearchResult, TrialRecord
     from spade_keras.search.receipt import Receipt
 
-PARTS = ("build", "compile", "measure", "evaluate", "overhead")
-"""Phases of a trial, whose times are reported."""
+PARTS = ("build", "compile", "measure", "evaluate", "overhead")  # of a trial, each timed
 
 
 @dataclass(frozen=True)
 class FrontPanel:
-    """A trial of the front, and the image of its network, for the slider.
-
-    Attributes:
-        trial: The trial.
-        image: `(height, width)`; None unless the network makes images.
-        error: Error map of the same shape.
-    """
+    """A trial of the front; image `(height, width)` and error map of its network, if it has one."""
 
     trial: TrialRecord
     image: np.ndarray | None = None
@@ -38,7 +33,7 @@ class FrontPanel:
 
 
 @dataclass(frozen=True)
-class Remeasured:
+class Remeasured(Record):
     """A trial that was timed again in fresh processes.
 
     Attributes:
@@ -53,26 +48,15 @@ class Remeasured:
     ratio: Ratio
     quality: float | None = None
 
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Remeasured:
-        """Reads what `as_dict` of a finalist returned."""
-        from spade_keras.latency import Ratio
-
-        return cls(**{**content, "ratio": Ratio(**content["ratio"])})
-
 
 @dataclass(frozen=True)
 class GroupProfile:
-    """A channel group in a trial.
+    """Channels of a group in the full network and in a trial, None where something is not known.
 
     Attributes:
-        group: Its name.
-        before: Channels in the full network.
-        after: Channels in the trial.
-        ms_before: Time of the group's layers, other groups at full width; None: not timed.
+        ms_before: Time of the group's layers, other groups at full width.
         ms_after: The same at the width of the trial.
-        importance_kept: Share of the channels' importance that stays when the least important go;
-            None: not known.
+        importance_kept: Share of the channels' importance that stays when the least important go.
     """
 
     group: str
@@ -167,7 +151,7 @@ class SearchFindings:
         )
 
     def channels(self, trial: TrialRecord) -> tuple[int, int]:
-        """Returns the number of channels that a trial keeps, and of all channels."""
+        """Returns how many channels a trial keeps, and how many there are."""
         full = self.result.space.full.widths
         return sum(trial.widths.get(group, full[group]) for group in full), sum(full.values())
 
@@ -196,12 +180,7 @@ def group_ms(staircase: Staircase, width: int) -> float:
 
 
 def time_split(trials: Sequence[TrialRecord]) -> dict[str, Any]:
-    """Splits the time of the search into its parts.
-
-    Returns:
-        "trials" (number and seconds per part), "total" (seconds per part) and "median" (seconds
-        of a trial per part, over the trials in which the part took any time).
-    """
+    """Returns the seconds per part: of "trials", in "total", and the "median" where it took any."""
     rows = [
         {"number": t.number, **{part: float(t.seconds.get(part, 0)) for part in PARTS}}
         for t in trials
@@ -218,20 +197,14 @@ def time_split(trials: Sequence[TrialRecord]) -> dict[str, Any]:
 def ratio_words(trial: TrialRecord) -> str:
     """Writes a trial's ratio with its 95 % interval, as "0.470 (0.460 to 0.480)"."""
     time = trial.timing
-    if time is None:
-        return ""
-    return f"{time.latency_ratio:.3f} ({time.ratio_low:.3f} to {time.ratio_high:.3f})"
+    return "" if time is None else interval(time.latency_ratio, time.ratio_low, time.ratio_high)
 
 
 @dataclass(frozen=True)
 class SearchVerdict:
-    """How a search ended.
+    """How a search ended: "met" (timed again, and accepted), "open" (not timed again) or "missed".
 
-    Attributes:
-        status: "met" (timed again, and accepted), "open" (met in the search, not timed again) or
-            "missed".
-        title: The same in a few words.
-        sentences: What was measured, and what to do next.
+    `sentences` say what was measured, and what to do next.
     """
 
     status: str
@@ -254,16 +227,13 @@ def search_verdict(findings: SearchFindings) -> SearchVerdict:
         return SearchVerdict("missed", "Budget not met", [how, _slow(findings, taken)])
     if taken is not None:
         within = result.counts()["feasible"]
-        return SearchVerdict(
-            "open",
-            "Met in the search, not yet confirmed",
-            [
-                f"{within} of {tried} met the budget: {result.budget}. The best is "
-                f"{_trial_words(taken)}.",
-                "It was not timed again in fresh processes, so nothing is promised: the best of "
-                "many noisy times looks faster than it is.",
-            ],
+        met = f"{within} of {tried} met the budget: {result.budget}. The best is "
+        unsure = (
+            "It was not timed again in fresh processes, so nothing is promised: the best of many "
+            "noisy times looks faster than it is."
         )
+        title = "Met in the search, not yet confirmed"
+        return SearchVerdict("open", title, [f"{met}{_trial_words(taken)}.", unsure])
     first = f"No configuration met the budget, {result.budget}, in {tried}."
     if findings.rejected:
         first += (
@@ -273,16 +243,17 @@ def search_verdict(findings: SearchFindings) -> SearchVerdict:
     fastest = result.fastest
     if fastest is None:
         reasons = sorted({t.reason for t in result.trials if t.reason})
-        sentences = [f"{first} None of them could be timed.", *reasons]
-    else:
-        kept = findings.changes(fastest)
-        sentences = [
-            f"{first} The fastest was {_trial_words(fastest)}.",
-            *([f"It kept {kept}."] if kept else []),
-            _slow(findings, fastest),
-            "Raise the budget, allow narrower layers, or use fewer iterations.",
-        ]
-    return SearchVerdict("missed", "Budget not met", sentences)
+        return SearchVerdict(
+            "missed", "Budget not met", [f"{first} None of them could be timed.", *reasons]
+        )
+    kept = findings.changes(fastest)
+    sentences = [
+        f"{first} The fastest was {_trial_words(fastest)}.",
+        f"It kept {kept}." if kept else "",
+        _slow(findings, fastest),
+        "Raise the budget, allow narrower layers, or use fewer iterations.",
+    ]
+    return SearchVerdict("missed", "Budget not met", [*filter(None, sentences)])
 
 
 def _slow(findings: SearchFindings, trial: TrialRecord | None) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spade_keras.report.figures import CHOSEN, FEASIBLE, GRID, INFEASIBLE, INK, quality_axis, styled
+from spade_keras.report import figures
 from spade_keras.report.findings import FrontPanel, SearchFindings, ratio_words
 from spade_keras.report.page import data_uri, picture
 
@@ -17,8 +17,13 @@ if TYPE_CHECKING:
     from spade_keras.search import LatencyBudget, SearchResult, TrialRecord
 
 WIDTH, HEIGHT = 360, 250
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 14, 44
-_STRIP_MARKERS = {"infeasible": "|", "stopped": "x", "failed": "x"}
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 346, 14, 206
+_COLORS = {"image": "gray", "error": "magma"}
+_STRIP = {
+    "infeasible": ("|", 14, "over budget, not scored"),
+    "stopped": ("x", 7, "stopped early"),
+    "failed": ("x", 7, None),
+}
 _AXIS_NAMES = {
     "latency_ratio": "median latency / full network's",
     "latency_ms": "median latency{} / ms",
@@ -40,24 +45,31 @@ def tradeoff(result: SearchResult, *, chosen: int | None = None) -> Figure:
     limit = budget.as_time(budget.limit)
     timed = [trial for trial in result.trials if trial.timing is not None]
     scored = [trial for trial in timed if trial.quality is not None]
-    rejected = [trial for trial in timed if trial.quality is None]
-    with styled(8, 4.8 if scored else 2.2) as figure:
+    with figures.styled(8, 4.8 if scored else 2.2) as figure:
         ratios = [10 if scored else 2, 1]
         axes, strip = figure.subplots(2, 1, sharex=True, height_ratios=ratios)
-        _draw_front(axes, result)
-        rest = [trial for trial in scored if trial.number != chosen]
-        for state, color in (("infeasible", INFEASIBLE), ("feasible", FEASIBLE)):
-            _scatter(axes, [t for t in rest if t.state == state], budget, (color, "o", 7))
-        _scatter(axes, [t for t in scored if t.number == chosen], budget, (CHOSEN, "*", 17))
-        for part in (axes, strip):
-            part.axvline(limit, color=INK, linestyle="--", linewidth=1.2)
-        _draw_rejected(strip, rejected, budget)
+        points = result.front_over(budget.quantity)
+        if len(points) > 1:
+            look = {"color": figures.FEASIBLE, "linewidth": 1.2, "alpha": 0.6, "label": "front"}
+            times = [_time(trial, budget) for trial in points]
+            axes.step(times, [trial.quality for trial in points], where="post", **look)
+        for state, label, color in (
+            ("infeasible", "over budget", figures.INFEASIBLE),
+            ("feasible", "within budget", figures.FEASIBLE),
+        ):
+            own = [t for t in scored if t.state == state and t.number != chosen]
+            _scatter(axes, own, budget, color=color, fmt="o", markersize=7, label=label)
+        taken = [t for t in scored if t.number == chosen]
+        _scatter(axes, taken, budget, color=figures.CHOSEN, fmt="*", markersize=17, label="chosen")
+        _draw_rejected(strip, [t for t in timed if t.quality is None], budget)
+        for part, label in ((axes, f"budget {limit:.4g}"), (strip, "")):
+            part.axvline(limit, color=figures.INK, linestyle="--", linewidth=1.2, label=label)
         left, right = _span(timed, budget)
         axes.set_xlim(left, right)
-        axes.axvspan(limit, right, color=GRID, alpha=0.5, linewidth=0)
-        quality_axis(axes, result.quality_name, empty=not scored)
+        axes.axvspan(limit, right, color=figures.GRID, alpha=0.5, linewidth=0)
+        figures.quality_axis(axes, result.quality_name, empty=not scored)
         strip.set_xlabel(_AXIS_NAMES[budget.quantity].format(budget.conditions))
-        _tradeoff_legend(figure, limit, chosen, {trial.state for trial in rejected})
+        figures.legend(figure, 6, fontsize=9, columnspacing=1.2, handletextpad=0.5)
         return figure
 
 
@@ -65,95 +77,58 @@ def _time(trial: TrialRecord, budget: LatencyBudget) -> float:
     return float(getattr(trial.timing, budget.quantity))
 
 
-def _interval(trial: TrialRecord, budget: LatencyBudget) -> tuple[float, float]:
-    """The 95 % interval of a trial's time; the time twice where none is kept."""
-    if budget.kind == "fraction" and trial.timing is not None:
-        return trial.timing.ratio_low, trial.timing.ratio_high
-    return (_time(trial, budget),) * 2
+def _intervals(trials: Sequence[TrialRecord], budget: LatencyBudget) -> np.ndarray:
+    """The 95 % interval of each trial's time; the time twice where none is kept."""
+    if budget.kind == "fraction":
+        ends = [(t.timing.ratio_low, t.timing.ratio_high) for t in trials if t.timing is not None]
+    else:
+        ends = [(_time(trial, budget),) * 2 for trial in trials]
+    return np.array(ends).reshape(-1, 2)
 
 
-def _draw_front(axes: Any, result: SearchResult) -> None:
-    points = result.front_over(result.budget.quantity)
-    if len(points) > 1:
-        times = [_time(trial, result.budget) for trial in points]
-        look = {"color": FEASIBLE, "linewidth": 1.2, "alpha": 0.6}
-        axes.step(times, [trial.quality for trial in points], where="post", **look)
+def _scatter(axes: Any, trials: Sequence[TrialRecord], budget: LatencyBudget, **look: Any) -> None:
+    if not trials:
+        return
+    times = np.array([_time(trial, budget) for trial in trials])
+    low, high = _intervals(trials, budget).T
+    axes.errorbar(
+        times,
+        [trial.quality for trial in trials],
+        xerr=np.maximum(0, [times - low, high - times]),
+        elinewidth=1,
+        markeredgecolor="white",
+        zorder=3,
+        **look,
+    )
 
 
 def _draw_rejected(strip: Any, rejected: Sequence[TrialRecord], budget: LatencyBudget) -> None:
-    ends = np.array([_interval(trial, budget) for trial in rejected]).reshape(-1, 2)
-    look = {"color": INFEASIBLE, "linewidth": 1, "alpha": 0.6}
-    strip.hlines(np.zeros(len(ends)), ends[:, 0], ends[:, 1], **look)
-    for state, marker in _STRIP_MARKERS.items():
-        times = [_time(trial, budget) for trial in rejected if trial.state == state]
-        look = {"color": INFEASIBLE, "markersize": 14 if marker == "|" else 7, "mew": 1.8}
-        strip.plot(times, np.zeros(len(times)), marker, **look)
-    strip.set_yticks([0], ["not scored"], fontsize=8)
-    strip.spines["left"].set_visible(False)
-    strip.tick_params(axis="y", length=0)
+    low, high = _intervals(rejected, budget).T
+    strip.hlines(np.zeros(len(low)), low, high, color=figures.INFEASIBLE, linewidth=1, alpha=0.6)
+    for state, (marker, size, label) in _STRIP.items():
+        if times := [_time(trial, budget) for trial in rejected if trial.state == state]:
+            look = {"color": figures.INFEASIBLE, "markersize": size, "mew": 1.8, "label": label}
+            strip.plot(times, np.zeros(len(times)), marker, **look)
+    figures.name_rows(strip, ["not scored"])
 
 
 def _span(timed: Sequence[TrialRecord], budget: LatencyBudget) -> tuple[float, float]:
     """Ends of the horizontal axis: a very uncertain trial's interval may run out of it."""
     limit = budget.as_time(budget.limit)
     times = [limit, *(_time(trial, budget) for trial in timed)]
-    ends = [limit, *(end for trial in timed for end in _interval(trial, budget))]
+    ends = [limit, *_intervals(timed, budget).flat]
     reach = 0.5 * (max(times) - min(times))
     left, right = max(min(ends), min(times) - reach), min(max(ends), max(times) + reach)
     margin = 0.04 * (right - left) + 0.01 * limit
     return max(0.0, left - margin), right + margin
 
 
-def _scatter(
-    axes: Any, trials: Sequence[TrialRecord], budget: LatencyBudget, look: tuple[str, str, float]
-) -> None:
-    color, marker, size = look
-    times = np.array([_time(trial, budget) for trial in trials])
-    ends = np.array([_interval(trial, budget) for trial in trials]).reshape(-1, 2)
-    axes.errorbar(
-        times,
-        [trial.quality for trial in trials],
-        xerr=np.maximum(0, [times - ends[:, 0], ends[:, 1] - times]),
-        fmt=marker,
-        color=color,
-        ecolor=color,
-        elinewidth=1,
-        markersize=size,
-        markeredgecolor="white",
-        zorder=3,
-    )
-
-
-def _tradeoff_legend(figure: Any, limit: float, chosen: int | None, strip: set[str]) -> None:
-    from matplotlib.lines import Line2D
-
-    def handle(label: str, color: str, **look: Any) -> Any:
-        return Line2D([], [], color=color, label=label, **{"linestyle": "", **look})
-
-    handles = [handle("within budget", FEASIBLE, marker="o")]
-    if chosen is not None:
-        handles.append(handle("chosen", CHOSEN, marker="*", markersize=12))
-    handles.append(handle("over budget", INFEASIBLE, marker="|", mew=2))
-    if "stopped" in strip:
-        handles.append(handle("stopped early", INFEASIBLE, marker="x", mew=2))
-    handles.append(handle("front", FEASIBLE, linestyle="-", alpha=0.6))
-    handles.append(handle(f"budget {limit:.4g}", INK, linestyle="--"))
-    spacing = {"columnspacing": 1.2, "handletextpad": 0.5}
-    place = {"loc": "outside upper center", "ncols": 6}
-    figure.legend(handles=handles, frameon=False, fontsize=9, **place, **spacing)
-
-
 def slider(findings: SearchFindings) -> dict[str, Any] | None:
-    """Returns the content of the slider, or None if the front has fewer than two points.
+    """Returns what `front_slider.html.jinja` shows, or None for a front of fewer than two points.
 
     Args:
         findings: The search. With `front_panels`, one stop for each of them; without, one for
             each trial on the front, in numbers alone.
-
-    Returns:
-        "stops" (dicts with "label", "rows" of name and value, "image" and "error" as addresses of
-        images or None, "x" and "y" in the small plot), "first" (the stop to begin with), "axes"
-        (ticks), "image_top" and "error_top" (the values of the last color), "quality" (its name).
 
     Raises:
         ValueError: If the values of a panel are not finite.
@@ -162,31 +137,31 @@ def slider(findings: SearchFindings) -> dict[str, Any] | None:
     panels = sorted(panels, key=lambda panel: panel.trial.latency_ratio or 0.0)
     if len(panels) < 2:
         return None
-    at = [
-        (float(panel.trial.latency_ratio or 0.0), float(panel.trial.quality or 0.0))
-        for panel in panels
+    ratios = [float(panel.trial.latency_ratio or 0.0) for panel in panels]
+    qualities = [float(panel.trial.quality or 0.0) for panel in panels]
+    tops = {key: _top([getattr(panel, key) for panel in panels], key) for key in _COLORS}
+    x = _Axis(_finite(ratios, "latency ratio"), _LEFT, _RIGHT)
+    y = _Axis(_finite(qualities, "quality"), _BOTTOM, _TOP)
+    stops = [
+        {**_stop(findings, panel, tops), "x": x.place(ratio), "y": y.place(quality)}
+        for panel, ratio, quality in zip(panels, ratios, qualities, strict=True)
     ]
-    if not np.isfinite(at).all():
-        raise ValueError(
-            "`front_panels` must have a finite latency ratio and quality each. Received: "
-            f"{[point for point in at if not np.isfinite(point).all()]}"
-        )
-    tops = {key: _top(panels, key) for key in ("image", "error")}
-    axes, budget = _axes(at), findings.result.budget
-    if budget.kind == "fraction" and axes["x"][0] < budget.limit < axes["x"][1]:
-        axes["budget"] = _place(axes["x"], axes["y"], budget.limit, axes["y"][0])[0]
-    stops = [_stop(findings, panel, tops) for panel in panels]
-    for stop, (ratio, quality) in zip(stops, at, strict=True):
-        stop["x"], stop["y"] = _place(axes["x"], axes["y"], ratio, quality)
-    slowest = (findings.taken and findings.taken.latency_ratio) or 0.0
+    budget, taken = findings.result.budget, findings.taken
+    marked = budget.kind == "fraction" and x.ends[0] < budget.limit < x.ends[1]
+    slowest = (taken and taken.latency_ratio) or 0.0
     return {
         "stops": stops,
-        "first": max((i for i, (ratio, _) in enumerate(at) if ratio <= slowest), default=0),
-        "axes": axes,
+        "first": max((i for i, ratio in enumerate(ratios) if ratio <= slowest), default=0),
+        "box": (_LEFT, _TOP, _RIGHT, _BOTTOM),
+        "x_ticks": x.ticks(),
+        "y_ticks": y.ticks(),
+        "budget": x.place(budget.limit) if marked else None,
         "image_top": tops["image"],
         "error_top": tops["error"],
-        "image_colors": _colors("gray") if tops["image"] is not None else None,
-        "error_colors": _colors("magma") if tops["error"] is not None else None,
+        "colors": {
+            key: data_uri(picture(np.linspace(0, 1, 256)[None], colors=colors, top=1.0))
+            for key, colors in _COLORS.items()
+        },
         "quality": findings.result.quality_name,
         "width": WIDTH,
         "height": HEIGHT,
@@ -194,15 +169,14 @@ def slider(findings: SearchFindings) -> dict[str, Any] | None:
 
 
 def _stop(
-    findings: SearchFindings, panel: FrontPanel, tops: Mapping[str, float | None]
+    findings: SearchFindings, panel: FrontPanel, tops: dict[str, float | None]
 ) -> dict[str, Any]:
     trial, time = panel.trial, panel.trial.timing
     assert time is not None  # it is on the front
-    shown: dict[str, str | None] = {}
-    for key, colors in (("image", "gray"), ("error", "magma")):
-        array = getattr(panel, key)
-        top = tops[key] or 1.0
-        shown[key] = None if array is None else data_uri(picture(array, colors=colors, top=top))
+    shown: dict[str, str | None] = dict.fromkeys(_COLORS)
+    for key, colors in _COLORS.items():
+        if (array := getattr(panel, key)) is not None:
+            shown[key] = data_uri(picture(array, colors=colors, top=tops[key] or 1.0))
     rows = [
         ("median latency / full (95 % interval)", ratio_words(trial)),
         ("median latency", f"{time.latency_ms:.3g} ms"),
@@ -213,55 +187,35 @@ def _stop(
     return {"label": f"{label}, as pruned" if shown["image"] else label, "rows": rows, **shown}
 
 
-def _top(panels: Sequence[FrontPanel], key: str) -> float | None:
+def _finite(values: Sequence[float], what: str) -> Sequence[float]:
+    if not np.isfinite(values).all():
+        raise ValueError(
+            f"`front_panels` must have finite values. Received: {what} with {list(values)}"
+        )
+    return values
+
+
+def _top(arrays: Sequence[np.ndarray | None], what: str) -> float | None:
     """The largest value of all panels: one scale for all, so that they can be compared."""
-    arrays = [getattr(panel, key) for panel in panels]
-    tops = [float(np.max(array)) for array in arrays if array is not None]
-    if not np.isfinite(tops).all():
-        raise ValueError(f"`front_panels` must have finite values. Received: {key} with {tops}")
+    tops = _finite([float(np.max(array)) for array in arrays if array is not None], what)
     return (max(tops) or 1.0) if tops else None
 
 
-def _colors(name: str) -> str:
-    return data_uri(picture(np.linspace(0, 1, 256)[None], colors=name, top=1.0))
+class _Axis:
+    """An axis of the small plot, from one pixel to another, with a margin around the values."""
 
-
-def _axes(at: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    """Ticks of the small plot and, per axis, the values at its ends."""
-    ends = {}
-    for name, values in zip("xy", np.transpose(at), strict=True):
-        low, high = float(values.min()), float(values.max())
+    def __init__(self, values: Sequence[float], start: int, stop: int) -> None:
+        low, high = min(values), max(values)
         margin = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
-        ends[name] = (low - margin, high + margin)
-    ticks: dict[str, Any] = {**ends, "budget": None}
-    ticks["x_ticks"] = [
-        (round(_place(ends["x"], ends["y"], value, ends["y"][0])[0], 1), text)
-        for value, text in _ticks(*ends["x"])
-    ]
-    ticks["y_ticks"] = [
-        (round(_place(ends["x"], ends["y"], ends["x"][0], value)[1], 1), text)
-        for value, text in _ticks(*ends["y"])
-    ]
-    ticks["box"] = (_LEFT, _TOP, WIDTH - _RIGHT, HEIGHT - _BOTTOM)
-    return ticks
+        self.ends = low - margin, high + margin
+        self.pixels = start, stop
 
+    def place(self, value: float) -> float:
+        return round(float(np.interp(value, self.ends, self.pixels)), 1)
 
-def _ticks(low: float, high: float) -> list[tuple[float, str]]:
-    """Three to six round values between two ends, and how they are written."""
-    rough = (high - low) / 5
-    unit = 10.0 ** np.floor(np.log10(rough))
-    step = float(next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= rough))
-    decimals = max(0, int(-np.floor(np.log10(step)))) + (step / unit == 2.5)
-    first = np.ceil(low / step)
-    count = int(np.floor(high / step) - first) + 1
-    return [(value, f"{value:.{decimals}f}") for value in (first + np.arange(count)) * step]
+    def ticks(self) -> list[tuple[float, str]]:
+        """Places of some round values, and how they are written."""
+        from matplotlib.ticker import MaxNLocator
 
-
-def _place(
-    x_ends: tuple[float, float], y_ends: tuple[float, float], x: float, y: float
-) -> tuple[float, float]:
-    across = (x - x_ends[0]) / (x_ends[1] - x_ends[0])
-    up = (y - y_ends[0]) / (y_ends[1] - y_ends[0])
-    left = _LEFT + across * (WIDTH - _LEFT - _RIGHT)
-    top = HEIGHT - _BOTTOM - up * (HEIGHT - _TOP - _BOTTOM)
-    return round(left, 1), round(top, 1)
+        values = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(*self.ends)
+        return [(self.place(v), f"{v:.6g}") for v in values if self.ends[0] <= v <= self.ends[1]]

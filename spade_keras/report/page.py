@@ -4,33 +4,30 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator, Mapping, Sequence
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from rich.box import SIMPLE
 from rich.table import Table
 
-from spade_keras.errors import MissingExtraError
+from spade_keras import __version__
+from spade_keras.errors import importing
+from spade_keras.files import write_bytes_atomic
 
-if TYPE_CHECKING:
-    import jinja2
 
-
-def template(name: str) -> jinja2.Template:
-    """Loads a template of this package; it escapes values, and a missing value is an error.
+def write_page(folder: str | Path, template: str, **values: Any) -> Path:
+    """Writes `report.html` whole or not at all, and returns its path.
 
     Args:
-        name: Name of the page, such as "run".
-
-    Raises:
-        MissingExtraError: If jinja2 is not installed.
+        folder: An existing folder.
+        template: Name of a template of this package, such as "run".
+        **values: What the template shows, escaped; a missing value is an error.
     """
-    try:
+    with importing("jinja2", "report"):
         import jinja2
-    except ImportError as error:
-        raise MissingExtraError("jinja2", "report") from error
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -38,7 +35,11 @@ def template(name: str) -> jinja2.Template:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    return environment.get_template(f"{name}.html.jinja")
+    environment.filters |= {"flat": flat, "short": short_count, "median": statistics.median}
+    page = environment.get_template(f"{template}.html.jinja").render(version=__version__, **values)
+    path = Path(folder) / "report.html"
+    write_bytes_atomic(path, page.encode())
+    return path
 
 
 def data_uri(content: bytes) -> str:
@@ -47,52 +48,41 @@ def data_uri(content: bytes) -> str:
 
 
 def picture(array: np.ndarray, *, colors: str, top: float) -> bytes:
-    """Renders an array as a PNG file, one pixel per value.
+    """Renders an array `(height, width)` as a PNG file, one pixel per value from 0 to `top`.
 
-    Args:
-        array: `(height, width)`.
-        colors: A color map of matplotlib.
-        top: The value that gets the last color; 0 gets the first.
-
-    Raises:
-        MissingExtraError: If matplotlib is not installed.
+    `colors` is a color map of matplotlib.
     """
-    try:
+    with importing("matplotlib", "report"):
         from matplotlib.image import imsave
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "report") from error
     file = io.BytesIO()
     imsave(file, np.asarray(array, "float64"), cmap=colors, vmin=0, vmax=top, format="png")
     return file.getvalue()
 
 
-def closing_table_of(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str, caption: str
+def table_of(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    words: int = 0,
+    gap: int = 0,
+    **texts: Any,
 ) -> Table:
-    """Returns the closing table of a run: a name and numbers in every row."""
-    table = Table(
-        title=title,
-        title_justify="left",
-        caption=caption,
-        caption_justify="left",
-        box=SIMPLE,
-        padding=(0, 0),
-        pad_edge=False,
-    )
+    """Returns a table of numbers, whose column `words` holds text that may be wrapped.
+
+    `texts` are its title and caption, `gap` is the space between columns beside the box's own.
+    """
+    style: dict[str, Any] = {"box": SIMPLE, "padding": (0, gap, 0, 0), "pad_edge": False}
+    table = Table(title_justify="left", caption_justify="left", **style, **texts)
     for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left", no_wrap=index > 0)
+        numbers = index != words % len(columns)
+        table.add_column(column, justify="right" if numbers else "left", no_wrap=numbers)
     for row in rows:
         table.add_row(*row)
     return table
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yields the entries of a fingerprint, nested ones included, as names and values in words.
-
-    Args:
-        values: May hold mappings.
-        prefix: Put before every name.
-    """
+    """Yields the entries of a fingerprint, nested ones included, as names and values in words."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from flat(value, f"{prefix}{key} ")
@@ -108,6 +98,11 @@ def percent(share: float) -> str:
 def counted(count: int, noun: str) -> str:
     """Writes "1 trial", "2 trials"."""
     return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
+def interval(value: float, low: float, high: float) -> str:
+    """Writes "0.470 (0.460 to 0.480)"."""
+    return f"{value:.3f} ({low:.3f} to {high:.3f})"
 
 
 def short_count(count: float) -> str:

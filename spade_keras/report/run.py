@@ -1,22 +1,18 @@
-"""The report of a run: one table on the terminal, one page with figures on disk.
-
-Both are made from `metrics.json` by the same functions, so they cannot disagree.
-"""
+"""The report of a run: one table on the terminal, one page with figures on disk."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.table import Table
 
-from spade_keras import __version__
 from spade_keras.files import write_bytes_atomic
 from spade_keras.report import figures
 from spade_keras.report.findings import SearchFindings
-from spade_keras.report.page import closing_table_of, data_uri, flat, short_count, template
+from spade_keras.report.page import data_uri, short_count, table_of, write_page
 from spade_keras.report.search import search_sections
 
 _BASELINES = {"zero_filled": "zero-filled", "interpolated": "interpolated"}
@@ -30,26 +26,20 @@ _ROWS = {
 }
 # The network whose cost a row shows: one trained from scratch has the size of the slim one.
 _COSTS = {"full": "full", "pruned": "slim", "finetuned": "slim", "from_scratch": "slim"}
-_COST_COLUMNS = ("ms", "time", "params", "MACs")
 _IMAGE_COLUMNS = {"psnr_db": "PSNR / dB", "ssim": "SSIM", "nmse": "NMSE"}
 # Digits of a score, and whether its standard deviation is shown.
 _DIGITS = {"psnr_db": (2, True), "ssim": (3, True), "kspace_snr_db": (2, True)}
 
 
 def columns(metrics: Mapping[str, Any]) -> tuple[str, ...]:
-    """Returns the headings of the table: the task's scores, then costs.
-
-    Args:
-        metrics: The content of `metrics.json`; its "columns" (key of a score -> heading) may be
-            missing for images.
-    """
-    return "", *_scores(metrics).values(), *_COST_COLUMNS
+    """Returns the headings of the table: the task's scores ("columns" of `metrics`), then costs."""
+    return "", *_scores(metrics).values(), "ms", "time", "params", "MACs"
 
 
 def closing_table(metrics: Mapping[str, Any]) -> Table:
     """Returns the closing table of a run; its caption says whether the budget is met."""
     title, sentence = verdict(metrics)
-    return closing_table_of(
+    return table_of(
         columns(metrics),
         table_rows(metrics),
         title=f"Test data{_convention(metrics)}; ±: standard deviation; ms: exported, median; "
@@ -59,40 +49,30 @@ def closing_table(metrics: Mapping[str, Any]) -> Table:
 
 
 def verdict(metrics: Mapping[str, Any]) -> tuple[str, str]:
-    """Says whether the exported slim network meets the budget.
+    """Says whether the exported slim network meets the budget, in a title and a sentence.
 
-    The budget counts as met when the upper end of the interval is within it.
-
-    Args:
-        metrics: The content of `metrics.json`. Where its "latency_budget" is no share of the full
-            network's latency but a text such as "8ms", "exported_excess" says by how much the
-            pessimistic end of the interval exceeds it: measured / allowed - 1.
-
-    Returns:
-        "Budget met" or "Budget not met", and a sentence with the measured ratio and its interval.
+    The budget counts as met when the upper end of the interval is within it. For a budget in words,
+    such as "8ms", "exported_excess" is measured / allowed - 1 at that end.
     """
     ratio, budget = metrics["exported_ratio"], metrics["latency_budget"]
     if isinstance(budget, str):
         met = metrics["exported_excess"] <= 0
         slim = metrics["latency_ms"]["slim"]["exported"]
-        took = (
-            f"a median of {slim['median']:.3g} ms, which is {ratio['value']:.3f} of the full "
-            "network's time"
-        )
+        took = f"a median of {slim['median']:.3g} ms, which is "
         allowed = metrics.get("budget", budget)
     else:
         met = ratio["high"] <= budget
-        took = f"{ratio['value']:.3f} of the full network's time"
+        took = ""
         allowed = f"{budget:g}"
     sentence = (
-        f"the exported slim network takes {took} "
+        f"the exported slim network takes {took}{ratio['value']:.3f} of the full network's time "
         f"(95 % interval {ratio['low']:.3f} to {ratio['high']:.3f}); allowed is {allowed}."
     )
     return ("Budget met" if met else "Budget not met"), sentence
 
 
 def table_rows(metrics: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Returns a row for every network that was evaluated, under the headings of `columns`."""
+    """Returns a row for every network that was evaluated, under `columns`."""
     scores = _scores(metrics)
     return [
         (name, *(_score(quality, key) for key in scores), *_costs(metrics, network))
@@ -153,78 +133,46 @@ def write_report(
 
     Returns:
         The path of the page.
-
-    Raises:
-        MissingExtraError: If jinja2 or matplotlib is not installed.
     """
-    template_of_page = template("run")  # before anything is drawn in vain
     folder = Path(folder)
     pictures = None if panel is None else figures.png(figures.pictures(panel))
     title, sentence = verdict(metrics)
-    page = template_of_page.render(
+    path = write_page(
+        folder,
+        "run",
         name=folder.resolve().name,
-        version=__version__,
         met=title == "Budget met",
         verdict=title,
         sentence=sentence,
-        cards=_cards(metrics),
+        change=_change(metrics),
         columns=columns(metrics),
         rows=table_rows(metrics),
         metrics=metrics,
         convention=_convention(metrics),
         error_gain=figures.ERROR_GAIN,
         compared_with="truth" if panel is None or "truth" in panel else "full network",
-        equilibria=list(_equilibrium_rows(metrics)),
-        fingerprint=list(flat(metrics["fingerprint"])),
         search=search_sections(found),
-        pictures=None if pictures is None else data_uri(pictures),
+        pictures=pictures and data_uri(pictures),
     )
     if pictures is not None:
         write_bytes_atomic(folder / "pictures.png", pictures)
-    path = folder / "report.html"
-    write_bytes_atomic(path, page.encode())
     return path
 
 
-def _cards(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    ratio = metrics["exported_ratio"]
-    cards = [
-        ("time, exported", f"{ratio['value']:.3f}", f"of full; {1 / ratio['value']:.2f}x as fast"),
-        _change_card(metrics),
-    ]
-    for key, label in (("parameters", "parameters"), ("macs", "multiply-accumulates")):
-        full, slim = metrics[key]["full"], metrics[key]["slim"]
-        cards.append(
-            (label, f"{slim / full:.3f}", f"of full: {short_count(slim)} of {short_count(full)}")
-        )
-    return cards
-
-
-def _change_card(metrics: Mapping[str, Any]) -> tuple[str, str, str]:
-    """The change of the task's first score between full and slim network."""
+def _change(metrics: Mapping[str, Any]) -> tuple[str, str, str]:
+    """The change of the task's first score between full and slim network, as a card."""
     quality = metrics["quality"]
     key, heading = next(iter(_scores(metrics).items()))
     name, _, unit = heading.partition(" / ")
     full, digits = quality["full"][key], _DIGITS.get(key, (4, False))[0]
-    change = f"{quality['finetuned'][key] - full:+.{digits}f} {unit}".strip()
+
+    def written(value: float, sign: str = "") -> str:
+        return f"{value:{sign}.{digits}f} {unit}".strip()
+
     name = f"{name} change{_convention(metrics)}"
+    change = written(quality["finetuned"][key] - full, "+")
     baseline = next((baseline for baseline in _BASELINES if baseline in quality), None)
     if baseline is None:
-        return name, change, f"against full, {full:.{digits}f} {unit}".strip()
-    gain = f"{full - quality[baseline][key]:.{digits}f} {unit}".strip()
+        return name, change, f"against full, {written(full)}"
+    gain = written(full - quality[baseline][key])
     return name, change, f"against full, which gains {gain} on {_BASELINES[baseline]}"
-
-
-def _equilibrium_rows(metrics: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """Residuals and iterations, for networks that iterate to a tolerance."""
-    for network, facts in metrics.get("networks", {}).items():
-        if "contraction" in facts:
-            iterations = facts["iterations"]
-            yield (
-                network,
-                f"{facts['tolerance']:g}",
-                f"{sum(facts['converged'])} of {len(facts['converged'])}",
-                f"{np.median(iterations):g} (at most {max(iterations):g})",
-                f"{max(facts['residual']):.2g}",
-                f"{max(facts['contraction']):.3f}",
-            )

@@ -10,29 +10,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from spade_keras import __version__
-from spade_keras.files import write_bytes_atomic, write_json_atomic
+from spade_keras.files import write_json_atomic
 from spade_keras.report import figures, front
 from spade_keras.report.findings import (
     PARTS,
     GroupProfile,
-    Remeasured,
     SearchFindings,
     joint_choices,
     ratio_words,
     search_verdict,
     time_split,
 )
-from spade_keras.report.page import counted, data_uri, flat, percent, template
+from spade_keras.report.page import counted, data_uri, flat, interval, percent, table_of, write_page
 
 if TYPE_CHECKING:
     from spade_keras.search import TrialRecord
-    from spade_keras.search.receipt import Receipt
 
 _FRONT_ROWS = 12
 _COUNTED = {
@@ -64,11 +60,7 @@ def search_overview(findings: SearchFindings) -> Group:
 def summarize_search(findings: SearchFindings) -> dict[str, Any]:
     """Returns the content of the page as plain JSON values.
 
-    Returns:
-        "verdict" ("status", "title", "sentences"), "budget" (in words), "quality_name",
-        "counts" per state, "chosen" and "front" (trials), "groups" (fields of `GroupProfile`),
-        "bottleneck" (of the chosen trial, or of the fastest), "staircases" and "seconds" ("total"
-        and "median" per part).
+    "groups" and "bottleneck" are those of the chosen trial, or else of the fastest.
     """
     result, taken, shown = findings.result, findings.taken, findings.shown
     split = time_split(result.trials)
@@ -100,72 +92,66 @@ def write_search_report(
 
     Returns:
         The path of the page.
-
-    Raises:
-        MissingExtraError: If jinja2 or matplotlib is not installed.
     """
-    template_of_page = template("search")  # before anything is drawn in vain
     folder = Path(folder)
-    receipt = findings.receipt
-    fingerprint = findings.result.fingerprint if receipt is None else receipt.fingerprint
-    page = template_of_page.render(
+    path = write_page(
+        folder,
+        "search",
         name=title or folder.resolve().name,
-        version=__version__,
         verdict=search_verdict(findings),
-        cards=list(_cards(findings)),
         search=search_sections(findings),
-        receipt=None if receipt is None else list(_receipt_rows(receipt)),
-        fingerprint=list(flat(fingerprint)),
+        measured=list(_measured_rows(findings)),
     )
-    path = folder / "report.html"
     write_json_atomic(folder / "report.json", summarize_search(findings))
-    write_bytes_atomic(path, page.encode())
     return path
 
 
 def search_sections(findings: SearchFindings) -> dict[str, Any]:
-    """Returns the values that `search_sections.html.jinja` shows.
-
-    Raises:
-        MissingExtraError: If matplotlib is not installed.
-    """
-    result, taken, shown = findings.result, findings.taken, findings.shown
+    """Returns the values that `search_sections.html.jinja` shows."""
+    result, taken = findings.result, findings.taken
     budget = result.budget
-    groups = findings.groups(shown)
+    groups = findings.groups(findings.shown)
     costs = [row for row in groups if row.ms_before is not None]
     split = time_split(result.trials)
-    along = front.slider(findings)
+    trials = [(trial, _trial_row(findings, trial)) for trial in result.trials]
     return {
+        "findings": findings,
         "images": {
             name: data_uri(figures.png(figure))
-            for name, figure in _figures(findings, groups, split)
+            for name, figure in _figures(findings, groups, costs, split)
         },
         "counts": _counts(findings),
         "target": budget.as_time(budget.target) if budget.safety_margin else None,
-        "intervals": budget.kind == "fraction",
-        "quality_name": result.quality_name,
-        "shown": shown and f"trial {shown.number}",
         "shown_as": "chosen" if taken else "fastest",
-        "bottleneck": findings.bottleneck(shown),
+        "bottleneck": findings.bottleneck(findings.shown),
         "importance_known": any(row.importance_kept is not None for row in costs),
         "costs": [_cost_row(row) for row in costs],
-        "staircases": findings.staircases,
         "undrawn": max(0, len(findings.staircases) - figures.MAX_STAIRCASES),
-        "front": [_front_row(findings, trial) for trial in result.front],
-        "finalists": [_finalist_row(finalist) for finalist in findings.finalists],
-        "slider": along,
-        "panels": findings.front_panels,
-        "why_no_pictures": None
-        if along is None or along["image_top"] is not None
-        else "No pictures: none were handed to this report, or the model does not make images.",
+        "front": [(*_trial_row(findings, t), findings.changes(t)) for t in result.front],
+        "finalists": [
+            (
+                finalist.trial,
+                "met the budget" if finalist.accepted else "missed the budget",
+                interval(finalist.ratio.value, finalist.ratio.low, finalist.ratio.high),
+                _number(finalist.quality, 4),
+            )
+            for finalist in findings.finalists
+        ],
+        "slider": front.slider(findings),
         "seconds": split,
-        "trials": [_trial_row(findings, trial) for trial in result.trials],
+        "trials": [
+            (row[0], trial.origin, *row[1:], trial.reason or str(trial.configuration))
+            for trial, row in trials
+        ],
         "joint": findings.changes(taken) if taken and joint_choices(taken) else "",
     }
 
 
 def _figures(
-    findings: SearchFindings, groups: list[GroupProfile], split: Mapping[str, Any]
+    findings: SearchFindings,
+    groups: list[GroupProfile],
+    costs: list[GroupProfile],
+    split: Mapping[str, Any],
 ) -> Iterator[tuple[str, Any]]:
     """Yields those figures for which there is something to show."""
     result, taken, shown = findings.result, findings.taken, findings.shown
@@ -176,7 +162,6 @@ def _figures(
         yield "history", figures.history(result, chosen=number)
     if groups:
         yield "widths", figures.widths_before_after(groups)
-    costs = [row for row in groups if row.ms_before is not None]
     if costs:
         yield "costs", figures.group_costs(costs, name=name)
     if findings.staircases:
@@ -196,93 +181,51 @@ def _counts(findings: SearchFindings) -> str:
 
 
 def _front_table(findings: SearchFindings) -> Table:
-    table = Table(
-        title="The front: no other trial is both faster and better",
-        title_justify="left",
-        box=SIMPLE,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-        caption=f"Quality: {findings.result.quality_name}."
-        + (" *: chosen." if findings.taken else ""),
-        caption_justify="left",
-    )
-    for column in ("trial", "latency / full", "ms", "quality"):
-        right = column != "latency / full"
-        table.add_column(column, justify="right" if right else "left", no_wrap=True)
-    table.add_column("keeps")
     points = findings.result.front
     step = max(1, -(-len(points) // _FRONT_ROWS))
+    rows = []
     for index, point in enumerate(points):
         # Counted from the slow end, so that the best quality is always among those shown.
         if (len(points) - 1 - index) % step == 0 or findings.is_taken(point):
-            number, _, ratio, time, quality, keeps = _front_row(findings, point)
+            number, _, *numbers = _trial_row(findings, point)
             mark = "*" if findings.is_taken(point) else ""
-            table.add_row(f"{mark}{number}", ratio, time, quality, keeps)
-    return table
+            rows.append((f"{mark}{number}", *numbers, findings.changes(point)))
+    chosen = " *: chosen." if findings.taken else ""
+    return table_of(
+        ("trial", "latency / full", "ms", "quality", "keeps"),
+        rows,
+        words=-1,
+        gap=1,
+        title="The front: no other trial is both faster and better",
+        caption=f"Quality: {findings.result.quality_name}.{chosen}",
+    )
 
 
-def _cards(findings: SearchFindings) -> Iterator[tuple[str, str, str]]:
-    result, receipt, shown = findings.result, findings.receipt, findings.shown
-    if receipt is not None:
-        measured = receipt.comparison
-        ratio = measured.ratio.value
-        yield "time, measured again", f"{ratio:.3f}", f"of full; {1 / ratio:.2f}x as fast"
-        full_ms = f"full: {measured.a.median_ms:.3g} ms"
-        yield "median", f"{measured.b.median_ms:.3g} ms", full_ms
-    elif shown is not None:
-        name = "chosen" if findings.taken else "fastest"
-        note = "of full, as timed in the search"
-        yield f"time, {name} trial", f"{shown.latency_ratio:.3f}", note
-    if shown is not None and shown.quality is not None:
-        yield "quality in the search", f"{shown.quality:.4g}", result.quality_name
-    if shown is not None and result.space.variables:
-        kept, full = findings.channels(shown)
-        yield "channels", percent(kept / full), f"{kept} of {full}"
-    counts = result.counts()
-    yield "trials", str(counts["total"]), f"{counts['feasible']} within the budget"
-
-
-def _receipt_rows(receipt: Receipt) -> Iterator[tuple[str, str]]:
+def _measured_rows(findings: SearchFindings) -> Iterator[tuple[str, str]]:
+    """What the times were measured with: as the receipt says, else as the search does."""
+    receipt = findings.receipt
+    if receipt is None:
+        yield from flat(findings.result.fingerprint)
+        return
     yield "measured", receipt.date
     yield "spade-keras", receipt.version
     for name, time in (("full", receipt.comparison.a), ("slim", receipt.comparison.b)):
-        yield (
-            f"{name}, median",
-            f"{time.median_ms:.3f} ms (quartiles {time.q1_ms:.3f} to {time.q3_ms:.3f}; p99 "
-            f"{time.p99_ms:.3f})",
-        )
+        quartiles = f"quartiles {time.q1_ms:.3f} to {time.q3_ms:.3f}"
+        yield f"{name}, median", f"{time.median_ms:.3f} ms ({quartiles}; p99 {time.p99_ms:.3f})"
     for name, file in (("full", receipt.full), ("slim", receipt.slim)):
         yield from flat(asdict(file), f"{name} ")
     yield "digest", receipt.digest
-
-
-def _front_row(findings: SearchFindings, trial: TrialRecord) -> tuple[str, ...]:
-    """Number, state, ratio, milliseconds, quality and size of a judged trial."""
-    return (*_trial_numbers(findings, trial), findings.changes(trial))
+    yield from flat(receipt.fingerprint)
 
 
 def _trial_row(findings: SearchFindings, trial: TrialRecord) -> tuple[str, ...]:
-    number, *others = _trial_numbers(findings, trial)
-    return (number, trial.origin, *others, trial.reason or str(trial.configuration))
-
-
-def _trial_numbers(findings: SearchFindings, trial: TrialRecord) -> tuple[str, ...]:
+    """Number, state, ratio, milliseconds and quality."""
     return (
         str(trial.number),
         "chosen" if findings.is_taken(trial) else trial.state,
         ratio_words(trial),
-        "" if trial.timing is None else f"{trial.timing.latency_ms:.3g}",
-        "" if trial.quality is None else f"{trial.quality:.4g}",
-    )
-
-
-def _finalist_row(finalist: Remeasured) -> tuple[str, ...]:
-    ratio, quality = finalist.ratio, finalist.quality
-    return (
-        str(finalist.trial),
-        "met the budget" if finalist.accepted else "missed the budget",
-        f"{ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f})",
-        "" if quality is None else f"{quality:.4g}",
+        _number(None if trial.timing is None else trial.timing.latency_ms, 3),
+        _number(trial.quality, 4),
     )
 
 
@@ -296,3 +239,7 @@ def _cost_row(row: GroupProfile) -> tuple[str, ...]:
         percent(after / before if before else 1.0),
         "" if row.importance_kept is None else percent(row.importance_kept),
     )
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}g}"

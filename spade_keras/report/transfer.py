@@ -1,7 +1,4 @@
-"""The report of a transfer: one table on the terminal, one page with its figure on disk.
-
-Both are made from `metrics.json` by the same functions, so they cannot disagree.
-"""
+"""The report of a transfer: one table on the terminal, one page with its figure on disk."""
 
 from __future__ import annotations
 
@@ -12,23 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.table import Table
 
-from spade_keras import __version__
 from spade_keras.files import write_bytes_atomic
-from spade_keras.report.figures import (
-    CHOSEN,
-    FEASIBLE,
-    GRID,
-    INFEASIBLE,
-    bar_rows,
-    png,
-    row_height,
-    styled,
-)
-from spade_keras.report.page import closing_table_of, data_uri, flat, short_count, template
+from spade_keras.report import figures
+from spade_keras.report.page import data_uri, short_count, table_of, write_page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_GONE = "#b4becc"
 _NAMES = {"scratch": "from scratch"}
 _PANELS = {"basis": "components pruned", "double": "channels, then components pruned"}
 TRANSFER_COLUMNS = (
@@ -39,7 +27,7 @@ TRANSFER_COLUMNS = (
 def transfer_table(metrics: Mapping[str, Any]) -> Table:
     """Returns the closing table of a transfer, from the content of `metrics.json`."""
     samples = metrics["samples"]
-    return closing_table_of(
+    return table_of(
         TRANSFER_COLUMNS,
         transfer_rows(metrics),
         title=f"Test data of the target task, {samples['test']} samples; {samples['train']} to "
@@ -71,35 +59,24 @@ def transfer_rows(metrics: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def write_transfer_report(folder: str | Path, metrics: Mapping[str, Any]) -> Path:
-    """Writes `report.html` and, beside it, `ranks.png`; each appears whole or not at all.
+    """Writes `report.html` and `ranks.png` whole or not at all; returns the path of the page.
 
     Args:
         folder: An existing folder.
         metrics: The content of `metrics.json`.
-
-    Returns:
-        The path of the page.
-
-    Raises:
-        MissingExtraError: If jinja2 or matplotlib is not installed.
     """
-    page = template("transfer")  # before anything is drawn in vain
     folder = Path(folder)
-    ranks = png(rank_profile(metrics["ranks"]))
-    text = page.render(
+    ranks = figures.png(rank_profile(metrics["ranks"]))
+    path = write_page(
+        folder,
+        "transfer",
         name=folder.resolve().name,
-        version=__version__,
-        cards=_cards(metrics),
         columns=TRANSFER_COLUMNS,
         rows=transfer_rows(metrics),
         metrics=metrics,
-        pruning=_pruning_rows(metrics),
-        fingerprint=list(flat(metrics["fingerprint"])),
         ranks=data_uri(ranks),
     )
     write_bytes_atomic(folder / "ranks.png", ranks)
-    path = folder / "report.html"
-    write_bytes_atomic(path, text.encode())
     return path
 
 
@@ -113,54 +90,24 @@ def rank_profile(ranks: Sequence[Mapping[str, Any]]) -> Figure:
     """
     rows = np.arange(len(ranks))
     whole = np.array([row["components"] for row in ranks], float)
-    with styled(9, 1.5 + row_height(len(ranks)) * len(ranks)) as figure:
-        panels = bar_rows(figure, [str(row["layer"]) for row in ranks], len(_PANELS), sharex=True)
+    names = [str(row["layer"]) for row in ranks]
+    with figures.styled(9, 1.5 + figures.row_height(len(ranks)) * len(ranks)) as figure:
+        panels = figures.bar_rows(figure, names, len(_PANELS), sharex=True)
         for axes, (name, title) in zip(panels, _PANELS.items(), strict=True):
             left = np.array([row[f"{name}_of"] for row in ranks], float)
             kept = np.array([row[name] for row in ranks], float)
             paired = np.array([row[f"{name}_form"] == "pair" for row in ranks])
-            axes.barh(rows, whole, height=0.7, color=GRID, label="of the original")
-            look = {"color": INFEASIBLE, "alpha": 0.45, "label": "left when channels are gone"}
-            axes.barh(rows, np.where(left < whole, left, 0), height=0.7, **look)
-            for chosen, color, label in (
-                (paired, FEASIBLE, "kept, as two layers"),
-                (~paired, CHOSEN, "kept, merged into one layer"),
+            for widths, height, color, label in (
+                (whole, 0.7, figures.GRID, "of the original"),
+                (np.where(left < whole, left, 0), 0.7, _GONE, "left when channels are gone"),
+                (np.where(paired, kept, 0), 0.42, figures.FEASIBLE, "kept, as two layers"),
+                (np.where(paired, 0, kept), 0.42, figures.CHOSEN, "kept, merged into one layer"),
             ):
-                axes.barh(rows, np.where(chosen, kept, 0), height=0.42, color=color, label=label)
+                axes.barh(rows, widths, height=height, color=color, label=label)
             for row, (most, least) in enumerate(zip(whole, kept, strict=True)):
                 axes.text(most, row, f"  {most:.0f} → {least:.0f}", va="center", fontsize=8)
             axes.set_title(title, fontsize=10)
             axes.set_xlabel("components")
         panels[0].set_xlim(0, 1.3 * float(whole.max(initial=1)))
-        handles, labels = panels[0].get_legend_handles_labels()
-        place = {"loc": "outside lower center", "ncols": 4}
-        figure.legend(handles, labels, **place, frameon=False, fontsize=8)
+        figures.legend(figure, 4, loc="outside lower center", fontsize=8)
         return figure
-
-
-def _cards(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    networks = metrics["networks"]
-    original = networks["original"]
-    cards = []
-    for name in ("basis", "double"):
-        cost = networks[name]
-        loss = 100 * (original["accuracy"] - cost["accuracy"])
-        removed = 1 - cost["parameters"] / original["parameters"]
-        cards.append((f"{name}: parameters removed", f"{removed:.1%}", f"{loss:+.1f} points lost"))
-        ratio = cost["time_ratio"]
-        interval = f"95 % interval {ratio['low']:.2f} to {ratio['high']:.2f}"
-        cards.append((f"{name}: time of original", f"{ratio['value']:.2f}", interval))
-    return cards
-
-
-def _pruning_rows(metrics: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """One row per phase of pruning: epochs, those that met the allowed loss, components."""
-    rows: list[tuple[str, ...]] = []
-    for name, phases in metrics["rounds"].items():
-        for index, rounds in enumerate(phases):
-            met = [entry for entry in rounds if entry["met"]]
-            first = rounds[0]["components"]
-            left = met[-1]["components"] if met else first
-            phase = f"{name}, phase {index + 1}"
-            rows.append((phase, str(len(rounds)), str(len(met)), f"{first} → {left}"))
-    return rows

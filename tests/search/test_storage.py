@@ -18,7 +18,7 @@ import sqlalchemy
 import typer
 from typer.testing import CliRunner
 
-from spade_keras.cli.proxy import proxy as proxy_command
+from spade_keras.cli.searches import proxy as proxy_command
 from spade_keras.errors import MissingExtraError, StorageError
 from spade_keras.search.database import hide_password
 from spade_keras.search.proxy import serve
