@@ -27,7 +27,7 @@ from spade_keras.pruning.graph.narrowing import Read
 from spade_keras.pruning.graph.trace import Chain
 from spade_keras.pruning.parts import map_parts, own_names, parts_of, prefix_of
 from spade_keras.pruning.replay import replay
-from spade_keras.pruning.rules.rule import with_zeros
+from spade_keras.pruning.rules.rule import unbuilt_config
 
 TRAINABLE = ("head", "norms")
 _NORMS = (
@@ -219,7 +219,7 @@ def _largest_triples(block: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarr
 
 def _pair(layer: Any, rank: int) -> Chain:
     """The two layers that stand for one, unbuilt."""
-    config = with_zeros(layer.get_config())
+    config = unbuilt_config(layer.get_config())
     groups = getattr(layer, "groups", 1)
     dense = isinstance(layer, keras.layers.Dense)
     basis = {

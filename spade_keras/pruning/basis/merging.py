@@ -20,7 +20,7 @@ from spade_keras.pruning.graph.trace import Chain
 from spade_keras.pruning.parts import map_parts, own_names, part_inputs
 from spade_keras.pruning.plan import FORMS, Form, LayerRank, PruningPlan, RankStep
 from spade_keras.pruning.replay import replay
-from spade_keras.pruning.rules.rule import with_zeros
+from spade_keras.pruning.rules.rule import unbuilt_config
 
 Measure = Callable[[keras.Model], float]
 By = Literal["macs", "latency", "none"]
@@ -191,7 +191,7 @@ def _ending(pair: Pair) -> dict[str, Any]:
 
 def _basis_layer(pair: Pair, channels: int, *, last: bool) -> Any:
     """The basis layer with another number of channels; as last layer with bias and activation."""
-    config = with_zeros(pair.basis.get_config())
+    config = unbuilt_config(pair.basis.get_config())
     config["units" if "units" in config else "filters"] = channels
     config["trainable"] = True
     return type(pair.basis).from_config({**config, **(_ending(pair) if last else {})})

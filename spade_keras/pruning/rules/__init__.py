@@ -20,14 +20,15 @@ __all__ = [
     "rule_for",
 ]
 
+# A layer or operation that fits a rule below needs no more than its name there.
 _LAYERS = {
-    "dense:DenseRule": "Dense",
-    "dense:EinsumDenseRule": "EinsumDense",
-    "dense:EmbeddingRule": "Embedding ReversibleEmbedding",
-    "convolution:ConvRule": "Conv1D Conv2D Conv3D",
-    "convolution:ConvTransposeRule": "Conv1DTranspose Conv2DTranspose Conv3DTranspose",
-    "convolution:DepthwiseRule": "DepthwiseConv1D DepthwiseConv2D",
-    "convolution:SeparableRule": "SeparableConv1D SeparableConv2D",
+    "linear:DenseRule": "Dense",
+    "linear:EinsumDenseRule": "EinsumDense",
+    "linear:EmbeddingRule": "Embedding ReversibleEmbedding",
+    "linear:ConvRule": "Conv1D Conv2D Conv3D",
+    "linear:ConvTransposeRule": "Conv1DTranspose Conv2DTranspose Conv3DTranspose",
+    "linear:DepthwiseRule": "DepthwiseConv1D DepthwiseConv2D",
+    "linear:SeparableRule": "SeparableConv1D SeparableConv2D",
     "normalization:BatchNormalizationRule": "BatchNormalization",
     "normalization:LayerNormalizationRule": "LayerNormalization RMSNormalization",
     "normalization:GroupNormalizationRule": "GroupNormalization",
@@ -53,8 +54,8 @@ _LAYERS = {
         "GlobalAveragePooling1D GlobalAveragePooling2D GlobalAveragePooling3D "
         "GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D"
     ),
-    "elementwise:MergeRule": ("Add Subtract Multiply Average Maximum Minimum CustomScaleLayer"),
-    "elementwise:ConcatenateRule": "Concatenate",
+    "passing:MergeRule": "Add Subtract Multiply Average Maximum Minimum CustomScaleLayer",
+    "passing:ConcatenateRule": "Concatenate",
     "shapes:ReshapeRule": "Reshape",
     "shapes:FlattenRule": "Flatten",
     "shapes:TransposeRule": "Permute",
@@ -63,8 +64,9 @@ _LAYERS = {
     "attention:AttentionRule": "Attention AdditiveAttention",
     "attention:MultiHeadAttentionRule": "MultiHeadAttention",
     "attention:GroupedQueryAttentionRule": "GroupedQueryAttention",
-    "recurrent:RecurrentRule": "SimpleRNN LSTM GRU RNN ConvLSTM1D ConvLSTM2D ConvLSTM3D",
-    "recurrent:BidirectionalRule": "Bidirectional",
+    "wrappers:RecurrentRule": (
+        "SimpleRNN LSTM GRU RNN ConvLSTM1D ConvLSTM2D ConvLSTM3D Bidirectional"
+    ),
     "wrappers:TimeDistributedRule": "TimeDistributed",
     "wrappers:SpectralNormalizationRule": "SpectralNormalization",
 }
@@ -82,12 +84,12 @@ _OPERATIONS = {
     "passing:SpatialRule": (
         "MaxPool AveragePool AdaptiveMaxPool AdaptiveAveragePool Resize PadImages CropImages"
     ),
-    "elementwise:ElementwiseOpRule": (
+    "passing:ElementwiseOpRule": (
         "Add Subtract Multiply Divide DivideNoNan TrueDivide FloorDivide Maximum Minimum Fmax Fmin "
         "Power Mod Fmod Arctan2 Logaddexp Logaddexp2 Hypot Equal NotEqual Greater GreaterEqual "
         "Less LessEqual LogicalAnd LogicalOr LogicalXor Where Heaviside Nextafter Isclose"
     ),
-    "elementwise:ConcatenateRule": "Concatenate",
+    "passing:ConcatenateRule": "Concatenate",
     "shapes:ReshapeRule": "Reshape Squeeze ExpandDims Ravel",
     "shapes:TransposeRule": "Transpose Swapaxes Moveaxis",
     "shapes:BroadcastRule": "BroadcastTo",
@@ -134,9 +136,7 @@ def rule_for(operation_class: type) -> ChannelRule | None:
 def register_channel_rule(layer_class: type, rule: ChannelRule) -> None:
     """Adds the rule of a layer or operation class.
 
-    Args:
-        layer_class: The class; subclasses are not covered, since their `call` may differ.
-        rule: Its rule.
+    Subclasses of it are not covered, since their `call` may differ.
 
     Raises:
         ValueError: The class has a rule already, or `rule` is not a `ChannelRule`.

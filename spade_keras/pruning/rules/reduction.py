@@ -1,4 +1,5 @@
 """Sums, means and products over channels: nothing has weights, so the kept channels decide."""
+# ruff: noqa: D102
 
 from __future__ import annotations
 
@@ -12,10 +13,9 @@ from spade_keras.pruning.rules.rule import AxisMixing, ChannelCall, ChannelRule,
 
 
 class ReductionRule(AxisMixing):
-    """`ops.sum`, `ops.mean`, `ops.max`, ...: reduced axes lose their labels."""
+    """`ops.sum`, `ops.mean`, ...: reduced axes lose their labels, or tie those of other axes."""
 
     def propagate(self, call: ChannelCall) -> Labels:
-        """Drops the reduced axes; where other axes carry channels, these take the ties."""
         labels = call.labels[0]
         axes = axes_of(call.operation, labels.ndim)
         others = [a for a in range(labels.ndim) if a not in axes and labels.shape[a] > 1]
@@ -29,10 +29,9 @@ class ReductionRule(AxisMixing):
 
 
 class GluRule(ChannelRule):
-    """`ops.glu`: one half of the channels gates the other."""
+    """`ops.glu`: one half of the channels gates the other, so the two are tied."""
 
     def propagate(self, call: ChannelCall) -> Labels:
-        """Ties the halves and passes one on."""
         labels = call.labels[0]
         axis = call.operation.axis % labels.ndim
         if labels.shape[axis] == 1:
@@ -43,10 +42,12 @@ class GluRule(ChannelRule):
 
 
 class MatmulRule(ChannelRule):
-    """`ops.matmul` of two tensors: the inner axis is contracted, outer ones go through."""
+    """`ops.matmul` of two tensors: the inner axes are tied and contracted, outer ones go through.
+
+    Channels on further axes, such as heads, take the ties.
+    """
 
     def propagate(self, call: ChannelCall) -> Labels | list[Labels]:
-        """Ties the inner axes; channels on further axes (heads) take the ties."""
         if len(call.inputs) != 2 or min(x.ndim for x in call.labels) < 2:
             return call.freeze_all(f"a product with a constant or a vector at {call.path}")
         store = call.store
@@ -64,15 +65,13 @@ class MatmulRule(ChannelRule):
         return store.elementwise(list(zip(shapes, (left, right), strict=True)))
 
     def mixes(self, labels: Sequence[Labels], call: Any) -> bool:
-        """True when the contracted axis carries channels."""
         return labels[0].shape[-1] > 1 or (len(labels) > 1 and labels[1].shape[-2] > 1)
 
 
 class DotRule(ChannelRule):
-    """`Dot`: contracts one axis of each input."""
+    """`Dot`: contracts one axis of each input; channels on other axes keep their widths."""
 
     def propagate(self, call: ChannelCall) -> Labels | list[Labels]:
-        """Ties the contracted axes; channels on other axes keep their widths."""
         axes = call.operation.axes
         axes = [axes, axes] if isinstance(axes, int) else list(axes)
         call.store.tie(*(call.vector(axis, index) for index, axis in enumerate(axes)))
@@ -82,5 +81,4 @@ class DotRule(ChannelRule):
         return call.store.constant(len(call.outputs[0].shape))
 
     def mixes(self, labels: Sequence[Labels], call: Any) -> bool:
-        """True when the contracted axes carry channels."""
         return any(x.size > 1 for x in labels)

@@ -1,4 +1,5 @@
 """Layers and operations that move channels to other axes: reshape, transpose, pixel shuffle."""
+# ruff: noqa: D102
 
 from __future__ import annotations
 
@@ -9,16 +10,7 @@ import numpy as np
 
 from spade_keras.pruning.graph.labels import Labels, Shape, reshape
 from spade_keras.pruning.graph.trace import copy_operation
-from spade_keras.pruning.rules.rule import Change, ChannelCall, ChannelRule
-
-
-def _resized(stated: Any, old: Shape, new: Shape) -> Shape:
-    """A stated target shape, with or without the batch, after a plan; -1 stays -1."""
-    offset = len(old) - len(stated)
-    return tuple(
-        size if size in (-1, None) or before == after else after
-        for size, before, after in zip(stated, old[offset:], new[offset:], strict=True)
-    )
+from spade_keras.pruning.rules.rule import Change, ChannelCall, ChannelRule, resized
 
 
 def _reshape(call: ChannelCall, labels: Labels, shape: Shape) -> Labels | list[Labels]:
@@ -29,32 +21,28 @@ def _reshape(call: ChannelCall, labels: Labels, shape: Shape) -> Labels | list[L
 
 
 class ReshapeRule(ChannelRule):
-    """`Reshape`, `ops.reshape`, `ops.squeeze`, `ops.expand_dims`, `ops.ravel`."""
+    """`Reshape`, `ops.reshape`, `ops.squeeze`, ...; unknown sizes hide channels: they freeze."""
 
     def propagate(self, call: ChannelCall) -> Labels | list[Labels]:
-        """Reshapes the label array; freezes channels whose place is hidden by unknown sizes."""
         return _reshape(call, call.labels[0], call.shape())
 
     def configure(self, config: dict[str, Any], change: Change) -> dict[str, Any]:
-        """Rewrites the sizes of `target_shape`."""
-        return {**config, "target_shape": _resized(config["target_shape"], *change.outputs[0])}
+        return {**config, "target_shape": resized(config["target_shape"], *change.outputs[0])}
 
     def resize(self, change: Change) -> Any:
-        """A reshape to the new sizes."""
         operation = change.operation
         if isinstance(operation, keras.layers.Layer):
             return super().resize(change)
         shape = getattr(operation, "newshape", None)
         if shape is None or isinstance(shape, int):
             return copy_operation(operation)
-        return copy_operation(operation, newshape=_resized(shape, *change.outputs[0]))
+        return copy_operation(operation, newshape=resized(shape, *change.outputs[0]))
 
 
 class FlattenRule(ChannelRule):
     """`Flatten`: the channels of every position, one after another."""
 
     def propagate(self, call: ChannelCall) -> Labels | list[Labels]:
-        """Flattens the label array, channels last."""
         labels, shape = call.labels[0], call.shape()
         if call.channel_axis == 1 and len(shape) > 2:
             axes = (0, *range(2, len(shape)), 1)
@@ -67,9 +55,7 @@ class TransposeRule(ChannelRule):
     """`Permute`, `ops.transpose`, `ops.swapaxes`, `ops.moveaxis`."""
 
     def propagate(self, call: ChannelCall) -> Labels:
-        """Transposes the label array."""
-        operation = call.operation
-        labels = call.labels[0]
+        operation, labels = call.operation, call.labels[0]
         if isinstance(operation, keras.layers.Permute):
             return labels.transpose((0, *operation.dims))
         if hasattr(operation, "axes"):
@@ -83,7 +69,6 @@ class RepeatVectorRule(ChannelRule):
     """`RepeatVector`: a new axis along which nothing differs."""
 
     def propagate(self, call: ChannelCall) -> Labels:
-        """Adds an axis."""
         return call.labels[0][:, None]
 
 
@@ -91,14 +76,12 @@ class BroadcastRule(ChannelRule):
     """`ops.broadcast_to`: stretched axes carry no labels."""
 
     def propagate(self, call: ChannelCall) -> Labels:
-        """Adds leading axes."""
         labels = call.labels[0]
         rank = len(call.outputs[0].shape)
         return labels.reshape((1,) * (rank - labels.ndim) + labels.shape)
 
     def resize(self, change: Change) -> Any:
-        """Broadcasts to the new sizes."""
-        shape = _resized(change.operation.shape, *change.outputs[0])
+        shape = resized(change.operation.shape, *change.outputs[0])
         return copy_operation(change.operation, shape=shape)
 
 
@@ -106,7 +89,6 @@ class StackRule(ChannelRule):
     """`ops.stack`: a new axis; the stacked tensors lose the same channels."""
 
     def propagate(self, call: ChannelCall) -> Labels:
-        """Ties the tensors and adds an axis."""
         pairs = [(tuple(s.shape), x) for s, x in zip(call.inputs, call.labels, strict=True)]
         rank = len(call.outputs[0].shape)
         return np.expand_dims(call.store.elementwise(pairs), call.operation.axis % rank)
@@ -116,7 +98,6 @@ class UnstackRule(ChannelRule):
     """`ops.unstack`: an axis is taken apart."""
 
     def propagate(self, call: ChannelCall) -> list[Labels]:
-        """Takes the label array apart; an axis of channels keeps its length."""
         labels = call.labels[0]
         axis = call.operation.axis % labels.ndim
         if labels.shape[axis] > 1:
@@ -128,7 +109,6 @@ class DepthToSpaceRule(ChannelRule):
     """`ops.depth_to_space`: a channel leaves with all its pixels of the block."""
 
     def propagate(self, call: ChannelCall) -> Labels:
-        """Ties the pixels of a block."""
         vector = call.vector(call.channel_axis)
         if call.labels[0].size == 1:
             return call.labels[0]
@@ -141,7 +121,6 @@ class SpaceToDepthRule(ChannelRule):
     """`ops.space_to_depth`: the pixels of a block carry the label of their channel."""
 
     def propagate(self, call: ChannelCall) -> Labels:
-        """Repeats the labels for every pixel of a block."""
         vector = call.vector(call.channel_axis)
         if call.labels[0].size == 1:
             return call.labels[0]
