@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from spade_keras.pruning.graph.analysis import Analysis, analyze
-from spade_keras.pruning.graph.narrowing import read_from
+from spade_keras.pruning.graph.partition import read_from
 from spade_keras.pruning.graph.trace import Call, channel_axis
 from spade_keras.pruning.graph.weights import WeightTable
 from spade_keras.pruning.groups import Group, Slot, find_groups

@@ -17,8 +17,7 @@ from spade_keras.pruning.compensation import (
     refit_sequentially,
 )
 from spade_keras.pruning.graph.analysis import analyze
-from spade_keras.pruning.graph.narrowing import Read, read_from
-from spade_keras.pruning.graph.partition import partition
+from spade_keras.pruning.graph.partition import Read, partition, read_from
 from spade_keras.pruning.groups import Group
 from spade_keras.pruning.parts import map_parts, parts_of, prefix_of
 from spade_keras.pruning.plan import BlockStep, ChannelStep, GroupPlan, PruningPlan, RankStep, Step

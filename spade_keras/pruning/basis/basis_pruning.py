@@ -56,11 +56,6 @@ class BasisPruning(keras.callbacks.Callback):
         model: The decomposed model. None: the model being trained; give the inner one if a
             wrapper is trained.
 
-    Raises:
-        ValueError: If an argument is out of range or, when training begins, the scaling factors
-            do not train.
-        NotDecomposedError: If the model that is trained was not decomposed.
-
     Example:
         >>> callback = BasisPruning(0.1, monitor="val_accuracy", max_loss=0.01)
 
@@ -84,24 +79,20 @@ class BasisPruning(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         whole = isinstance(per_epoch, int | np.integer) and not isinstance(per_epoch, bool)
-        if not ((whole and per_epoch >= 1) or (not whole and 0 < per_epoch < 1)):
-            raise ValueError(
-                "`per_epoch` must be a number of components of at least 1, or a share in (0, 1). "
-                f"Received: per_epoch={per_epoch!r}."
-            )
-        if mode not in ("auto", "max", "min"):
-            raise ValueError(f"`mode` must be 'auto', 'max' or 'min'. Received: mode={mode!r}.")
-        if not (math.isfinite(max_loss) and max_loss >= 0):
-            raise ValueError(f"`max_loss` must not be negative. Received: max_loss={max_loss!r}.")
-        for name, value in (("warmup", warmup), ("patience", patience)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ValueError(f"`{name}` must be a count. Received: {name}={value!r}.")
-        if not 0 <= stop_at < 1:
-            raise ValueError(f"`stop_at` must be a share in [0, 1). Received: stop_at={stop_at!r}.")
-        if warmup == 0 and reference is None:
-            raise ValueError(
-                "`warmup` must be at least 1 when there is no `reference`. Received: warmup=0."
-            )
+        counted = per_epoch >= 1 if whole else 0 < per_epoch < 1
+        either = "a number of components of at least 1, or a share in (0, 1)"
+        needed = "be at least 1 when there is no `reference`"
+        for name, value, fine, allowed in (
+            ("per_epoch", per_epoch, counted, f"be {either}"),
+            ("mode", mode, mode in ("auto", "max", "min"), "be 'auto', 'max' or 'min'"),
+            ("max_loss", max_loss, math.isfinite(max_loss) and max_loss >= 0, "not be negative"),
+            ("warmup", warmup, _is_count(warmup), "be a count"),
+            ("patience", patience, _is_count(patience), "be a count"),
+            ("stop_at", stop_at, 0 <= stop_at < 1, "be a share in [0, 1)"),
+            ("warmup", warmup, warmup or reference is not None, needed),
+        ):
+            if not fine:
+                raise ValueError(f"`{name}` must {allowed}. Received: {name}={value!r}.")
         is_more_better = any(word in monitor for word in ("acc", "auc", "psnr", "ssim"))
         self._sign = 1 if mode == "max" or (mode == "auto" and is_more_better) else -1
         self.per_epoch = per_epoch
@@ -194,15 +185,19 @@ class BasisPruning(keras.callbacks.Callback):
         scores = {}
         for pair, effect in zip(self._pairs, effects, strict=True):
             members = np.asarray(self.importance(pair, effect), np.float64)
-            expected = (pair.scaling.groups, pair.scaling.rank)
-            if members.shape != expected or not np.isfinite(members).all():
+            expected, finite = (pair.scaling.groups, pair.scaling.rank), np.isfinite(members).all()
+            if members.shape != expected or not finite:
                 raise ValueError(
                     f"`importance` must give finite scores of shape {expected} for layer "
-                    f"{pair.name!r}. Received: shape={members.shape}, finite="
-                    f"{bool(np.isfinite(members).all())}. Look for NaN in the loss."
+                    f"{pair.name!r}. Received: shape={members.shape}, finite={bool(finite)}. "
+                    "Look for NaN in the loss."
                 )
             scores[pair.name] = members.sum(axis=0)
         return scores
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def prune_components(pairs: Sequence[Pair], count: int, scores: Mapping[str, np.ndarray]) -> int:

@@ -19,7 +19,7 @@ from spade_keras.pruning.basis.rank_groups import (
 )
 from spade_keras.pruning.basis.scaling import BASIS_SUFFIX, BasisScaling, find_pairs
 from spade_keras.pruning.graph.analysis import analyze
-from spade_keras.pruning.graph.narrowing import Read
+from spade_keras.pruning.graph.partition import Read
 from spade_keras.pruning.graph.trace import Chain
 from spade_keras.pruning.parts import map_parts, own_names, parts_of, prefix_of
 from spade_keras.pruning.replay import replay
@@ -74,10 +74,6 @@ def decompose(
     Returns:
         A model of the kind that `rebuild` makes, or the network with decomposed priors, whose own
         weights train as before.
-
-    Raises:
-        ValueError: A name fits no layer that can be decomposed, a rank is below 1, a kernel is
-            zero or not finite, or the model is decomposed already.
 
     Example:
         >>> import keras

@@ -15,7 +15,7 @@ from spade_keras.pruning.basis.scaling import BASIS_SUFFIX, Pair, check_pairs, f
 from spade_keras.pruning.cost import macs_by_layer
 from spade_keras.pruning.graph.analysis import analyze
 from spade_keras.pruning.graph.forward_pass import layer_calls
-from spade_keras.pruning.graph.narrowing import Read
+from spade_keras.pruning.graph.partition import Read
 from spade_keras.pruning.graph.trace import Chain
 from spade_keras.pruning.parts import map_parts, own_names, part_inputs
 from spade_keras.pruning.plan import FORMS, Form, LayerRank, PruningPlan, RankStep
@@ -43,10 +43,6 @@ def merge(
         measure: For `"latency"`: gives the time of a small model that holds the one form or the
             other, such as `lambda m: spade_keras.latency.measure(m, example(m)).median_ms`.
         inputs: For `"latency"`: arrays or shapes, where the model leaves input sizes open.
-
-    Raises:
-        NotDecomposedError: The model has no pairs.
-        ValueError: `by` is unknown, or `measure` is missing or gives no positive number.
 
     Example:
         >>> import keras
@@ -108,10 +104,9 @@ def rank_plan(
 
 def build_ranks(model: Any, step: RankStep, read: Read) -> Any:
     """Decomposes the layers of a step, keeps its components and merges; for `apply_step`."""
-    low = decompose_layers(
-        model, {layer.name: layer.kept[-1] + 1 for layer in step.layers}, read=read
-    )
     entries = {layer.name: layer for layer in step.layers}
+    ranks = {name: layer.kept[-1] + 1 for name, layer in entries.items()}
+    low = decompose_layers(model, ranks, read=read)
     for pair in find_pairs(low):
         entry = entries[pair.name]
         # Components that are zero but for rounding were not made.

@@ -37,8 +37,7 @@ class RankGroup:
     layer has about `e` times the positions of the first (exactly, with padding "same").
 
     Args:
-        name: Path of the layer.
-        kind: Its class.
+        name: Path of the layer; `kind`: its class.
         rank: Components per group, `min(n, co)`; 0 where there is no kernel to decompose.
         rows: `n`, kernel size times input channels per group.
         columns: `co`, output channels per group.
@@ -117,9 +116,6 @@ def plan_ranks(model: Any, ranks: Mapping[str, int], *, inputs: Any = None) -> P
         ranks: Components per layer, by path; layers not named or at full rank stay as they are.
         inputs: Arrays or shapes to count multiply-accumulates for, where the model's own
             input shapes leave sizes open.
-
-    Raises:
-        ValueError: A name or rank fits no layer, or no layer loses a component.
 
     Example:
         >>> import keras

@@ -140,10 +140,8 @@ class BasisScaling(keras.layers.Layer):
 
     def effective_directions(self) -> np.ndarray:
         """Returns `diag(s) diag(sigma) V^T`, shape `(groups, rank, channels per group)`."""
-        scale, sigma, directions = (
-            np.asarray(ops.convert_to_numpy(v)).astype(np.float64)
-            for v in (self.scale, self.singular_values, self.directions)
-        )
+        weights = (self.scale, self.singular_values, self.directions)
+        scale, sigma, directions = (ops.convert_to_numpy(v).astype(np.float64) for v in weights)
         return ((scale * sigma)[:, None] * directions).reshape(self.groups, self.rank, -1)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
@@ -192,11 +190,7 @@ class Pair:
 
 
 def find_pairs(model: Any) -> tuple[Pair, ...]:
-    """Lists the pairs of a decomposed model in running order, shared ones once; none if it is not.
-
-    Args:
-        model: A model made by `decompose`, or loaded from its file, or one that holds it.
-    """
+    """Lists the pairs of a model in running order, shared ones once; none if not decomposed."""
     found = []
     for key, part in parts_of(model).items():
         analysis, prefix = analyze(part), prefix_of(key)

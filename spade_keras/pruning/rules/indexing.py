@@ -258,13 +258,6 @@ class RollRule(ChannelRule):
         return copy_operation(operation, shift=int((kept >= old[axis] - shift).sum()))
 
 
-class FlipRule(ChannelRule):
-    """`ops.flip`: the order is reversed."""
-
-    def propagate(self, call: ChannelCall) -> Labels:
-        return np.flip(call.labels[0], call.operation.axis)
-
-
 class RepeatRule(ChannelRule):
     """`ops.repeat` and `ops.tile`: copies carry the labels of the original."""
 

@@ -49,16 +49,13 @@ def resized(stated: Any, old: Shape, new: Shape) -> Shape:
 
 @dataclass
 class ChannelCall:
-    """One call of an operation, with the labels of its input tensors.
+    """One call of an operation, as recorded, with the labels of its input tensors.
 
     Args:
-        operation: The layer or operation that is called.
-        path: Path of the layer in the model.
+        operation: The layer or operation that is called; `path`: where it is in the model.
         owner: The layer of the graph that owns the weights; a wrapper owns its inner ones.
-        args: Positional arguments as recorded; `kwargs`: keyword arguments.
-        inputs: Every tensor among the arguments; only their shapes are used.
+        inputs: Every tensor among the arguments; only their shapes are used, as of `outputs`.
         labels: Label arrays of `inputs`.
-        outputs: The output tensors; only their shapes are used.
     """
 
     operation: Any
@@ -114,11 +111,8 @@ class ChannelCall:
     def produce(self, variable: Any, axis: int, repeats: int = 1, unit: str = "") -> Labels:
         """One label per new channel made by the weight along its axis; 0 for a single channel.
 
-        Args:
-            variable: The weight.
-            axis: Its axis.
-            repeats: How often the channels are repeated along the axis (LSTM gates: 4).
-            unit: Suffix of the group's name, such as `"#heads"`.
+        The channels stand `repeats` times along the axis (LSTM gates: 4); `unit` is a suffix of
+        the group's name, such as `"#heads"`.
         """
         count = shape_of(variable)[axis] // repeats
         known = self.store.known(variable, axis)
@@ -163,8 +157,7 @@ class Change:
 
     Args:
         operation: The original layer or operation.
-        inputs: `(old shape, new shape)` of every input tensor of its first call.
-        outputs: The same for its outputs.
+        inputs: `(old shape, new shape)` of every input tensor of its first call; so `outputs`.
         new_shape: Shape of one of the operation's weights after the plan.
         kept: `kept(tensor index, axis)` gives the kept positions along an input's axis;
             `kept(index, axis, "outputs")` along an output's.

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -51,25 +52,21 @@ class FlattenRule(ChannelRule):
         return _reshape(call, labels, shape)
 
 
-class TransposeRule(ChannelRule):
-    """`Permute`, `ops.transpose`, `ops.swapaxes`, `ops.moveaxis`."""
+_MOVES: dict[str, Callable[[Any, Labels], Labels]] = {
+    "Permute": lambda operation, x: x.transpose((0, *operation.dims)),
+    "RepeatVector": lambda operation, x: x[:, None],
+    "Transpose": lambda operation, x: np.transpose(x, operation.axes),
+    "Swapaxes": lambda operation, x: np.swapaxes(x, operation.axis1, operation.axis2),
+    "Moveaxis": lambda operation, x: np.moveaxis(x, operation.source, operation.destination),
+    "Flip": lambda operation, x: np.flip(x, operation.axis),
+}
+
+
+class MoveRule(ChannelRule):
+    """Operations that only move positions: the same is done to the label array."""
 
     def propagate(self, call: ChannelCall) -> Labels:
-        operation, labels = call.operation, call.labels[0]
-        if isinstance(operation, keras.layers.Permute):
-            return labels.transpose((0, *operation.dims))
-        if hasattr(operation, "axes"):
-            return np.transpose(labels, operation.axes)
-        if hasattr(operation, "axis1"):
-            return np.swapaxes(labels, operation.axis1, operation.axis2)
-        return np.moveaxis(labels, operation.source, operation.destination)
-
-
-class RepeatVectorRule(ChannelRule):
-    """`RepeatVector`: a new axis along which nothing differs."""
-
-    def propagate(self, call: ChannelCall) -> Labels:
-        return call.labels[0][:, None]
+        return _MOVES[type(call.operation).__name__](call.operation, call.labels[0])
 
 
 class BroadcastRule(ChannelRule):
@@ -105,23 +102,16 @@ class UnstackRule(ChannelRule):
         return [np.take(labels, 0, axis=axis)] * len(call.outputs)
 
 
-class DepthToSpaceRule(ChannelRule):
-    """`ops.depth_to_space`: a channel leaves with all its pixels of the block."""
+class PixelShuffleRule(ChannelRule):
+    """`ops.depth_to_space` and `ops.space_to_depth`: the pixels of a block leave together."""
 
     def propagate(self, call: ChannelCall) -> Labels:
-        vector = call.vector(call.channel_axis)
+        axis, pixels = call.channel_axis, call.operation.block_size**2
+        vector = call.vector(axis)
         if call.labels[0].size == 1:
             return call.labels[0]
-        rows = vector.reshape(call.operation.block_size**2, -1)
+        if type(call.operation).__name__ == "SpaceToDepth":
+            return call.output(np.tile(vector, pixels), axis)
+        rows = vector.reshape(pixels, -1)
         call.store.tie(rows[:1], rows[1:])
-        return call.output(rows[0], call.channel_axis)
-
-
-class SpaceToDepthRule(ChannelRule):
-    """`ops.space_to_depth`: the pixels of a block carry the label of their channel."""
-
-    def propagate(self, call: ChannelCall) -> Labels:
-        vector = call.vector(call.channel_axis)
-        if call.labels[0].size == 1:
-            return call.labels[0]
-        return call.output(np.tile(vector, call.operation.block_size**2), call.channel_axis)
+        return call.output(rows[0], axis)
