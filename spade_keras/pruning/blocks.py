@@ -13,7 +13,7 @@ from spade_keras.errors import PlanMismatchError
 from spade_keras.pruning.cost import macs_by_layer
 from spade_keras.pruning.graph.analysis import analyze
 from spade_keras.pruning.graph.branches import find_branches, keeps_weights, leave_out, parameters
-from spade_keras.pruning.graph.narrowing import Read
+from spade_keras.pruning.graph.partition import Read
 from spade_keras.pruning.graph.trace import Graph
 from spade_keras.pruning.parts import map_parts, own_names, parts_of, prefix_of
 from spade_keras.pruning.plan import BlockStep, PruningPlan

@@ -9,7 +9,7 @@ import numpy as np
 
 from spade_keras.backend.batches import count_samples
 from spade_keras.pruning.compensation import Calibration, calibrate
-from spade_keras.pruning.graph.narrowing import read_from
+from spade_keras.pruning.graph.partition import read_from
 from spade_keras.pruning.graph.weights import WeightTable
 from spade_keras.pruning.groups import Group, find_groups
 from spade_keras.pruning.importance.obs import reader_moments

@@ -13,8 +13,7 @@ from spade_keras.pruning.basis.rank_groups import check_ranks
 from spade_keras.pruning.blocks import check_blocks, leave_out_blocks
 from spade_keras.pruning.compensation import Calibration, refit_in_closed_form, refit_sequentially
 from spade_keras.pruning.graph.analysis import analyze
-from spade_keras.pruning.graph.narrowing import Read, read_from
-from spade_keras.pruning.graph.partition import partition
+from spade_keras.pruning.graph.partition import Read, partition, read_from
 from spade_keras.pruning.groups import Group
 from spade_keras.pruning.parts import map_parts, own_names, parts_of, prefix_of
 from spade_keras.pruning.plan import BlockStep, ChannelStep, GroupPlan, PruningPlan, RankStep, Step

@@ -11,7 +11,7 @@ import numpy as np
 
 from spade_keras.errors import RebuildError
 from spade_keras.pruning.graph.analysis import Analysis, analyze
-from spade_keras.pruning.graph.narrowing import Narrowing, Read
+from spade_keras.pruning.graph.partition import Narrowing, Read
 from spade_keras.pruning.graph.trace import Call, Chain, Graph, takes_inputs_and_outputs
 from spade_keras.pruning.parts import map_parts
 from spade_keras.pruning.rules import Change

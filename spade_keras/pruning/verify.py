@@ -21,8 +21,7 @@ from spade_keras.pruning import proof
 from spade_keras.pruning.basis.rank_groups import leaf_calls, to_kernel, to_matrix
 from spade_keras.pruning.graph.analysis import Analysis, analyze
 from spade_keras.pruning.graph.branches import find_branches
-from spade_keras.pruning.graph.narrowing import read_from
-from spade_keras.pruning.graph.partition import partition
+from spade_keras.pruning.graph.partition import partition, read_from
 from spade_keras.pruning.graph.trace import Call, trace
 from spade_keras.pruning.parts import own_names, parts_of, prefix_of
 from spade_keras.pruning.plan import BlockStep, PruningPlan, RankStep, Step

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-import spade_keras.pruning.graph.narrowing as narrowing
+import spade_keras.pruning.graph.partition as narrowing
 from spade_keras.errors import VerificationError
 from spade_keras.pruning import blocks, drop_blocks, make_plan, plan_ranks
 from spade_keras.pruning.basis.scaling import BasisScaling

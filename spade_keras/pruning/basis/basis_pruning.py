@@ -18,13 +18,9 @@ from spade_keras.registry import COMPONENT_IMPORTANCES
 
 @dataclass(frozen=True)
 class PruningRound:
-    """One epoch of `BasisPruning`.
+    """One epoch of `BasisPruning`, and whether its value was within the allowed loss.
 
-    Args:
-        epoch: Number of the epoch, from 0.
-        value: The monitored metric at its end.
-        components: Components alive while it was measured.
-        met: Whether the value was within the allowed loss.
+    `components` were alive while the value of the monitored metric was measured.
     """
 
     epoch: int
@@ -40,7 +36,6 @@ class BasisPruning(keras.callbacks.Callback):
     each epoch that ends within `max_loss` of it is saved and followed by a round of pruning;
     when `patience` epochs in a row have failed, training stops. At the end the model is the last
     one that met the limit. Pruned components are masked; `merge` removes them.
-    Every layer keeps at least one.
 
     The paper prunes during training by a first-order Taylor criterion; rounds per epoch, the
     ranking over the whole network and the stopping rule are our choice.
@@ -60,11 +55,6 @@ class BasisPruning(keras.callbacks.Callback):
         importance: Name in `COMPONENT_IMPORTANCES`, or a `BasisImportance`.
         model: The decomposed model. None: the model being trained; give the inner one if a
             wrapper is trained.
-
-    Raises:
-        ValueError: If an argument is out of range or, when training begins, the scaling factors
-            do not train.
-        NotDecomposedError: If the model that is trained was not decomposed.
 
     Example:
         >>> callback = BasisPruning(0.1, monitor="val_accuracy", max_loss=0.01)
@@ -89,27 +79,24 @@ class BasisPruning(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         whole = isinstance(per_epoch, int | np.integer) and not isinstance(per_epoch, bool)
-        if not ((whole and per_epoch >= 1) or (not whole and 0 < per_epoch < 1)):
-            raise ValueError(
-                "`per_epoch` must be a number of components of at least 1, or a share in (0, 1). "
-                f"Received: per_epoch={per_epoch!r}."
-            )
-        if mode not in ("auto", "max", "min"):
-            raise ValueError(f"`mode` must be 'auto', 'max' or 'min'. Received: mode={mode!r}.")
-        if not (math.isfinite(max_loss) and max_loss >= 0):
-            raise ValueError(f"`max_loss` must not be negative. Received: max_loss={max_loss!r}.")
-        for name, value in (("warmup", warmup), ("patience", patience)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ValueError(f"`{name}` must be a count. Received: {name}={value!r}.")
-        if not 0 <= stop_at < 1:
-            raise ValueError(f"`stop_at` must be a share in [0, 1). Received: stop_at={stop_at!r}.")
-        if warmup == 0 and reference is None:
-            raise ValueError(
-                "`warmup` must be at least 1 when there is no `reference`. Received: warmup=0."
-            )
+        counted = per_epoch >= 1 if whole else 0 < per_epoch < 1
+        either = "a number of components of at least 1, or a share in (0, 1)"
+        needed = "be at least 1 when there is no `reference`"
+        for name, value, fine, allowed in (
+            ("per_epoch", per_epoch, counted, f"be {either}"),
+            ("mode", mode, mode in ("auto", "max", "min"), "be 'auto', 'max' or 'min'"),
+            ("max_loss", max_loss, math.isfinite(max_loss) and max_loss >= 0, "not be negative"),
+            ("warmup", warmup, _is_count(warmup), "be a count"),
+            ("patience", patience, _is_count(patience), "be a count"),
+            ("stop_at", stop_at, 0 <= stop_at < 1, "be a share in [0, 1)"),
+            ("warmup", warmup, warmup or reference is not None, needed),
+        ):
+            if not fine:
+                raise ValueError(f"`{name}` must {allowed}. Received: {name}={value!r}.")
+        is_more_better = any(word in monitor for word in ("acc", "auc", "psnr", "ssim"))
+        self._sign = 1 if mode == "max" or (mode == "auto" and is_more_better) else -1
         self.per_epoch = per_epoch
         self.monitor = monitor
-        self.mode = mode
         self.max_loss = max_loss
         self.reference = reference
         self.warmup = warmup
@@ -127,12 +114,11 @@ class BasisPruning(keras.callbacks.Callback):
         self._decomposed = self.model if self._target is None else self._target
         self._pairs = check_pairs(self._decomposed)
         self._recorder: GradientRecorder | None = None
-        self._limit = self.reference
+        # The value to compare with, its sign such that more is better; NaN until there is one.
+        self._limit = math.nan if self.reference is None else self._sign * self.reference
         self._failed = 0
         self._good: list[np.ndarray] | None = None
-        self._per_round = int(self.per_epoch)
-        if self.per_epoch < 1:
-            self._per_round = max(1, round(self.per_epoch * self._alive()))
+        self._per_round = int(self.per_epoch) or max(1, round(self.per_epoch * self._alive()))
         self.history = []
         if getattr(self.importance, "needs_gradients", False):
             self._recorder = GradientRecorder([pair.scaling for pair in self._pairs])
@@ -140,13 +126,22 @@ class BasisPruning(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Judges the epoch and prunes, or stops."""
-        value = self._value(logs or {})
+        logs = logs or {}
+        if self.monitor not in logs:
+            raise ValueError(
+                f"`monitor` must be one of the logged {sorted(logs)}. Received: "
+                f"monitor={self.monitor!r}. Pass `validation_data` to `fit` for names with 'val_'."
+            )
+        value = float(logs[self.monitor])
         none = [None] * len(self._pairs)
         effects = none if self._recorder is None else self._recorder.read()
         warming = len(self.history) < self.warmup
+        signed = self._sign * value
+        met = signed >= self._limit - self.max_loss
         if warming and self.reference is None:
-            self._limit = self._better(self._limit, value)
-        met = (warming and self.reference is None) or self._meets(value)
+            met = True
+            if math.isnan(self._limit) or signed > self._limit:
+                self._limit = signed
         self.history.append(PruningRound(epoch, value, self._alive(), met))
         if met:
             self._failed = 0
@@ -190,54 +185,31 @@ class BasisPruning(keras.callbacks.Callback):
         scores = {}
         for pair, effect in zip(self._pairs, effects, strict=True):
             members = np.asarray(self.importance(pair, effect), np.float64)
-            expected = (pair.scaling.groups, pair.scaling.rank)
-            if members.shape != expected or not np.isfinite(members).all():
+            expected, finite = (pair.scaling.groups, pair.scaling.rank), np.isfinite(members).all()
+            if members.shape != expected or not finite:
                 raise ValueError(
                     f"`importance` must give finite scores of shape {expected} for layer "
-                    f"{pair.name!r}. Received: shape={members.shape}, finite="
-                    f"{bool(np.isfinite(members).all())}. Look for NaN in the loss."
+                    f"{pair.name!r}. Received: shape={members.shape}, finite={bool(finite)}. "
+                    "Look for NaN in the loss."
                 )
             scores[pair.name] = members.sum(axis=0)
         return scores
 
-    def _value(self, logs: Mapping[str, Any]) -> float:
-        if self.monitor not in logs:
-            raise ValueError(
-                f"`monitor` must be one of the logged {sorted(logs)}. Received: "
-                f"monitor={self.monitor!r}. Pass `validation_data` to `fit` for names with 'val_'."
-            )
-        return float(logs[self.monitor])
 
-    def _is_max(self) -> bool:
-        if self.mode != "auto":
-            return self.mode == "max"
-        return any(word in self.monitor for word in ("acc", "auc", "psnr", "ssim"))
-
-    def _better(self, first: float | None, second: float) -> float:
-        if first is None or math.isnan(first):
-            return second
-        return max(first, second) if self._is_max() else min(first, second)
-
-    def _meets(self, value: float) -> bool:
-        assert self._limit is not None
-        if self._is_max():
-            return value >= self._limit - self.max_loss
-        return value <= self._limit + self.max_loss
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def prune_components(
-    pairs: Sequence[Pair], count: int, scores: Mapping[str, np.ndarray], minimum: int = 1
-) -> int:
-    """Masks the components of the lowest scores in the whole network.
+def prune_components(pairs: Sequence[Pair], count: int, scores: Mapping[str, np.ndarray]) -> int:
+    """Masks the components of the lowest scores in the whole network; every layer keeps one.
 
     Args:
         pairs: The pairs of a decomposed model.
         count: Components to prune.
         scores: One score per component, by the name of the pair.
-        minimum: Components that every layer keeps.
 
     Returns:
-        How many were pruned, fewer than `count` when the layers are at their minimum.
+        How many were pruned, fewer than `count` when every layer is down to one.
     """
     alive = {pair.name: set(pair.scaling.alive) for pair in pairs}
     order = sorted(
@@ -249,7 +221,7 @@ def prune_components(
     for _, _, component, name in order:
         if pruned == count:
             break
-        if len(alive[name]) > minimum:
+        if len(alive[name]) > 1:
             alive[name].remove(component)
             pruned += 1
     for pair in pairs:

@@ -17,17 +17,13 @@ from spade_keras.pruning.basis.rank_groups import (
     to_kernel,
     to_matrix,
 )
-from spade_keras.pruning.basis.scaling import (
-    BASIS_SUFFIX,
-    BasisScaling,
-    find_pairs,
-)
+from spade_keras.pruning.basis.scaling import BASIS_SUFFIX, BasisScaling, find_pairs
 from spade_keras.pruning.graph.analysis import analyze
-from spade_keras.pruning.graph.narrowing import Read
+from spade_keras.pruning.graph.partition import Read
 from spade_keras.pruning.graph.trace import Chain
 from spade_keras.pruning.parts import map_parts, own_names, parts_of, prefix_of
 from spade_keras.pruning.replay import replay
-from spade_keras.pruning.rules.rule import with_zeros
+from spade_keras.pruning.rules.rule import unbuilt_config
 
 TRAINABLE = ("head", "norms")
 _NORMS = (
@@ -39,12 +35,10 @@ _NORMS = (
 )
 # U, sigma and V^T, of shapes (groups, rows, rank), (groups, rank) and (groups, rank, columns).
 _Factors = tuple[np.ndarray, np.ndarray, np.ndarray]
-
 # Smaller singular values are rounding errors of a kernel stored in single precision.
 _ROUNDING = 1e-7
 # From this size on, the few largest triples are found by Lanczos iteration, not by all of them.
 _LARGE = 512
-_OWN_TO_PAIR = ("name", "filters", "units", "trainable", "activation", "use_bias")
 
 
 def decompose(
@@ -80,10 +74,6 @@ def decompose(
     Returns:
         A model of the kind that `rebuild` makes, or the network with decomposed priors, whose own
         weights train as before.
-
-    Raises:
-        ValueError: A name fits no layer that can be decomposed, a rank is below 1, a kernel is
-            zero or not finite, or the model is decomposed already.
 
     Example:
         >>> import keras
@@ -135,17 +125,17 @@ def _heads(model: Any) -> set[str]:
 
 def _ranks(groups: Sequence[RankGroup], max_rank: int | Mapping[str, int] | None) -> dict[str, int]:
     """Components to compute per layer."""
-    given = max_rank if isinstance(max_rank, Mapping) else {}
-    unknown = sorted(set(given) - {group.name for group in groups})
+    names = [group.name for group in groups]
+    given = max_rank if isinstance(max_rank, Mapping) else dict.fromkeys(names, max_rank)
+    unknown = sorted(set(given) - set(names))
     if unknown:
         raise ValueError(
             f"`max_rank` must name layers that are decomposed. Received: {unknown}, which are "
-            f"none of {[group.name for group in groups][:20]}."
+            f"none of {names[:20]}."
         )
-    default = None if isinstance(max_rank, Mapping) else max_rank
     ranks = {}
     for group in groups:
-        limit = given.get(group.name, default)
+        limit = given.get(group.name)
         if limit is not None and (not isinstance(limit, int | np.integer) or limit < 1):
             raise ValueError(
                 "`max_rank` must be an integer of at least 1. "
@@ -169,16 +159,19 @@ def _decompose(
     swaps: dict[int, Chain] = {}
     factors: list[tuple[Any, Chain, _Factors]] = []
     for call in leaf_calls(analysis.graph):
-        layer = call.operation
-        rank = ranks.get(analysis.paths[id(layer)])
-        if rank is None:
-            continue
-        found = _factorize(layer, rank, analysis.paths[id(layer)], read)
-        swaps[id(layer)] = _pair(layer, found[1].shape[1])
-        factors.append((layer, swaps[id(layer)], found))
+        layer, path = call.operation, analysis.paths[id(call.operation)]
+        if path in ranks:
+            found = _factorize(layer, ranks[path], path, read)
+            swaps[id(layer)] = _pair(layer, found[1].shape[1])
+            factors.append((layer, swaps[id(layer)], found))
     made = replay(model, analysis, swaps=swaps, read=read)
-    for layer, chain, found in factors:
-        _set_weights(layer, chain, found, read)
+    for layer, chain, (left, values, right) in factors:
+        basis, scaling = chain.layers
+        basis.kernel.assign(to_kernel(layer, left))
+        scaling.singular_values.assign(values.reshape(-1))
+        scaling.directions.assign(right.reshape(-1, right.shape[-1]))
+        if layer.use_bias:
+            scaling.bias.assign(read(layer.bias))
     _set_trainable(made, trainable)
     return made
 
@@ -219,21 +212,22 @@ def _largest_triples(block: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarr
 
 def _pair(layer: Any, rank: int) -> Chain:
     """The two layers that stand for one, unbuilt."""
-    config = with_zeros(layer.get_config())
+    config = unbuilt_config(layer.get_config())
     groups = getattr(layer, "groups", 1)
-    dense = isinstance(layer, keras.layers.Dense)
+    width = "units" if "units" in config else "filters"
+    # A component has no activation, bias or penalty of its own: these stay behind both layers.
+    penalties = [x for x in config if x.endswith(("_regularizer", "_constraint"))]
+    del config["activation"]
     basis = {
-        **{key: value for key, value in config.items() if key not in _OWN_TO_PAIR},
+        **config,
+        **dict.fromkeys(penalties),
         "name": layer.name + BASIS_SUFFIX,
-        "units" if dense else "filters": rank * groups,
+        width: rank * groups,
         "use_bias": False,
         "trainable": False,
     }
-    for key in ("kernel", "bias"):
-        basis[f"{key}_regularizer"] = basis[f"{key}_constraint"] = None
-    basis["activity_regularizer"] = None
     second = BasisScaling(
-        layer.units if dense else layer.filters,
+        getattr(layer, width),
         groups=groups,
         activation=layer.activation,
         use_bias=layer.use_bias,
@@ -243,16 +237,6 @@ def _pair(layer: Any, rank: int) -> Chain:
         activity_regularizer=layer.activity_regularizer,
     )
     return Chain([type(layer).from_config(basis), second])
-
-
-def _set_weights(layer: Any, chain: Chain, factors: _Factors, read: Read) -> None:
-    basis, scaling = chain.layers
-    left, values, right = factors
-    basis.kernel.assign(to_kernel(layer, left))
-    scaling.singular_values.assign(values.reshape(-1))
-    scaling.directions.assign(right.reshape(-1, right.shape[-1]))
-    if layer.use_bias:
-        scaling.bias.assign(read(layer.bias))
 
 
 def _set_trainable(model: Any, trainable: Collection[str]) -> None:

@@ -1,4 +1,5 @@
 """Importances of basis components, for a layer or for the loss."""
+# ruff: noqa: D102
 
 from __future__ import annotations
 
@@ -23,15 +24,10 @@ class BasisImportance(ABC):
 
     @abstractmethod
     def __call__(self, pair: Pair, effects: np.ndarray | None) -> np.ndarray:
-        """Scores the components of a layer.
+        """Scores of shape `(groups, rank)`; `BasisPruning` adds up the groups.
 
-        Args:
-            pair: The decomposed layer.
-            effects: `(s dL/ds)^2` per factor, the mean over mini-batches; None where
-                `needs_gradients` is false.
-
-        Returns:
-            Array of shape `(groups, rank)`; `BasisPruning` adds up the groups.
+        `effects` are `(s dL/ds)^2` per factor, the mean over mini-batches; None where
+        `needs_gradients` is false.
         """
 
 
@@ -52,7 +48,6 @@ class TaylorEffect(BasisImportance):
     needs_gradients = True
 
     def __call__(self, pair: Pair, effects: np.ndarray | None) -> np.ndarray:
-        """Returns the recorded effects."""
         if effects is None:
             raise ValueError(
                 f"`effects` must be recorded to score {pair.name!r}. Received: effects=None. "
@@ -69,7 +64,6 @@ class EffectPerParameter(TaylorEffect):
     """
 
     def __call__(self, pair: Pair, effects: np.ndarray | None) -> np.ndarray:
-        """Returns the recorded effects per parameter."""
         sizes = np.prod(pair.basis.kernel.shape) + np.prod(pair.scaling.directions.shape)
         return super().__call__(pair, effects) * pair.scaling.rank / sizes
 
@@ -81,7 +75,6 @@ class ScaledSingularValue(BasisImportance):
     """
 
     def __call__(self, pair: Pair, effects: np.ndarray | None) -> np.ndarray:
-        """Returns the shares of the components in their layer."""
         scale, sigma = (
             np.asarray(ops.convert_to_numpy(v), np.float64)
             for v in (pair.scaling.scale, pair.scaling.singular_values)
@@ -91,16 +84,11 @@ class ScaledSingularValue(BasisImportance):
 
 
 class RandomScore(BasisImportance):
-    """Uniform numbers, the same for the same seed and layer: the baseline to beat.
-
-    Args:
-        seed: Seed of the draw.
-    """
+    """Uniform numbers, the same for the same seed and layer: the baseline to beat."""
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
 
     def __call__(self, pair: Pair, effects: np.ndarray | None) -> np.ndarray:
-        """Draws one score per component."""
         generator = np.random.default_rng([self.seed, zlib.crc32(pair.scaling.name.encode())])
         return np.tile(generator.uniform(size=pair.scaling.rank), (pair.scaling.groups, 1))

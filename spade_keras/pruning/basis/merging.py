@@ -15,23 +15,19 @@ from spade_keras.pruning.basis.scaling import BASIS_SUFFIX, Pair, check_pairs, f
 from spade_keras.pruning.cost import macs_by_layer
 from spade_keras.pruning.graph.analysis import analyze
 from spade_keras.pruning.graph.forward_pass import layer_calls
-from spade_keras.pruning.graph.narrowing import Read
+from spade_keras.pruning.graph.partition import Read
 from spade_keras.pruning.graph.trace import Chain
 from spade_keras.pruning.parts import map_parts, own_names, part_inputs
 from spade_keras.pruning.plan import FORMS, Form, LayerRank, PruningPlan, RankStep
 from spade_keras.pruning.replay import replay
-from spade_keras.pruning.rules.rule import with_zeros
+from spade_keras.pruning.rules.rule import unbuilt_config
 
 Measure = Callable[[keras.Model], float]
 By = Literal["macs", "latency", "none"]
 
 
 def merge(
-    model: Any,
-    *,
-    by: By = "macs",
-    measure: Measure | None = None,
-    inputs: Any = None,
+    model: Any, *, by: By = "macs", measure: Measure | None = None, inputs: Any = None
 ) -> Any:
     """Folds the scaling factors away and removes pruned components; only stock layers remain.
 
@@ -47,13 +43,6 @@ def merge(
         measure: For `"latency"`: gives the time of a small model that holds the one form or the
             other, such as `lambda m: spade_keras.latency.measure(m, example(m)).median_ms`.
         inputs: For `"latency"`: arrays or shapes, where the model leaves input sizes open.
-
-    Returns:
-        A new model of the same kind.
-
-    Raises:
-        NotDecomposedError: The model has no pairs.
-        ValueError: `by` is unknown, or `measure` is missing or gives no positive number.
 
     Example:
         >>> import keras
@@ -83,12 +72,8 @@ def rank_plan(
 
     The scaling factors are part of the plan; other weights that were trained are not.
 
-    Args:
-        model: A decomposed model, or a network with decomposed priors.
-        by: See `merge`.
-        measure: See `merge`.
-        inputs: See `merge`; also to count multiply-accumulates for.
-        importance: Criterion that ranked the components, for the record.
+    The arguments are those of `merge`; `inputs` are also what multiply-accumulates are counted
+    for, and `importance` names the criterion that ranked the components, for the record.
     """
     pairs = check_pairs(model)
     if by not in ("macs", "latency", "none"):
@@ -119,10 +104,9 @@ def rank_plan(
 
 def build_ranks(model: Any, step: RankStep, read: Read) -> Any:
     """Decomposes the layers of a step, keeps its components and merges; for `apply_step`."""
-    low = decompose_layers(
-        model, {layer.name: layer.kept[-1] + 1 for layer in step.layers}, read=read
-    )
     entries = {layer.name: layer for layer in step.layers}
+    ranks = {name: layer.kept[-1] + 1 for name, layer in entries.items()}
+    low = decompose_layers(model, ranks, read=read)
     for pair in find_pairs(low):
         entry = entries[pair.name]
         # Components that are zero but for rounding were not made.
@@ -142,19 +126,19 @@ def _merge(model: Any, entries: Mapping[str, LayerRank]) -> Any:
 
 def _merge_part(model: keras.Model, entries: Mapping[str, LayerRank]) -> keras.Model:
     swaps: dict[int, Chain] = {}
-    weights: list[tuple[Any, np.ndarray, np.ndarray | None]] = []
+    found = []
     for pair in find_pairs(model):
         entry = entries[pair.name]
-        layers, arrays = _stock_layers(pair, entry.kept, entry.form)
+        layers, kernels = _stock_layers(pair, entry.kept, entry.form)
         swaps[id(pair.basis)] = Chain(layers[:-1])
         swaps[id(pair.scaling)] = Chain(layers[-1:])
-        biases = [None] * (len(layers) - 1) + [_bias(pair)]
-        weights += zip(layers, arrays, biases, strict=True)
+        found.append((pair.scaling, layers, kernels))
     made = replay(model, analyze(model), swaps=swaps)
-    for layer, kernel, bias in weights:
-        layer.kernel.assign(kernel)
-        if bias is not None:
-            layer.bias.assign(bias)
+    for scaling, layers, kernels in found:
+        for layer, kernel in zip(layers, kernels, strict=True):
+            layer.kernel.assign(kernel)
+        if scaling.use_bias:
+            layers[-1].bias.assign(keras.ops.convert_to_numpy(scaling.bias))
     for layer in made._flatten_layers():
         layer.trainable = True
     return made
@@ -164,56 +148,28 @@ def _stock_layers(
     pair: Pair, kept: Sequence[int], form: Form
 ) -> tuple[list[Any], list[np.ndarray]]:
     """The layers that a pair becomes, unbuilt, and their kernels."""
-    kept = list(kept)
+    scaling, kept = pair.scaling, list(kept)
     left = pair.basis_matrix()[:, :, kept]
-    right = pair.scaling.effective_directions()[:, kept]
+    right = scaling.effective_directions()[:, kept]
+    # The scaling layer has kept what comes after the kernel of the layer that was decomposed.
+    names = ("name", "activation", "use_bias", "activity_regularizer")
+    ending = {**{name: getattr(scaling, name) for name in names}, "dtype": scaling.dtype_policy}
+    config = {**unbuilt_config(pair.basis.get_config()), "trainable": True}
+    width = "units" if "units" in config else "filters"
     if form == "one":
-        layer = _basis_layer(pair, pair.scaling.channels, last=True)
+        layer = type(pair.basis).from_config({**config, **ending, width: scaling.channels})
         return [layer], [to_kernel(layer, left @ right)]
-    first = _basis_layer(pair, pair.scaling.groups * len(kept), last=False)
-    second = _second_layer(pair)
-    flat = right.transpose(1, 0, 2).reshape(len(kept), pair.scaling.channels)
-    ones = (1,) * (len(pair.basis.kernel.shape) - 2)
-    return [first, second], [to_kernel(first, left), flat.reshape(*ones, *flat.shape)]
-
-
-def _ending(pair: Pair) -> dict[str, Any]:
-    """Settings that the last layer of a merged pair takes over from the scaling layer."""
-    scaling = pair.scaling
-    return {
-        "name": scaling.name,
-        "dtype": scaling.dtype_policy,
-        "activation": scaling.activation,
-        "use_bias": scaling.use_bias,
-        "activity_regularizer": scaling.activity_regularizer,
-    }
-
-
-def _basis_layer(pair: Pair, channels: int, *, last: bool) -> Any:
-    """The basis layer with another number of channels; as last layer with bias and activation."""
-    config = with_zeros(pair.basis.get_config())
-    config["units" if "units" in config else "filters"] = channels
-    config["trainable"] = True
-    return type(pair.basis).from_config({**config, **(_ending(pair) if last else {})})
-
-
-def _second_layer(pair: Pair) -> Any:
-    settings = {**_ending(pair), "kernel_initializer": "zeros"}
-    rank = len(pair.basis.kernel.shape) - 2
-    if rank == 0:
-        return keras.layers.Dense(pair.scaling.channels, **settings)
-    return CONVOLUTIONS[rank - 1](
-        pair.scaling.channels,
-        1,
-        groups=pair.scaling.groups,
-        data_format=pair.scaling.data_format,
-        **settings,
-    )
-
-
-def _bias(pair: Pair) -> np.ndarray | None:
-    bias = pair.scaling.bias
-    return None if bias is None else np.asarray(keras.ops.convert_to_numpy(bias))
+    config[width] = scaling.groups * len(kept)
+    first = type(pair.basis).from_config(config)
+    ending["kernel_initializer"] = "zeros"
+    window = len(pair.basis.kernel.shape) - 2
+    if window == 0:
+        second = keras.layers.Dense(scaling.channels, **ending)
+    else:
+        grouped = {"groups": scaling.groups, "data_format": scaling.data_format}
+        second = CONVOLUTIONS[window - 1](scaling.channels, 1, **grouped, **ending)
+    flat = right.transpose(1, 0, 2).reshape(*[1] * window, len(kept), scaling.channels)
+    return [first, second], [to_kernel(first, left), flat]
 
 
 def _shapes(model: Any, inputs: Any) -> dict[str, list[tuple[int, ...]]]:
@@ -229,9 +185,10 @@ def _shapes(model: Any, inputs: Any) -> dict[str, list[tuple[int, ...]]]:
 def _faster_form(
     pair: Pair, kept: Sequence[int], shapes: list[tuple[int, ...]], measure: Measure
 ) -> Form:
-    times: dict[Form, float] = {}
-    for form in reversed(FORMS):
-        times[form] = sum(_time(pair, kept, form, shape, measure) for shape in shapes)
+    times = {
+        form: sum(_time(pair, kept, form, shape, measure) for shape in shapes)
+        for form in reversed(FORMS)
+    }
     return "pair" if times["pair"] < times["one"] else "one"
 
 

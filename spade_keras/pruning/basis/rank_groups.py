@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,8 +37,7 @@ class RankGroup:
     layer has about `e` times the positions of the first (exactly, with padding "same").
 
     Args:
-        name: Path of the layer.
-        kind: Its class.
+        name: Path of the layer; `kind`: its class.
         rank: Components per group, `min(n, co)`; 0 where there is no kernel to decompose.
         rows: `n`, kernel size times input channels per group.
         columns: `co`, output channels per group.
@@ -77,34 +76,18 @@ class RankGroup:
         self, kept: Sequence[int], form: Form, scales: Sequence[float] = (), macs: int | None = None
     ) -> LayerRank:
         """Returns the plan of this layer, with what it saves of its `macs` where known."""
-        saved = 0
-        share = 0.0
+        saved, share = 0, 0.0
         if form == "pair":
             whole, pair = self.rows * self.columns, len(kept) * (self.rows + self.columns)
             saved, share = self.groups * (whole - pair), 1 - len(kept) / self.break_even
         saved_macs = None if macs is None else round(macs * share)
-        return LayerRank(
-            self.name,
-            self.rank,
-            tuple(kept),
-            form,
-            tuple(scales),
-            saved,
-            saved_macs,
-        )
+        return LayerRank(self.name, self.rank, tuple(kept), form, tuple(scales), saved, saved_macs)
 
 
 def find_rank_groups(model: Any) -> tuple[RankGroup, ...]:
     """Lists every layer with a kernel: its components, or why it cannot be decomposed.
 
-    Args:
-        model: A built Keras model, or a network with `priors`.
-
-    Returns:
-        The layers in running order, shared ones once.
-
-    Raises:
-        TraceError: The graph of the model cannot be read.
+    The layers come in running order, shared ones once.
 
     Example:
         >>> import keras
@@ -129,13 +112,10 @@ def plan_ranks(model: Any, ranks: Mapping[str, int], *, inputs: Any = None) -> P
     Every layer takes the form with fewer multiply-accumulates.
 
     Args:
-        model: A built Keras model, or a network with `priors`; it stays as it is.
+        model: A built Keras model, or a network with `priors`.
         ranks: Components per layer, by path; layers not named or at full rank stay as they are.
         inputs: Arrays or shapes to count multiply-accumulates for, where the model's own
             input shapes leave sizes open.
-
-    Raises:
-        ValueError: A name or rank fits no layer, or no layer loses a component.
 
     Example:
         >>> import keras
@@ -194,24 +174,23 @@ def choose_groups(groups: Sequence[RankGroup], layers: Iterable[str] | None) -> 
         return free
     chosen: set[str] = set()
     for pattern in [layers] if isinstance(layers, str) else layers:
-        matched = [group for group in groups if fnmatch.fnmatchcase(group.name, pattern)]
+        matched = {x.name: x for x in groups if fnmatch.fnmatchcase(x.name, pattern)}
         if not matched:
             raise ValueError(
                 f"`layers` must name layers with a kernel. Received: {pattern!r}, which is none "
                 f"of {[group.name for group in groups][:20]}."
             )
-        for group in matched:
-            if group.fixed is not None and group.name == pattern:
-                raise ValueError(
-                    f"`layers` names {pattern!r}, which cannot be decomposed: {group.fixed}. "
-                    f"Received: layers={layers!r}. Leave it out."
-                )
-            chosen.add(group.name)
+        if pattern in matched and matched[pattern].fixed is not None:
+            raise ValueError(
+                f"`layers` names {pattern!r}, which cannot be decomposed: "
+                f"{matched[pattern].fixed}. Received: layers={layers!r}. Leave it out."
+            )
+        chosen |= matched.keys()
     return [group for group in free if group.name in chosen]
 
 
 def to_matrix(layer: Any, kernel: np.ndarray) -> np.ndarray:
-    """Returns a kernel as `(groups, kernel size * input channels, output channels)`, per group."""
+    """A kernel as `(groups, kernel size * input channels, output channels)`, both per group."""
     if isinstance(layer, TRANSPOSED):
         kernel = np.swapaxes(kernel, -1, -2)
     groups = getattr(layer, "groups", 1)
@@ -220,7 +199,7 @@ def to_matrix(layer: Any, kernel: np.ndarray) -> np.ndarray:
 
 
 def to_kernel(layer: Any, matrix: np.ndarray) -> np.ndarray:
-    """Returns the kernel of a matrix, which may have fewer or more columns than the layer's."""
+    """The kernel of a matrix, which may have fewer or more columns than the layer's."""
     groups, rows, columns = matrix.shape
     flat = matrix.transpose(1, 0, 2).reshape(rows, groups * columns)
     if isinstance(layer, keras.layers.Dense):
@@ -230,22 +209,17 @@ def to_kernel(layer: Any, matrix: np.ndarray) -> np.ndarray:
     return np.swapaxes(kernel, -1, -2) if isinstance(layer, TRANSPOSED) else kernel
 
 
-def leaf_calls(graph: Graph, seen: set[int] | None = None) -> Iterator[Call]:
-    """Yields the first call of every layer and operation in a graph, nested graphs opened."""
-    seen = set() if seen is None else seen
-    for call in graph.calls:
-        if id(call.operation) in seen:
-            continue
-        seen.add(id(call.operation))
-        nested = graph.nested.get(id(call.operation))
-        if nested is None:
-            yield call
-        else:
-            yield from leaf_calls(nested, seen)
+def leaf_calls(graph: Graph) -> list[Call]:
+    """The first call of every layer and operation in a graph, nested graphs opened."""
+    first: dict[int, Call] = {}
+    for _, call, inner in graph.open():
+        if inner is None:
+            first.setdefault(id(call.operation), call)
+    return list(first.values())
 
 
 def output_layers(graph: Graph) -> set[int]:
-    """Returns the ids of the layers with a kernel that make the outputs: the head of a model."""
+    """Ids of the layers with a kernel that make the outputs: the head of a model."""
     makers = {id(x): call for call in graph.calls for x in call.outputs}
     found: set[int] = set()
     waiting, seen = list(graph.outputs), set()
@@ -254,7 +228,7 @@ def output_layers(graph: Graph) -> set[int]:
         if call is None or id(call) in seen:
             continue
         seen.add(id(call))
-        nested = graph.nested.get(id(call.operation))
+        nested = graph.inside(call)
         inside = output_layers(nested) if nested is not None else set()
         if inside:
             found |= inside
@@ -266,9 +240,8 @@ def output_layers(graph: Graph) -> set[int]:
 
 
 def _has_kernel(operation: Any) -> bool:
-    if not isinstance(operation, keras.layers.Layer):
-        return False
-    return any(len(weight.shape) > 1 for weight in operation.weights)
+    is_layer = isinstance(operation, keras.layers.Layer)
+    return is_layer and any(len(weight.shape) > 1 for weight in operation.weights)
 
 
 def _rank_group(layer: Any, prefix: str, analysis: Analysis) -> RankGroup:

@@ -10,9 +10,9 @@ import numpy as np
 from keras import ops
 
 from spade_keras.errors import NotDecomposedError
-from spade_keras.pruning.basis.rank_groups import TRANSPOSED, RankGroup, to_matrix
+from spade_keras.pruning.basis.rank_groups import TRANSPOSED, RankGroup, leaf_calls, to_matrix
 from spade_keras.pruning.graph.analysis import analyze
-from spade_keras.pruning.graph.trace import Graph
+from spade_keras.pruning.graph.trace import channel_axis
 from spade_keras.pruning.parts import parts_of, prefix_of
 
 BASIS_SUFFIX = "_basis"
@@ -33,9 +33,8 @@ class BasisScaling(keras.layers.Layer):
     Args:
         channels: Filters or units of the layer that was decomposed.
         groups: Its groups; the rank is the same in each.
-        activation: Its activation.
+        activation: Its activation; `data_format`: its data format.
         use_bias: Whether it has a bias, which moves here.
-        data_format: Its data format.
         **kwargs: Arguments of every Keras layer.
 
     Input shape:
@@ -77,7 +76,7 @@ class BasisScaling(keras.layers.Layer):
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Makes the weights; `decompose` sets their values."""
-        size = input_shape[self._axis(len(input_shape))]
+        size = input_shape[channel_axis(self, len(input_shape))]
         if size is None or size % self.groups:
             raise ValueError(
                 f"The inputs of {self.name!r} must have a known number of coefficients, a multiple "
@@ -95,7 +94,7 @@ class BasisScaling(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         """Weighs the directions by the coefficients."""
-        axis = self._axis(len(inputs.shape))
+        axis = channel_axis(self, len(inputs.shape))
         last = len(inputs.shape) - 1
         x = inputs if axis == last else ops.moveaxis(inputs, axis, -1)
         rows = self.scale * self.mask * self.singular_values
@@ -141,16 +140,14 @@ class BasisScaling(keras.layers.Layer):
 
     def effective_directions(self) -> np.ndarray:
         """Returns `diag(s) diag(sigma) V^T`, shape `(groups, rank, channels per group)`."""
-        scale, sigma, directions = (
-            np.asarray(ops.convert_to_numpy(v)).astype(np.float64)
-            for v in (self.scale, self.singular_values, self.directions)
-        )
+        weights = (self.scale, self.singular_values, self.directions)
+        scale, sigma, directions = (ops.convert_to_numpy(v).astype(np.float64) for v in weights)
         return ((scale * sigma)[:, None] * directions).reshape(self.groups, self.rank, -1)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """The input shape with the output channels."""
         shape = list(input_shape)
-        shape[self._axis(len(shape))] = self.channels
+        shape[channel_axis(self, len(shape))] = self.channels
         return tuple(shape)
 
     def get_config(self) -> dict[str, Any]:
@@ -164,19 +161,12 @@ class BasisScaling(keras.layers.Layer):
             "data_format": self.data_format,
         }
 
-    def _axis(self, rank: int) -> int:
-        return 1 if self.data_format == "channels_first" else rank - 1
-
 
 @dataclass(frozen=True)
 class Pair:
-    """One decomposed layer.
+    """One decomposed layer: `basis` has the orthonormal kernel, `scaling` the factors.
 
-    Args:
-        name: Path of the layer that was decomposed, now of the scaling layer.
-        basis: The layer with the orthonormal kernel.
-        scaling: The layer with the factors.
-        basis_path: Path of the basis layer.
+    `name` is the path of the layer that was decomposed, now of the scaling layer.
     """
 
     name: str
@@ -200,19 +190,22 @@ class Pair:
 
 
 def find_pairs(model: Any) -> tuple[Pair, ...]:
-    """Lists the pairs of a decomposed model in running order, shared ones once; none if it is not.
-
-    Args:
-        model: A model made by `decompose`, or loaded from its file, or one that holds it.
-
-    Raises:
-        ValueError: A scaling layer does not follow its basis layer.
-    """
-    found: list[Pair] = []
+    """Lists the pairs of a model in running order, shared ones once; none if not decomposed."""
+    found = []
     for key, part in parts_of(model).items():
-        pairs: dict[int, Pair] = {}
-        _collect(analyze(part).graph, prefix_of(key), analyze(part).paths, pairs)
-        found += pairs.values()
+        analysis, prefix = analyze(part), prefix_of(key)
+        for call in leaf_calls(analysis.graph):
+            scaling = call.operation
+            if not isinstance(scaling, BasisScaling):
+                continue
+            path = prefix + analysis.paths[id(scaling)]
+            basis = call.inputs[0]._keras_history.operation
+            if getattr(basis, "kernel", None) is None:
+                raise ValueError(
+                    f"Every scaling layer must follow its basis layer. Received: {path!r}, which "
+                    f"follows {basis.name!r}."
+                )
+            found.append(Pair(path, basis, scaling, prefix + analysis.paths[id(basis)]))
     return tuple(found)
 
 
@@ -228,20 +221,3 @@ def check_pairs(model: Any) -> tuple[Pair, ...]:
             "`decompose(model)`."
         )
     return pairs
-
-
-def _collect(graph: Graph, prefix: str, paths: dict[int, str], pairs: dict[int, Pair]) -> None:
-    makers = {id(x): call.operation for call in graph.calls for x in call.outputs}
-    for call in graph.calls:
-        scaling = call.operation
-        nested = graph.nested.get(id(scaling))
-        if nested is not None:
-            _collect(nested, prefix, paths, pairs)
-        elif isinstance(scaling, BasisScaling) and id(scaling) not in pairs:
-            basis, path = makers.get(id(call.inputs[0])), prefix + paths[id(scaling)]
-            if getattr(basis, "kernel", None) is None:
-                raise ValueError(
-                    f"Every scaling layer must follow its basis layer. Received: {path!r}, which "
-                    f"follows {getattr(basis, 'name', 'an input of the model')!r}."
-                )
-            pairs[id(scaling)] = Pair(path, basis, scaling, prefix + paths[id(basis)])

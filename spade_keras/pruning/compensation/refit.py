@@ -35,7 +35,7 @@ from spade_keras.pruning.compensation.calibration import (
 from spade_keras.pruning.compensation.readers import Reader, readers_of
 from spade_keras.pruning.graph.analysis import Analysis, analyze
 from spade_keras.pruning.graph.labels import along_axis
-from spade_keras.pruning.graph.narrowing import Narrowing
+from spade_keras.pruning.graph.partition import Narrowing
 from spade_keras.pruning.graph.trace import Call
 from spade_keras.pruning.proof import calls_of, to_numpy
 from spade_keras.pruning.rules.rule import axes_of

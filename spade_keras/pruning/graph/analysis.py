@@ -10,14 +10,7 @@ import keras
 
 from spade_keras.errors import TraceError
 from spade_keras.pruning.graph.labels import Labels, LabelStore
-from spade_keras.pruning.graph.trace import (
-    Call,
-    Graph,
-    is_functional,
-    source_of,
-    trace,
-    trace_layer,
-)
+from spade_keras.pruning.graph.trace import Call, Graph, is_functional, trace, trace_layer
 from spade_keras.pruning.rules import Boundary, ChannelCall, ChannelRule, registered_count, rule_for
 
 
@@ -25,14 +18,9 @@ from spade_keras.pruning.rules import Boundary, ChannelCall, ChannelRule, regist
 class Analysis:
     """The labels of one model.
 
-    Args:
-        graph: Its calls.
-        store: Labels, ties, slots.
-        labels: Label arrays by the id of the symbolic tensor.
-        rules: Rule of every operation by its id; None for a nested graph.
-        paths: Path of every operation by its id.
-        opened: Graph of every nested model or composite layer by its id.
-        cache: Results computed from the labels once.
+    `labels` are by the id of a symbolic tensor, the others by the id of an operation: its rule
+    (None: it has a graph inside, which is in `opened`) and its path. `cache` holds what was
+    computed from the labels once.
     """
 
     graph: Graph
@@ -54,7 +42,8 @@ def analyze(model: Any) -> Analysis:
         TraceError: The model has no graph that can be read.
     """
     known = _ANALYSES.get(model) if isinstance(model, keras.Model) else None
-    token = (id(source_of(model)), registered_count())
+    # The functional model inside a Sequential one changes when a layer is added.
+    token = (id(getattr(model, "_functional", None) or model), registered_count())
     if known is not None and known[0] == token:
         return known[1]
     analysis = label_graph(trace(model))
@@ -91,20 +80,14 @@ def _label_calls(analysis: Analysis, graph: Graph, prefix: str) -> None:
             graph.nested[id(operation)] = analysis.opened[id(operation)] = nested
             results = _label_nested(analysis, nested, path, inputs)
         else:
-            results = _apply(analysis.store, rule, call, path, inputs)
+            result = rule.propagate(
+                ChannelCall(
+                    **vars(call), path=path, owner=operation, labels=inputs, store=analysis.store
+                )
+            )
+            results = result if isinstance(result, list) else [result]
         for tensor, result in zip(call.outputs, results, strict=True):
             labels[id(tensor)] = result
-
-
-def _apply(
-    store: LabelStore, rule: ChannelRule, call: Call, path: str, inputs: list[Labels]
-) -> list[Labels]:
-    operation, args, kwargs = call.operation, call.args, call.kwargs
-    view = ChannelCall(
-        operation, path, operation, args, kwargs, call.inputs, inputs, call.outputs, store
-    )
-    result = rule.propagate(view)
-    return result if isinstance(result, list) else [result]
 
 
 def _choose_rule(graph: Graph, call: Call, path: str) -> ChannelRule | None:
@@ -121,9 +104,11 @@ def _choose_rule(graph: Graph, call: Call, path: str) -> ChannelRule | None:
             "once on an example input first."
         )
     rule = rule_for(type(operation))
-    if rule is not None and is_layer and _is_converted(operation):
-        return Boundary(f"{path} is quantized or carries LoRA weights")
     if rule is not None:
+        state = vars(operation)
+        if state.get("lora_enabled") or ("lora_rank" in state and operation.quantization_mode):
+            # Its weights differ from its configuration.
+            return Boundary(f"{path} is quantized or carries LoRA weights")
         return rule
     is_built_in = type(operation).__module__.startswith("keras.src.layers.")
     if is_layer and not is_built_in and operation._flatten_layers(False, recursive=False):
@@ -138,18 +123,11 @@ def _choose_rule(graph: Graph, call: Call, path: str) -> ChannelRule | None:
     )
 
 
-def _is_converted(layer: Any) -> bool:
-    """True for layers whose weights differ from their configuration."""
-    state = vars(layer)
-    return bool(state.get("lora_enabled")) or ("lora_rank" in state and layer.quantization_mode)
-
-
 def _label_nested(
     analysis: Analysis, nested: Graph, path: str, inputs: list[Labels]
 ) -> list[Labels]:
     """Labels a nested graph at its first call; later calls tie their inputs to the first."""
-    known = analysis.labels
-    store = analysis.store
+    known, store = analysis.labels, analysis.store
     for index, tensor in enumerate(nested.inputs):
         rank = len(tensor.shape)
         labels = inputs[index] if index < len(inputs) else store.constant(rank)

@@ -82,7 +82,7 @@ def _branches(graph: Graph, prefix: str, seen: set[int]) -> Iterator[tuple[str, 
 
 
 def _name(call: Call, graph: Graph) -> str:
-    """Name of an addition; Keras counts up the names of operations at every trace."""
+    # Keras counts up the names of operations at every trace.
     if graph.traced and not isinstance(call.operation, keras.layers.Layer):
         return "add"
     return call.operation.name
@@ -132,9 +132,7 @@ def _is_read_by(
 def leave_out(graph: Graph, skips: Mapping[int, Any]) -> Graph:
     """The graph without some additions and their branches; itself if it has none of them.
 
-    Args:
-        graph: The graph.
-        skips: The tensor that replaces the sum, by the id of the sum.
+    `skips` holds the tensor that replaces a sum by the id of the sum.
     """
     replaced: dict[int, Any] = {}
     nested = dict(graph.nested)

@@ -16,14 +16,7 @@ from spade_keras.pruning.graph.trace import Graph, is_functional
 
 @dataclass(frozen=True)
 class ShapedCall:
-    """One call of a layer or operation.
-
-    Args:
-        path: Path of the layer, or name of the operation.
-        operation: The layer or operation.
-        arguments: Positional and keyword arguments, tensors being symbolic.
-        outputs: Symbolic tensors it returns.
-    """
+    """One call of a layer or operation; its tensors are symbolic."""
 
     path: str
     operation: Any
@@ -50,13 +43,6 @@ def layer_calls(model: keras.Model, inputs: Any = None) -> list[ShapedCall]:
         model: A built model.
         inputs: Arrays or shapes in the structure of the model's inputs. None: the shapes the
             model declares, a batch of unknown size taken as one sample.
-
-    Returns:
-        The calls in the order of computation.
-
-    Raises:
-        ValueError: If `inputs` does not fit the model.
-        TraceError: If the model has no graph that can be read.
     """
     calls: list[ShapedCall] = []
     _walk(analyze(model).graph, input_specs(model, inputs), "", calls)
@@ -74,9 +60,9 @@ def input_specs(model: keras.Model, inputs: Any = None) -> list[Any]:
             f"`inputs` must hold arrays or shapes like {[x.shape for x in graph.inputs]}, the "
             f"inputs of {model.name!r}. Received: shapes={shapes}."
         )
+    one_sample = [(1, *shape[1:]) if shape[:1] == (None,) else tuple(shape) for shape in shapes]
     return [
-        keras.KerasTensor(_one_sample(shape), x.dtype)
-        for shape, x in zip(shapes, graph.inputs, strict=True)
+        keras.KerasTensor(shape, x.dtype) for shape, x in zip(one_sample, graph.inputs, strict=True)
     ]
 
 
@@ -103,7 +89,10 @@ def _record(
     operation: Any, path: str, args: Any, kwargs: Any, calls: list[ShapedCall]
 ) -> Sequence[Any]:
     outputs = keras.tree.flatten(operation.compute_output_spec(*args, **kwargs))
-    if _is_open(_tensors(outputs)) and not _is_open(_tensors((args, kwargs))):
+    is_open_after, is_open_before = (
+        any(None in x.shape for x in _tensors(side)) for side in (outputs, (args, kwargs))
+    )
+    if is_open_after and not is_open_before:
         # Some layers answer from their arguments alone; tracing the call finds the sizes.
         traced = keras.Operation.compute_output_spec(operation, *args, **kwargs)
         outputs = keras.tree.flatten(traced)
@@ -121,10 +110,6 @@ def _record(
     else:
         calls.append(ShapedCall(path, operation, (args, kwargs), tuple(outputs)))
     return outputs
-
-
-def _is_open(tensors: Sequence[Any]) -> bool:
-    return any(None in tensor.shape for tensor in tensors)
 
 
 def _open(inner: Any, path: str, args: tuple[Any, ...], calls: list[ShapedCall]) -> None:
@@ -161,7 +146,3 @@ def _shapes(inputs: Any) -> Iterator[tuple[int | None, ...]]:
 
 def _is_size(value: Any) -> bool:
     return value is None or (isinstance(value, int | np.integer) and not isinstance(value, bool))
-
-
-def _one_sample(shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-    return (1, *shape[1:]) if shape and shape[0] is None else tuple(shape)

@@ -19,16 +19,10 @@ Shape = tuple[int | None, ...]
 
 @dataclass
 class SlotRecord:
-    """Labels along one axis of one weight.
+    """Labels along one axis of one weight, one per position.
 
-    Args:
-        path: Path of the layer that owns the weight in its graph.
-        layer: That layer.
-        variable: The weight.
-        axis: The axis of the weight.
-        labels: One label per position along the axis.
-        role: `"producer"`, `"consumer"` or `"parameter"`.
-        unit: Suffix of the group's name where the pruned units are not channels, such as heads.
+    `role` is `"producer"`, `"consumer"` or `"parameter"`; `unit` a suffix of the group's name where
+    the pruned units are not channels, such as heads.
     """
 
     path: str
@@ -147,10 +141,10 @@ class LabelStore:
         An axis along which nothing differs has no labels of its own: zeros.
         """
         key = (id(labels), axis % labels.ndim, size)
-        known = self._vectors.get(key)
-        if known is None:
-            known = self._vectors[key] = (labels, self._along(labels, axis, size))
-        return known[1]
+        if key not in self._vectors:
+            # The array is kept as well, so that its id is not given to another one.
+            self._vectors[key] = (labels, self._along(labels, axis, size))
+        return self._vectors[key][1]
 
     def _along(self, labels: Labels, axis: int, size: int) -> Labels:
         if labels.size > 1 and labels.shape[axis] == 1:
@@ -179,8 +173,9 @@ def reshape(labels: Labels, before: Shape, after: Shape) -> Labels | None:
     """Labels of a reshaped tensor, or None when unknown sizes (None) hide their places."""
     # Leading and trailing axes of equal size stay as they are, unknown sizes included.
     limit = min(len(before), len(after))
-    left = _common(before, after, limit)
-    right = _common(before[::-1], after[::-1], limit - left)
+    left = next((i for i in range(limit) if before[i] != after[i]), limit)
+    rest = range(limit - left)
+    right = next((i for i in rest if before[-1 - i] != after[-1 - i]), limit - left)
     head, tail = labels.shape[:left], labels.shape[len(before) - right :]
     middle_in = before[left : len(before) - right]
     middle_out = after[left : len(after) - right]
@@ -201,12 +196,6 @@ def reshape(labels: Labels, before: Shape, after: Shape) -> Labels | None:
                 full[left + i] = middle_in[i] or 1
             middle += outputs
     return squeeze_uniform(np.broadcast_to(labels, full).reshape((*head, *middle, *tail)))
-
-
-def _common(before: Shape, after: Shape, limit: int) -> int:
-    """Number of leading axes of equal size, `limit` at most."""
-    differs = (i for i in range(limit) if before[i] != after[i])
-    return next(differs, limit)
 
 
 def squeeze_uniform(labels: Labels) -> Labels:

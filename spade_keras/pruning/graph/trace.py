@@ -20,14 +20,9 @@ _HINT = (
 
 @dataclass
 class Call:
-    """One call of an operation in a graph.
+    """One call of a layer or `keras.ops` operation in a graph, as Keras recorded it.
 
-    Args:
-        operation: The layer or `keras.ops` operation.
-        args: Positional arguments as recorded, symbolic tensors included.
-        kwargs: Keyword arguments as recorded.
-        inputs: Every symbolic tensor among the arguments.
-        outputs: The symbolic tensors it returned.
+    `inputs` are the symbolic tensors among the arguments, `outputs` those it returned.
     """
 
     operation: Any
@@ -41,12 +36,9 @@ class Call:
 class Graph:
     """The calls of a model in the order in which they can run.
 
+    `inputs` and `outputs` are symbolic and flat; the structs are what the model takes and returns.
+
     Args:
-        inputs: Flat symbolic inputs.
-        outputs: Flat symbolic outputs.
-        calls: Calls in running order, inputs excluded.
-        input_struct: The inputs in the structure the model takes.
-        output_struct: The outputs in the structure the model returns.
         traced: True when `call` was traced, so that a rebuild loses the class.
         opened: True when a composite layer must become a model of this graph, because its
             configuration would make another one.
@@ -99,19 +91,8 @@ def channel_axis(layer: Any, rank: int) -> int:
     return 1 if getattr(layer, "data_format", None) == "channels_first" else rank - 1
 
 
-def source_of(model: Any) -> Any:
-    """The object whose identity changes when the graph of `model` does."""
-    return getattr(model, "_functional", None) or model
-
-
 def trace(model: Any) -> Graph:
     """Reads the graph of a built model, calling a subclassed one on symbolic tensors.
-
-    Args:
-        model: A Functional or Sequential model, or a built subclassed one.
-
-    Returns:
-        The graph; nested models are not opened.
 
     Raises:
         TraceError: `model` is not built, or its `call` needs values.
@@ -133,11 +114,7 @@ def trace(model: Any) -> Graph:
 
 
 def trace_layer(layer: Any, args: tuple, kwargs: dict[str, Any]) -> Graph:
-    """Traces the `call` of a composite layer on tensors shaped like its recorded arguments.
-
-    Raises:
-        TraceError: `call` needs values, or uses weights that belong to no inner layer.
-    """
+    """Traces the `call` of a composite layer on tensors shaped like its recorded arguments."""
     fresh: list[Any] = []
 
     def renew(value: Any) -> Any:
@@ -191,13 +168,8 @@ def _graph(model: Any) -> Graph:
                 given = node.arguments
                 tensors = given.keras_tensors
                 calls.append(Call(node.operation, given.args, given.kwargs, tensors, node.outputs))
-    return Graph(
-        inputs=list(model._inputs),
-        outputs=list(model._outputs),
-        calls=calls,
-        input_struct=model._inputs_struct,
-        output_struct=model._outputs_struct,
-    )
+    inputs, outputs = list(model._inputs), list(model._outputs)
+    return Graph(inputs, outputs, calls, model._inputs_struct, model._outputs_struct)
 
 
 def _trace_subclass(model: Any) -> Graph:
@@ -244,12 +216,7 @@ def _trace_call(layer: Any, inputs: Any, args: tuple, kwargs: dict) -> Graph:
         ) from error
     graph = _graph(function)
     graph.traced = True
-    _check_weights(layer, graph)
-    return graph
-
-
-def _check_weights(layer: Any, graph: Graph) -> None:
-    """Refuses a trace that lost weights: those used without a layer around them."""
+    # Weights that are used without a layer around them are in no call.
     reached = {
         id(weight)
         for call in graph.calls
@@ -262,21 +229,19 @@ def _check_weights(layer: Any, graph: Graph) -> None:
             f"{type(layer).__name__} {layer.name!r} uses weights outside of any layer, which a "
             f"trace would lose: {', '.join(lost[:5])}. {_HINT}"
         )
+    return graph
 
 
 class Chain:
     """Layers called one after another; an empty chain passes its input on.
 
-    Args:
-        layers: The layers, unbuilt. All take one tensor; the first also takes the other
-            arguments of the layer it replaces.
+    The first also takes the other arguments of the layer it replaces.
     """
 
     def __init__(self, layers: Sequence[keras.layers.Layer]) -> None:
         self.layers = list(layers)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls the layers in order."""
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
         if not self.layers:
             return args[0]
         x = self.layers[0](*args, **kwargs)

@@ -17,11 +17,7 @@ from spade_keras.pruning.parts import parts_of, prefix_of
 def layers_by_path(model: Any) -> dict[str, keras.Layer]:
     """Every layer of a model by its path, the names joined by `/` through nested layers.
 
-    Args:
-        model: A Keras model, or a network with `priors` (their keys come first in the path).
-
-    Returns:
-        The layers in the order in which the model lists them.
+    The keys of a network's `priors` come first in the path; the order is that of the model.
     """
     parts = parts_of(model).items()
     return {path: layer for key, part in parts for path, layer in _walk(part, prefix_of(key))}
@@ -36,11 +32,7 @@ def _walk(layer: Any, prefix: str) -> Iterator[tuple[str, keras.Layer]]:
 
 
 class WeightTable:
-    """Weights of a model as NumPy arrays, each fetched from the device once.
-
-    Args:
-        model: The model, or a network with `priors`.
-    """
+    """Weights of a model, or of a network with `priors`, each fetched from the device once."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -61,11 +53,7 @@ class WeightTable:
         return self._memo[key]
 
     def variable(self, slot: Slot) -> Any:
-        """The Keras variable a slot points into.
-
-        Raises:
-            ValueError: If the model has no such layer or the layer no such weight.
-        """
+        """The Keras variable a slot points into."""
         if slot.layer not in self._variables:
             self._variables[slot.layer] = getattr(self.layers.get(slot.layer), "weights", [])
         variables = self._variables[slot.layer]
@@ -88,15 +76,10 @@ class WeightTable:
     def sums(
         self, slot: Slot, name: str, function: Callable[[np.ndarray], np.ndarray]
     ) -> np.ndarray:
-        """Sum of `function(weight)` over the slice of every channel, shape `(width,)`.
+        """Sum of an elementwise `function(weight)` over each channel's slice, shape `(width,)`.
 
-        Sums over the other axes are made once per weight and axis, so several slots into
-        one weight, as after a concatenation, cost one pass.
-
-        Args:
-            slot: The place of the channels.
-            name: Name of the function, to remember its sums by.
-            function: Maps the weight elementwise.
+        Sums over the other axes are made once per weight, axis and name of the function, so
+        several slots into one weight, as after a concatenation, cost one pass.
         """
         array = self.array(slot)
         key = (id(self.variable(slot)), slot.axis, name)

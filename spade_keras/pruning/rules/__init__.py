@@ -1,7 +1,4 @@
-"""One rule per layer: how its channels are labeled and how it is rebuilt with fewer.
-
-`RULES` maps the name of a Keras layer (`"Conv2D"`) or operation (`"ops.Reshape"`) to its rule.
-"""
+"""One rule per layer: how its channels are labeled and how it is rebuilt with fewer."""
 
 from __future__ import annotations
 
@@ -20,14 +17,15 @@ __all__ = [
     "rule_for",
 ]
 
+# A layer or operation that fits a rule below needs no more than its name there; `#` is 1, 2 and 3.
 _LAYERS = {
-    "dense:DenseRule": "Dense",
-    "dense:EinsumDenseRule": "EinsumDense",
-    "dense:EmbeddingRule": "Embedding ReversibleEmbedding",
-    "convolution:ConvRule": "Conv1D Conv2D Conv3D",
-    "convolution:ConvTransposeRule": "Conv1DTranspose Conv2DTranspose Conv3DTranspose",
-    "convolution:DepthwiseRule": "DepthwiseConv1D DepthwiseConv2D",
-    "convolution:SeparableRule": "SeparableConv1D SeparableConv2D",
+    "linear:DenseRule": "Dense",
+    "linear:EinsumDenseRule": "EinsumDense",
+    "linear:EmbeddingRule": "Embedding ReversibleEmbedding",
+    "linear:ConvRule": "Conv#D",
+    "linear:ConvTransposeRule": "Conv#DTranspose",
+    "linear:DepthwiseRule": "DepthwiseConv1D DepthwiseConv2D",
+    "linear:SeparableRule": "SeparableConv1D SeparableConv2D",
     "normalization:BatchNormalizationRule": "BatchNormalization",
     "normalization:LayerNormalizationRule": "LayerNormalization RMSNormalization",
     "normalization:GroupNormalizationRule": "GroupNormalization",
@@ -36,35 +34,25 @@ _LAYERS = {
     "normalization:ScaleListRule": "Rescaling Normalization",
     "normalization:LayerScaleRule": "LayerScale",
     "passing:PassThrough": (
-        "ReLU LeakyReLU ELU Dropout SpatialDropout1D SpatialDropout2D SpatialDropout3D "
-        "AlphaDropout GaussianDropout GaussianNoise ActivityRegularization Identity Masking "
-        "StochasticDepth"
+        "Activation ReLU LeakyReLU ELU Dropout SpatialDropout#D AlphaDropout GaussianDropout "
+        "GaussianNoise ActivityRegularization Identity Masking StochasticDepth"
     ),
-    "passing:ActivationRule": "Activation",
     "passing:SoftmaxRule": "Softmax",
     "passing:SpatialRule": (
-        "MaxPooling1D MaxPooling2D MaxPooling3D AveragePooling1D AveragePooling2D "
-        "AveragePooling3D AdaptiveAveragePooling1D AdaptiveAveragePooling2D "
-        "AdaptiveAveragePooling3D AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveMaxPooling3D "
-        "UpSampling1D UpSampling2D UpSampling3D ZeroPadding1D ZeroPadding2D ZeroPadding3D "
-        "Cropping1D Cropping2D Cropping3D Resizing CenterCrop"
+        "MaxPooling#D AveragePooling#D AdaptiveAveragePooling#D AdaptiveMaxPooling#D "
+        "GlobalAveragePooling#D GlobalMaxPooling#D UpSampling#D ZeroPadding#D Cropping#D "
+        "Resizing CenterCrop"
     ),
-    "passing:GlobalPoolingRule": (
-        "GlobalAveragePooling1D GlobalAveragePooling2D GlobalAveragePooling3D "
-        "GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D"
-    ),
-    "elementwise:MergeRule": ("Add Subtract Multiply Average Maximum Minimum CustomScaleLayer"),
-    "elementwise:ConcatenateRule": "Concatenate",
+    "passing:ElementwiseRule": "Add Subtract Multiply Average Maximum Minimum CustomScaleLayer",
+    "passing:ConcatenateRule": "Concatenate",
     "shapes:ReshapeRule": "Reshape",
     "shapes:FlattenRule": "Flatten",
-    "shapes:TransposeRule": "Permute",
-    "shapes:RepeatVectorRule": "RepeatVector",
-    "reduction:DotRule": "Dot",
+    "shapes:MoveRule": "Permute RepeatVector",
+    "passing:DotRule": "Dot",
     "attention:AttentionRule": "Attention AdditiveAttention",
     "attention:MultiHeadAttentionRule": "MultiHeadAttention",
     "attention:GroupedQueryAttentionRule": "GroupedQueryAttention",
-    "recurrent:RecurrentRule": "SimpleRNN LSTM GRU RNN ConvLSTM1D ConvLSTM2D ConvLSTM3D",
-    "recurrent:BidirectionalRule": "Bidirectional",
+    "wrappers:RecurrentRule": "SimpleRNN LSTM GRU RNN ConvLSTM#D Bidirectional",
     "wrappers:TimeDistributedRule": "TimeDistributed",
     "wrappers:SpectralNormalizationRule": "SpectralNormalization",
 }
@@ -82,33 +70,31 @@ _OPERATIONS = {
     "passing:SpatialRule": (
         "MaxPool AveragePool AdaptiveMaxPool AdaptiveAveragePool Resize PadImages CropImages"
     ),
-    "elementwise:ElementwiseOpRule": (
+    "passing:ElementwiseRule": (
         "Add Subtract Multiply Divide DivideNoNan TrueDivide FloorDivide Maximum Minimum Fmax Fmin "
         "Power Mod Fmod Arctan2 Logaddexp Logaddexp2 Hypot Equal NotEqual Greater GreaterEqual "
         "Less LessEqual LogicalAnd LogicalOr LogicalXor Where Heaviside Nextafter Isclose"
     ),
-    "elementwise:ConcatenateRule": "Concatenate",
+    "passing:ConcatenateRule": "Concatenate",
     "shapes:ReshapeRule": "Reshape Squeeze ExpandDims Ravel",
-    "shapes:TransposeRule": "Transpose Swapaxes Moveaxis",
+    "shapes:MoveRule": "Transpose Swapaxes Moveaxis Flip",
     "shapes:BroadcastRule": "BroadcastTo",
     "shapes:StackRule": "Stack",
     "shapes:UnstackRule": "Unstack",
-    "shapes:DepthToSpaceRule": "DepthToSpace",
-    "shapes:SpaceToDepthRule": "SpaceToDepth",
+    "shapes:PixelShuffleRule": "DepthToSpace SpaceToDepth",
     "indexing:SplitRule": "Split",
     "indexing:GetItemRule": "GetItem",
     "indexing:TakeRule": "Take",
     "indexing:SliceRule": "Slice",
     "indexing:PadRule": "Pad",
     "indexing:RollRule": "Roll",
-    "indexing:FlipRule": "Flip",
     "indexing:RepeatRule": "Repeat Tile",
-    "reduction:ReductionRule": (
+    "passing:ReductionRule": (
         "Sum Mean Max Min Amax Amin Prod Var Std Any All Logsumexp Median CountNonzero"
     ),
     "rule:AxisMixing": "Normalize",
-    "reduction:GluRule": "Glu",
-    "reduction:MatmulRule": "Matmul",
+    "passing:GluRule": "Glu",
+    "passing:MatmulRule": "Matmul",
     "attention:DotProductAttentionRule": "DotProductAttention",
 }
 
@@ -116,9 +102,10 @@ RULES: dict[str, str] = {
     prefix + name: rule
     for prefix, table in (("", _LAYERS), ("ops.", _OPERATIONS))
     for rule, names in table.items()
-    for name in names.split()
+    for pattern in names.split()
+    for name in sorted({pattern.replace("#", size) for size in "123"})
 }
-"""`"module:Class"` of the rule by layer or operation name; imported at first use."""
+"""`"module:Class"` of the rule of a layer (`"Conv2D"`) or operation (`"ops.Reshape"`)."""
 
 _REGISTERED: dict[type, ChannelRule] = {}
 _FOUND: dict[type, ChannelRule | None] = {}
@@ -134,9 +121,7 @@ def rule_for(operation_class: type) -> ChannelRule | None:
 def register_channel_rule(layer_class: type, rule: ChannelRule) -> None:
     """Adds the rule of a layer or operation class.
 
-    Args:
-        layer_class: The class; subclasses are not covered, since their `call` may differ.
-        rule: Its rule.
+    Subclasses of it are not covered, since their `call` may differ.
 
     Raises:
         ValueError: The class has a rule already, or `rule` is not a `ChannelRule`.

@@ -1,4 +1,5 @@
 """Attention: whole heads are removed, and the model width through projections."""
+# ruff: noqa: D102
 
 from __future__ import annotations
 
@@ -8,14 +9,13 @@ from typing import Any
 import numpy as np
 
 from spade_keras.pruning.graph.labels import Labels
-from spade_keras.pruning.rules.rule import Change, ChannelCall, ChannelRule
+from spade_keras.pruning.rules.rule import Change, ChannelCall, ChannelRule, spread
 
 
 class MultiHeadAttentionRule(ChannelRule):
     """`MultiHeadAttention`: kernels (width, heads, size) and (heads, size, width)."""
 
     def propagate(self, call: ChannelCall) -> Labels | list[Labels]:
-        """Labels the heads once for query, key and value; makes the output channels."""
         layer = call.operation
         heads, key_heads = self._heads(call)
         query, value = call.argument(0, "query"), call.argument(1, "value")
@@ -44,19 +44,18 @@ class MultiHeadAttentionRule(ChannelRule):
         if len(call.outputs) == 1:
             return result
         scores = call.store.constant(len(call.outputs[1].shape))
-        return [result, call.spread(heads, 1, scores.ndim) if len(heads) > 1 else scores]
+        return [result, spread(heads, 1, scores.ndim) if len(heads) > 1 else scores]
 
     def _heads(self, call: ChannelCall) -> tuple[Labels, Labels]:
         heads = call.produce(call.operation._query_dense.kernel, 1, unit="#heads")
         return heads, heads
 
     def _output(self, call: ChannelCall, query: Any) -> Labels | None:
-        """Labels of the output channels, None where the output has several axes."""
+        """Labels of the output channels; None where the output has several channel axes."""
         kernel = call.operation._output_dense.kernel
         return call.produce(kernel, 2) if len(kernel.shape) == 3 else None
 
     def configure(self, config: dict[str, Any], change: Change) -> dict[str, Any]:
-        """Sets `num_heads`, and `output_shape` where it is not the query's width."""
         layer = change.operation
         config = {**config, "num_heads": change.new_shape(layer._query_dense.kernel)[1]}
         kernel = layer._output_dense.kernel
@@ -86,7 +85,6 @@ class GroupedQueryAttentionRule(MultiHeadAttentionRule):
         return made
 
     def configure(self, config: dict[str, Any], change: Change) -> dict[str, Any]:
-        """Sets the numbers of heads."""
         layer = change.operation
         heads = change.new_shape(layer._query_dense.kernel)[1]
         key_heads = change.new_shape(layer._key_dense.kernel)[1]
@@ -97,7 +95,6 @@ class AttentionRule(ChannelRule):
     """`Attention` and `AdditiveAttention`: query and key are contracted, value goes through."""
 
     def propagate(self, call: ChannelCall) -> list[Labels]:
-        """Ties query and key; the output carries the labels of the value."""
         tensors = call.args[0]
         query, value = tensors[0], tensors[1]
         key = tensors[2] if len(tensors) > 2 else value
@@ -113,16 +110,14 @@ class AttentionRule(ChannelRule):
         return [labels, *rest]
 
     def mixes(self, labels: Sequence[Labels], call: Any) -> bool:
-        """True when query and key carry channels and no weight records which are gone."""
         scale = getattr(call.operation, "scale", None)
         return (scale is None or len(scale.shape) == 0) and any(x.size > 1 for x in labels)
 
 
 class DotProductAttentionRule(ChannelRule):
-    """`ops.dot_product_attention` on (batch, time, heads, size): whole heads."""
+    """`ops.dot_product_attention` on (batch, time, heads, size): whole heads are tied."""
 
     def propagate(self, call: ChannelCall) -> Labels | list[Labels]:
-        """Ties all channels of a head."""
         if len(call.inputs) < 3 or len({x.shape[2] for x in call.inputs[:3]}) > 1:
             return call.freeze_all(f"shared key-value heads at {call.path}")
         query, key, value = (call.store.collapse(x, [0, 1, 3]) for x in call.labels[:3])

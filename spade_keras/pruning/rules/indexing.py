@@ -1,4 +1,5 @@
 """Operations that take, drop, repeat or reorder positions: split, slice, pad, roll, tile."""
+# ruff: noqa: D102
 
 from __future__ import annotations
 
@@ -9,14 +10,20 @@ import numpy as np
 
 from spade_keras.pruning.graph.labels import Labels
 from spade_keras.pruning.graph.trace import copy_operation
-from spade_keras.pruning.rules.rule import Change, ChannelCall, ChannelRule
+from spade_keras.pruning.rules.rule import (
+    Arguments,
+    Change,
+    ChannelCall,
+    ChannelRule,
+    resized,
+    spread,
+)
 
 
 class SplitRule(ChannelRule):
     """`ops.split` and `ops.array_split`: every part keeps its remaining positions."""
 
     def propagate(self, call: ChannelCall) -> list[Labels]:
-        """Cuts the label array."""
         labels = call.labels[0]
         axis = call.operation.axis % labels.ndim
         if labels.shape[axis] == 1:
@@ -25,7 +32,6 @@ class SplitRule(ChannelRule):
         return np.split(labels, np.cumsum(sizes)[:-1], axis=axis)
 
     def resize(self, change: Change) -> Any:
-        """Cuts at the positions that remain."""
         operation = change.operation
         if change.unchanged or not hasattr(operation, "indices_or_sections"):
             return copy_operation(operation)
@@ -34,62 +40,75 @@ class SplitRule(ChannelRule):
         return copy_operation(operation, indices_or_sections=cuts)
 
 
-class GetItemRule(ChannelRule):
+class IndexingRule(ChannelRule):
+    """Positions given as a second argument move to where the channels now are."""
+
+    positions: str
+    """Name of that argument."""
+
+    def given(self, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """The positions of a call."""
+        return args[1] if len(args) > 1 else kwargs[self.positions]
+
+    def moved(self, given: Any, change: Change) -> Any:
+        """The positions in the narrower tensor."""
+        raise NotImplementedError
+
+    def arguments(self, args: tuple, kwargs: dict[str, Any], change: Change) -> Arguments:
+        old, new = change.inputs[0]
+        if old == new:
+            return args, kwargs
+        return (args[0], self.moved(self.given(args, kwargs), change)), {}
+
+
+class GetItemRule(IndexingRule):
     """`tensor[...]` with integers, slices, `None` and an ellipsis."""
 
+    positions = "key"
+
     def propagate(self, call: ChannelCall) -> Labels | list[Labels]:
-        """Indexes the label array."""
         labels, shape = call.labels[0], call.shape()
         pieces: list[Any] = []
-        for axis, key in _expand(call.argument(1, "key"), labels.ndim):
+        for axis, key in _expand(self.given(call.args, call.kwargs), labels.ndim):
             varies = key is not None and labels.shape[axis] > 1
             if varies and isinstance(key, int):
                 taken = np.take(labels, [key], axis=axis)
                 call.store.freeze(taken, f"a single channel taken at {call.path}")
             elif varies:
-                self._keep_step(call, key, axis, int(shape[axis] or 1))
+                _keep_step(call, key, axis, int(shape[axis] or 1))
             elif key is not None:
                 key = 0 if isinstance(key, int) else slice(None)
             pieces.append(key)
         result = labels[tuple(pieces)]
-        for size, spec in zip(result.shape, call.outputs[0].shape, strict=True):
-            if size == 1 and spec == 1 and result.size == 1 and result.any():
-                call.store.freeze(result, f"a single channel taken at {call.path}")
-                return np.zeros_like(result)
+        if result.size == 1 and result.any() and 1 in call.outputs[0].shape:
+            call.store.freeze(result, f"a single channel taken at {call.path}")
+            return np.zeros_like(result)
         return result
 
-    def _keep_step(self, call: ChannelCall, key: slice, axis: int, size: int) -> None:
-        """A step other than 1 stays right only if whole periods are removed."""
-        step = key.step or 1
-        if step == 1:
-            return
-        labels = np.moveaxis(call.labels[0], axis, 0)
-        if step > 1 and size % step == 0 and (key.start or 0) < step and key.stop is None:
-            rows = labels.reshape(size // step, step, -1)
-            call.store.tie(rows[:, :1], rows[:, 1:])
-        elif not (step == -1 and key.start is None and key.stop is None):
-            call.store.freeze(labels, f"a slice with a step at {call.path}")
-
-    def arguments(
-        self, args: tuple, kwargs: dict[str, Any], change: Change
-    ) -> tuple[tuple, dict[str, Any]]:
-        """Moves indices and bounds to where the channels now are."""
+    def moved(self, given: Any, change: Change) -> Any:
         old, new = change.inputs[0]
-        if old == new:
-            return args, kwargs
         pieces = []
-        for axis, piece in _expand(_second(args, kwargs, "key"), len(old)):
+        for axis, piece in _expand(given, len(old)):
             if piece is not None and old[axis] != new[axis]:
-                piece = _moved(piece, int(old[axis] or 1), change.kept(0, axis))
+                piece = _moved_piece(piece, int(old[axis] or 1), change.kept(0, axis))
             pieces.append(piece)
-        return (args[0], tuple(pieces)), {}
+        return tuple(pieces)
 
 
-def _second(args: tuple, kwargs: dict[str, Any], name: str) -> Any:
-    return args[1] if len(args) > 1 else kwargs[name]
+def _keep_step(call: ChannelCall, key: slice, axis: int, size: int) -> None:
+    """A step other than 1 stays right only if whole periods are removed."""
+    step = key.step or 1
+    if step == 1:
+        return
+    labels = np.moveaxis(call.labels[0], axis, 0)
+    if step > 1 and size % step == 0 and (key.start or 0) < step and key.stop is None:
+        rows = labels.reshape(size // step, step, -1)
+        call.store.tie(rows[:, :1], rows[:, 1:])
+    elif not (step == -1 and key.start is None and key.stop is None):
+        call.store.freeze(labels, f"a slice with a step at {call.path}")
 
 
-def _moved(piece: Any, size: int, kept: np.ndarray) -> Any:
+def _moved_piece(piece: Any, size: int, kept: np.ndarray) -> Any:
     """An index or slice, counted in kept positions."""
     if isinstance(piece, int):
         return int(np.searchsorted(kept, piece % size))
@@ -117,14 +136,14 @@ def _expand(key: Any, rank: int) -> list[tuple[int, Any]]:
     return found
 
 
-class TakeRule(ChannelRule):
-    """`ops.take` with constant indices."""
+class TakeRule(IndexingRule):
+    """`ops.take` with constant indices: those of removed channels are dropped."""
+
+    positions = "indices"
 
     def propagate(self, call: ChannelCall) -> Labels | list[Labels]:
-        """Takes labels."""
-        labels = call.labels[0]
-        indices = call.argument(1, "indices")
-        axis = call.operation.axis
+        labels, axis = call.labels[0], call.operation.axis
+        indices = self.given(call.args, call.kwargs)
         if axis is None or isinstance(indices, keras.KerasTensor) or len(call.inputs) > 1:
             return call.freeze_all(f"indices that depend on the data at {call.path}")
         axis = axis % labels.ndim
@@ -137,28 +156,25 @@ class TakeRule(ChannelRule):
             call.store.freeze(taken, f"single channels taken at {call.path}")
         return taken
 
-    def arguments(
-        self, args: tuple, kwargs: dict[str, Any], change: Change
-    ) -> tuple[tuple, dict[str, Any]]:
-        """Drops indices of removed channels and moves the others."""
+    def moved(self, given: Any, change: Change) -> Any:
         axis = change.operation.axis
         old, new = change.inputs[0]
         if axis is None or old[axis] == new[axis]:
-            return args, kwargs
-        indices = np.asarray(keras.ops.convert_to_numpy(_second(args, kwargs, "indices")))
-        indices = indices % old[axis]
+            return given
+        indices = np.asarray(keras.ops.convert_to_numpy(given)) % old[axis]
         kept = change.kept(0, axis)
         moved = np.searchsorted(kept, indices[np.isin(indices, kept)])
-        return (args[0], moved.reshape(-1) if indices.ndim else moved[0]), {}
+        return moved.reshape(-1) if indices.ndim else moved[0]
 
 
-class SliceRule(ChannelRule):
+class SliceRule(IndexingRule):
     """`ops.slice` with constant bounds."""
 
+    positions = "start_indices"
+
     def propagate(self, call: ChannelCall) -> Labels | list[Labels]:
-        """Cuts the label array."""
         labels = call.labels[0]
-        starts = call.argument(1, "start_indices")
+        starts = self.given(call.args, call.kwargs)
         if isinstance(starts, keras.KerasTensor) or len(call.inputs) > 1:
             return call.freeze_all(f"bounds that depend on the data at {call.path}")
         key = []
@@ -169,33 +185,21 @@ class SliceRule(ChannelRule):
         return labels[tuple(key)]
 
     def resize(self, change: Change) -> Any:
-        """Cuts out the number of positions that remain."""
-        shape = tuple(
-            size if size == -1 or old == new else new
-            for size, old, new in zip(change.operation.shape, *change.outputs[0], strict=True)
-        )
+        shape = resized(change.operation.shape, *change.outputs[0])
         return copy_operation(change.operation, shape=shape)
 
-    def arguments(
-        self, args: tuple, kwargs: dict[str, Any], change: Change
-    ) -> tuple[tuple, dict[str, Any]]:
-        """Moves the bounds."""
-        old, new = change.inputs[0]
-        if old == new:
-            return args, kwargs
-        starts = _second(args, kwargs, "start_indices")
-        moved = np.asarray(keras.ops.convert_to_numpy(starts)).tolist()
-        for axis, start in enumerate(moved):
-            if old[axis] != new[axis]:
-                moved[axis] = int(np.searchsorted(change.kept(0, axis), start))
-        return (args[0], moved), {}
+    def moved(self, given: Any, change: Change) -> Any:
+        moved = np.asarray(keras.ops.convert_to_numpy(given)).tolist()
+        for axis, (old, new) in enumerate(zip(*change.inputs[0], strict=True)):
+            if old != new:
+                moved[axis] = int(np.searchsorted(change.kept(0, axis), moved[axis]))
+        return moved
 
 
 class PadRule(ChannelRule):
-    """`ops.pad`: padding of a channel axis shrinks with the channels it is added to."""
+    """`ops.pad`: padding of a channel axis has labels, and shrinks with what it is added to."""
 
     def propagate(self, call: ChannelCall) -> Labels | list[Labels]:
-        """Gives every padded channel a label of its own."""
         labels = call.labels[0]
         mode = call.operation.mode
         for axis, counts in enumerate(_widths(call.operation, labels.ndim)):
@@ -207,13 +211,12 @@ class PadRule(ChannelRule):
             parts = []
             for count in counts:
                 shape[axis] = count
-                fresh = call.spread(call.store.new(count), axis, labels.ndim)
+                fresh = spread(call.store.new(count), axis, labels.ndim)
                 parts.append(np.broadcast_to(fresh, shape))
             labels = np.concatenate([parts[0], labels, parts[1]], axis=axis)
         return labels
 
     def resize(self, change: Change) -> Any:
-        """Pads with the remaining padding."""
         operation = change.operation
         old, new = change.outputs[0]
         if old == new:
@@ -237,9 +240,7 @@ class RollRule(ChannelRule):
     """`ops.roll`: a shift of channels shrinks with the channels it carries over the end."""
 
     def propagate(self, call: ChannelCall) -> Labels | list[Labels]:
-        """Rolls the label array."""
-        operation = call.operation
-        labels = call.labels[0]
+        operation, labels = call.operation, call.labels[0]
         if isinstance(operation.axis, int):
             return np.roll(labels, operation.shift, axis=operation.axis)
         if labels.size > 1:
@@ -247,7 +248,6 @@ class RollRule(ChannelRule):
         return labels
 
     def resize(self, change: Change) -> Any:
-        """Rolls by the number of kept channels among those carried over."""
         operation = change.operation
         axis = operation.axis
         old, new = change.inputs[0]
@@ -258,21 +258,11 @@ class RollRule(ChannelRule):
         return copy_operation(operation, shift=int((kept >= old[axis] - shift).sum()))
 
 
-class FlipRule(ChannelRule):
-    """`ops.flip`: the order is reversed."""
-
-    def propagate(self, call: ChannelCall) -> Labels:
-        """Flips the label array."""
-        return np.flip(call.labels[0], call.operation.axis)
-
-
 class RepeatRule(ChannelRule):
     """`ops.repeat` and `ops.tile`: copies carry the labels of the original."""
 
     def propagate(self, call: ChannelCall) -> Labels | list[Labels]:
-        """Repeats the label array along axes that carry channels."""
-        operation = call.operation
-        labels = call.labels[0]
+        operation, labels = call.operation, call.labels[0]
         repeats = operation.repeats
         if hasattr(operation, "axis"):
             if not isinstance(repeats, int) or operation.axis is None:

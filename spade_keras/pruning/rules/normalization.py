@@ -1,4 +1,5 @@
 """Normalizations: parameters per channel, and for most of them statistics over the channels."""
+# ruff: noqa: D102
 
 from __future__ import annotations
 
@@ -10,24 +11,23 @@ import numpy as np
 from spade_keras.pruning.graph.labels import BlockRecord, Labels
 from spade_keras.pruning.rules.rule import AxisMixing, Change, ChannelCall, ChannelRule, axes_of
 
-_STATISTICS = [
-    "gamma",
-    "beta",
-    "moving_mean",
-    "moving_variance",
-    "moving_stddev",
-    "renorm_mean",
-    "renorm_stddev",
-]
+
+def _affine(y: Any, weights: dict[str, np.ndarray], shape: list[int]) -> Any:
+    if "gamma" in weights:
+        y = y * weights["gamma"].reshape(shape)
+    if "beta" in weights:
+        y = y + weights["beta"].reshape(shape)
+    return y
 
 
 class BatchNormalizationRule(ChannelRule):
     """`BatchNormalization`: per-channel affine map at inference."""
 
     def propagate(self, call: ChannelCall) -> Labels:
-        """Attaches the statistics and the affine parameters; passes labels on."""
         vector = call.vector(axes_of(call.operation, len(call.shape()))[0])
-        for name in _STATISTICS:
+        affine = ("gamma", "beta")
+        moving = ("moving_mean", "moving_variance", "moving_stddev", "renorm_mean", "renorm_stddev")
+        for name in (*affine, *moving):
             call.parameter(getattr(call.operation, name, None), 0, vector)
         return call.labels[0]
 
@@ -36,9 +36,7 @@ class LayerNormalizationRule(AxisMixing):
     """`LayerNormalization` and `RMSNormalization`: statistics over the channels."""
 
     def propagate(self, call: ChannelCall) -> Labels:
-        """Attaches gamma and beta (or scale); passes labels on."""
-        layer = call.operation
-        labels = call.labels[0]
+        layer, labels = call.operation, call.labels[0]
         for name in ("gamma", "beta", "scale"):
             variable = getattr(layer, name, None)
             if getattr(variable, "shape", None) is None:
@@ -49,7 +47,6 @@ class LayerNormalizationRule(AxisMixing):
         return labels
 
     def reference(self, layer: Any, x: Any, weights: dict[str, np.ndarray]) -> Any:
-        """The normalization of kept channels written out from its definition."""
         axes = axes_of(layer, len(x.shape))
         shape = [size if a in axes else 1 for a, size in enumerate(x.shape)]
         ops = keras.ops
@@ -62,21 +59,11 @@ class LayerNormalizationRule(AxisMixing):
         return _affine(centered / ops.sqrt(variance + layer.epsilon), weights, shape)
 
 
-def _affine(y: Any, weights: dict[str, np.ndarray], shape: list[int]) -> Any:
-    if "gamma" in weights:
-        y = y * weights["gamma"].reshape(shape)
-    if "beta" in weights:
-        y = y + weights["beta"].reshape(shape)
-    return y
-
-
 class GroupNormalizationRule(AxisMixing):
     """`GroupNormalization`: every group of channels must keep equally many."""
 
     def propagate(self, call: ChannelCall) -> Labels:
-        """Attaches gamma and beta and asks for equal blocks."""
-        layer = call.operation
-        vector = call.source(layer.axis)
+        layer, vector = call.operation, call.source(call.operation.axis)
         for variable in (layer.gamma, layer.beta):
             call.parameter(variable, 0, vector)
         if 1 < layer.groups < len(vector) and call.labels[0].size > 1:
@@ -84,7 +71,6 @@ class GroupNormalizationRule(AxisMixing):
         return call.labels[0]
 
     def configure(self, config: dict[str, Any], change: Change) -> dict[str, Any]:
-        """Follows the channels where every one is its own group."""
         layer = change.operation
         old, new = change.inputs[0]
         if layer.groups == old[layer.axis]:
@@ -92,7 +78,6 @@ class GroupNormalizationRule(AxisMixing):
         return config
 
     def reference(self, layer: Any, x: Any, weights: dict[str, np.ndarray]) -> Any:
-        """The normalization of kept channels written out from its definition."""
         ops = keras.ops
         rank = len(x.shape)
         axis = layer.axis % rank
@@ -113,7 +98,6 @@ class UnitNormalizationRule(AxisMixing):
     """`UnitNormalization`: divides by the norm, to which a zero adds nothing."""
 
     def reference(self, layer: Any, x: Any, weights: dict[str, np.ndarray]) -> Any:
-        """The input over its Euclidean norm."""
         power = keras.ops.sum(x * x, axis=axes_of(layer, len(x.shape)), keepdims=True)
         return x / keras.ops.sqrt(keras.ops.maximum(power, 1e-12))
 
@@ -122,9 +106,7 @@ class PReLURule(ChannelRule):
     """`PReLU`: a slope per position, shared along some axes."""
 
     def propagate(self, call: ChannelCall) -> Labels:
-        """Attaches alpha along the axes that carry channels."""
-        alpha = call.operation.alpha
-        labels = call.labels[0]
+        alpha, labels = call.operation.alpha, call.labels[0]
         for axis in range(1, labels.ndim):
             if labels.shape[axis] > 1 and alpha.shape[axis - 1] > 1:
                 call.parameter(alpha, axis - 1, call.vector(axis))
@@ -137,23 +119,23 @@ class LayerScaleRule(ChannelRule):
     width = ("projection_dim", "gamma", 0)
 
     def propagate(self, call: ChannelCall) -> Labels:
-        """Attaches gamma."""
         call.parameter(call.operation.gamma, 0, call.vector(-1))
         return call.labels[0]
 
 
 class ScaleListRule(ChannelRule):
-    """`Rescaling` and `Normalization`: constants per channel stand in the configuration."""
+    """`Rescaling` and `Normalization`: constants per channel stand in the configuration.
+
+    The lists of a `Rescaling` are sliced; a per-channel `Normalization` keeps its width.
+    """
 
     def propagate(self, call: ChannelCall) -> Labels:
-        """Passes labels on; a per-channel `Normalization` keeps its width."""
         labels = call.labels[0]
         if isinstance(call.operation, keras.layers.Normalization) and labels.size > 1:
             call.store.freeze(labels, f"the statistics of {call.path}")
         return labels
 
     def configure(self, config: dict[str, Any], change: Change) -> dict[str, Any]:
-        """Slices the lists of a `Rescaling`."""
         if not isinstance(change.operation, keras.layers.Rescaling) or change.unchanged:
             return config
         kept = change.kept(0, -1)

@@ -1,4 +1,5 @@
 """The base of channel rules, and the two views of a layer call they work with."""
+# ruff: noqa: D102
 
 from __future__ import annotations
 
@@ -12,13 +13,13 @@ import numpy as np
 from spade_keras.pruning.graph.labels import Labels, LabelStore, Shape, SlotRecord
 from spade_keras.pruning.graph.trace import channel_axis, copy_operation, shape_of
 
-_MIXING_ACTIVATIONS = ("softmax", "log_softmax", "sparsemax", "glu")
+Arguments = tuple[tuple, dict[str, Any]]
 
 
 def mixes_channels(activation: Any) -> bool:
     """True for activations that read several channels at once, such as softmax."""
     name = getattr(activation, "__name__", type(activation).__name__).lower()
-    return name in _MIXING_ACTIVATIONS
+    return name in ("softmax", "log_softmax", "sparsemax", "glu")
 
 
 def axes_of(operation: Any, rank: int) -> list[int]:
@@ -30,20 +31,31 @@ def axes_of(operation: Any, rank: int) -> list[int]:
     return sorted(a % rank for a in axes)
 
 
+def spread(vector: Labels, axis: int, rank: int) -> Labels:
+    """The label array of a tensor whose labels vary along one axis only."""
+    shape = [1] * rank
+    shape[axis] = len(vector)
+    return vector.reshape(shape)
+
+
+def resized(stated: Any, old: Shape, new: Shape) -> Shape:
+    """A stated target shape, with or without the batch, after a plan; -1 stays -1."""
+    offset = len(old) - len(stated)
+    return tuple(
+        size if size in (-1, None) or before == after else after
+        for size, before, after in zip(stated, old[offset:], new[offset:], strict=True)
+    )
+
+
 @dataclass
 class ChannelCall:
-    """One call of an operation, with the labels of its input tensors.
+    """One call of an operation, as recorded, with the labels of its input tensors.
 
     Args:
-        operation: The layer or operation that is called.
-        path: Path of the layer in the model.
+        operation: The layer or operation that is called; `path`: where it is in the model.
         owner: The layer of the graph that owns the weights; a wrapper owns its inner ones.
-        args: Positional arguments as recorded.
-        kwargs: Keyword arguments as recorded.
-        inputs: Every tensor among the arguments; only their shapes are used.
+        inputs: Every tensor among the arguments; only their shapes are used, as of `outputs`.
         labels: Label arrays of `inputs`.
-        outputs: The output tensors; only their shapes are used.
-        store: Where labels, ties and slots go.
     """
 
     operation: Any
@@ -97,23 +109,17 @@ class ChannelCall:
             self._attach(variable, axis, labels, "parameter")
 
     def produce(self, variable: Any, axis: int, repeats: int = 1, unit: str = "") -> Labels:
-        """New channels made by the weight along its axis.
+        """One label per new channel made by the weight along its axis; 0 for a single channel.
 
-        Args:
-            variable: The weight.
-            axis: Its axis.
-            repeats: How often the channels are repeated along the axis (LSTM gates: 4).
-            unit: Suffix of the group's name, such as `"#heads"`.
-
-        Returns:
-            One label per channel; zeros for a single channel, which can never go.
+        The channels stand `repeats` times along the axis (LSTM gates: 4); `unit` is a suffix of
+        the group's name, such as `"#heads"`.
         """
         count = shape_of(variable)[axis] // repeats
         known = self.store.known(variable, axis)
         labels = self.store.new(count) if known is None else known[:count]
         if known is None:
             tiled = np.tile(labels, repeats) if repeats > 1 else labels
-            self._attach(variable, axis, tiled, "producer", unit)
+            self.also_produce(variable, axis, tiled, unit)
             if count == 1:
                 self.store.freeze(labels, "a single channel")
         return np.zeros(1, dtype=np.int64) if count == 1 else labels
@@ -122,15 +128,9 @@ class ChannelCall:
         """A further weight that makes channels already labeled."""
         self._attach(variable, axis, labels, "producer", unit)
 
-    def spread(self, vector: Labels, axis: int, rank: int) -> Labels:
-        """The label array of a tensor whose labels vary along one axis only."""
-        shape = [1] * rank
-        shape[axis] = len(vector)
-        return vector.reshape(shape)
-
     def output(self, vector: Labels, axis: int) -> Labels:
         """The label array of an output whose labels vary along one axis only."""
-        return self.guard(self.spread(vector, axis, len(self.outputs[0].shape)))
+        return self.guard(spread(vector, axis, len(self.outputs[0].shape)))
 
     def guard(self, labels: Labels) -> Labels:
         """Output labels, frozen if the `activation` of the layer mixes channels."""
@@ -157,8 +157,7 @@ class Change:
 
     Args:
         operation: The original layer or operation.
-        inputs: `(old shape, new shape)` of every input tensor of its first call.
-        outputs: The same for its outputs.
+        inputs: `(old shape, new shape)` of every input tensor of its first call; so `outputs`.
         new_shape: Shape of one of the operation's weights after the plan.
         kept: `kept(tensor index, axis)` gives the kept positions along an input's axis;
             `kept(index, axis, "outputs")` along an output's.
@@ -189,14 +188,7 @@ class ChannelRule:
     """The setting that states the width of the layer, and the weight and axis that have it."""
 
     def propagate(self, call: ChannelCall) -> Labels | list[Labels]:
-        """Labels of the outputs; attaches weights, ties and freezes through `call`.
-
-        Args:
-            call: The call with the labels of its inputs.
-
-        Returns:
-            One label array, or one per output tensor.
-        """
+        """Labels of the output (or outputs); attaches weights, ties and freezes through `call`."""
         raise NotImplementedError
 
     def configure(self, config: dict[str, Any], change: Change) -> dict[str, Any]:
@@ -210,25 +202,17 @@ class ChannelRule:
         """The slim operation, unbuilt."""
         operation = change.operation
         if isinstance(operation, keras.layers.Layer):
-            config = without_build_shapes(self.configure(operation.get_config(), change))
-            if type(operation).__module__.startswith("keras.src."):
-                config = with_zeros(config)
-            return type(operation).from_config(config)
+            config = self.configure(operation.get_config(), change)
+            is_stock = type(operation).__module__.startswith("keras.src.")
+            return type(operation).from_config(unbuilt_config(config, zeros=is_stock))
         return copy_operation(operation)
 
-    def arguments(
-        self, args: tuple, kwargs: dict[str, Any], change: Change
-    ) -> tuple[tuple, dict[str, Any]]:
+    def arguments(self, args: tuple, kwargs: dict[str, Any], change: Change) -> Arguments:
         """The arguments of one call of the slim operation; tensors are filled in later."""
         return args, kwargs
 
     def mixes(self, labels: Sequence[Labels], call: Any) -> bool:
-        """True when the call mixes labeled channels, so that zeroing is not removal.
-
-        Args:
-            labels: Label arrays of the inputs.
-            call: The recorded call.
-        """
+        """True when the recorded call mixes labeled channels, so that zeroing is not removal."""
         return False
 
 
@@ -236,11 +220,9 @@ class AxisMixing(ChannelRule):
     """A rule for operations that mix the positions along their `axis`."""
 
     def propagate(self, call: ChannelCall) -> Labels | list[Labels]:
-        """Passes labels on."""
         return call.labels[0]
 
     def mixes(self, labels: Sequence[Labels], call: Any) -> bool:
-        """True when the axis carries channels."""
         return any(labels[0].shape[a] > 1 for a in axes_of(call.operation, labels[0].ndim))
 
 
@@ -251,13 +233,12 @@ class Boundary(ChannelRule):
         self.reason = reason
 
     def propagate(self, call: ChannelCall) -> list[Labels]:
-        """Freezes all inputs and outputs."""
         return call.freeze_all(self.reason)
 
     def resize(self, change: Change) -> Any:
-        """Makes the same layer again; a Lambda keeps its function object."""
         operation = change.operation
         if isinstance(operation, keras.layers.Lambda):
+            # The configuration would serialize the function; the same object is kept.
             return keras.layers.Lambda(
                 operation.function,
                 output_shape=operation._output_shape,
@@ -269,28 +250,19 @@ class Boundary(ChannelRule):
         return super().resize(change)
 
 
-def without_build_shapes(config: Any) -> Any:
-    """A layer configuration whose inner layers forget the shapes they were built for."""
-    if isinstance(config, dict):
-        return {k: without_build_shapes(v) for k, v in config.items() if k != "build_config"}
-    if isinstance(config, list):
-        return [without_build_shapes(item) for item in config]
-    return config
+def unbuilt_config(config: Any, *, zeros: bool = True) -> Any:
+    """A layer configuration without the shapes that its inner layers were built for.
 
-
-def with_zeros(config: Any) -> Any:
-    """A layer configuration whose initializers are all zeros, inner layers included.
-
-    The weights are replaced anyway, and drawing random numbers is the main cost.
+    `zeros` replaces all initializers: the weights are set later, and drawing random numbers is
+    the main cost.
     """
     if isinstance(config, list):
-        return [with_zeros(item) for item in config]
+        return [unbuilt_config(item, zeros=zeros) for item in config]
     if not isinstance(config, dict):
         return config
-    return {
-        key: "zeros" if key.endswith("_initializer") and value is not None else with_zeros(value)
-        for key, value in config.items()
-    }
+    made = {k: unbuilt_config(v, zeros=zeros) for k, v in config.items() if k != "build_config"}
+    drawn = [k for k, v in made.items() if k.endswith("_initializer") and v is not None]
+    return made | dict.fromkeys(drawn, "zeros") if zeros else made
 
 
 def restore_initializers(original: Any, made: Any) -> None:

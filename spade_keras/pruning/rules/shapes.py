@@ -1,7 +1,9 @@
 """Layers and operations that move channels to other axes: reshape, transpose, pixel shuffle."""
+# ruff: noqa: D102
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -9,16 +11,7 @@ import numpy as np
 
 from spade_keras.pruning.graph.labels import Labels, Shape, reshape
 from spade_keras.pruning.graph.trace import copy_operation
-from spade_keras.pruning.rules.rule import Change, ChannelCall, ChannelRule
-
-
-def _resized(stated: Any, old: Shape, new: Shape) -> Shape:
-    """A stated target shape, with or without the batch, after a plan; -1 stays -1."""
-    offset = len(old) - len(stated)
-    return tuple(
-        size if size in (-1, None) or before == after else after
-        for size, before, after in zip(stated, old[offset:], new[offset:], strict=True)
-    )
+from spade_keras.pruning.rules.rule import Change, ChannelCall, ChannelRule, resized
 
 
 def _reshape(call: ChannelCall, labels: Labels, shape: Shape) -> Labels | list[Labels]:
@@ -29,32 +22,28 @@ def _reshape(call: ChannelCall, labels: Labels, shape: Shape) -> Labels | list[L
 
 
 class ReshapeRule(ChannelRule):
-    """`Reshape`, `ops.reshape`, `ops.squeeze`, `ops.expand_dims`, `ops.ravel`."""
+    """`Reshape`, `ops.reshape`, `ops.squeeze`, ...; unknown sizes hide channels: they freeze."""
 
     def propagate(self, call: ChannelCall) -> Labels | list[Labels]:
-        """Reshapes the label array; freezes channels whose place is hidden by unknown sizes."""
         return _reshape(call, call.labels[0], call.shape())
 
     def configure(self, config: dict[str, Any], change: Change) -> dict[str, Any]:
-        """Rewrites the sizes of `target_shape`."""
-        return {**config, "target_shape": _resized(config["target_shape"], *change.outputs[0])}
+        return {**config, "target_shape": resized(config["target_shape"], *change.outputs[0])}
 
     def resize(self, change: Change) -> Any:
-        """A reshape to the new sizes."""
         operation = change.operation
         if isinstance(operation, keras.layers.Layer):
             return super().resize(change)
         shape = getattr(operation, "newshape", None)
         if shape is None or isinstance(shape, int):
             return copy_operation(operation)
-        return copy_operation(operation, newshape=_resized(shape, *change.outputs[0]))
+        return copy_operation(operation, newshape=resized(shape, *change.outputs[0]))
 
 
 class FlattenRule(ChannelRule):
     """`Flatten`: the channels of every position, one after another."""
 
     def propagate(self, call: ChannelCall) -> Labels | list[Labels]:
-        """Flattens the label array, channels last."""
         labels, shape = call.labels[0], call.shape()
         if call.channel_axis == 1 and len(shape) > 2:
             axes = (0, *range(2, len(shape)), 1)
@@ -63,42 +52,33 @@ class FlattenRule(ChannelRule):
         return _reshape(call, labels, shape)
 
 
-class TransposeRule(ChannelRule):
-    """`Permute`, `ops.transpose`, `ops.swapaxes`, `ops.moveaxis`."""
+_MOVES: dict[str, Callable[[Any, Labels], Labels]] = {
+    "Permute": lambda operation, x: x.transpose((0, *operation.dims)),
+    "RepeatVector": lambda operation, x: x[:, None],
+    "Transpose": lambda operation, x: np.transpose(x, operation.axes),
+    "Swapaxes": lambda operation, x: np.swapaxes(x, operation.axis1, operation.axis2),
+    "Moveaxis": lambda operation, x: np.moveaxis(x, operation.source, operation.destination),
+    "Flip": lambda operation, x: np.flip(x, operation.axis),
+}
+
+
+class MoveRule(ChannelRule):
+    """Operations that only move positions: the same is done to the label array."""
 
     def propagate(self, call: ChannelCall) -> Labels:
-        """Transposes the label array."""
-        operation = call.operation
-        labels = call.labels[0]
-        if isinstance(operation, keras.layers.Permute):
-            return labels.transpose((0, *operation.dims))
-        if hasattr(operation, "axes"):
-            return np.transpose(labels, operation.axes)
-        if hasattr(operation, "axis1"):
-            return np.swapaxes(labels, operation.axis1, operation.axis2)
-        return np.moveaxis(labels, operation.source, operation.destination)
-
-
-class RepeatVectorRule(ChannelRule):
-    """`RepeatVector`: a new axis along which nothing differs."""
-
-    def propagate(self, call: ChannelCall) -> Labels:
-        """Adds an axis."""
-        return call.labels[0][:, None]
+        return _MOVES[type(call.operation).__name__](call.operation, call.labels[0])
 
 
 class BroadcastRule(ChannelRule):
     """`ops.broadcast_to`: stretched axes carry no labels."""
 
     def propagate(self, call: ChannelCall) -> Labels:
-        """Adds leading axes."""
         labels = call.labels[0]
         rank = len(call.outputs[0].shape)
         return labels.reshape((1,) * (rank - labels.ndim) + labels.shape)
 
     def resize(self, change: Change) -> Any:
-        """Broadcasts to the new sizes."""
-        shape = _resized(change.operation.shape, *change.outputs[0])
+        shape = resized(change.operation.shape, *change.outputs[0])
         return copy_operation(change.operation, shape=shape)
 
 
@@ -106,7 +86,6 @@ class StackRule(ChannelRule):
     """`ops.stack`: a new axis; the stacked tensors lose the same channels."""
 
     def propagate(self, call: ChannelCall) -> Labels:
-        """Ties the tensors and adds an axis."""
         pairs = [(tuple(s.shape), x) for s, x in zip(call.inputs, call.labels, strict=True)]
         rank = len(call.outputs[0].shape)
         return np.expand_dims(call.store.elementwise(pairs), call.operation.axis % rank)
@@ -116,7 +95,6 @@ class UnstackRule(ChannelRule):
     """`ops.unstack`: an axis is taken apart."""
 
     def propagate(self, call: ChannelCall) -> list[Labels]:
-        """Takes the label array apart; an axis of channels keeps its length."""
         labels = call.labels[0]
         axis = call.operation.axis % labels.ndim
         if labels.shape[axis] > 1:
@@ -124,25 +102,16 @@ class UnstackRule(ChannelRule):
         return [np.take(labels, 0, axis=axis)] * len(call.outputs)
 
 
-class DepthToSpaceRule(ChannelRule):
-    """`ops.depth_to_space`: a channel leaves with all its pixels of the block."""
+class PixelShuffleRule(ChannelRule):
+    """`ops.depth_to_space` and `ops.space_to_depth`: the pixels of a block leave together."""
 
     def propagate(self, call: ChannelCall) -> Labels:
-        """Ties the pixels of a block."""
-        vector = call.vector(call.channel_axis)
+        axis, pixels = call.channel_axis, call.operation.block_size**2
+        vector = call.vector(axis)
         if call.labels[0].size == 1:
             return call.labels[0]
-        rows = vector.reshape(call.operation.block_size**2, -1)
+        if type(call.operation).__name__ == "SpaceToDepth":
+            return call.output(np.tile(vector, pixels), axis)
+        rows = vector.reshape(pixels, -1)
         call.store.tie(rows[:1], rows[1:])
-        return call.output(rows[0], call.channel_axis)
-
-
-class SpaceToDepthRule(ChannelRule):
-    """`ops.space_to_depth`: the pixels of a block carry the label of their channel."""
-
-    def propagate(self, call: ChannelCall) -> Labels:
-        """Repeats the labels for every pixel of a block."""
-        vector = call.vector(call.channel_axis)
-        if call.labels[0].size == 1:
-            return call.labels[0]
-        return call.output(np.tile(vector, call.operation.block_size**2), call.channel_axis)
+        return call.output(rows[0], axis)
