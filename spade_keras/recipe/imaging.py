@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
+from spade_keras import weights
 from spade_keras.recipe.sections import (
     FullNetwork,
     SearchRecipe,
@@ -221,13 +222,18 @@ class CoilMapPrior(Section):
 
 
 class Network(FullNetwork):
-    """A network made from an operator and a prior."""
+    """A network made from an operator and a prior; `weights` names trained ones, or "none"."""
 
     name: NetworkName
     prior: Prior
+    weights: str = "none"
 
     def mistakes(self) -> Iterator[str]:
         """Yields what is wrong between keys."""
+        known = ("none", *weights.weights_of(self.name))
+        if self.weights not in known:
+            listed = ", ".join(f'"{name}"' for name in known)
+            yield f'`network.weights` must be one that ships for "{self.name}": {listed}'
         yield from self.prior.mistakes()
 
 
