@@ -149,6 +149,10 @@ class UserCodeError(SpadeError):
     """A user's function raised; the message holds the last lines of its traceback."""
 
 
+class WeightsError(SpadeError, ValueError):
+    """No such trained weights ship with the package, or they are damaged."""
+
+
 class ReceiptError(SpadeError, ValueError):
     """A receipt is corrupt, was edited, or refers to different files."""
 

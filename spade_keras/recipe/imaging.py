@@ -144,10 +144,11 @@ class CoilMapPrior(Section):
 
 
 class Network(FullNetwork):
-    """A network made from an operator and a prior."""
+    """A network made from an operator and a prior; `weights` names trained ones, or "none"."""
 
     name: Annotated[str, AfterValidator(NameIn(NETWORKS))]
     prior: Prior
+    weights: str = "none"
 
 
 class Unrolled(Network):

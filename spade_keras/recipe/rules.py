@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from spade_keras import weights
 from spade_keras.recipe import imaging
 from spade_keras.recipe.sections import (
     RULES,
@@ -211,10 +212,37 @@ def _images_are_large_enough(data: LabeledData, network: Classifier) -> Iterator
 def _new_weights_are_trained(
     network: imaging.Network | Classifier, training: Training
 ) -> Iterator[str]:
-    if training.epochs == 0 and getattr(network, "path", None) is None:
-        classifier = isinstance(network, Classifier)
-        more = ", or `network.path` must name a trained one" if classifier else ""
-        yield f"`training.epochs` must be at least 1 for a network with new weights{more}"
+    if isinstance(network, Classifier):
+        trained, remedy = network.path is not None, ", or `network.path` must name a trained one"
+    else:
+        trained = network.weights != "none"
+        known = weights.weights_of(network.name)
+        remedy = f", or `network.weights` be one of {', '.join(known)}" if known else ""
+    if training.epochs == 0 and not trained:
+        yield f"`training.epochs` must be at least 1 for a network with new weights{remedy}"
+
+
+@rule
+def _trained_weights_fit(
+    run: Run, data: imaging.Measurements, network: imaging.Network
+) -> Iterator[str]:
+    """Trained weights have their shapes, and no test image may have been trained on."""
+    if network.weights == "none":
+        return
+    known = weights.weights_of(network.name)
+    if network.weights not in known:
+        listed = ", ".join(f'"{name}"' for name in ("none", *known))
+        yield f'`network.weights` must be one that ships for "{network.name}": {listed}'
+        return
+    tables = {"run": run, "data": data, "network": network}
+    given = {name: table.model_dump(mode="json") for name, table in tables.items()}
+    for key, expected in weights.record(network.name, network.weights)["requires"].items():
+        if functools.reduce(lambda table, part: table.get(part), key.split("."), given) != expected:
+            yield (
+                f"`{key}` must be {json.dumps(expected)}, as the weights "
+                f'"{network.weights}" were trained; to train others, set network.weights="none" '
+                "and `training.epochs`"
+            )
 
 
 # Pruning and search

@@ -7,14 +7,16 @@ from typing import Any
 
 import keras
 
+from spade_keras import weights
+from spade_keras.files import load_model
 from spade_keras.operators import LinearOperator
 from spade_keras.registry import NETWORKS, PRIORS
 
-_NOT_OPTIONS = {"name", "dtype", "prior", "sensitivity"}
+_NOT_OPTIONS = {"name", "dtype", "prior", "sensitivity", "weights"}
 
 
 def make_network(settings: Any, operator: LinearOperator, channels: int) -> keras.Model:
-    """Makes a network and its priors with new weights.
+    """Makes a network and its priors, with new weights or those that the settings name.
 
     Keys that are not named here go to the network by name, so a new network needs no code here.
 
@@ -29,7 +31,11 @@ def make_network(settings: Any, operator: LinearOperator, channels: int) -> kera
         options["sensitivity"] = PRIORS.make("unet", filters=filters, name="sensitivity")
     conditions = getattr(NETWORKS[settings.name], "condition_channels", 0)
     prior = _make_prior(settings.prior, channels, conditions)
-    return NETWORKS.make(settings.name, operator, prior, **options)
+    network = NETWORKS.make(settings.name, operator, prior, **options)
+    if settings.weights != "none":
+        trained = load_model(weights.path(settings.name, settings.weights))
+        network.set_weights(trained.get_weights())
+    return network
 
 
 def _make_prior(settings: Any, channels: int, condition_channels: int) -> keras.Model:
