@@ -235,9 +235,12 @@ def _trained_weights_fit(
         yield f'`network.weights` must be one that ships for "{network.name}": {listed}'
         return
     tables = {"run": run, "data": data, "network": network}
-    given = {name: table.model_dump(mode="json") for name, table in tables.items()}
     for key, expected in weights.record(network.name, network.weights)["requires"].items():
-        if functools.reduce(lambda table, part: table.get(part), key.split("."), given) != expected:
+        table, *parts = key.split(".")
+        received: Any = tables[table].model_dump(mode="json")
+        for part in parts:
+            received = received.get(part)
+        if received != expected:
             yield (
                 f"`{key}` must be {json.dumps(expected)}, as the weights "
                 f'"{network.weights}" were trained; to train others, set network.weights="none" '

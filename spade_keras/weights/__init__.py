@@ -3,8 +3,6 @@
 `[network] weights` of a recipe names one. Nothing here imports keras, so recipes are checked fast.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path
@@ -43,7 +41,7 @@ def path(network: str, weights: str) -> Path:
     received = hashlib.sha256(file.read_bytes()).hexdigest()
     if received != expected:
         raise WeightsError(
-            f"`{file}` is damaged: reinstall spade-keras, or train it again with `make pretrained`. "
+            f"`{file}` is damaged: reinstall spade-keras, or train it again by `make pretrained`. "
             f"Received: sha256={received} instead of {expected}"
         )
     return file
