@@ -2,6 +2,7 @@
 # make demo-classifier   runs the recipe for classifiers, about a minute
 # make demo-basis   runs the recipe for transfer and basis scaling, a few minutes
 # make demo-imaging   runs the other recipes for imaging, a few minutes each
+# make pretrained   trains the networks that ship with the package, about an hour
 # make test   adds the other backends and the development tools, and runs the tests
 # make postgres   installs the PostgreSQL server that the tests of many workers start (Debian, root)
 PYTHON ?= python3
@@ -16,7 +17,7 @@ BACKENDS := tensorflow jax torch
 PYTEST := $(BIN)/python -m pytest
 
 .DELETE_ON_ERROR:
-.PHONY: setup demo demo-classifier demo-basis demo-imaging test doctest lint sweep postgres clean
+.PHONY: setup demo demo-classifier demo-basis demo-imaging pretrained test doctest lint sweep postgres clean
 
 setup: $(VENV)/.all-installed
 
@@ -31,6 +32,9 @@ demo-basis: $(VENV)/.demo-installed
 
 demo-imaging: $(VENV)/.demo-installed
 	@set -e; for recipe in $(IMAGING); do $(BIN)/spade-keras run recipes/$$recipe.toml; done
+
+pretrained: $(VENV)/.demo-installed
+	KERAS_BACKEND=tensorflow $(BIN)/python benchmarks/pretrain.py
 
 # JAX compiles every new shape: without XLA's optimizations its tests take half as long.
 test: export JAX_DISABLE_MOST_OPTIMIZATIONS = 1

@@ -152,6 +152,8 @@ def _collect_metrics(job: LatencyJob) -> dict[str, Any]:
             "rejected": job.json("prune", "finalists")["rejected"],
         },
         "rivals": job.json("rivals", "rivals"),
+        "training_seconds": _training_seconds(job),
+        "pretrained": job.pretrained,
         "finetuning": {"strategy": recipe.finetuning.strategy, "on": recipe.finetuning.on},
         "export": {
             "format": recipe.export.format,
@@ -166,6 +168,20 @@ def _collect_metrics(job: LatencyJob) -> dict[str, Any]:
         "seconds": job.stages.seconds(),
         "fingerprint": evaluation["fingerprint"],
     }
+
+
+def _training_seconds(job: LatencyJob) -> dict[str, list[float]]:
+    """Seconds of training behind every network: of the full one it came from, then its own."""
+    full, tuning = (
+        sum(job.json(stage, "history").get("seconds", ())) for stage in ("train", "finetune")
+    )
+    rivals = job.json("rivals", "rivals")
+    seconds = {"full": [full], "pruned": [full], "finetuned": [full, tuning]}
+    if "from_scratch" in rivals:
+        seconds["from_scratch"] = [rivals["from_scratch"]["seconds"]]
+    if "fewer_iterations" in rivals:
+        seconds["fewer_iterations"] = [full, rivals["fewer_iterations"]["seconds"]]
+    return seconds
 
 
 def _check_exports(

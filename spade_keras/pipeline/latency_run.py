@@ -12,7 +12,7 @@ from typing import Any
 
 import keras
 
-from spade_keras import latency, pruning, search, tasks
+from spade_keras import latency, pruning, search, tasks, weights
 from spade_keras.backend.batches import first_samples
 from spade_keras.files import save_model, write_json_atomic
 from spade_keras.finetuning import judged_as
@@ -49,6 +49,13 @@ class LatencyJob(StageJob):
     def budget(self) -> search.LatencyBudget:
         """The latency budget of the recipe."""
         return self.recipe.search.budget
+
+    @property
+    def pretrained(self) -> dict[str, Any] | None:
+        """The record of the weights that the full network starts from; None for new ones."""
+        network: Any = self.recipe.network
+        name = getattr(network, "weights", "none")
+        return None if name == "none" else weights.record(network.name, name)
 
     @cached_property
     def full(self) -> keras.Model:
@@ -110,6 +117,8 @@ class LatencyJob(StageJob):
         strategy = recipe.finetuning.strategy
         blind = recipe.training.strategy == "self_supervised"
         learning = "from measurements alone" if blind else "on ground truth"
+        if not recipe.training.epochs:
+            learning = "which comes trained"
         return (
             Stage("data", recipe.run.task, make_data,
                   {"task": recipe.run.task, "data": recipe.data, "seed": recipe.run.seed,
@@ -141,15 +150,20 @@ def make_data(job: LatencyJob, folder: Path) -> None:
 
 
 def train(job: LatencyJob, folder: Path) -> None:
-    """Trains the full network, unless it comes trained."""
+    """Trains the full network, unless it comes trained.
+
+    The "seconds" of `history.json` begin with those of the weights that it started from.
+    """
     job.seed(1)
     settings = job.recipe.training
     network = job.task.new_network(job.samples("train"))
     if job.recipe.network.dtype != "float32":
         network = search.with_dtype(network, job.recipe.network.dtype)
-    history: dict[str, list[float]] = {"loss": []}
+    history: dict[str, list[float]] = {"loss": [], "seconds": []}
     if settings.epochs:
         history = fit_by_strategy(job, folder, network, settings, "epoch")
+    if pretrained := job.pretrained:
+        history["seconds"].insert(0, pretrained["full"]["seconds"])
     save_model(network, folder / "network.keras")
     write_json_atomic(folder / "history.json", history)
 
@@ -296,9 +310,10 @@ def _objective(job: LatencyJob, network: keras.Model) -> search.Objective | str:
 def train_rivals(job: LatencyJob, folder: Path) -> None:
     """Trains baselines with the training budget of the slim network.
 
-    One has the slim widths and trains from scratch for the steps of full network and fine-tuning
-    together. The other, where the network iterates, is the full one cut to the most iterations
-    that the budget allows, fine-tuned as the slim one is.
+    One has the slim widths and trains from scratch for the steps of this run's training and
+    fine-tuning together; those of weights that came trained are not repeated. The other, where the
+    network iterates, is the full one cut to the most iterations that the budget allows, fine-tuned
+    as the slim one is.
     """
     if not job.recipe.evaluation.rivals:
         write_json_atomic(folder / "rivals.json", {})
@@ -311,15 +326,21 @@ def train_rivals(job: LatencyJob, folder: Path) -> None:
     tuning_steps = max(1, len(job.samples(tuning.on)) // tuning.batch_size)
     training_steps = max(1, len(job.samples("train")) // training.batch_size)
     epochs = steps[0] + round(steps[1] * tuning_steps / training_steps)
-    fit_by_strategy(job, folder, scratch, training, "from scratch, epoch", epochs)
+    history = fit_by_strategy(job, folder, scratch, training, "from scratch, epoch", epochs)
     save_model(scratch, folder / "from_scratch.keras")
-    rivals: dict[str, dict[str, Any]] = {"from_scratch": {"epochs": epochs}}
+    rivals: dict[str, dict[str, Any]] = {
+        "from_scratch": {"epochs": epochs, "seconds": sum(history["seconds"])}
+    }
 
     if hasattr(full, "with_iterations"):
         fewer, ratio = _cut_to_budget(job, full)
-        fit_by_strategy(job, folder, fewer, tuning, "fewer iterations, epoch")
+        history = fit_by_strategy(job, folder, fewer, tuning, "fewer iterations, epoch")
         save_model(fewer, folder / "fewer_iterations.keras")
-        rivals["fewer_iterations"] = {"iterations": fewer.iterations, "ratio": ratio.as_dict()}
+        rivals["fewer_iterations"] = {
+            "iterations": fewer.iterations,
+            "ratio": ratio.as_dict(),
+            "seconds": sum(history["seconds"]),
+        }
     write_json_atomic(folder / "rivals.json", rivals)
 
 

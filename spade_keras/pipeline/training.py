@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
 
 from spade_keras.backend.batches import first_samples, predict
 from spade_keras.data import SliceDataset
@@ -39,6 +41,8 @@ def fit_best(  # noqa: PLR0913 - every setting is a keyword of its own
 ) -> dict[str, list[float]]:
     """Trains a model to the lowest validation loss, and returns metric -> one value per epoch.
 
+    Among the metrics are the "seconds" that each epoch took, compilation included.
+
     Args:
         model: A network, or a fine-tuner around one.
         train: Training batches.
@@ -62,12 +66,14 @@ def fit_best(  # noqa: PLR0913 - every setting is a keyword of its own
     best = keras.callbacks.ModelCheckpoint(
         checkpoint, monitor="val_loss", mode="min", save_best_only=True, save_weights_only=True
     )
+    ends = [time.perf_counter()]
+    clock = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: ends.append(time.perf_counter()))
     history = model.fit(
         train,
         validation_data=validation,
         epochs=epochs,
         verbose=0,
-        callbacks=[best, keras.callbacks.TerminateOnNaN(), *callbacks],
+        callbacks=[best, keras.callbacks.TerminateOnNaN(), clock, *callbacks],
     ).history
     if not checkpoint.exists():
         raise FloatingPointError(
@@ -76,6 +82,7 @@ def fit_best(  # noqa: PLR0913 - every setting is a keyword of its own
         )
     model.load_weights(checkpoint)
     checkpoint.unlink()
+    history["seconds"] = np.diff(ends)
     return {name: [float(v) for v in values] for name, values in history.items()}
 
 

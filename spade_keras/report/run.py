@@ -27,24 +27,28 @@ _ROWS = {
 # The network whose cost a row shows: one trained from scratch has the size of the slim one.
 _COSTS = {"full": "full", "pruned": "slim", "finetuned": "slim", "from_scratch": "slim"}
 _IMAGE_COLUMNS = {"psnr_db": "PSNR / dB", "ssim": "SSIM", "nmse": "NMSE"}
+# Columns of the page for which a terminal of 80 characters has no room.
+_PAGE_ONLY = ("NMSE", "MACs")
 # Digits of a score, and whether its standard deviation is shown.
 _DIGITS = {"psnr_db": (2, True), "ssim": (3, True), "kspace_snr_db": (2, True)}
 
 
 def columns(metrics: Mapping[str, Any]) -> tuple[str, ...]:
     """Returns the headings of the table: the task's scores ("columns" of `metrics`), then costs."""
-    return "", *_scores(metrics).values(), "ms", "time", "params", "MACs"
+    return "", *_scores(metrics).values(), "ms", "time", "params", "MACs", "train / s"
 
 
 def closing_table(metrics: Mapping[str, Any]) -> Table:
     """Returns the closing table of a run; its caption says whether the budget is met."""
     title, sentence = verdict(metrics)
+    headings = columns(metrics)
+    shown = [i for i, heading in enumerate(headings) if heading not in _PAGE_ONLY]
     return table_of(
-        columns(metrics),
-        table_rows(metrics),
+        [headings[i] for i in shown],
+        [[row[i] for i in shown] for row in table_rows(metrics)],
         title=f"Test data{_convention(metrics)}; ±: standard deviation; ms: exported, median; "
-        "time: of full",
-        caption=f"{title}: {sentence}",
+        "time: of full; train: seconds of training, those of the full network first",
+        caption="\n".join(filter(None, [f"{title}: {sentence}", what_pruning_saves(metrics)])),
     )
 
 
@@ -75,10 +79,33 @@ def table_rows(metrics: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Returns a row for every network that was evaluated, under `columns`."""
     scores = _scores(metrics)
     return [
-        (name, *(_score(quality, key) for key in scores), *_costs(metrics, network))
+        (
+            name,
+            *(_score(quality, key) for key in scores),
+            *_costs(metrics, network),
+            " + ".join(f"{s:.0f}" for s in metrics.get("training_seconds", {}).get(network, ())),
+        )
         for network, name in _ROWS.items()
         if (quality := metrics["quality"].get(network)) is not None
     ]
+
+
+def what_pruning_saves(metrics: Mapping[str, Any]) -> str:
+    """Says what a small network reaches from scratch in all the time of the full one.
+
+    Empty unless the record of the full network's weights ("pretrained") tells of such a network.
+    """
+    half = (metrics.get("pretrained") or {}).get("half_width_from_scratch")
+    if half is None:
+        return ""
+    scores = ", ".join(
+        f"{heading} {_score(half['scores'], key)}" for key, heading in _scores(metrics).items()
+    )
+    return (
+        f"Given all of the full network's training, {half['steps']} steps from scratch "
+        f"({half['seconds']:.0f} s when the weights were made), a network of half the widths "
+        f"reaches {scores}. What pruning saves is training and, with school, ground truth."
+    )
 
 
 def _scores(metrics: Mapping[str, Any]) -> Mapping[str, str]:
@@ -149,6 +176,7 @@ def write_report(
         rows=table_rows(metrics),
         metrics=metrics,
         convention=_convention(metrics),
+        saving=what_pruning_saves(metrics),
         error_gain=figures.ERROR_GAIN,
         compared_with="truth" if panel is None or "truth" in panel else "full network",
         search=search_sections(found),
