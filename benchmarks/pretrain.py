@@ -40,7 +40,7 @@ def batches(task, folder, split, recipe):
     samples = task.load(folder, split)
     return SliceDataset(
         samples.inputs,
-        samples.truth,
+        samples.targets,
         batch_size=min(recipe.training.batch_size, len(samples)),
         shuffle_seed=recipe.run.seed if split == "train" else None,
     )

@@ -84,7 +84,7 @@ class Study:
         batches = {
             split: SliceDataset(
                 samples.inputs,
-                predict(self.full, samples.inputs) if targets == "teacher" else samples.truth,
+                predict(self.full, samples.inputs) if targets == "teacher" else samples.targets,
                 batch_size=1,
                 shuffle_seed=self.seed if split == "train" else None,
             )
