@@ -33,11 +33,13 @@ demo-imaging: $(VENV)/.demo-installed
 	@set -e; for recipe in $(IMAGING); do $(BIN)/spade-keras run recipes/$$recipe.toml; done
 
 # JAX compiles every new shape: without XLA's optimizations its tests take half as long.
+# Two tests at a time, but for those that measure time or kill processes.
 test: export JAX_DISABLE_MOST_OPTIMIZATIONS = 1
 test: $(VENV)/.all-installed
 	@set -e; for backend in $(BACKENDS); do \
 		echo "=== tests, KERAS_BACKEND=$$backend"; \
-		KERAS_BACKEND=$$backend $(PYTEST); \
+		KERAS_BACKEND=$$backend $(PYTEST) -m "not alone" -n 2 --dist worksteal; \
+		KERAS_BACKEND=$$backend $(PYTEST) -m alone; \
 	done
 	@$(MAKE) --no-print-directory doctest
 
