@@ -37,11 +37,13 @@ pretrained: $(VENV)/.demo-installed
 	KERAS_BACKEND=tensorflow $(BIN)/python benchmarks/pretrain.py
 
 # JAX compiles every new shape: without XLA's optimizations its tests take half as long.
+# Two tests at a time, but for those that measure time or kill processes.
 test: export JAX_DISABLE_MOST_OPTIMIZATIONS = 1
 test: $(VENV)/.all-installed
 	@set -e; for backend in $(BACKENDS); do \
 		echo "=== tests, KERAS_BACKEND=$$backend"; \
-		KERAS_BACKEND=$$backend $(PYTEST); \
+		KERAS_BACKEND=$$backend $(PYTEST) -m "not alone" -n 2 --dist worksteal; \
+		KERAS_BACKEND=$$backend $(PYTEST) -m alone; \
 	done
 	@$(MAKE) --no-print-directory doctest
 

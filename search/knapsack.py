@@ -14,7 +14,7 @@ from spade_keras.pruning import find_groups
 from spade_keras.pruning.cost import PlanCost
 from spade_keras.pruning.graph.weights import WeightTable
 from spade_keras.search.objective import KeptShare
-from spade_keras.search.space import Configuration, Curve, SearchSpace
+from spade_keras.search.space import Configuration, Curve, SearchSpace, checked_amount
 
 Cost = Callable[[Configuration], float]
 """Predicts what a configuration costs, in any unit."""
@@ -216,7 +216,7 @@ def knapsack_curve(space: SearchSpace, importances: Mapping[str, KeptShare], cos
 
     @functools.cache
     def curve(amount: float) -> Configuration:
-        if amount == 0:
+        if checked_amount(amount) == 0:
             return space.full
         least, full = knapsack.cost_range
         return knapsack.solve(full - amount * (full - least))

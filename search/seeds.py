@@ -10,11 +10,12 @@ from typing import Any
 import keras
 import numpy as np
 
+from spade_keras.errors import require
 from spade_keras.pruning.importance import ImportanceFunction
 from spade_keras.registry import SEEDS
 from spade_keras.search.knapsack import Cost, knapsack_curve, predicted_cost
 from spade_keras.search.objective import kept_shares
-from spade_keras.search.space import Configuration, Curve, SearchSpace
+from spade_keras.search.space import Configuration, Curve, SearchSpace, checked_amount
 
 Excess = Callable[[Configuration], float]
 """Measures by how much a configuration misses the budget: met at 0 and below."""
@@ -219,7 +220,7 @@ def sensitivities(
 def uniform_curve(space: SearchSpace) -> Curve:
     """All groups pruned by one ratio, each to the nearest allowed width."""
     most = max((1 - v.edges[0] / v.edges[-1] for v in space.variables), default=0.0)
-    return lambda amount: space.uniform(amount * most)
+    return lambda amount: space.uniform(checked_amount(amount) * most)
 
 
 def sensitivity_curve(space: SearchSpace, sensitivities: Mapping[str, float]) -> Curve:
@@ -231,6 +232,8 @@ def sensitivity_curve(space: SearchSpace, sensitivities: Mapping[str, float]) ->
     thousandth of the largest, gains included, count as that; an infinite one keeps its group as
     long as another can be narrowed.
     """
+    missing = [v.name for v in space.variables if v.name not in sensitivities]
+    require(not missing, "`sensitivities` must have every group of the space.", missing=missing)
     losses = np.array([float(sensitivities[v.name]) for v in space.variables])
     losses[np.isnan(losses)] = np.inf
     largest = float(losses[np.isfinite(losses)].max(initial=0.0)) or 1.0
@@ -244,7 +247,7 @@ def sensitivity_curve(space: SearchSpace, sensitivities: Mapping[str, float]) ->
     removed = np.array([(np.minimum(caps, level * rates) * widths).sum() for level in levels])
 
     def curve(amount: float) -> Configuration:
-        level = np.interp(amount * removed[-1], removed, levels)
+        level = np.interp(checked_amount(amount) * removed[-1], removed, levels)
         kept = widths * (1 - np.minimum(caps, level * rates))
         groups = [v.name for v in space.variables]
         return space.snap(dict(zip(groups, kept.tolist(), strict=True)))
@@ -256,6 +259,7 @@ def ranks_curve(space: SearchSpace) -> Curve:
     """All layers that may become pairs by one ratio of their ranks, at full widths."""
 
     def curve(amount: float) -> Configuration:
+        checked_amount(amount)
         wanted = {v: v.edges[-1] + amount * (v.edges[0] - v.edges[-1]) for v in space.ranks}
         ranks = {v: v.edges[v.place(rank)] for v, rank in wanted.items()}
         lower = {v.name: rank for v, rank in ranks.items() if rank < v.edges[-1]}
@@ -269,7 +273,7 @@ def iterations_curve(space: SearchSpace) -> Curve:
     counts = space.iterations[::-1]
 
     def curve(amount: float) -> Configuration:
-        place = round(amount * (len(counts) - 1))
+        place = round(checked_amount(amount) * (len(counts) - 1))
         return replace(space.full, iterations=counts[place])
 
     return curve

@@ -12,6 +12,7 @@ import numpy as np
 import optuna
 
 from spade_keras import pruning
+from spade_keras.errors import require
 from spade_keras.pruning.parts import iterations_of, parts_of
 from spade_keras.search.layer_table import LayerTable
 from spade_keras.typing import Record
@@ -68,6 +69,12 @@ Curve = Callable[[float], Configuration]
 
 The cost falls as the amount rises.
 """
+
+
+def checked_amount(amount: float) -> float:
+    """Returns the argument of a curve; raises a ValueError if it is not from 0 to 1."""
+    require(0 <= amount <= 1, "`amount` must be from 0 to 1.", amount=amount)
+    return amount
 
 
 @dataclass(frozen=True)

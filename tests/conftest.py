@@ -1,4 +1,16 @@
-"""Tests marked `once` do not depend on the Keras backend: they run under TensorFlow alone."""
+"""Tests marked `once` do not depend on the Keras backend: they run under TensorFlow alone.
+
+Processes of pytest-xdist that share the cores have one thread each, which must be set before a
+backend is imported.
+"""
+
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # PyTorch and BLAS
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+    os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
 
 import keras
 

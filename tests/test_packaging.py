@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 
 
+@pytest.mark.alone
 def test_import_is_cheap_and_leaves_keras_alone():
     # It imports no keras, so its own time bounds what it adds to `import keras`.
     code = (

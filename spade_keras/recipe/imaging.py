@@ -144,20 +144,25 @@ class CoilMapPrior(Section):
 
 
 class Network(FullNetwork):
-    """A network made from an operator and a prior; `weights` names trained ones, or "none"."""
+    """A network made from an operator and a prior."""
 
     name: Annotated[str, AfterValidator(NameIn(NETWORKS))]
     prior: Prior
+
+
+class BundledNetwork(Network):
+    """A network of this package; `weights` names trained ones that ship with it, or "none"."""
+
     weights: str = "none"
 
 
-class Unrolled(Network):
+class Unrolled(BundledNetwork):
     """A network of `iterations` steps that share one prior."""
 
     iterations: Iterations = 5
 
 
-class DeepEquilibrium(Network):
+class DeepEquilibrium(BundledNetwork):
     """A network that iterates to a tolerance; time is counted in `iterations` while searching."""
 
     iterations: Iterations = 15
@@ -167,7 +172,7 @@ class DeepEquilibrium(Network):
     gradient_steps: int = Field(default=5, ge=1, le=100)
 
 
-class VarNet(Network):
+class VarNet(BundledNetwork):
     """Cascades with a prior each; `output` is a complex image or its magnitude over all coils."""
 
     iterations: Iterations = 8
@@ -180,7 +185,7 @@ class E2EVarNet(VarNet):
     sensitivity: CoilMapPrior
 
 
-class USRNet(Network):
+class USRNet(BundledNetwork):
     """Iterations with a closed-form data step; `hidden` is the width that makes their settings."""
 
     iterations: Iterations = 6
@@ -202,7 +207,7 @@ DATA: dict[str, type[Measurements]] = {
 }
 """The table `[data]`, by its `source`."""
 
-RECONSTRUCTION_NETWORKS: dict[str, type[Network]] = {
+RECONSTRUCTION_NETWORKS: dict[str, type[BundledNetwork]] = {
     "deep_equilibrium": DeepEquilibrium,
     "e2e_varnet": E2EVarNet,
     "unrolled_pgd": Unrolled,

@@ -214,17 +214,19 @@ def _new_weights_are_trained(
 ) -> Iterator[str]:
     if isinstance(network, Classifier):
         trained, remedy = network.path is not None, ", or `network.path` must name a trained one"
-    else:
+    elif isinstance(network, imaging.BundledNetwork):
         trained = network.weights != "none"
         known = weights.weights_of(network.name)
         remedy = f", or `network.weights` be one of {', '.join(known)}" if known else ""
+    else:
+        trained, remedy = False, ""
     if training.epochs == 0 and not trained:
         yield f"`training.epochs` must be at least 1 for a network with new weights{remedy}"
 
 
 @rule
 def _trained_weights_fit(
-    run: Run, data: imaging.Measurements, network: imaging.Network
+    run: Run, data: imaging.Measurements, network: imaging.BundledNetwork
 ) -> Iterator[str]:
     """Trained weights have their shapes, and no test image may have been trained on."""
     if network.weights == "none":

@@ -10,9 +10,10 @@ import keras
 from spade_keras import weights
 from spade_keras.files import load_model
 from spade_keras.operators import LinearOperator
+from spade_keras.recipe.imaging import BundledNetwork
 from spade_keras.registry import NETWORKS, PRIORS
 
-_NOT_OPTIONS = {"name", "dtype", "prior", "sensitivity", "weights"}
+_NOT_OPTIONS = {"name", "dtype", "prior", "sensitivity"}
 
 
 def make_network(settings: Any, operator: LinearOperator, channels: int) -> keras.Model:
@@ -26,15 +27,16 @@ def make_network(settings: Any, operator: LinearOperator, channels: int) -> kera
         channels: Channels of the images.
     """
     options = {key: value for key, value in settings if key not in _NOT_OPTIONS}
+    trained = options.pop("weights") if isinstance(settings, BundledNetwork) else "none"
     if hasattr(settings, "sensitivity"):
         filters = settings.sensitivity.filters
         options["sensitivity"] = PRIORS.make("unet", filters=filters, name="sensitivity")
     conditions = getattr(NETWORKS[settings.name], "condition_channels", 0)
     prior = _make_prior(settings.prior, channels, conditions)
     network = NETWORKS.make(settings.name, operator, prior, **options)
-    if settings.weights != "none":
-        trained = load_model(weights.path(settings.name, settings.weights))
-        network.set_weights(trained.get_weights())
+    if trained != "none":
+        file = weights.path(settings.name, trained)
+        network.set_weights(load_model(file).get_weights())
     return network
 
 

@@ -55,6 +55,7 @@ def test_help_and_mistakes_do_not_import_keras(tmp_path):
 
 @pytest.mark.once
 @pytest.mark.parametrize(("code", "seconds"), [("import spade_keras", 0.1), (HELP, 0.5)])
+@pytest.mark.alone
 def test_it_starts_fast(code, seconds):
     """Processor time of the best of some starts, beyond that of a bare Python's."""
 

@@ -8,7 +8,7 @@ import pytest
 
 from spade_keras.latency import DeviceBusyError, device_lock, lock_path, measure
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.alone]
 
 HOLD = """
 import filelock, sys

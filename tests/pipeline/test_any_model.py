@@ -317,6 +317,7 @@ class TestWorkers:
         self, job, clock, console, tmp_path, monkeypatch
     ):
         storage = str(tmp_path / "study.journal")
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
         search_model(changed(job, storage=storage), tmp_path / "out", console)
         monkeypatch.setenv("OMP_NUM_THREADS", "17")
         with pytest.raises(SpadeError, match=r"OMP_NUM_THREADS was .+, is 17.*--mix-devices"):
@@ -420,6 +421,7 @@ class TestData:
 
 
 @pytest.mark.once
+@pytest.mark.alone
 class TestInterruption:
     def test_once_ends_after_the_trial_and_the_search_goes_on_later(
         self, job, clock, console, tmp_path, monkeypatch

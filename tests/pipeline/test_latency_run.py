@@ -24,6 +24,8 @@ from spade_keras.recipe import load_recipe
 from spade_keras.search import finalists as finals
 from tests import parameter_clock as clock
 
+pytestmark = pytest.mark.alone
+
 TINY = [
     "data.height=48",
     "data.width=48",

@@ -91,6 +91,7 @@ def assert_finished(folder):
     assert hidden <= {".lock"}
 
 
+@pytest.mark.alone
 def test_death_at_every_system_call(tmp_path):
     log = tmp_path / "log"
     fatal = 0
@@ -107,6 +108,7 @@ def test_death_at_every_system_call(tmp_path):
     assert fatal > 15
 
 
+@pytest.mark.alone
 def test_death_at_random_moments_never_loses_a_finished_stage(tmp_path):
     log, folder = tmp_path / "log", tmp_path / "run"
     moments = random.Random(3)
@@ -313,6 +315,7 @@ def test_a_name_that_is_no_folder_name_is_refused(tmp_path, name):
         Stages(tmp_path).run(name, {}, Counter())
 
 
+@pytest.mark.alone
 def test_one_process_per_folder(tmp_path):
     code = (
         "import sys; from spade_keras.pipeline.run_folder import Stages;"

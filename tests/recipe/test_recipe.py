@@ -243,7 +243,7 @@ IMAGING_MISTAKES = [
     (DEQ, {"network__iterations": 51}, "at most `network.max_iterations` (50)", "=51"),
     (DEQ, {"search__iterations": [3]}, "`search.iterations` must be left out", "[3]"),
     (DEQ, {"network__output": "image"}, "`network.output` is not a known key", "tolerance"),
-    (MINIMAL, {"network__tolerance": 1e-3}, "`network.tolerance`", "name, prior, iterations"),
+    (MINIMAL, {"network__tolerance": 1e-3}, "`network.tolerance`", "prior, weights, iterations"),
     (MINIMAL, {"network__name": "usrnt"}, "`network.name`", 'Did you mean "usrnet"'),
     (MINIMAL, {"data__source": "k-space"}, "`data.source`", 'Did you mean "kspace"'),
     (MINIMAL, {"data__skip_bad": True}, "`data.skip_bad` is not a known key", "gap_slices"),

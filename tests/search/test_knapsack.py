@@ -60,6 +60,7 @@ def test_within_two_percent_of_the_best_of_all_widths():
     assert np.mean(optimal) >= 0.9
 
 
+@pytest.mark.alone
 def test_asks_for_edges_and_pairs_once_and_is_quick():
     space, values, cost = chain(50, 20, 0)
     asked = []

@@ -15,7 +15,8 @@ pytestmark = pytest.mark.once
 
 def command_line_options():
     """Name in Python -> default, of `spade-keras search`."""
-    command = typer.main.get_command(cli.app).commands["search"]
+    group = typer.main.get_command(cli.app)
+    command = group.get_command(None, "search")
     return {parameter.name: parameter.default for parameter in command.params}
 
 

@@ -62,6 +62,9 @@ def test_curves_fall_from_full_to_narrowest(name):
     costs = [products(curve(amount)) for amount in np.linspace(0, 1, 41)]
     assert np.all(np.diff(costs) <= (0.02 * costs[0] if name == "knapsack" else 0))
     assert len(set(costs)) > 12
+    for wrong in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match="amount="):
+            curve(wrong)
 
 
 def test_the_knapsack_follows_its_amount():
@@ -85,6 +88,8 @@ def test_the_sensitive_are_spared_in_proportion():
     assert removed["b"] == pytest.approx(2 * removed["a"], abs=2)
     assert removed["c"] < 0.02 * removed["a"] + 25
     assert sum(removed.values()) == pytest.approx(0.2 * 3 * 999, abs=3)
+    with pytest.raises(ValueError, match=r"missing=\['c'\]"):
+        sensitivity_curve(wide, {"a": 1, "b": 1})
 
 
 def test_groups_that_gain_by_pruning_count_as_hardly_sensitive():
@@ -108,6 +113,8 @@ def test_ranks_fall_together_at_full_widths():
     assert curve(1.0).ranks == {"x": 4, "y": 2}
     assert curve(1.0).widths == ranked.full.widths
     assert curve(0.75).ranks == {"x": 12, "y": 2}
+    with pytest.raises(ValueError, match="amount="):
+        curve(1.5)
 
 
 @pytest.mark.parametrize("name", CURVES)

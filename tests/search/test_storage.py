@@ -27,7 +27,7 @@ from spade_keras.search.workers import join
 
 from .conftest import run_proxy
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.alone]
 
 
 @pytest.fixture(autouse=True)

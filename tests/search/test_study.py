@@ -163,6 +163,7 @@ def test_result_round_trips(network):
     assert search.SearchResult.from_dict(result.as_dict()) == result
 
 
+@pytest.mark.alone
 def test_real_clock(network, slices):
     result = search.run(
         network,
@@ -421,6 +422,7 @@ def test_an_interrupted_trial_is_tried_again(network, tmp_path):
     assert len(again.trials) == 13
 
 
+@pytest.mark.alone
 def test_where_the_time_goes_and_how_little_the_search_itself_takes(network, tmp_path):
     result = run(network, trials=25, storage=tmp_path / "study.journal")
     overheads = []

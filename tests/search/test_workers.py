@@ -22,6 +22,7 @@ from spade_keras.search.storage import open_storage
 from spade_keras.search.workers import join
 
 pytestmark = [
+    pytest.mark.alone,
     pytest.mark.once,
     pytest.mark.filterwarnings("ignore:Heartbeat of storage"),  # a test asks as a kill leaves it
 ]
