@@ -84,13 +84,16 @@ def quantize(
         Jacob et al., "Quantization and training of neural networks for efficient
         integer-arithmetic-only inference", 2018.
     """
-    options: dict[str, Any] = {
-        "held_out": held_out,
-        "training": training,
-        "pairs": pairs,
-        "lock": lock,
-    }
-    return _tune({"method": "quantize"}, network, path, data, **options)
+    return _tune(
+        {"method": "quantize"},
+        network,
+        path,
+        data,
+        held_out=held_out,
+        training=training,
+        pairs=pairs,
+        lock=lock,
+    )
 
 
 def cluster(
