@@ -30,9 +30,8 @@ EPOCHS = {"mri_unrolled_quickstart": 60, "mri_deq_quickstart": 40, "sr_usrnet_qu
 # The keys of a recipe that give the weights their shapes, and those that choose what is trained on.
 SHAPES = "name iterations hidden prior.name prior.filters prior.kernel_size"
 SPLITS = {
-    "mni152": "data.source data.path data.validation_slices data.test_slices data.gap_slices",
-    "photographs": "data.source data.path data.channels data.validation_images data.test_images "
-    "run.seed",
+    "mni152": "data.source data.validation_slices data.test_slices data.gap_slices",
+    "photographs": "data.source data.channels data.validation_images data.test_images run.seed",
 }
 
 
@@ -133,7 +132,7 @@ def requirements(recipe):
         table = plain
         for part in key.split("."):
             table = table.get(part) if isinstance(table, dict) else None
-        if table is not None or key == "data.path":
+        if table is not None:
             required[key] = table
     return required
 

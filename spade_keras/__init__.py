@@ -19,6 +19,7 @@ _PUBLIC = {
     "pipeline.in_memory": "optimize",
     "pruning": "",
     "search": "",
+    "weights": "",
 }
 """Sub-packages, and modules with the names they make public here; imported on first use."""
 

@@ -90,6 +90,15 @@ def test_recipes_that_do_not_fit_the_weights_say_which_key(override):
 
 
 @pytest.mark.once
+def test_images_of_ones_own_were_not_trained_on(tmp_path):
+    np.save(tmp_path / "stack.npy", np.ones((60, 96, 96), "float32"))
+    path = f'data.path="{tmp_path / "stack.npy"}"'
+    load_recipe(QUICKSTART, [*TRAINED, path, "data.test_slices=20"])
+    with pytest.raises(RecipeError, match=r"`network.iterations` must be 5"):
+        load_recipe(QUICKSTART, [*TRAINED, path, "network.iterations=4"])
+
+
+@pytest.mark.once
 def test_weights_need_no_training_and_new_ones_do():
     assert load_recipe(QUICKSTART, TRAINED).training.epochs == 0
     load_recipe(QUICKSTART, [*TRAINED, "data.noise_std=0.02", "training.epochs=2"])

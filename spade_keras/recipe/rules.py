@@ -239,6 +239,8 @@ def _trained_weights_fit(
     tables = {"run": run, "data": data, "network": network}
     for key, expected in weights.record(network.name, network.weights)["requires"].items():
         table, *parts = key.split(".")
+        if table != "network" and data.path is not None:
+            continue  # the user's own images were not trained on
         received: Any = tables[table].model_dump(mode="json")
         for part in parts:
             received = received.get(part)

@@ -50,8 +50,8 @@ def path(network: str, weights: str) -> Path:
 def record(network: str, weights: str) -> dict[str, Any]:
     """Returns how a trained network was made: recipe, commit, seed, steps, seconds and scores.
 
-    Its "requires" holds the keys of a recipe that must be as they were: those that give the
-    weights their shapes, and those that decide which images were trained on.
+    Its "requires" holds the keys of a recipe that must be as they were: those of the network give
+    the weights their shapes, the others decide which of the bundled images were trained on.
 
     Raises:
         WeightsError: If there is none of that name.

@@ -43,6 +43,7 @@ TINY = [
     "search.width_multiple=8",
     "search.minimum_width=8",
     "search.pairs=5",
+    "network.weights=none",
     "finetuning.epochs=2",
     "finetuning.batch_size=2",
     "export.pairs=15",
