@@ -161,6 +161,8 @@ def _checked_outputs(
     for model, value in expected.items():
         named = value if isinstance(value, Mapping) else {"": value}
         outputs[model] = {name: keras.ops.convert_to_numpy(array) for name, array in named.items()}
-        if not all(np.all(np.isfinite(array)) for array in outputs[model].values()):
-            raise ValueError(f"`expected` must be finite. Received: NaN or infinity in {model}")
+        for name, array in outputs[model].items():
+            if not np.all(np.isfinite(array)):
+                where = f"{model} {name}".strip()
+                raise ValueError(f"`expected` must be finite. Received: NaN or infinity in {where}")
     return outputs
