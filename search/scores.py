@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import keras
@@ -23,6 +24,15 @@ class _HeldOut(Objective):
 
     def _outputs(self, network: keras.Model) -> np.ndarray:
         return predict(network, self.inputs, batch_size=self.batch_size)
+
+    def _all_outputs(self, model: keras.Model) -> list[np.ndarray]:
+        """Each output for all samples, computed without compiling the model."""
+        parts = [
+            [keras.ops.convert_to_numpy(x) for x in keras.tree.flatten(model(b, training=False))]
+            for b in batches(self.inputs, self.batch_size)
+        ]
+        joined = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return [x.astype("complex128" if np.iscomplexobj(x) else "float64") for x in joined]
 
     def _mean_psnr(self, targets: np.ndarray, network: keras.Model) -> float:
         values = psnr_per_image(targets, self._outputs(network))
@@ -160,14 +170,29 @@ class OutputAgreement(_HeldOut):
         pairs = zip(self._all_outputs(candidate), self._answers, strict=True)
         return float(np.mean([_signal_to_error(output, full) for output, full in pairs]))
 
-    def _all_outputs(self, model: keras.Model) -> list[np.ndarray]:
-        """Each output for all samples, computed without compiling the model."""
-        parts = [
-            [keras.ops.convert_to_numpy(x) for x in keras.tree.flatten(model(b, training=False))]
-            for b in batches(self.inputs, self.batch_size)
-        ]
-        joined = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        return [x.astype("complex128" if np.iscomplexobj(x) else "float64") for x in joined]
+
+class OutputError(_HeldOut):
+    """The squared error of a candidate's outputs, relative to the full model's, with a minus sign.
+
+        - sum |f_slim(x) - f(x)|^2 / sum |f(x)|^2,  mean over the outputs
+
+    Unlike a value in dB it adds up over small causes. The full model runs once, at the first call.
+    """
+
+    name = "error of the outputs, relative (negative)"
+
+    def __init__(self, full: keras.Model, inputs: Any, *, batch_size: int = 8) -> None:
+        super().__init__(inputs, batch_size=batch_size)
+        self._full = full
+
+    def __call__(self, candidate: keras.Model, report: Report | None = None) -> float:
+        """Returns the negative error, at most 0; NaN if an output is."""
+        pairs = zip(self._all_outputs(candidate), self._answers, strict=True)
+        return -float(np.mean([_energy(x - full) / (_energy(full) or 1.0) for x, full in pairs]))
+
+    @cached_property
+    def _answers(self) -> list[np.ndarray]:
+        return self._all_outputs(self._full)
 
 
 TASKS = ("reconstruction", "classification")
@@ -231,8 +256,11 @@ def _log_probabilities(outputs: np.ndarray, from_logits: bool | None) -> np.ndar
     return np.log(np.maximum(outputs, _LEAST_PROBABILITY))
 
 
+def _energy(values: np.ndarray) -> float:
+    return float(np.sum(np.abs(values) ** 2))
+
+
 def _signal_to_error(output: np.ndarray, full: np.ndarray) -> float:
-    signal = np.sum(np.abs(full - full.mean()) ** 2)
-    error = np.sum(np.abs(output - full) ** 2)
+    signal, error = _energy(full - full.mean()), _energy(output - full)
     # A floor of 120 dB, for outputs that are equal, and for constant ones.
     return float(-10 * np.log10(max(error, 1e-12 * signal, 1e-300) / max(signal, 1e-300)))

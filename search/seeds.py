@@ -13,7 +13,13 @@ import numpy as np
 from spade_keras.errors import require
 from spade_keras.pruning.importance import ImportanceFunction
 from spade_keras.registry import SEEDS
-from spade_keras.search.knapsack import Cost, knapsack_curve, predicted_cost
+from spade_keras.search.knapsack import (
+    Cost,
+    kept_values,
+    knapsack_curve,
+    output_values,
+    predicted_cost,
+)
 from spade_keras.search.objective import kept_shares
 from spade_keras.search.space import Configuration, Curve, SearchSpace, checked_amount
 
@@ -32,6 +38,7 @@ class Proposer:
 
     `quality` judges a configuration as pruned, higher is better; the sensitivity family alone asks
     it, once per group. `cost` predicts the cost of a configuration, in the unit `priced_by`.
+    `fidelity` is minus the relative error of a configuration's outputs; see `output_values`.
 
     Example:
         >>> @SEEDS.register("half")
@@ -46,6 +53,7 @@ class Proposer:
     importance: str | ImportanceFunction
     cost: Cost
     priced_by: str
+    fidelity: Callable[[Configuration], float] | None = None
 
 
 def uniform(proposer: Proposer) -> Curve:
@@ -64,12 +72,16 @@ def sensitivity(proposer: Proposer) -> Curve:
 
 
 def knapsack(proposer: Proposer) -> Curve:
-    """Most importance kept within the predicted cost."""
-    shares = kept_shares(proposer.network, proposer.importance)
-    return knapsack_curve(proposer.space, shares, proposer.cost)
+    """Least error at the outputs within the predicted cost, or else most importance kept."""
+    if proposer.fidelity is None:
+        shares = kept_shares(proposer.network, proposer.importance)
+        values = kept_values(proposer.space, shares)
+    else:
+        values = output_values(proposer.space, proposer.fidelity)
+    return knapsack_curve(proposer.space, values, proposer.cost)
 
 
-def propose(
+def propose(  # noqa: PLR0913 - what each family asks is a keyword of its own
     names: Sequence[str],
     network: keras.Model,
     space: SearchSpace,
@@ -79,13 +91,15 @@ def propose(
     table: Any = None,
     importance: str | ImportanceFunction = "group_l1",
     inputs: Any = None,
+    fidelity: Callable[[Configuration], float] | None = None,
 ) -> list[tuple[str, Configuration]]:
     """Brings families of configurations to the budget, by measuring.
 
     The names are keys of `SEEDS`; where iterations or ranks are searched, fewer iterations and
     lower ranks at full widths are proposed as well. `excess` is asked about five times per family;
-    see `Proposer` for `quality`. The cost of configurations is predicted by a `LayerTable`, or else
-    by counting multiply-accumulates for the inputs, which may be arrays or shapes.
+    see `Proposer` for `quality` and `fidelity`. The cost of configurations is predicted by a
+    `LayerTable`, or else by counting multiply-accumulates for the inputs, which may be arrays or
+    shapes.
 
     Returns:
         Origin and configuration, each configuration once; families that never meet the budget are
@@ -96,7 +110,7 @@ def propose(
     curves: list[tuple[str, Curve, Cost | None]] = []
     if space.variables and names:
         priced_by, cost = predicted_cost(network, table=table, inputs=inputs)
-        proposer = Proposer(network, space, quality, importance, cost, priced_by)
+        proposer = Proposer(network, space, quality, importance, cost, priced_by, fidelity)
         for name, family in zip(names, families, strict=True):
             origin = f"{name} (by {priced_by})" if family is knapsack else name
             curves.append((origin, family(proposer), cost))

@@ -6,14 +6,16 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
 import keras
+import numpy as np
 import optuna
 
 from spade_keras import latency, pruning
+from spade_keras.backend.batches import count_samples
 from spade_keras.errors import CandidateError, SpadeError
 from spade_keras.pruning.importance import ImportanceFunction, find_importance
 from spade_keras.registry import PRUNERS, SAMPLERS
@@ -24,7 +26,7 @@ from spade_keras.search.objective import KeptImportance, Objective
 from spade_keras.search.options import SearchFields, SearchOptions
 from spade_keras.search.receipt import check_same, network_digest
 from spade_keras.search.result import FAILED, FEASIBLE, SearchResult, TrialRecord
-from spade_keras.search.scores import TeacherAgreement, ValidationPSNR
+from spade_keras.search.scores import OutputError, TeacherAgreement, ValidationPSNR
 from spade_keras.search.seeds import propose
 from spade_keras.search.space import Configuration, SearchSpace, choose_space
 from spade_keras.search.storage import describe_storage, open_storage, quiet_optuna, storage_errors
@@ -116,11 +118,19 @@ def run(  # noqa: PLR0913 - every setting is a keyword of its own
         calibration=calibration,
         table=table,
         example=example,
+        samples=None if inputs is None else _some(inputs),
         warm_start=warm_start,
         seed=seed,
         name=name,
     )
     return search.optimize(storage, on_trial)
+
+
+def _some(inputs: Any) -> Any:
+    """A few samples, spread over all."""
+    count = count_samples(inputs)
+    places = np.unique(np.linspace(0, count - 1, _SAMPLES).round().astype(int))
+    return keras.tree.map_structure(lambda x: keras.ops.convert_to_numpy(x)[places], inputs)
 
 
 def _objective(
@@ -144,13 +154,15 @@ def _objective(
 
 _MOST_FAILURES = 3
 _WARM_STARTS = 10
+_SAMPLES = 8
 
 
 @dataclass
 class Search:
     """One search, with the arguments of `run`; the network is in the dtype of the budget.
 
-    With `pareto` candidates over the budget are judged too. `example` are the inputs of one call.
+    With `pareto` candidates over the budget are judged too. `example` are the inputs of one call,
+    `samples` those on which seeds compare the outputs of cuts with the network's.
     """
 
     network: keras.Model
@@ -162,6 +174,7 @@ class Search:
     calibration: pruning.Calibration | None = None
     table: LayerTable | None = None
     example: Any = None
+    samples: Any = None
     warm_start: SearchResult | None = None
     seed: int = 0
     name: str = "widths"
@@ -275,6 +288,7 @@ class Search:
             table=self.table,
             importance=self._criterion,
             inputs=self.example,
+            fidelity=self._fidelity(),
         )
         for origin, configuration in (
             *(("warm start", record.configuration) for record in known),
@@ -285,6 +299,13 @@ class Search:
                 user_attrs={"origin": origin},
                 skip_if_exists=True,
             )
+
+    def _fidelity(self) -> Callable[[Configuration], float] | None:
+        """Minus the output error of candidates as pruned, where their readers are refitted."""
+        if self.calibration is None or self.samples is None:
+            return None
+        judge = OutputError(self.network, self.samples)
+        return replace(self._evaluation, objective=judge).quality_as_pruned
 
     def _excess(self, configuration: Configuration) -> float:
         with contextlib.suppress(CandidateError):

@@ -178,7 +178,7 @@ def search_widths(job: LatencyJob, folder: Path) -> None:
     with trials_shown(job.console, options.trials) as show:
         result = search.run(
             full,
-            data=inputs,
+            data=job.samples("validation").take(0, 32).inputs,
             options=options,
             objective=_objective(job, job.model("train")),
             storage=options.storage or folder / "study.journal",

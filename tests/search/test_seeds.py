@@ -7,7 +7,7 @@ import pytest
 from spade_keras import pruning
 from spade_keras.networks import UnrolledPGD, priors
 from spade_keras.operators import CartesianMRI
-from spade_keras.search.knapsack import knapsack_curve, predicted_cost
+from spade_keras.search.knapsack import kept_values, knapsack_curve, predicted_cost
 from spade_keras.search.objective import KeptShare, kept_shares
 from spade_keras.search.seeds import (
     SEEDS,
@@ -40,17 +40,19 @@ def milliseconds(configuration):
     return 2 + share * products(configuration) / 1000
 
 
-def shares_of(widths, weights):
-    return {
+def values_of(space, weights):
+    widths = space.full.widths.items()
+    shares = {
         group: KeptShare(weight, np.linspace(0, 1, width + 1) ** 0.7)
-        for (group, width), weight in zip(widths.items(), weights, strict=True)
+        for (group, width), weight in zip(widths, weights, strict=True)
     }
+    return kept_values(space, shares)
 
 
 CURVES = {
     "uniform": uniform_curve,
     "sensitivity": lambda s: sensitivity_curve(s, {"a": 1.0, "b": 0.1, "c": 0.3}),
-    "knapsack": lambda s: knapsack_curve(s, shares_of(s.full.widths, (2, 2, 6)), products),
+    "knapsack": lambda s: knapsack_curve(s, values_of(s, (2, 2, 6)), products),
 }
 
 
@@ -101,8 +103,8 @@ def test_groups_that_gain_by_pruning_count_as_hardly_sensitive():
 
 
 def test_knapsack_keeps_what_many_kernels_read():
-    even = knapsack_curve(space(), shares_of(space().full.widths, (1, 1, 1)), products)
-    kept = knapsack_curve(space(), shares_of(space().full.widths, (1, 1, 20)), products)
+    even = knapsack_curve(space(), values_of(space(), (1, 1, 1)), products)
+    kept = knapsack_curve(space(), values_of(space(), (1, 1, 20)), products)
     assert kept(0.5).widths["c"] > even(0.5).widths["c"]
 
 
