@@ -33,6 +33,7 @@ class Mine:
         damping: float | None = None,
         mode: Literal["fast", "exact"] = "fast",
         flag=False,
+        weights: str = "equal",
         callback: type | None = None,
         **kwargs,
     ):
@@ -85,6 +86,7 @@ def test_registered_entries_take_what_their_signatures_say(registered):
         "damping": 1,
         "mode": "exact",
         "flag": False,
+        "weights": "equal",  # its own: names of trained networks are for those that ship with some
     }
     assert recipe.network.prior.model_dump() == {"name": "mine", "filters": (16, 8), "depth": 3}
     assert recipe.data.voices == 2
