@@ -142,8 +142,8 @@ def test_output_errors_are_relative_to_the_energy_of_each_output():
     dense = [layers.Dense(1, use_bias=False) for _ in range(3)]
     full = keras.Model(x, [layer(x) for layer in dense])
     other = keras.models.clone_model(full)
-    full.set_weights([[[100.0]], [[0.01]], [[0.0]]])
-    other.set_weights([[[90.0]], [[0.008]], [[0.0]]])
+    full.set_weights([np.array([[weight]]) for weight in (100.0, 0.01, 0.0)])
+    other.set_weights([np.array([[weight]]) for weight in (90.0, 0.008, 0.0)])
     error = OutputError(full, np.array([[1.0], [2.0]]))
     assert error(full) == 0
     assert error(other) == pytest.approx(-(0.1**2 + 0.2**2) / 3, rel=1e-4)
