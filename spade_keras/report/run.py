@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from rich.table import Table
+from rich.text import Text
 
 from spade_keras.files import write_bytes_atomic
 from spade_keras.report import figures
@@ -37,14 +38,20 @@ def columns(metrics: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def closing_table(metrics: Mapping[str, Any]) -> Table:
-    """Returns the closing table of a run; its caption says whether the budget is met."""
+    """Returns the closing table of a run; its caption says whether the budget is met.
+
+    Before that, in red, that quality was not kept.
+    """
     title, sentence = verdict(metrics)
+    warning = _warning(metrics)
     return table_of(
         columns(metrics),
         table_rows(metrics),
         title=f"Test data{_convention(metrics)}; ±: standard deviation; ms: exported, median; "
         "time: of full",
-        caption=f"{title}: {sentence}",
+        caption=Text.assemble(
+            (f"{warning}\n" if warning else "", "bold red"), f"{title}: {sentence}"
+        ),
     )
 
 
@@ -69,6 +76,11 @@ def verdict(metrics: Mapping[str, Any]) -> tuple[str, str]:
         f"(95 % interval {ratio['low']:.3f} to {ratio['high']:.3f}); allowed is {allowed}."
     )
     return ("Budget met" if met else "Budget not met"), sentence
+
+
+def _warning(metrics: Mapping[str, Any]) -> str | None:
+    """What the receipt says of a quality that was not kept."""
+    return metrics.get("search", {}).get("chosen", {}).get("warning")
 
 
 def table_rows(metrics: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -143,6 +155,7 @@ def write_report(
         name=folder.resolve().name,
         met=title == "Budget met",
         verdict=title,
+        warning=_warning(metrics),
         sentence=sentence,
         change=_change(metrics),
         columns=columns(metrics),
