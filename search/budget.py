@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ _FORMS = {
     "throughput": re.compile(rf"throughput\s*>=\s*({_NUMBER})\s*/\s*s"),
 }
 LIMITS = tuple(_FORMS)
+_ROOM = 0.05
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,29 @@ class LatencyBudget:
     def is_met(self, comparison: Comparison) -> bool:
         """Whether a measurement meets the budget itself, safety margin aside; see `excess`."""
         return self.excess(comparison, margin=False) <= 0
+
+    def is_met_again(self, comparison: Comparison) -> bool:
+        """Whether as many processes again are expected to meet the budget, safety margin aside.
+
+        The interval covers the average process. The average of n further processes differs from
+        that of the n measured by sqrt(2) times as much: `high` of the prediction interval is
+
+            value (high / value)^sqrt(2)
+        """
+        measured = self._measured(comparison)
+        again = measured.value * (measured.high / measured.value) ** math.sqrt(2)
+        return again <= self._allowed(margin=False)
+
+    def is_missed(self, comparison: Comparison) -> bool:
+        """Whether even the optimistic end of the interval misses the budget, margin aside."""
+        return self._measured(comparison).low > self._allowed(margin=False)
+
+    def leaves_room(self, comparison: Comparison) -> bool:
+        """Whether the pessimistic end lies more than 5 % below what the search aims at.
+
+        With margins up to 5 % what leaves none lies within 10 % of the budget itself.
+        """
+        return self.excess(comparison) < -_ROOM
 
     def is_undecided(self, comparison: Comparison, *, margin: bool = False) -> bool:
         """Whether the limit lies within the interval, so that the budget may or may not be met."""

@@ -14,13 +14,15 @@ import keras
 from spade_keras import latency
 from spade_keras.backend.batches import count_samples, first_samples
 from spade_keras.errors import BudgetNotMetError
-from spade_keras.files import save_model, write_bytes_atomic
+from spade_keras.files import load_model, save_model, write_bytes_atomic
 from spade_keras.pruning import Calibration, PruningPlan
 from spade_keras.pruning.importance import find_importance
 from spade_keras.search.budget import LatencyBudget
 from spade_keras.search.candidate import plan_for, realize
-from spade_keras.search.receipt import ModelIdentity, Receipt, write_receipt
+from spade_keras.search.objective import Objective
+from spade_keras.search.receipt import ModelIdentity, Quality, Receipt, write_receipt
 from spade_keras.search.result import SearchResult
+from spade_keras.search.scores import HeldOutScore, OutputAgreement
 from spade_keras.search.space import Configuration
 from spade_keras.search.trial import Timer
 
@@ -31,7 +33,8 @@ FineTune = Callable[[keras.Model, keras.Model], Any]
 
 PROCESSES, MOST_PROCESSES = 3, 9
 _PAIRS, _TAIL_PAIRS = 30, 600
-_ATTEMPTS = 3
+_ATTEMPTS, _HALVINGS = 3, 5
+_COMPARED = 64  # samples of which full and slim outputs are compared
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class Finalist:
     """A candidate that was timed again after the search.
 
     `comparison` is the latest measurement, interleaved with the full model; `quality` that of the
-    search, then as fine-tuned; and `accepted` whether it met the budget in fresh processes.
+    search, None where it was widened, then of its final form; and `accepted` whether it met the
+    budget in fresh processes.
     """
 
     trial: int
@@ -59,49 +63,100 @@ class Finalist:
         }
 
 
+Candidate = tuple[Finalist, keras.Model]
+
+
 def preselect(
     network: keras.Model,
     result: SearchResult,
     *,
+    count: int,
     timer: Callable[[int], Timer],
     pairs: int,
     rejected: list[Finalist],
     say: Callable[[str], None],
     calibration: Calibration | None = None,
-) -> Iterator[tuple[Finalist, keras.Model]]:
-    """Rebuilds the contenders one by one and yields those that meet the budget when timed again.
+) -> Iterator[list[Candidate]]:
+    """Rebuilds contenders `count` at a time and yields those that meet the budget, timed again.
 
     The best of many noisy timings is too optimistic. So each contender is timed again in this
     process, by `timer(pairs)`, for longer while it is undecided, and must meet the budget with its
     safety margin; those that miss it are added to `rejected`. The network is in the dtype of the
     budget; with a calibration of it, readers are refitted layer by layer.
+
+    One that leaves room in the budget is widened: all widths move toward the full ones, halving
+    the way in at most five timings. After each group comes one, which may be empty, of those
+    that were widened, as the search found them: in case the wider ones miss in fresh processes.
     """
     budget, importance = result.budget, find_importance(result.importance, calibration)
-    for trial in result.contenders:
-        plan = plan_for(network, trial.configuration, importance=importance)
-        slim = realize(network, trial.configuration, plan, calibration)
-        for attempt in range(_ATTEMPTS):
-            comparison = timer(pairs * 2**attempt)(slim)
-            if not budget.is_undecided(comparison, margin=True):
-                break
-        say(f"trial {trial.number} timed again: {budget.describe(comparison)}")
-        finalist = Finalist(trial.number, trial.configuration, plan, comparison, trial.quality)
-        if budget.excess(comparison) > 0:
-            rejected.append(finalist)
-        else:
-            yield finalist, slim
+
+    def make(configuration: Configuration) -> tuple[PruningPlan, keras.Model]:
+        plan = plan_for(network, configuration, importance=importance)
+        return plan, realize(network, configuration, plan, calibration)
+
+    def passing() -> Iterator[tuple[Candidate, Candidate | None]]:
+        for trial in result.contenders:
+            plan, slim = make(trial.configuration)
+            for attempt in range(_ATTEMPTS):
+                comparison = timer(pairs * 2**attempt)(slim)
+                if not budget.is_undecided(comparison, margin=True):
+                    break
+            say(f"trial {trial.number} timed again: {budget.describe(comparison)}")
+            finalist = Finalist(trial.number, trial.configuration, plan, comparison, trial.quality)
+            if budget.excess(comparison) > 0:
+                rejected.append(finalist)
+                continue
+            wider = finalist
+            if budget.leaves_room(comparison):
+                wider = _widened(network, result, finalist, timer(pairs))
+            if wider is finalist:
+                yield (finalist, slim), None
+                continue
+            described = budget.describe(wider.comparison)
+            say(f"trial {trial.number} widened: {described}, with {wider.configuration}")
+            plan, wide = make(wider.configuration)
+            yield (replace(wider, plan=plan), wide), (finalist, slim)
+
+    found = passing()
+    while group := list(itertools.islice(found, count)):
+        yield [candidate for candidate, _ in group]
+        yield [narrow for _, narrow in group if narrow is not None]
+
+
+def _widened(
+    network: keras.Model, result: SearchResult, finalist: Finalist, time: Timer
+) -> Finalist:
+    """The widest that was found to meet the budget, not judged yet; or the finalist itself.
+
+    Timed as cut, not refitted: weights do not change the time.
+    """
+    budget, own, widest = result.budget, finalist.configuration, finalist
+    fits = {own.key(): True}
+    low, high = 0.0, 1.0
+    for _ in range(_HALVINGS):
+        if not budget.leaves_room(widest.comparison):
+            break
+        middle = (low + high) / 2
+        wider = result.space.widen(own, middle)
+        if wider.key() not in fits:
+            plan = plan_for(network, wider)
+            comparison = time(realize(network, wider, plan))
+            fits[wider.key()] = budget.excess(comparison) <= 0
+            if fits[wider.key()]:
+                widest = Finalist(finalist.trial, wider, plan, comparison)
+        low, high = (middle, high) if fits[wider.key()] else (low, middle)
+    return widest
 
 
 def accept(  # noqa: PLR0913 - every setting is a keyword of its own
-    candidates: Iterable[tuple[Finalist, keras.Model]],
+    groups: Iterable[Iterable[Candidate]],
     *,
-    count: int,
     full: keras.Model,
     full_path: Path,
     slim_path: Path,
     inputs: Any,
     budget: LatencyBudget,
-    score: Callable[[keras.Model], float],
+    score: Objective,
     say: Callable[[str], None],
     finetune: FineTune | None = None,
     pairs: int | None = None,
@@ -110,9 +165,10 @@ def accept(  # noqa: PLR0913 - every setting is a keyword of its own
 ) -> tuple[list[Finalist], Finalist | None]:
     """Fine-tunes candidates and accepts the best that meets the budget in fresh processes.
 
-    They are taken `count` at a time: all are tuned and scored (higher is better), then timed in
-    their final form, best first, until one meets the budget, safety margin aside, with the
-    pessimistic end of its interval. Without `finetune` they are shipped as pruned.
+    They are taken group by group: all are tuned and scored (higher is better), then timed in their
+    final form, best first, until one meets the budget, safety margin aside, with the pessimistic
+    end of its interval, and is expected to meet it again (see `LatencyBudget.is_met_again`).
+    Without `finetune` they are shipped as pruned.
 
     Every process gets other ones of the held-out inputs, since the time of some networks depends
     on them, and that of a slim one may depend on them differently. The full model is in the dtype
@@ -128,15 +184,13 @@ def accept(  # noqa: PLR0913 - every setting is a keyword of its own
         reference = folder / ".full.keras"
         save_model(full, reference)
     compare = _with_varied_inputs(inputs, budget.batch_size, compare)
-    remaining = iter(candidates)
     tried: list[Finalist] = []
-    while group := list(itertools.islice(remaining, count)):
+    for group in groups:
         tuned: list[tuple[Finalist, Path]] = []
         for finalist, slim in group:
             if finetune is not None:
                 slim = finetuned(finetune, slim, full)
-            if finetune is not None or finalist.quality is None:
-                finalist = replace(finalist, quality=float(score(slim)))
+            finalist = replace(finalist, quality=float(score(slim)))
             path = folder / f"finalist_{len(tried) + len(tuned)}.keras"
             save_model(slim, path)
             tuned.append((finalist, path))
@@ -144,7 +198,7 @@ def accept(  # noqa: PLR0913 - every setting is a keyword of its own
             comparison = compare_for(
                 budget, reference, path, inputs, pairs=pairs, imports=imports, compare=compare
             )
-            met = budget.is_met(comparison)
+            met = budget.is_met_again(comparison)
             say(
                 f"trial {finalist.trial} in fresh processes {'meets' if met else 'misses'} the "
                 f"budget: {budget.describe(comparison)}"
@@ -152,7 +206,10 @@ def accept(  # noqa: PLR0913 - every setting is a keyword of its own
             tried.append(replace(finalist, comparison=comparison, accepted=met))
             if met:
                 path.rename(slim_path)
-                _record(tried[-1], full_path, slim_path, budget, imports)
+                quality = _judged(finalist, slim_path, full, score, inputs)
+                if quality.warning:
+                    say(quality.warning)
+                _record(tried[-1], quality, full_path, slim_path, budget, imports)
                 return tried, tried[-1]
     return tried, None
 
@@ -191,9 +248,9 @@ def compare_for(
 ) -> latency.Comparison:
     """Times two saved models interleaved in several processes, as a budget demands.
 
-    Three processes show how much processes differ. While the budget lies within the interval,
-    three more are added, up to nine in all: a close call is decided by more evidence, never by
-    the best of several tries, since all of them count. The measurements are pooled.
+    Three processes show how much processes differ. Until the budget is missed, or is expected to
+    be met by as many again, three more are added, up to nine in all: a close call is decided by
+    more evidence, never by the best of several tries, since all of them count. They are pooled.
 
     By default the first three make 30 windows of each model together, or 600 single calls for a
     tail. `mode` is that of `latency.compare`, `imports` are modules that register the models' own
@@ -210,9 +267,10 @@ def compare_for(
     comparisons: list[latency.Comparison] = []
     while len(comparisons) < MOST_PROCESSES:
         comparisons += [compare(full, slim, inputs, **options) for _ in range(PROCESSES)]
-        if not budget.is_undecided(latency.pool(comparisons)):
+        pooled = latency.pool(comparisons)
+        if budget.is_met_again(pooled) or budget.is_missed(pooled):
             break
-    return latency.pool(comparisons)
+    return pooled
 
 
 def finetuned(finetune: FineTune, slim: keras.Model, full: keras.Model) -> keras.Model:
@@ -247,8 +305,24 @@ def _by_quality(tuned: tuple[Finalist, Path]) -> float:
     return math.inf if quality is None or math.isnan(quality) else -quality
 
 
+def _judged(
+    accepted: Finalist, slim: Path, full: keras.Model, score: Objective, inputs: Any
+) -> Quality:
+    value = math.nan if accepted.quality is None else accepted.quality
+    agreement = value
+    if not isinstance(score, OutputAgreement):
+        agreement = OutputAgreement(full, first_samples(inputs, _COMPARED))(load_model(slim))
+    least = score.least(full) if isinstance(score, HeldOutScore) else None
+    return Quality(score.name, value, least, agreement)
+
+
 def _record(
-    accepted: Finalist, full: Path, slim: Path, budget: LatencyBudget, imports: Sequence[str]
+    accepted: Finalist,
+    quality: Quality,
+    full: Path,
+    slim: Path,
+    budget: LatencyBudget,
+    imports: Sequence[str],
 ) -> None:
     write_bytes_atomic(slim.parent / "plan.json", accepted.plan.to_json().encode())
     receipt = Receipt(
@@ -259,5 +333,7 @@ def _record(
         full=ModelIdentity.of(full),
         slim=ModelIdentity.of(slim),
         imports=tuple(imports),
+        trial=accepted.trial,
+        quality=quality,
     )
     write_receipt(slim.parent / "receipt.json", receipt)

@@ -21,6 +21,7 @@ from spade_keras.errors import ReceiptError, SpadeError
 from spade_keras.files import write_json_atomic
 from spade_keras.search.budget import LatencyBudget
 from spade_keras.search.space import Configuration
+from spade_keras.typing import Record
 
 KIND = "spade-keras latency receipt"
 FORMAT_VERSION = 1
@@ -62,11 +63,37 @@ def _now() -> str:
 
 
 @dataclass(frozen=True)
+class Quality(Record):
+    """How well an accepted model does its work.
+
+    `value` is its score of that `name`, higher is better, and `least` what is acceptable, None
+    where a user's function scores; `agreement` is `OutputAgreement` with the full model, in dB.
+    """
+
+    name: str
+    value: float
+    least: float | None
+    agreement: float
+
+    @property
+    def warning(self) -> str | None:
+        """Says that a score is not acceptable, and the remedy; None if it is, or is not known."""
+        if self.least is None or self.value >= self.least:  # NaN warns
+            return None
+        return (
+            f"Quality not kept: {self.name} {self.value:.4g}, below the least acceptable "
+            f"{self.least:.4g}. Refit the slim model to inputs (--data with --compensate), "
+            "fine-tune it (--finetune), or allow more time."
+        )
+
+
+@dataclass(frozen=True)
 class Receipt:
     """A plan that was accepted, and the measurement it was accepted by.
 
     `comparison` is of the full (`a`) and the slim model (`b`), with the fingerprint; `imports` are
-    the modules that register the models' own classes; `date` is in UTC.
+    the modules that register the models' own classes; `date` is in UTC. `trial` is the number of
+    the one whose configuration this is, or was widened to; `quality` is None where it is unknown.
     """
 
     budget: LatencyBudget
@@ -78,6 +105,21 @@ class Receipt:
     date: str = field(default_factory=_now)
     version: str = __version__
     imports: tuple[str, ...] = ()
+    trial: int | None = None
+    quality: Quality | None = None
+
+    @property
+    def warning(self) -> str | None:
+        """See `Quality.warning`."""
+        return None if self.quality is None else self.quality.warning
+
+    @property
+    def measured(self) -> str:
+        """Says whether the measurement meets the budget."""
+        return (
+            f"{'meets' if self.holds else 'misses'} the budget: {self.budget}; measured: "
+            f"{self.budget.describe(self.comparison)}"
+        )
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
@@ -105,14 +147,15 @@ class Receipt:
             "format_version": FORMAT_VERSION,
             "date": self.date,
             "spade_keras": self.version,
-            "verdict": f"{'meets' if self.holds else 'misses'} the budget: {self.budget}; "
-            f"measured: {self.budget.describe(self.comparison)}",
+            "verdict": " ".join(filter(None, (self.warning, self.measured))),
             "budget": asdict(self.budget),
             "ratio": self.comparison.ratio.as_dict(),
             "latency": times,
             "fingerprint": dict(self.fingerprint),
             "files": {"full": asdict(self.full), "slim": asdict(self.slim)},
             "imports": list(self.imports),
+            **({} if self.trial is None else {"trial": self.trial}),
+            **({} if self.quality is None else {"quality": self.quality.as_dict()}),
             "configuration": self.configuration.as_dict(),
             "plan": json.loads(self.plan.to_json()),
         }
@@ -135,6 +178,8 @@ class Receipt:
             date=content["date"],
             version=content["spade_keras"],
             imports=tuple(content["imports"]),
+            trial=content.get("trial"),
+            quality=Quality.from_dict(content["quality"]) if "quality" in content else None,
         )
 
 

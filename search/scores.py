@@ -15,12 +15,19 @@ from spade_keras.metrics import psnr_per_image
 from spade_keras.search.objective import Objective, Report
 
 
-class _HeldOut(Objective):
+class HeldOutScore(Objective):
     """Scores a network on held-out inputs: arrays, or a structure of them, samples first."""
 
     def __init__(self, inputs: Any, *, batch_size: int = 4) -> None:
         self.inputs = keras.tree.map_structure(np.asarray, inputs)
         self.batch_size = batch_size
+
+    def least(self, full: keras.Model) -> float:
+        """Returns the least acceptable value of a slim network, made from `full`.
+
+        3 dB below that of `full`: twice its error.
+        """
+        return self(full) - _TWICE_DB
 
     def _outputs(self, network: keras.Model) -> np.ndarray:
         return predict(network, self.inputs, batch_size=self.batch_size)
@@ -39,7 +46,7 @@ class _HeldOut(Objective):
         return float(np.mean(keras.ops.convert_to_numpy(values)))
 
 
-class ValidationPSNR(_HeldOut):
+class ValidationPSNR(HeldOutScore):
     """Mean PSNR against the ground truth, for images scaled to [0, 1]; samples first."""
 
     name = "validation PSNR (dB)"
@@ -53,7 +60,7 @@ class ValidationPSNR(_HeldOut):
         return self._mean_psnr(self.targets, candidate)
 
 
-class TeacherAgreement(_HeldOut):
+class TeacherAgreement(HeldOutScore):
     """Mean PSNR of a candidate's output against that of the unpruned network, which runs once."""
 
     name = "agreement with the full network (PSNR, dB)"
@@ -66,8 +73,17 @@ class TeacherAgreement(_HeldOut):
         """Returns the mean PSNR in dB."""
         return self._mean_psnr(self._answers, candidate)
 
+    def least(self, full: keras.Model) -> float:
+        """Returns 20 dB above the PSNR of a constant answer, the mean.
 
-class SelfSupervisedScore(_HeldOut):
+        So the error has 1 % of the energy of what the teacher says, as for `OutputAgreement`.
+        """
+        constant = np.full_like(self._answers, self._answers.mean())
+        values = psnr_per_image(self._answers, constant)
+        return min(float(np.mean(keras.ops.convert_to_numpy(values))) + _LEAST_DB, _MOST_DB)
+
+
+class SelfSupervisedScore(HeldOutScore):
     """-10 log10 of the held-out self-supervised loss."""
 
     name = "held-out self-supervised loss (-10 log10)"
@@ -84,7 +100,7 @@ class SelfSupervisedScore(_HeldOut):
         return float(-10 * np.log10(np.average(losses, weights=sizes)))
 
 
-class Accuracy(_HeldOut):
+class Accuracy(HeldOutScore):
     """Share of samples whose largest output, or whose output above one half, is the right class.
 
     Labels are class numbers `(samples,)` or one-hot rows `(samples, classes)`. The class of a
@@ -115,8 +131,17 @@ class Accuracy(_HeldOut):
         classes = _argmax(_log_probabilities(outputs, self.from_logits))
         return float(np.mean(classes == self.labels)) if known else float("nan")
 
+    def least(self, full: keras.Model) -> float:
+        """Returns chance + 0.9 (full - chance), chance being the share of the commonest label.
 
-class LogitAgreement(_HeldOut):
+        A tenth of what the full network has learned may be lost. One below chance allows nothing.
+        """
+        _, counts = np.unique(self.labels, return_counts=True)
+        chance = counts.max() / counts.sum()
+        return float(chance + _KEPT * max(0.0, self(full) - chance))
+
+
+class LogitAgreement(HeldOutScore):
     """-10 log10 of the mean KL(teacher || candidate) over held-out inputs, in dB, at most 120.
 
     The divergence falls by orders of magnitude as a candidate approaches its teacher; on the
@@ -144,13 +169,22 @@ class LogitAgreement(_HeldOut):
 
     def __call__(self, candidate: keras.Model, report: Report | None = None) -> float:
         """Returns the agreement in dB."""
-        outputs = self._outputs(candidate)
-        logits = _log_probabilities(outputs, self.from_logits)
+        return self._agreement(_log_probabilities(self._outputs(candidate), self.from_logits))
+
+    def least(self, full: keras.Model) -> float:
+        """Returns 10 dB above the agreement of the mean class frequencies, which look at no input.
+
+        A tenth of what the teacher tells beyond them may be lost.
+        """
+        chance = self._agreement(np.log(np.exp(self._answers).mean(axis=0, keepdims=True)))
+        return min(chance + 10.0, _MOST_DB)
+
+    def _agreement(self, logits: np.ndarray) -> float:
         divergence = np.sum(np.exp(self._answers) * (self._answers - logits), axis=-1).mean()
         return float(-10 * np.log10(np.maximum(divergence, _LEAST_DIVERGENCE)))
 
 
-class OutputAgreement(_HeldOut):
+class OutputAgreement(HeldOutScore):
     """How closely a candidate's outputs follow the full model's, in dB; for any model.
 
         -10 log10( sum |f_slim(x) - f(x)|^2 / sum |f(x) - mean f(x)|^2 ),  mean over the outputs
@@ -170,8 +204,12 @@ class OutputAgreement(_HeldOut):
         pairs = zip(self._all_outputs(candidate), self._answers, strict=True)
         return float(np.mean([_signal_to_error(output, full) for output, full in pairs]))
 
+    def least(self, full: keras.Model) -> float:
+        """Returns 20 dB: an error of 1 % of the energy, below what most uses of a model notice."""
+        return _LEAST_DB
 
-class OutputError(_HeldOut):
+
+class OutputError(HeldOutScore):
     """The squared error of a candidate's outputs, relative to the full model's, with a minus sign.
 
         - sum |f_slim(x) - f(x)|^2 / sum |f(x)|^2,  mean over the outputs
@@ -190,6 +228,10 @@ class OutputError(_HeldOut):
         pairs = zip(self._all_outputs(candidate), self._answers, strict=True)
         return -float(np.mean([_energy(x - full) / (_energy(full) or 1.0) for x, full in pairs]))
 
+    def least(self, full: keras.Model) -> float:
+        """Returns -0.01: 1 % of the energy, as `OutputAgreement`."""
+        return -0.01
+
     @cached_property
     def _answers(self) -> list[np.ndarray]:
         return self._all_outputs(self._full)
@@ -198,6 +240,8 @@ class OutputError(_HeldOut):
 TASKS = ("reconstruction", "classification")
 """Strategies for which `strategy_objective` has scores."""
 
+_LEAST_DB, _MOST_DB, _TWICE_DB = 20.0, 120.0, 3.0
+_KEPT = 0.9
 _LEAST_DIVERGENCE = 1e-12
 _LEAST_PROBABILITY = 1e-7
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -207,6 +207,19 @@ class SearchSpace:
     def uniform(self, ratio: float) -> Configuration:
         """Returns all groups pruned by one ratio, 0 <= ratio < 1, to the nearest widths."""
         return self.snap({group: width * (1 - ratio) for group, width in self.full.widths.items()})
+
+    def widen(self, configuration: Configuration, share: float) -> Configuration:
+        """Moves all widths a share of the way to the full ones, to the nearest that are allowed.
+
+        Iterations, blocks, dtype and ranks stay.
+        """
+        own = configuration.widths
+        wanted = {
+            v.name: v.edges[v.place(own[v.name] + share * (v.edges[-1] - own[v.name]))]
+            for v in self.variables
+            if v.name in own
+        }
+        return replace(configuration, widths={**own, **wanted})
 
     def as_dict(self) -> dict[str, Any]:
         """Returns plain JSON values, as stored with a study; `from_dict` reads them."""

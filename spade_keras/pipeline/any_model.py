@@ -182,6 +182,7 @@ class _ModelSearch:
         passing = preselect(
             task.full,
             result,
+            count=self.job.options.finalists,
             timer=task.timer,
             pairs=self.job.options.pairs,
             rejected=self.rejected,
@@ -190,7 +191,6 @@ class _ModelSearch:
         )
         return accept(
             passing,
-            count=self.job.options.finalists,
             full=task.full,
             full_path=Path(self.job.path),
             slim_path=folder / "slim.keras",

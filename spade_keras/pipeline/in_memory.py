@@ -19,6 +19,7 @@ from spade_keras.files import load_model, save_model, write_bytes_atomic
 from spade_keras.pipeline.any_model import search_model
 from spade_keras.pipeline.search_folder import FULL
 from spade_keras.pruning import PruningPlan
+from spade_keras.search.candidate import in_dtype, realize
 from spade_keras.search.finalists import FineTune
 from spade_keras.search.options import SearchFields, SearchOptions
 from spade_keras.search.receipt import Receipt, read_receipt
@@ -49,9 +50,8 @@ class Optimized:
         """Builds the configuration of a trial, not fine-tuned; by default the accepted one."""
         if trial is not None:
             return self.result.build(self.network, trial)
-        accepted = self.receipt.configuration
-        found = next(t for t in self.result.trials if t.configuration == accepted)
-        return self.result.build(self.network, found)
+        full = in_dtype(self.network, self.result.budget.dtype)
+        return realize(full, self.receipt.configuration, self.plan)
 
     def report(self, path: str | Path) -> Path:
         """Writes the report of the search to an HTML file that opens offline; returns its path."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -25,6 +26,7 @@ from spade_keras.recipe import SearchRecipe
 from spade_keras.report import closing_table
 from spade_keras.search.candidate import in_dtype
 from spade_keras.search.finalists import Finalist, accept, not_met, preselect
+from spade_keras.search.receipt import read_receipt
 
 DATA_LAYOUT = 3
 """Changes when the data stage writes other files of the same recipe."""
@@ -196,34 +198,38 @@ def search_widths(job: LatencyJob, folder: Path) -> None:
 
 
 def prune(job: LatencyJob, folder: Path) -> None:
-    """Rebuilds the best candidates that still meet the budget when they are timed again."""
+    """Rebuilds the best candidates that still meet the budget when they are timed again.
+
+    Those of group 1 are the ones of group 0 that were widened, as the search found them.
+    """
     result = job.search_result()
     finalists: list[dict[str, Any]] = []
     rejected: list[Finalist] = []
-    passing = preselect(
+    groups = preselect(
         job.full,
         result,
+        count=job.recipe.search.finalists,
         timer=lambda pairs: job.timer(job.full, pairs),
         pairs=job.recipe.export.pairs,
         rejected=rejected,
         say=job.say,
         calibration=job.calibration,
     )
-    for finalist, slim in passing:
-        name = f"finalist_{len(finalists)}"
-        save_model(slim, folder / f"{name}.keras")
-        finalists.append(
-            {
-                "name": name,
-                "number": finalist.trial,
-                "configuration": finalist.configuration.as_dict(),
-                "plan": json.loads(finalist.plan.to_json()),
-                "comparison": finalist.comparison.as_dict(),
-                "ratio": finalist.comparison.ratio.as_dict(),
-            }
-        )
-        if len(finalists) == job.recipe.search.finalists:
-            break
+    for group, members in enumerate(itertools.islice(groups, 2)):
+        for finalist, slim in members:
+            name = f"finalist_{len(finalists)}"
+            save_model(slim, folder / f"{name}.keras")
+            finalists.append(
+                {
+                    "name": name,
+                    "group": group,
+                    "number": finalist.trial,
+                    "configuration": finalist.configuration.as_dict(),
+                    "plan": json.loads(finalist.plan.to_json()),
+                    "comparison": finalist.comparison.as_dict(),
+                    "ratio": finalist.comparison.ratio.as_dict(),
+                }
+            )
     if not finalists:
         raise not_met(result, rejected)
     missed = [{"number": f.trial, "ratio": f.comparison.ratio.as_dict()} for f in rejected]
@@ -236,17 +242,16 @@ def finetune(job: LatencyJob, folder: Path) -> None:
     It is judged by what the strategy may see.
     """
     finalists = job.json("prune", "finalists")["finalists"]
-    histories: dict[int, Any] = {}
+    histories: list[Any] = []
 
     def tune(slim: keras.Model, full: keras.Model) -> None:
         number = finalists[len(histories)]["number"]
         job.seed(2)
         label = "epoch" if len(finalists) == 1 else f"trial {number}, epoch"
-        histories[number] = fit_by_strategy(job, folder, slim, job.recipe.finetuning, label)
+        histories.append(fit_by_strategy(job, folder, slim, job.recipe.finetuning, label))
 
     tried, accepted = accept(
-        _finalists(job, finalists),
-        count=len(finalists),
+        [_finalists(job, [f for f in finalists if f["group"] == group]) for group in (0, 1)],
         full=job.full,
         full_path=job.stages.folder / "train" / "network.keras",
         slim_path=folder / "network.keras",
@@ -261,17 +266,20 @@ def finetune(job: LatencyJob, folder: Path) -> None:
     if accepted is None:
         raise not_met(job.search_result(), (), tried)
     write_json_atomic(folder / "finalists.json", [finalist.as_dict() for finalist in tried])
-    write_json_atomic(folder / "history.json", histories[accepted.trial])
+    shipped = accepted.configuration.as_dict()
+    index = next(i for i, f in enumerate(finalists) if f["configuration"] == shipped)
+    write_json_atomic(folder / "history.json", histories[index])
     write_json_atomic(
         folder / "chosen.json",
         {
-            "name": next(f["name"] for f in finalists if f["number"] == accepted.trial),
+            "name": finalists[index]["name"],
             "number": accepted.trial,
             "widths": accepted.plan.widths,
-            "configuration": accepted.configuration.as_dict(),
+            "configuration": shipped,
             "quality": accepted.quality,
             "ratio": accepted.comparison.ratio.as_dict(),
             "latency_ms": accepted.comparison.b.median_ms,
+            "warning": read_receipt(folder / "receipt.json").warning,
         },
     )
 

@@ -92,9 +92,43 @@ class SearchFindings:
 
     @property
     def taken(self) -> TrialRecord | None:
-        """The trial that was taken, or None if nothing met the budget."""
-        if self.chosen is not None:
-            return next(t for t in self.result.trials if t.number == self.chosen)
+        """The trial that was taken, or None if nothing met the budget.
+
+        One that was widened is as it ships, with the receipt's configuration, time and quality.
+        """
+        found, receipt = self._found, self.receipt
+        if found is None or receipt is None or not self.widened:
+            return found
+        time = receipt.comparison
+        assert found.timing is not None  # it met the budget in the search
+        timing = replace(
+            found.timing,
+            latency_ms=time.b.median_ms,
+            latency_ratio=time.ratio.value,
+            ratio_low=time.ratio.low,
+            ratio_high=time.ratio.high,
+            p99_ms=time.b.p99_ms,
+            excess=receipt.budget.excess(time),
+        )
+        quality = None if receipt.quality is None else receipt.quality.value
+        return replace(found, configuration=receipt.configuration, timing=timing, quality=quality)
+
+    @property
+    def widened(self) -> bool:
+        """Whether the accepted configuration is the trial's, widened to use the budget."""
+        receipt, found = self.receipt, self._found
+        if receipt is None or found is None or receipt.trial != found.number:
+            return False
+        return receipt.configuration.key() != found.configuration.key()
+
+    @property
+    def _found(self) -> TrialRecord | None:
+        """The trial that was taken, as the search found it."""
+        number = self.chosen
+        if number is None and self.receipt is not None:
+            number = self.receipt.trial
+        if number is not None:
+            return next(t for t in self.result.trials if t.number == number)
         if self.receipt is not None:
             wanted = self.receipt.configuration.key()
             judged = [t for t in self.result.trials if t.timing and t.quality is not None]
@@ -204,12 +238,14 @@ def ratio_words(trial: TrialRecord) -> str:
 class SearchVerdict:
     """How a search ended: "met" (timed again, and accepted), "open" (not timed again) or "missed".
 
-    `sentences` say what was measured, and what to do next.
+    `sentences` say what was measured, and what to do next; `warning`, which comes before all, that
+    the quality was not kept.
     """
 
     status: str
     title: str
     sentences: list[str]
+    warning: str | None = None
 
 
 def search_verdict(findings: SearchFindings) -> SearchVerdict:
@@ -218,13 +254,20 @@ def search_verdict(findings: SearchFindings) -> SearchVerdict:
     tried = counted(len(result.trials), "trial")
     if findings.receipt is not None:
         how = (
-            f"The slim model {findings.receipt.as_dict()['verdict']}. Full and slim were timed "
+            f"The slim model {findings.receipt.measured}. Full and slim were timed "
             "interleaved in fresh processes; the budget counts as met when the pessimistic end of "
             "the interval is within it."
         )
+        said = [how]
+        if findings.widened and taken is not None:
+            said.append(
+                f"It is trial {taken.number} widened to use the budget: {findings.changes(taken)}."
+            )
+        warning = findings.receipt.warning
         if findings.receipt.holds:
-            return SearchVerdict("met", "Budget met", [how])
-        return SearchVerdict("missed", "Budget not met", [how, _slow(findings, taken)])
+            return SearchVerdict("met", "Budget met", said, warning)
+        said.append(_slow(findings, taken))
+        return SearchVerdict("missed", "Budget not met", said, warning)
     if taken is not None:
         within = result.counts()["feasible"]
         met = f"{within} of {tried} met the budget: {result.budget}. The best is "

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from rich.table import Table
+from rich.text import Text
 
 from spade_keras.files import write_bytes_atomic
 from spade_keras.report import figures
@@ -39,16 +40,24 @@ def columns(metrics: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def closing_table(metrics: Mapping[str, Any]) -> Table:
-    """Returns the closing table of a run; its caption says whether the budget is met."""
+    """Returns the closing table of a run; its caption says whether the budget is met.
+
+    Before that, in red, that quality was not kept.
+    """
     title, sentence = verdict(metrics)
-    headings = columns(metrics)
+    warning, headings = _warning(metrics), columns(metrics)
     shown = [i for i, heading in enumerate(headings) if heading not in _PAGE_ONLY]
     return table_of(
         [headings[i] for i in shown],
         [[row[i] for i in shown] for row in table_rows(metrics)],
         title=f"Test data{_convention(metrics)}; ±: standard deviation; ms: exported, median; "
         "time: of full; train: seconds of training, those of the full network first",
-        caption="\n".join(filter(None, [f"{title}: {sentence}", what_pruning_saves(metrics)])),
+        caption=Text.assemble(
+            (f"{warning}
+" if warning else "", "bold red"),
+            "
+".join(filter(None, [f"{title}: {sentence}", what_pruning_saves(metrics)])),
+        ),
     )
 
 
@@ -73,6 +82,11 @@ def verdict(metrics: Mapping[str, Any]) -> tuple[str, str]:
         f"(95 % interval {ratio['low']:.3f} to {ratio['high']:.3f}); allowed is {allowed}."
     )
     return ("Budget met" if met else "Budget not met"), sentence
+
+
+def _warning(metrics: Mapping[str, Any]) -> str | None:
+    """What the receipt says of a quality that was not kept."""
+    return metrics.get("search", {}).get("chosen", {}).get("warning")
 
 
 def table_rows(metrics: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -170,6 +184,7 @@ def write_report(
         name=folder.resolve().name,
         met=title == "Budget met",
         verdict=title,
+        warning=_warning(metrics),
         sentence=sentence,
         change=_change(metrics),
         columns=columns(metrics),

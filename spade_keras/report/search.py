@@ -48,7 +48,8 @@ def search_overview(findings: SearchFindings) -> Group:
     """Returns the closing overview of a search: verdict, front and time, in 80 columns."""
     verdict = search_verdict(findings)
     color = {"met": "green", "open": "yellow", "missed": "red"}[verdict.status]
-    parts: list[Any] = [Text(verdict.title, style=f"bold {color}"), *map(Text, verdict.sentences)]
+    parts: list[Any] = [Text(verdict.warning, style="bold red")] if verdict.warning else []
+    parts += [Text(verdict.title, style=f"bold {color}"), *map(Text, verdict.sentences)]
     if findings.result.front:
         parts.append(_front_table(findings))
     seconds = time_split(findings.result.trials)["total"]

@@ -149,7 +149,7 @@ class TestSearch:
         again = search_model(more, tmp_path / "out", console)
         assert again.trials[:8] == first.trials
         assert len(again.trials) == 10
-        assert clock.timed <= timed + 3  # two trials, and the finalist once more
+        assert clock.timed <= timed + 8  # two trials, the finalist again, and five wider ones
         assert before.keys() == contents(tmp_path / "out").keys()
 
     def test_refuses_a_folder_of_something_else(self, job, clock, console, tmp_path):
@@ -180,7 +180,8 @@ class TestSearch:
         kept = json.loads((tmp_path / "out" / "search.json").read_text())
         found = search.SearchResult.from_dict(kept["result"])
         numbers = [trial.number for trial in found.contenders]
-        assert [f["trial"] for f in kept["finalists"]] == numbers  # one after the other
+        # One after the other; a widened one, then as the search found it.
+        assert list(dict.fromkeys(f["trial"] for f in kept["finalists"])) == numbers
         assert set(numbers) == {trial.number for trial in found.ranking}
         assert not any(finalist["accepted"] for finalist in kept["finalists"])
         # What an earlier end of the search left speaks of it no more.

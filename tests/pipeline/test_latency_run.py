@@ -289,12 +289,12 @@ def test_what_misses_the_budget_when_timed_again_is_no_finalist(
         return
     latency_run.prune(this, folder)
     chosen = this.json("prune", "finalists")
-    assert 1 <= len(chosen["finalists"]) <= 2
+    assert 1 <= len([f for f in chosen["finalists"] if f["group"] == 0]) <= 2
     assert all(finalist["ratio"]["high"] <= 0.6 for finalist in chosen["finalists"])
     assert all(rejected["ratio"]["high"] > 0.6 for rejected in chosen["rejected"])
-    numbers = [t["number"] for t in chosen["rejected"] + chosen["finalists"]]
+    numbers = {t["number"] for t in chosen["rejected"] + chosen["finalists"]}
     contenders = this.search_result().contenders[: len(numbers)]
-    assert sorted(numbers) == sorted(trial.number for trial in contenders)
+    assert numbers == {trial.number for trial in contenders}
     assert chosen["rejected"]
 
 
@@ -311,13 +311,14 @@ def test_the_better_finalist_that_is_fast_enough_in_a_fresh_process_is_accepted(
     this, _ = searched(settings, finished)
     latency_run.prune(this, settings.run_folder / "prune")
     finalists = this.json("prune", "finalists")["finalists"]
-    assert [finalist["name"] for finalist in finalists] == ["finalist_0", "finalist_1"]
+    names = [finalist["name"] for finalist in finalists if finalist["group"] == 0]
+    assert names == ["finalist_0", "finalist_1"]
     asked = []
 
     def process(full, slim, inputs, **options):
         if slim not in asked:
             asked.append(slim)
-        late = asked.index(slim) in slow
+        late = len(slow) == 2 or asked.index(slim) in slow
         return comparison(0.7) if late else parameter_process(full, slim, inputs)
 
     monkeypatch.setattr(latency, "compare_in_fresh_process", process)

@@ -393,3 +393,18 @@ def test_a_missing_extra_gives_the_pip_line_and_writes_nothing(package, tmp_path
     with pytest.raises(MissingExtraError, match=r"pip install 'spade-keras\[report\]'"):
         write(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_quality_that_was_not_kept_comes_before_the_budget(tmp_path):
+    lost = "Quality not kept: agreement 3.1, below the least acceptable 20. Refit."
+    metrics = {**METRICS, "search": {**METRICS["search"], "chosen": {"warning": lost}}}
+    out = io.StringIO()
+    console = Console(file=out, width=80, force_terminal=True, color_system="standard")
+    console.print(closing_table(metrics))
+    caption = out.getvalue()[out.getvalue().index("Quality not kept") - 20 :]
+    assert "\x1b[1;31m" in caption.split("Budget met")[0]
+    page = write_report(tmp_path, metrics, SearchFindings(FOUND)).read_text()
+    assert page.index(lost) < page.index("<strong>Budget met</strong>")
+    assert (
+        "Quality not kept" not in write_report(tmp_path, METRICS, SearchFindings(FOUND)).read_text()
+    )

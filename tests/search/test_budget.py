@@ -101,3 +101,19 @@ def test_a_tail_is_judged_by_its_slow_calls():
 def test_it_says_for_which_batch_and_dtype_it_is():
     budget = LatencyBudget.parse("8ms", batch_size=4, dtype="bfloat16")
     assert str(budget) == "median of at most 8 ms at batch size 4 in bfloat16"
+
+
+def test_meeting_again_asks_for_more_than_meeting_once():
+    close = latency.pool([comparison([10.0] * 9, [ms] * 9) for ms in (4.8, 4.9, 4.85)])
+    # log-spread 0.0103: 4.303 * 0.0103 / sqrt(3) above the mean, and sqrt(2) times that
+    assert close.ratio.high == pytest.approx(0.4976, abs=1e-4)
+    for budget in (LatencyBudget(0.5), LatencyBudget(median_ms=5)):
+        assert budget.is_met(close) and not budget.is_met_again(close)
+    assert LatencyBudget(0.504).is_met_again(close)
+    assert LatencyBudget(0.47).is_missed(close) and not LatencyBudget(0.48).is_missed(close)
+
+
+def test_room_is_left_below_what_the_search_aims_at():
+    measured = comparison([10.0] * 9, [4.4] * 9)
+    assert LatencyBudget(0.5).leaves_room(measured)
+    assert not LatencyBudget(0.5, safety_margin=0.1).leaves_room(measured)
