@@ -79,6 +79,29 @@ class LayerRank(_Strict):
 
 
 @dataclass(frozen=True)
+class ReaderError(_Strict):
+    """What the removal of channels does to a kernel that reads them, on calibration data.
+
+    `before` and `after` are the root mean square errors of what it computes, relative to what the
+    full model computes, cut and refitted in closed form: `||X W - X W'|| / ||X W||`. `rows` is the
+    number of rows of X, `inputs` that of its columns.
+    """
+
+    name: str
+    before: float
+    after: float
+    rows: int
+    inputs: int
+
+    @property
+    def note(self) -> str:
+        """Why the error is not to be trusted; empty if it is."""
+        if self.rows >= self.inputs:
+            return ""
+        return f"{self.rows} rows for {self.inputs} inputs: give `calibrate` more samples"
+
+
+@dataclass(frozen=True)
 class BlockStep(_Strict):
     """Residual blocks that become the identity.
 
@@ -105,7 +128,8 @@ class ChannelStep(_Strict):
     """Channels that are removed from groups, the fixed ones of the model included.
 
     `selection` holds the settings that chose the widths, as plain JSON values; `parameters` and
-    `macs` are those of the model before this step, where known.
+    `macs` are those of the model before this step, where known. `readers` holds what the removal
+    does to the layers that read the channels, if the step was made with a calibration.
     """
 
     groups: tuple[GroupPlan, ...]
@@ -113,6 +137,7 @@ class ChannelStep(_Strict):
     selection: dict[str, Any] = field(default_factory=dict)
     parameters: int | None = None
     macs: int | None = None
+    readers: tuple[ReaderError, ...] = ()
     kind: Literal["channels"] = field(default="channels", kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
@@ -129,7 +154,15 @@ class ChannelStep(_Strict):
         rows = [("group", "width", "parameters", "MACs", "members, or why fixed")]
         rows += map(_group_row, self.groups)
         rows.append(("all", "", *_saved_texts(self.groups), f"removes {self._shares()}"))
-        return _table(header, rows)
+        text = _table(header, rows)
+        if not self.readers:
+            return text
+        errors = [("reads removed channels", "inputs", "cut", "refitted", "")]
+        errors += [
+            (x.name, str(x.inputs), f"{x.before:.2%}", f"{x.after:.2%}", x.note)
+            for x in self.readers
+        ]
+        return f"{text}\n\n{_table('Relative error of what these kernels compute', errors)}"
 
     def _shares(self) -> str:
         channels = sum(group.width for group in self.groups)
@@ -203,6 +236,12 @@ class PruningPlan(_Strict):
         return tuple(group for step in steps for group in step.groups)
 
     @property
+    def reader_errors(self) -> tuple[ReaderError, ...]:
+        """Errors of the layers that read removed channels, of steps made with a calibration."""
+        steps = (step for step in self.steps if isinstance(step, ChannelStep))
+        return tuple(error for step in steps for error in step.readers)
+
+    @property
     def widths(self) -> dict[str, int]:
         """Width of every group at the end."""
         return {group.name: len(group.kept) for group in self.groups}
@@ -244,7 +283,8 @@ class PruningPlan(_Strict):
 
     def to_json(self) -> str:
         """Writes the plan as JSON text; `from_json` reads it back equal."""
-        return json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}, indent=1)
+        data = asdict(self, dict_factory=_without_no_readers)
+        return json.dumps({"format_version": FORMAT_VERSION, **data}, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> PruningPlan:
@@ -268,6 +308,11 @@ class PruningPlan(_Strict):
     def summary(self) -> str:
         """Lists per step what is removed, what stays and why, and the savings."""
         return "\n\n".join(step.summary(self.model) for step in self.steps)
+
+
+def _without_no_readers(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A plan without a calibration is written as it was before there were errors in plans."""
+    return {key: value for key, value in items if key != "readers" or value}
 
 
 def _problem(problem: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from spade_keras.pruning.cost import PlanCost, check_built
 from spade_keras.pruning.graph.weights import WeightTable
 from spade_keras.pruning.groups import Group, find_groups
 from spade_keras.pruning.plan import ChannelStep, GroupPlan, PruningPlan
-from spade_keras.pruning.rebuild import rebuild
+from spade_keras.pruning.rebuild import correct, rebuild
 
 TARGETS = ("parameters", "macs", "width")
 
@@ -59,7 +60,8 @@ def make_plan(  # noqa: PLR0913 - every setting is a keyword of its own
         blocks: Residual blocks to leave out first; see `drop_blocks`.
         after: An earlier plan; channels, blocks and costs are then those of its result.
         inputs: Arrays or shapes to count multiply-accumulates for; see `count_macs`.
-        calibration: Statistics from `calibrate`, for `importance="obs"`.
+        calibration: Statistics from `calibrate`, for `importance="obs"` and for the errors of
+            the layers that read removed channels, which the plan then holds.
 
     Returns:
         The plan, with every group of the model and why it is fixed if it is; the steps of
@@ -100,7 +102,7 @@ def make_plan(  # noqa: PLR0913 - every setting is a keyword of its own
     amounts = {"ratio": ratio, "widths": widths, "target": target}
     settings = {key: _plain(value) for key, value in amounts.items() if value is not None}
     settings |= {"scope": scope, "round_to": round_to, "minimum_width": minimum_width}
-    plan = planner.plan(chosen, settings | {"protect": protect})
+    plan = planner.plan(chosen, settings | {"protect": protect}, calibration)
     return plan if after is None else after.then(plan)
 
 
@@ -212,7 +214,12 @@ class _Planner:
         limit = amount * whole if amount < 1 else amount
         return selection.rank_globally(free, scores, self._allowed, remaining, limit)
 
-    def plan(self, widths: Mapping[str, int], settings: dict[str, Any]) -> PruningPlan:
+    def plan(
+        self,
+        widths: Mapping[str, int],
+        settings: dict[str, Any],
+        calibration: Calibration | None,
+    ) -> PruningPlan:
         entries = []
         cost = self._cost
         for group, saved in zip(self.groups, cost.savings(widths), strict=True):
@@ -223,6 +230,8 @@ class _Planner:
             fixed = self._fixed[group.name] if width == group.width else None
             entries.append(GroupPlan(group.name, group.width, kept, group.members, fixed, *saved))
         step = ChannelStep(tuple(entries), self._named, settings, cost.parameters, cost.macs)
+        if calibration is not None:
+            step = replace(step, readers=correct(self.model, step, calibration)[1])
         return PruningPlan(self.model.name, (step,))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -16,7 +17,15 @@ from spade_keras.pruning.graph.analysis import analyze
 from spade_keras.pruning.graph.partition import Read, partition, read_from
 from spade_keras.pruning.groups import Group
 from spade_keras.pruning.parts import map_parts, own_names, parts_of, prefix_of
-from spade_keras.pruning.plan import BlockStep, ChannelStep, GroupPlan, PruningPlan, RankStep, Step
+from spade_keras.pruning.plan import (
+    BlockStep,
+    ChannelStep,
+    GroupPlan,
+    PruningPlan,
+    RankStep,
+    ReaderError,
+    Step,
+)
 from spade_keras.pruning.replay import replay
 
 
@@ -68,12 +77,22 @@ def _apply(model: Any, step: Step, calibration: Calibration | None) -> Any:
     """Applies a step, and corrects the readers of removed channels that were calibrated."""
     if calibration is None or not isinstance(step, ChannelStep):
         return apply_step(model, step)
+    return apply_step(model, step, read_from(correct(model, step, calibration)[0]))
+
+
+def correct(
+    model: Any, step: ChannelStep, calibration: Calibration
+) -> tuple[dict[int, np.ndarray], tuple[ReaderError, ...]]:
+    """Refits the readers of a step in closed form: values by variable, and what error is left."""
     values: dict[int, np.ndarray] = {}
+    errors: list[ReaderError] = []
     for key, kept in check_step(model, step).items():
         if key in calibration.parts:
             part, measured = parts_of(model)[key], calibration.parts[key]
-            values |= refit_in_closed_form(part, kept, measured)
-    return apply_step(model, step, read_from(values))
+            made, found = refit_in_closed_form(part, kept, measured)
+            values |= made
+            errors += [replace(x, name=prefix_of(key) + x.name) for x in found]
+    return values, tuple(errors)
 
 
 def _kept_of_original(plan: PruningPlan, key: str) -> dict[str, tuple[int, ...]]:

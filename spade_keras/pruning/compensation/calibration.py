@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
@@ -16,16 +16,10 @@ import numpy as np
 
 from spade_keras import backend
 from spade_keras.backend.batches import batches, count_samples, first_samples
-from spade_keras.pruning.compensation.readers import Reader, readers_of, row_chooser
-from spade_keras.pruning.graph.analysis import Analysis, analyze
-from spade_keras.pruning.graph.trace import Call
+from spade_keras.pruning.compensation.passes import Pass, steps_of
+from spade_keras.pruning.compensation.readers import readers_of, row_chooser
+from spade_keras.pruning.graph.analysis import analyze
 from spade_keras.pruning.parts import is_network, parts_of, prefix_of
-from spade_keras.pruning.proof import Replay, to_numpy, to_tensors
-
-
-class Seen(Exception):  # noqa: N818
-    """Ends the run of a batch as soon as the wanted tensor was seen."""
-
 
 BATCH_SIZE = 8
 _MOST_INPUTS = 4608
@@ -39,11 +33,12 @@ class PartCalibration:
 
     `grams` holds `[X 1]^T [X 1] / rows` of every block of a kernel, float64, `(blocks, n + 1,
     n + 1)` with n = channels x taps, by the path of a layer and the kernel's position in its
-    weights.
+    weights; `rows` is how many there were.
     """
 
     inputs: Any
     grams: Mapping[tuple[str, int], np.ndarray]
+    rows: Mapping[tuple[str, int], int]
 
 
 @dataclass(frozen=True)
@@ -66,7 +61,11 @@ def calibrate(model: Any, inputs: Any, *, samples: int = 128) -> Calibration:
 
     The priors of a network are measured on the images that the network passes to them, over all
     iterations. A kernel of n inputs (channels x window) needs n x n numbers of 8 bytes; above
-    n = 4608 kernels are left out and stay as they are cut.
+    n = 4608 kernels are left out and stay as they are cut. So do those of `ConvLSTM`, of `RNN`
+    with other cells than its own layer has, of a `GRU` with `reset_after=False` (the recurrent
+    one), of `EinsumDense` with several summed axes, of `SpectralNormalization`, of the gate of
+    attention, of embeddings, and recurrent kernels and attention inside `TimeDistributed`.
+    Depthwise kernels sum over no channels; the layer that reads their outputs is refitted.
 
     Args:
         model: A built Keras model, or a network with `priors`.
@@ -91,57 +90,38 @@ def calibrate(model: Any, inputs: Any, *, samples: int = 128) -> Calibration:
     return Calibration({key: _measure(x, given[key]) for key, x in parts if key in given})
 
 
-def watch_calls(
-    analysis: Analysis, inputs: Any, see: Callable[[str, Call, Mapping[int, Any]], None]
-) -> None:
-    """Runs a model batch by batch, eagerly, and shows every call before it is made.
-
-    `see` gets the path of the operation, the call and the tensors so far, by the id of their
-    symbols; it raises `Seen` to end the run of a batch.
-    """
-
-    def before(call: Call, tensors: Mapping[int, Any]) -> None:
-        see(analysis.paths.get(id(call.operation), ""), call, tensors)
-
-    graph = analysis.graph
-    for batch in batches(inputs, BATCH_SIZE):
-        with contextlib.suppress(Seen):
-            Replay(None, before=before).run(graph, to_tensors(graph, batch), [])
-
-
-def patches_of(call: Call, reader: Reader, tensors: Mapping[int, Any]) -> np.ndarray:
-    """What a reader sees in a call, at rows that are the same in every model."""
-    argument = call.inputs[min(reader.argument, len(call.inputs) - 1)]
-    return reader.patches(to_numpy(tensors[id(argument)]), choose_rows)
-
-
-def second_moment(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """`[A 1]^T [B 1]` of every block of two sets of patches, in float64."""
-    left, right = (x.reshape(*x.shape[:2], -1).astype(np.float64) for x in (a, b))
-    left, right = (np.concatenate([x, np.ones((*x.shape[:2], 1))], -1) for x in (left, right))
-    return left.transpose(1, 2, 0) @ right.transpose(1, 0, 2)
+def design(patches: np.ndarray) -> np.ndarray:
+    """`[X 1]` of every block of some patches, `(blocks, rows, n + 1)`, in float64."""
+    rows, blocks = patches.shape[:2]
+    flat = patches.reshape(rows, blocks, -1)
+    made = np.ones((blocks, rows, flat.shape[-1] + 1))
+    made[..., :-1] = flat.transpose(1, 0, 2)
+    return made
 
 
 def _measure(model: keras.Model, inputs: Any) -> PartCalibration:
     analysis = analyze(model)
+    steps = steps_of(analysis)
     sums: dict[tuple[str, int], Any] = defaultdict(float)
     rows: dict[tuple[str, int], int] = defaultdict(int)
-
-    def see(path: str, call: Call, tensors: Mapping[int, Any]) -> None:
-        for reader in readers_of(call.operation):
-            if reader.inputs > _MOST_INPUTS:
-                continue
-            patches = patches_of(call, reader, tensors)
-            if not np.isfinite(patches).all():
-                raise ValueError(
-                    "`inputs` must lead to finite activations. Received: NaN or infinity before "
-                    f"layer {path!r}"
-                )
-            sums[path, reader.index] = sums[path, reader.index] + second_moment(patches, patches)
-            rows[path, reader.index] += len(patches)
-
-    watch_calls(analysis, inputs, see)
-    return PartCalibration(inputs, {key: sums[key] / max(1, rows[key]) for key in sums})
+    for batch in batches(inputs, BATCH_SIZE):
+        run = Pass(analysis, steps, batch)
+        for position, step in enumerate(steps):
+            for reader in readers_of(step.call.operation):
+                if reader.inputs > _MOST_INPUTS:
+                    continue
+                run.advance(position)
+                patches = run.patches(step, reader, choose_rows)
+                if not np.isfinite(patches).all():
+                    raise ValueError(
+                        "`inputs` must lead to finite activations. Received: NaN or infinity "
+                        f"before layer {step.path!r}"
+                    )
+                x = design(patches)
+                key = step.path, reader.index
+                sums[key] = sums[key] + x.swapaxes(1, 2) @ x
+                rows[key] += len(patches)
+    return PartCalibration(inputs, {key: sums[key] / max(1, rows[key]) for key in sums}, rows)
 
 
 def _trajectory(network: Any, inputs: Any, most: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ Reference:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,49 +26,60 @@ from spade_keras.backend.batches import batches
 from spade_keras.pruning.compensation.calibration import (
     BATCH_SIZE,
     PartCalibration,
-    Seen,
     choose_rows,
-    patches_of,
-    second_moment,
-    watch_calls,
+    design,
 )
+from spade_keras.pruning.compensation.passes import Pass, Step, steps_of
 from spade_keras.pruning.compensation.readers import Reader, readers_of
 from spade_keras.pruning.graph.analysis import Analysis, analyze
 from spade_keras.pruning.graph.labels import along_axis
-from spade_keras.pruning.graph.partition import Narrowing
-from spade_keras.pruning.graph.trace import Call
+from spade_keras.pruning.graph.partition import Narrowing, Read, read_from
+from spade_keras.pruning.plan import ReaderError
 from spade_keras.pruning.proof import calls_of, to_numpy
 from spade_keras.pruning.rules.rule import axes_of
 
 _RIDGE = 1e-6  # relative to the diagonal of G
+_MOST_BYTES = 2**30  # of tensors held between layers
 Kept = Mapping[str, Sequence[int]]
 """Kept channels by group of the original; groups that are not named keep all."""
 
 
 def refit_in_closed_form(
     model: keras.Model, kept: Kept, calibration: PartCalibration
-) -> dict[int, np.ndarray]:
+) -> tuple[dict[int, np.ndarray], list[ReaderError]]:
     """Corrects the kernels of a model for the removal of channels.
 
     Returns:
-        Values of the original's size by the id of the variable; the rows of removed channels are
-        zero.
+        Values of the original's size by the id of the variable, the rows of removed channels being
+        zero; and the relative errors of the corrected readers.
     """
     analysis = analyze(model)
     narrowing = Narrowing(analysis, kept, to_numpy)
     values: dict[int, np.ndarray] = {}
+    errors: list[ReaderError] = []
     for call in calls_of(analysis.graph):
         for reader in readers_of(call.operation):
-            found = calibration.grams.get((analysis.paths[id(call.operation)], reader.index))
-            rows, _ = _kept_parts(narrowing, reader)
-            if found is None or rows.all() or id(reader.variable) in values:
+            key = analysis.paths[id(call.operation)], reader.index
+            gram = calibration.grams.get(key)
+            rows, outputs = _kept_parts(narrowing, reader)
+            if gram is None or rows.all() or id(reader.variable) in values:
                 continue
             weights = reader.weights()
+            if gram.shape[-1] != weights.shape[1]:
+                continue  # measured before an earlier step of the plan narrowed the layer
             keep = _flags(reader, rows)
             start = np.where(keep[:, None], weights, 0)
-            fitted = _fit(start, keep, found, found @ (weights - start))
-            values |= {id(v): x for v, x in _split(reader, fitted)}
-    return values
+            fitted = _fit(start, keep, gram, gram @ (weights - start))
+            values |= {id(v): x for v, x in _split(reader, fitted, read_from(values))}
+            whole, cut, left = (
+                np.einsum("bnm,bnm->bm", x, gram @ x)[outputs].sum()
+                for x in (weights, weights - start, weights - fitted)
+            )
+            before, after = np.sqrt(np.maximum([cut, left], 0) / max(whole, 1e-30))
+            name = f"{key[0]}/{reader.variable.name}"
+            sizes = calibration.rows[key], reader.inputs
+            errors.append(ReaderError(name, float(before), float(after), *sizes))
+    return values, errors
 
 
 def refit_sequentially(
@@ -76,24 +87,26 @@ def refit_sequentially(
 ) -> None:
     """Refits the readers of a slim model in place, in the order in which they run.
 
-    Moving statistics of batch normalizations are shifted as their inputs shifted.
+    Both models run once, from layer to layer, on all samples; a layer that is called several times
+    makes the calls between run again. What later layers read is held, up to 1 GiB in all; batches
+    beyond it run from the start for every layer. Moving statistics of batch normalizations are
+    shifted as their inputs shifted.
     """
-    full, small = analyze(model), analyze(slim)
-    narrowing = Narrowing(full, kept, to_numpy)
-    refit = _SequentialRefit(full, small, narrowing, calibration.inputs)
-    layers = {small.paths[id(x.operation)]: x.operation for x in calls_of(small.graph)}
+    runs = _Runs((analyze(model), analyze(slim)), calibration.inputs)
+    refit = _SequentialRefit(runs, Narrowing(analyze(model), kept, to_numpy))
+    layers = {step.path: step.call.operation for step in runs.steps[1]}
     seen: set[str] = set()
-    for call in calls_of(full.graph):
-        path = full.paths[id(call.operation)]
-        layer = layers.get(path)
-        if path in seen or type(layer) is not type(call.operation):
+    for step in runs.steps[0]:
+        path, original, layer = step.path, step.call.operation, layers.get(step.path)
+        if path in seen or type(layer) is not type(original):
             continue
         seen.add(path)
         if isinstance(layer, keras.layers.BatchNormalization):
-            refit.shift_statistics(path, call.operation, layer)
-        for original, reader in zip(readers_of(call.operation), readers_of(layer), strict=True):
-            if (path, original.index) in calibration.grams:
-                refit.fit(path, original, reader)
+            refit.shift_statistics(path, original, layer)
+        readers = {reader.index: reader for reader in readers_of(layer)}
+        for reader in readers_of(original):
+            if (path, reader.index) in calibration.grams and reader.index in readers:
+                refit.fit(path, reader, readers[reader.index])
 
 
 def _kept_parts(narrowing: Narrowing, reader: Reader) -> tuple[np.ndarray, np.ndarray]:
@@ -108,14 +121,48 @@ def _kept_parts(narrowing: Narrowing, reader: Reader) -> tuple[np.ndarray, np.nd
     return rows, reader.matrix(alive)[:, 0, 0, :] > 0
 
 
+class _Runs:
+    """The full and the slim model side by side, batch by batch, at the layer that is refitted."""
+
+    def __init__(self, models: tuple[Analysis, Analysis], inputs: Any) -> None:
+        self.models = models
+        self.steps = [steps_of(model) for model in models]
+        self._batches = list(batches(inputs, BATCH_SIZE))
+        self._held: dict[tuple[int, int], Pass] = {}
+
+    def calls(self, side: int, path: str) -> list[Step]:
+        """The calls of a layer of one model."""
+        return [step for step in self.steps[side] if step.path == path]
+
+    def at(self, path: str, others: Sequence[int | None] = (None, None)) -> Iterator[list[Pass]]:
+        """Runs of both models, per batch, that hold all inputs of a layer and the other tensor."""
+        for number, batch in enumerate(self._batches):
+            found = []
+            for side, other in enumerate(others):
+                wanted = [x for step in self.calls(side, path) for x in step.inputs]
+                run = self._before(side, number, batch, path)
+                found.append(run.ahead(wanted if other is None else [*wanted, other]))
+            yield found
+
+    def _before(self, side: int, number: int, batch: Any, path: str) -> Pass:
+        """The run of one model on one batch, before the first call of a layer."""
+        steps = self.steps[side]
+        position = next(i for i, step in enumerate(steps) if step.path == path)
+        run = self._held.pop((side, number), None)
+        if run is None or run.position > position:
+            run = Pass(self.models[side], steps, batch)
+        run.advance(position)
+        if run.bytes + sum(x.bytes for x in self._held.values()) <= _MOST_BYTES:
+            self._held[side, number] = run
+        return run
+
+
 @dataclass(frozen=True)
 class _SequentialRefit:
-    """The models of a sequential refit, and the inputs of both."""
+    """What refits a slim model: the runs of both models, and the channels that stay."""
 
-    full: Analysis
-    slim: Analysis
+    runs: _Runs
     narrowing: Narrowing
-    inputs: Any
 
     def fit(self, path: str, original: Reader, reader: Reader) -> None:
         """Refits one reader of the slim model.
@@ -124,31 +171,34 @@ class _SequentialRefit:
         `target = X W + (other of the full model - other of the slim one)`.
         """
         outputs = _kept_parts(self.narrowing, original)[1]
-        sums = [_sum_after(self.full, path), _sum_after(self.slim, path)]
-        own = cross = other = np.zeros(())
-        rows = 0
-        for batch in batches(self.inputs, BATCH_SIZE):
-            full, beside = _look(self.full, path, reader.index, sums[0], batch)
-            slim, slim_beside = _look(self.slim, path, reader.index, sums[1], batch)
-            for x, narrow in zip(full, slim, strict=True):
-                own = own + second_moment(narrow, narrow)
-                cross = cross + second_moment(narrow, x)
-                rows += len(x)
-            if beside is not None and slim_beside is not None and len(outputs) == 1:
-                missing = beside[:, outputs[0]] - slim_beside
-                other = other + second_moment(slim[0], missing[:, None, :, None])[..., :-1]
-        if not rows:
-            return
         start, weights = reader.weights(), original.weights()
         wanted = np.stack([block[:, kept] for block, kept in zip(weights, outputs, strict=True)])
+        sums = [_other_summand(self.runs, side, path) for side in (0, 1)]
+        own = missing = np.zeros(())
+        rows = 0
+        for full, slim in self.runs.at(path, sums):
+            for a, b in zip(self.runs.calls(0, path), self.runs.calls(1, path), strict=True):
+                x = design(slim.patches(b, reader, choose_rows))
+                error = design(full.patches(a, original, choose_rows)) @ wanted - x @ start
+                if None not in sums and len(outputs) == 1:
+                    beside, slim_beside = _rows_of(full, sums[0]), _rows_of(slim, sums[1])
+                    error += beside[:, outputs[0]] - slim_beside
+                own = own + x.swapaxes(1, 2) @ x
+                missing = missing + x.swapaxes(1, 2) @ error
+                rows += x.shape[1]
+        if not np.isfinite(own).all() or not np.isfinite(missing).all():
+            raise ValueError(
+                "`calibration` must lead to finite activations of both models. Received: NaN or "
+                f"infinity at layer {path!r} of the slim one. Remove fewer channels before it."
+            )
         keep = _flags(reader, np.ones(reader.variable.shape[reader.axis], bool))
-        missing = (cross @ wanted + other - own @ start) / rows
-        for variable, value in _split(reader, _fit(start, keep, own / rows, missing)):
+        fitted = _fit(start, keep, own / max(rows, 1), missing / max(rows, 1))
+        for variable, value in _split(reader, fitted, to_numpy):
             variable.assign(value)
 
     def shift_statistics(self, path: str, original: Any, layer: Any) -> None:
         """Shifts a batch normalization's statistics as those of its inputs shifted."""
-        before, after = (_input_moments(x, path, self.inputs) for x in (self.full, self.slim))
+        before, after = _input_moments(self.runs, path)
         alive = np.ones(original.moving_mean.shape, bool)
         for _, flags in self.narrowing.slots.get(id(original.moving_mean), ()):
             alive = flags
@@ -157,76 +207,55 @@ class _SequentialRefit:
         layer.moving_variance.assign(variance * (after[1] + 1e-12) / (before[1][alive] + 1e-12))
 
 
-def _look(
-    analysis: Analysis, path: str, index: int, summed: Any, batch: Any
-) -> tuple[list[np.ndarray], np.ndarray | None]:
-    """The inputs of a reader in every call of its layer, and the other summand of its output."""
-    patches: list[np.ndarray] = []
-    other: list[np.ndarray] = []
-    calls = len(_calls_at(analysis, path))
-
-    def see(at: str, call: Call, tensors: Mapping[int, Any]) -> None:
-        if at == path:
-            [reader] = [r for r in readers_of(call.operation) if r.index == index]
-            patches.append(patches_of(call, reader, tensors))
-            if summed is None and len(patches) == calls:
-                raise Seen
-        if summed is not None and at == summed[0] and patches:
-            value = to_numpy(tensors[id(summed[1])]).astype(np.float64)
-            flat = value.reshape(-1, value.shape[-1])
-            other.append(flat[choose_rows(len(flat))])
-            raise Seen
-
-    watch_calls(analysis, batch, see)
-    return patches, other[0] if other else None
+def _rows_of(run: Pass, number: int | None) -> np.ndarray:
+    """The chosen rows of a tensor, by its number."""
+    value = run.array(number or 0).astype(np.float64)
+    flat = value.reshape(-1, value.shape[-1])
+    return flat[choose_rows(len(flat))]
 
 
-def _calls_at(analysis: Analysis, path: str) -> list[Call]:
-    return [call for call in calls_of(analysis.graph) if analysis.paths[id(call.operation)] == path]
-
-
-def _sum_after(analysis: Analysis, path: str) -> tuple[str, Any] | None:
-    """The sum that a layer's output goes straight into, and the other summand; None if none.
+def _other_summand(runs: _Runs, side: int, path: str) -> int | None:
+    """The other tensor of the sum that a layer's output goes straight into; None if none.
 
     Only of convolutions and dense layers without activation, called once, channels last: then the
     rows of the layer's output are those of the sum.
     """
-    own = _calls_at(analysis, path)
-    layer = own[0].operation
+    own = runs.calls(side, path)
+    layer = own[0].call.operation
     plain = getattr(layer, "activation", None) in (None, keras.activations.linear)
     last = getattr(layer, "data_format", "channels_last") == "channels_last"
     gathers = isinstance(layer, keras.layers.Dense) or hasattr(layer, "groups")
     if len(own) != 1 or not (plain and last and gathers):
         return None
-    output = own[0].outputs[0]
-    users = [x for x in calls_of(analysis.graph) if any(y is output for y in x.inputs)]
-    if len(users) != 1 or type(users[0].operation).__name__ != "Add" or len(users[0].inputs) != 2:
+    (output,) = own[0].outputs
+    users = [step for step in runs.steps[side] if output in step.inputs]
+    if len(users) != 1 or type(users[0].call.operation).__name__ != "Add":
         return None
-    others = [x for x in users[0].inputs if x is not output]
-    if len(others) != 1 or others[0].shape != output.shape:
-        return None
-    return analysis.paths[id(users[0].operation)], others[0]
+    others = [x for x in users[0].inputs if x != output]
+    shapes = {x.shape for x in users[0].call.inputs}
+    return others[0] if len(users[0].inputs) == 2 and others and len(shapes) == 1 else None
 
 
-def _input_moments(analysis: Analysis, path: str, inputs: Any) -> tuple[np.ndarray, np.ndarray]:
-    sums: Any = 0.0
+def _input_moments(runs: _Runs, path: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Mean and variance of what a layer reads, of both models."""
+    sums: list[Any] = [0.0, 0.0]
     rows = 0
-
-    def see(at: str, call: Call, tensors: Mapping[int, Any]) -> None:
-        nonlocal sums, rows
-        if at == path:
-            axis = axes_of(call.operation, len(call.inputs[0].shape))[0]
-            flat = along_axis(to_numpy(tensors[id(call.inputs[0])]).astype(np.float64), axis)
-            sums = sums + np.stack([flat.sum(axis=0), np.square(flat).sum(axis=0)])
-            rows += len(flat)
-
-    watch_calls(analysis, inputs, see)
-    mean, squares = sums / rows
-    return mean, np.maximum(squares - np.square(mean), 0)
+    for pair in runs.at(path):
+        for side, run in enumerate(pair):
+            for step in runs.calls(side, path):
+                axis = axes_of(step.call.operation, len(step.call.inputs[0].shape))[0]
+                flat = along_axis(run.array(step.inputs[0]).astype(np.float64), axis)
+                sums[side] = sums[side] + np.stack([flat.sum(axis=0), np.square(flat).sum(axis=0)])
+                rows += len(flat) * (1 - side)
+    means = [x / rows for x in sums]
+    return [(mean, np.maximum(squares - np.square(mean), 0)) for mean, squares in means]
 
 
-def _split(reader: Reader, fitted: np.ndarray) -> list[tuple[Any, np.ndarray]]:
-    """The kernel and the bias, if any, of a matrix as `Reader.weights` makes it."""
+def _split(reader: Reader, fitted: np.ndarray, read: Read) -> list[tuple[Any, np.ndarray]]:
+    """The kernel and the bias, if any, of a matrix as `Reader.weights` makes it.
+
+    Another reader may own other rows of the bias: those are read.
+    """
     blocks, rows, outputs = fitted.shape
     shape = reader.variable.shape
     channels = shape[reader.axis]
@@ -234,7 +263,8 @@ def _split(reader: Reader, fitted: np.ndarray) -> list[tuple[Any, np.ndarray]]:
     kernel = reader.kernel(matrix, shape).astype(to_numpy(reader.variable).dtype)
     if reader.bias is None:
         return [(reader.variable, kernel)]
-    bias = fitted[:, -1].reshape(reader.bias.shape).astype("float32")
+    bias = np.array(read(reader.bias), np.float32)
+    bias.reshape(-1, blocks * outputs)[reader.bias_row] = fitted[:, -1].ravel()
     return [(reader.variable, kernel), (reader.bias, bias)]
 
 
@@ -254,11 +284,12 @@ def _fit(start: np.ndarray, keep: np.ndarray, gram: np.ndarray, missing: np.ndar
 def _solve(gram: np.ndarray, missing: np.ndarray) -> np.ndarray:
     """(G + eps D)^-1 B, D being the diagonal of G: a channel's scale does not matter.
 
-    Inputs that are always zero cannot be fitted and keep their weights.
+    The ridge makes any G invertible, also of fewer rows than inputs or of inputs that depend on
+    each other. Inputs that are always zero cannot be fitted and keep their weights.
     """
-    from scipy.linalg import solve
+    from scipy.linalg import cho_factor, cho_solve
 
     scale = np.sqrt(np.diagonal(gram))[:, None]
     unit = np.divide(1, scale, out=np.zeros_like(scale), where=scale > 0)
     scaled = unit * gram * unit.T + _RIDGE * np.eye(len(gram))
-    return unit * solve(scaled, unit * missing, assume_a="pos")
+    return unit * cho_solve(cho_factor(scaled), unit * missing)

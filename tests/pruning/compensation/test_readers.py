@@ -29,6 +29,12 @@ CASES = {
         IMAGE,
     ),
     "transposed": (layers.Conv2DTranspose(5, 2, strides=2, use_bias=False), IMAGE),
+    "einsum": (
+        layers.EinsumDense("...b,bcd->...cd", (2, 3), bias_axes="cd", **NORMAL),
+        SERIES,
+    ),
+    "einsum_first": (layers.EinsumDense("abc,bd->acd", (6, 3), bias_axes="d", **NORMAL), SERIES),
+    "time_distributed": (layers.TimeDistributed(layers.Conv1D(4, 3, **NORMAL)), (2, 3, 8, 5)),
     "simple_rnn": (layers.SimpleRNN(5, activation="linear", **NORMAL), (4, 1, 6)),
 }
 
@@ -46,7 +52,7 @@ def test_a_reader_times_its_patches_is_the_layer(name):
     layer, shape = CASES[name]
     x = np.random.default_rng(0).normal(size=shape).astype("float32")
     wanted = keras.ops.convert_to_numpy(layer(x))
-    (reader,) = readers_of(layer)
+    reader = readers_of(layer)[0]
     kernel = keras.ops.convert_to_numpy(reader.variable)
     np.testing.assert_array_equal(reader.kernel(reader.matrix(kernel), kernel.shape), kernel)
     found = product(reader, x)
@@ -57,15 +63,63 @@ def test_a_reader_times_its_patches_is_the_layer(name):
     np.testing.assert_allclose(found, wanted.reshape(found.shape), atol=3e-6)
 
 
-def test_projections_of_attention_are_readers_of_query_value_and_key():
-    attention = layers.MultiHeadAttention(2, 4, bias_initializer="normal")
+@pytest.mark.parametrize(
+    "attention",
+    [
+        layers.MultiHeadAttention(2, 4, bias_initializer="normal"),
+        layers.GroupQueryAttention(4, 4, 2, bias_initializer="normal"),
+    ],
+)
+def test_projections_of_attention_are_readers(attention):
     query, value = np.random.default_rng(0).normal(size=(2, 2, 7, 6)).astype("float32")
-    attention(query, value)
+    wanted = keras.ops.convert_to_numpy(attention(query, value))
     parts = (attention._query_dense, attention._value_dense, attention._key_dense)
-    for reader, dense, x in zip(readers_of(attention), parts, (query, value, value), strict=True):
-        assert reader.argument == parts.index(dense)
-        wanted = keras.ops.convert_to_numpy(dense(x)).reshape(-1, 8)
-        np.testing.assert_allclose(product(reader, x), wanted, atol=3e-6)
+    *inner, output = readers_of(attention)
+    given = {"query": query, "value": value}
+    for reader, dense, x in zip(inner, parts, (query, value, value), strict=True):
+        answer = keras.ops.convert_to_numpy(dense(x))
+        np.testing.assert_allclose(product(reader, given).ravel(), answer.ravel(), atol=3e-6)
+    np.testing.assert_allclose(product(output, given), wanted.reshape(-1, 6), atol=3e-6)
+    assert "call" not in vars(attention._output_dense)  # the recording is over
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("kind", [layers.SimpleRNN, layers.LSTM, layers.GRU])
+def test_recurrent_kernels_read_the_states_before(kind, backwards):
+    layer = kind(3, return_sequences=True, go_backwards=backwards, **NORMAL)
+    x = np.random.default_rng(0).normal(size=(2, 5, 4)).astype("float32")
+    outputs = keras.ops.convert_to_numpy(layer(x))
+    _, reader = readers_of(layer)
+    before = reader.patches({"sequences": x}, ALL_ROWS).reshape(2, 5, 3)
+    np.testing.assert_allclose(before[:, 0], 0)
+    np.testing.assert_allclose(before[:, 1:], outputs[:, :-1], atol=1e-6)
+    first = np.ones((2, 3), "float32")
+    states = [first] * (2 if kind is layers.LSTM else 1)
+    given = {"sequences": x, "initial_state": states}
+    np.testing.assert_allclose(reader.patches(given, ALL_ROWS).reshape(2, 5, 3)[:, 0], 1)
+    biases = keras.ops.convert_to_numpy(layer.cell.bias)
+    wanted = biases[1] if kind is layers.GRU else 0
+    last = reader.weights()[0, -1]
+    np.testing.assert_allclose(last, wanted + np.zeros_like(last))
+
+
+def test_a_gru_that_resets_before_the_product_keeps_its_recurrent_kernel():
+    layer = layers.GRU(3, reset_after=False)
+    layer.build((None, 5, 4))
+    assert [reader.variable for reader in readers_of(layer)] == [layer.cell.kernel]
+
+
+def test_wrappers_have_the_readers_of_what_they_wrap():
+    both = layers.Bidirectional(layers.LSTM(3))
+    both.build((None, 5, 4))
+    kernels = [
+        kernel
+        for layer in (both.forward_layer, both.backward_layer)
+        for kernel in (layer.cell.kernel, layer.cell.recurrent_kernel)
+    ]
+    readers = readers_of(both)
+    assert all(x.variable is kernel for x, kernel in zip(readers, kernels, strict=True))
+    assert all(both.weights[x.index] is x.variable for x in readers)
 
 
 def test_depthwise_and_unknown_layers_have_no_readers():
