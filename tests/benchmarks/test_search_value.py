@@ -68,7 +68,7 @@ def test_rank_correlation(benchmark):
 @pytest.mark.parametrize("wanted", [0.1, 0.37, 0.85])
 def test_uniform_widths_are_brought_to_the_time_of_the_others(benchmark, wanted):
     def ratio_of(share):  # a staircase, as the times of a device are
-        return (1.1 - np.floor(50 * share) / 50) / (1.1 - wanted)
+        return (1.1 - np.floor(400 * share) / 400) / (1.1 - wanted)
 
     share = benchmark.match_time(ratio_of)
     assert ratio_of(share) == pytest.approx(1, abs=benchmark.EQUAL)
