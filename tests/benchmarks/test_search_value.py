@@ -1,15 +1,14 @@
-"""The arithmetic behind the benchmark of the search; the benchmark itself takes an hour."""
+"""The arithmetic behind the benchmark of the search; the benchmark itself takes hours."""
 
 from __future__ import annotations
 
+import importlib
+import json
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-
-from spade_keras.latency import Ratio
 
 pytestmark = pytest.mark.once
 
@@ -17,161 +16,131 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 @pytest.fixture
-def statistics(monkeypatch):
+def benchmark(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import search_value_statistics
-
-    yield search_value_statistics
-    sys.modules.pop("search_value_statistics")
-
-
-@pytest.fixture
-def lab(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import search_value_lab
-
-    yield search_value_lab
-    sys.modules.pop("search_value_lab")
+    yield importlib.import_module("search_value")
+    for name in ("search_value", "compensation"):
+        sys.modules.pop(name)
 
 
-def test_paired_interval_takes_out_what_both_arms_share(statistics):
+def test_paired_takes_out_what_both_arms_share(benchmark):
     generator = np.random.default_rng(0)
-    hard = 3 * generator.standard_normal((1, 16))  # some slices are harder than others
+    hard = 3 * generator.standard_normal((1, 16))  # some samples are harder than others
     worse = 30 + hard + 0.01 * generator.standard_normal((3, 16))
-    found = statistics.paired_interval(worse + 0.25, worse)
-    assert found["mean_db"] == pytest.approx(0.25)
-    assert found["low_db"] == pytest.approx(0.25) == found["high_db"]
+    found = benchmark.paired(worse + 1.0, worse, worse + 0.25)
+    assert found["gain"] == pytest.approx({"value": 0.25, "low": 0.25, "high": 0.25})
+    assert found["recovered"] == pytest.approx({"value": 0.25, "low": 0.25, "high": 0.25})
 
 
-def test_paired_interval_knows_that_slices_of_a_seed_share_a_network(statistics):
-    # One seed of three gained, on all its slices: 16 slices do not make that certain.
+def test_paired_knows_that_samples_of_a_seed_share_a_network(benchmark):
+    # One seed of three gained, on all its samples: 16 samples do not make that certain.
     difference = np.repeat([[0.9], [0.0], [0.0]], 16, axis=1)
-    found = statistics.paired_interval(difference, np.zeros((3, 16)))
-    assert found["mean_db"] == pytest.approx(0.3)
-    assert found["low_db"] == 0.0
-    assert found["high_db"] == pytest.approx(0.9)
+    found = benchmark.paired(np.ones((3, 16)), np.zeros((3, 16)), difference)["gain"]
+    assert found == pytest.approx({"value": 0.3, "low": 0.0, "high": 0.9})
 
 
-def test_paired_interval_covers_as_often_as_it_says(statistics):
+def test_paired_covers_as_often_as_it_says(benchmark):
     generator = np.random.default_rng(1)
-    covered = 0
-    for trial in range(40):
-        difference = 0.5 + 0.1 * generator.standard_normal((12, 16))
-        found = statistics.paired_interval(difference, np.zeros((12, 16)), seed=trial)
-        covered += found["low_db"] <= 0.5 <= found["high_db"]
-    assert covered >= 34
+    gains = 0.5 + 0.1 * generator.standard_normal((40, 12, 16))
+    zero = np.zeros((12, 16))
+    found = [benchmark.paired(zero, zero, gain)["gain"] for gain in gains]
+    assert sum(each["low"] <= 0.5 <= each["high"] for each in found) >= 34
 
 
-def test_paired_interval_refuses_scores_without_seeds(statistics):
-    with pytest.raises(ValueError, match=r"\(seeds, slices\)"):
-        statistics.paired_interval(np.ones(16), np.zeros(16))
+def test_nothing_is_recovered_where_uniform_may_have_lost_nothing(benchmark):
+    full = np.full((2, 4), 34.0)
+    assert benchmark.paired(full, full + 0.2, full + 0.5)["recovered"] is None
 
 
-def test_rank_correlation(statistics):
-    outcome = [31.0, 31.5, 32.0, 33.0, 33.1, 33.2]
-    found = statistics.rank_correlation([np.exp(x) for x in outcome], outcome)
-    assert found["rho"] == pytest.approx(1.0)
-    assert found["low"] == pytest.approx(1.0)
-    shuffled = statistics.rank_correlation([3, 1, 5, 2, 6, 4], outcome)
+def test_rank_correlation(benchmark):
+    tuned = [31.0, 31.5, 32.0, 33.0, 33.1, 33.2]
+    rows = [
+        {arm: {"as_pruned": before, "tuned": y} for arm, before in (("good", y**3), ("bad", n))}
+        for n, y in zip([3, 1, 5, 2, 6, 4], tuned, strict=True)
+    ]
+    found = benchmark.rank_correlation(rows, "good")
+    assert found == pytest.approx({"value": 1.0, "low": 1.0, "high": 1.0})
+    shuffled = benchmark.rank_correlation(rows, "bad")
     assert shuffled["low"] < 0 < shuffled["high"]
+    assert benchmark.rank_correlation(rows[:3], "good") is None
 
 
-def test_recovered(statistics):
-    assert statistics.recovered(34.0, 33.0, 33.5) == pytest.approx(0.5)
-    assert statistics.recovered(34.0, 33.0, 32.5) == pytest.approx(-0.5)
-    assert statistics.recovered(34.0, 34.2, 34.5) is None  # nothing was lost
+@pytest.mark.parametrize("wanted", [0.1, 0.37, 0.85])
+def test_uniform_widths_are_brought_to_the_time_of_the_others(benchmark, wanted):
+    def ratio_of(share):  # a staircase, as the times of a device are
+        return (1.1 - np.floor(400 * share) / 400) / (1.1 - wanted)
+
+    share = benchmark.match_time(ratio_of)
+    assert ratio_of(share) == pytest.approx(1, abs=benchmark.EQUAL)
 
 
-def test_on_curve(statistics):
-    ratios, scores = [0.8, 0.2, 0.4], [34.0, 31.0, 33.0]
-    assert statistics.on_curve(ratios, scores, 0.3) == pytest.approx(32.0)
-    assert statistics.on_curve(ratios, scores, 0.1) is None
+def test_a_cliff_is_approached_from_its_nearer_side(benchmark):
+    share = benchmark.match_time(lambda share: 1.05 if share < 0.4 else 0.8)
+    assert share == pytest.approx(0.4, abs=0.1)
+    assert share < 0.4
 
 
-def test_scaled_keeps_proportions_and_moves_one_channel_at_a_time(lab):
-    full = lab.Shape(5, {"a": 48, "b": 48, "c": 24})
-    curve = lab.scaled([1.0, 0.5, 1.0], full, minimum=4)
-    assert curve(0.0).widths == {"a": 4, "b": 4, "c": 4}
-    assert curve(1.0).widths == full.widths
-    half = curve(0.5).widths  # `a` and `c` are full where `b` is half
-    assert half == {"a": 48, "b": 24, "c": 24}
-    previous = curve(0.0)
-    for position in np.linspace(0, 1, 2001):
-        shape = curve(float(position))
-        steps = [shape.widths[g] - previous.widths[g] for g in full.widths]
-        assert min(steps) >= 0
-        assert sum(steps) <= 2
-        previous = shape
+def _row(scores, accepted, holds):
+    return {
+        "accepted": accepted,
+        "holds": holds,
+        "full": [100.0, 100.0],
+        "uniform": {"scores": [0.0, 0.0]},
+        "searched": {"scores": scores},
+        "uniform_over_searched": {"value": 1.04 if holds else 1.0},
+    }
 
 
-class _Clock:
-    """A lab whose shapes take the time of a staircase with a cliff, as a CPU's do."""
-
-    def __init__(self, lab):
-        self.settings = lab.Settings()
-        self.asked = []
-
-    def decide(self, shape, aim):
-        self.asked.append(shape.key)
-        width = sum(shape.widths.values()) / len(shape.widths)
-        return 0.1 + 0.9 * (width / 48) ** 2 + (0.15 if 32 < width < 48 else 0.0)
-
-
-@pytest.mark.parametrize("budget", [0.3, 0.5, 0.7])
-def test_arms_grow_to_the_budget_and_not_beyond(lab, monkeypatch, budget):
-    clock = _Clock(lab)
-    arm = object.__new__(lab.Lab)
-    arm.settings = clock.settings
-    monkeypatch.setattr(lab.Lab, "_decide", lambda self, shape, aim: clock.decide(shape, aim))
-    monkeypatch.setattr(lab.Lab, "ratio", lambda *_, **__: {"value": 0.0})
-    full = lab.Shape(5, {"a": 48, "b": 48, "c": 48, "d": 48})
-    curve = lab.scaled([1.0] * 4, full, minimum=4)
-    shape = arm.to_budget(curve, budget)
-    reached = clock.decide(shape, 0)
-    assert 0.96 * budget <= reached <= 0.985 * budget
-    assert len(clock.asked) <= 12
+def test_summary(benchmark):
+    budget = {
+        "net, budget 0.5, seed 0": _row([100.0, 100.0], True, True),
+        "net, budget 0.5, seed 1": _row([100.0, 0.0], True, False),
+        "net, budget 0.5, seed 2": {"failure": "nothing met it"},
+    }
+    numbers = [{"as_pruned": n, "tuned": n} for n in range(4)]
+    turned = [{"as_pruned": -n, "tuned": n} for n in range(4)]
+    tried = {
+        f"net, correlation, number {n}": {"compensated": numbers[n], "l1": turned[n]}
+        for n in range(4)
+    }
+    found = benchmark.summarize({**budget, **tried})
+    arms = found["net, budget 0.5"]
+    assert (arms["full"], arms["uniform"], arms["searched"]) == (100, 0, 75)
+    assert arms["recovered"]["value"] == pytest.approx(0.75)
+    assert arms["equal_time"] == [False, True]
+    assert (arms["accepted"], arms["accepted_and_hold"]) == ("2 of 3", "1 of 2")
+    correlation = found["net, correlation"]
+    assert correlation["compensated"]["value"] == pytest.approx(1)
+    assert correlation["l1"]["value"] == pytest.approx(-1)
 
 
-class _Timer:
-    """A timer on a machine that is disturbed the first times."""
+def test_a_finished_piece_is_kept_at_once_and_not_made_again(benchmark, monkeypatch, tmp_path):
+    made = []
 
-    def __init__(self, ratios):
-        self.ratios = iter(ratios)
+    def compare_arms(lab, seed, budget, trials):
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append((lab, budget, trials))
+        return _row([100.0, 0.0], True, True)
 
-    def __call__(self, candidate):
-        low, value, high = next(self.ratios)
-        ratio = Ratio(value, low, high, 0.95, 48)
-        return SimpleNamespace(ratio=ratio)
-
-
-def _arm(lab, tmp_path, ratios):
-    arm = object.__new__(lab.Lab)
-    arm.settings = lab.Settings()
-    arm.ratios = lab.Ratios(tmp_path / "ratios.json")
-    arm._timers = {48: _Timer(ratios)}
-    arm.build = lambda shape: None
-    return arm
-
-
-def test_a_disturbed_measurement_is_made_again(lab, tmp_path):
-    disturbed, calm = (0.3, 0.42, 0.6), (0.497, 0.5, 0.503)
-    arm = _arm(lab, tmp_path, [disturbed, calm])
-    shape = lab.Shape(5, {"a": 24})
-    assert arm.ratio(shape, final=True)["value"] == 0.5
-    assert arm.ratio(shape)["value"] == 0.5  # not measured again
+    monkeypatch.setattr(benchmark, "RESULTS", tmp_path / "found.json")
+    monkeypatch.setattr(benchmark, "make_lab", lambda *names: names)
+    monkeypatch.setattr(benchmark, "compare_arms", compare_arms)
+    words = "search_value.py --networks classifier --seeds 1 --configurations 0 --trials 5"
+    monkeypatch.setattr(sys, "argv", words.split())
+    with pytest.raises(KeyboardInterrupt):
+        benchmark.main()
+    kept = json.loads(benchmark.RESULTS.read_text())
+    assert list(kept["pieces"]) == [f"classifier, budget {x}, seed 0" for x in (0.7, 0.5)]
+    assert kept["fingerprint"]["backend"]
+    made.pop()
+    benchmark.main()
+    assert made == [(("classifier", 0), budget, 5) for budget in (0.7, 0.3)]
+    assert len(json.loads(benchmark.RESULTS.read_text())["pieces"]) == 3
 
 
-def test_where_it_never_calms_down_the_narrowest_interval_counts(lab, tmp_path):
-    arm = _arm(
-        lab, tmp_path, [(0.3, 0.4, 0.6), (0.45, 0.5, 0.52), (0.2, 0.4, 0.6), (0.3, 0.7, 0.9)]
-    )
-    assert arm.ratio(lab.Shape(5, {"a": 24}), final=True)["value"] == 0.5
-
-
-def test_a_budget_out_of_reach_is_an_error(lab, monkeypatch):
-    arm = object.__new__(lab.Lab)
-    arm.settings = lab.Settings()
-    monkeypatch.setattr(lab.Lab, "_decide", lambda self, shape, aim: 0.9)
-    curve = lab.scaled([1.0], lab.Shape(1, {"a": 48}), minimum=4)
-    with pytest.raises(RuntimeError, match="misses the budget"):
-        arm.to_budget(curve, 0.5)
+def test_calls_begin_anew_where_the_inputs_end(benchmark):
+    inputs = {"validation": np.arange(5)}
+    options = benchmark.search.SearchOptions.of(0.5, batch_size=2)
+    lab = benchmark.Lab(None, None, options, inputs, None, None, None)
+    assert [lab.call(n).tolist() for n in range(4)] == [[0, 1], [2, 3], [4, 4], [1, 2]]
