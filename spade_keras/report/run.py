@@ -53,10 +53,8 @@ def closing_table(metrics: Mapping[str, Any]) -> Table:
         title=f"Test data{_convention(metrics)}; ±: standard deviation; ms: exported, median; "
         "time: of full; train: seconds of training, those of the full network first",
         caption=Text.assemble(
-            (f"{warning}
-" if warning else "", "bold red"),
-            "
-".join(filter(None, [f"{title}: {sentence}", what_pruning_saves(metrics)])),
+            (f"{warning}\n" if warning else "", "bold red"),
+            "\n".join(filter(None, [f"{title}: {sentence}", what_pruning_saves(metrics)])),
         ),
     )
 
