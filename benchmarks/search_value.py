@@ -197,12 +197,11 @@ def find_plan(lab: Lab, seed: int, options: search.SearchOptions):
     result = search.run(lab.full, data=lab.call(), options=options, seed=seed, **judged, **refit)
     rejected: list[search.Finalist] = []
     again = {"timer": timer, "pairs": PAIRS, "rejected": rejected, "say": print}
-    with_margin = search.preselect(lab.full, result, **again, **refit)
+    with_margin = search.preselect(lab.full, result, count=options.finalists, **again, **refit)
     with tempfile.TemporaryDirectory() as folder:
         slim_path = Path(folder, "slim.keras")
         tried, accepted = search.accept(
-            islice(with_margin, options.finalists),
-            count=options.finalists,
+            islice(with_margin, 2),  # the first group, widened and as it was found
             full=lab.full,
             full_path=lab.path,
             slim_path=slim_path,
