@@ -23,17 +23,20 @@ def plan_for(
     configuration: Configuration,
     *,
     importance: str | ImportanceFunction = "group_l1",
+    calibration: pruning.Calibration | None = None,
 ) -> pruning.PruningPlan:
     """Plans the blocks, widths and ranks of a configuration, for `realize`.
 
     Entries for layers that are gone with a dropped block, or with an iteration that had its own
     prior, are ignored. The plan is made for the network at the iterations of the configuration;
-    `importance` decides which channels are kept.
+    `importance` decides which channels are kept; with a calibration of the network the plan states
+    the errors of the readers that lose some.
 
     Raises:
         ValueError: If a name or number does not fit the network.
     """
-    return CandidateBuilder(network, importance=importance).make(configuration)[0]
+    builder = CandidateBuilder(network, importance=importance, calibration=calibration)
+    return builder.make(configuration, with_errors=True)[0]
 
 
 def build(
@@ -85,11 +88,19 @@ class CandidateBuilder:
         """Returns the network of a configuration."""
         return in_dtype(self.make(configuration)[1], configuration.dtype)
 
-    def make(self, configuration: Configuration) -> tuple[pruning.PruningPlan, keras.Model]:
-        """Returns the plan of a configuration, and its network in the original's precision."""
+    def make(
+        self, configuration: Configuration, *, with_errors: bool = False
+    ) -> tuple[pruning.PruningPlan, keras.Model]:
+        """Returns the plan of a configuration, and its network in the original's precision.
+
+        The plan states the errors of the readers if that is asked for, at twice the cost.
+        """
         blocks, base = self._at_depth(configuration)
         widths = self.canonical(configuration).widths
-        plan = pruning.make_plan(base, widths=widths, importance=self.importance)
+        stated = self.calibration if with_errors else None
+        plan = pruning.make_plan(
+            base, widths=widths, importance=self.importance, calibration=stated
+        )
         slim = pruning.rebuild(base, plan, calibration=self.calibration, sequential=False)
         plan = plan if blocks is None else blocks.then(plan)
         ranks = _cheaper(slim, configuration.ranks)

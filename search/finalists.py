@@ -91,7 +91,7 @@ def preselect(
     budget, importance = result.budget, find_importance(result.importance, calibration)
 
     def make(configuration: Configuration) -> tuple[PruningPlan, keras.Model]:
-        plan = plan_for(network, configuration, importance=importance)
+        plan = plan_for(network, configuration, importance=importance, calibration=calibration)
         return plan, realize(network, configuration, plan, calibration)
 
     def passing() -> Iterator[tuple[Candidate, Candidate | None]]:

@@ -138,6 +138,7 @@ def search_sections(findings: SearchFindings) -> dict[str, Any]:
             )
             for finalist in findings.finalists
         ],
+        "readers": _reader_rows(findings),
         "slider": front.slider(findings),
         "seconds": split,
         "trials": [
@@ -146,6 +147,15 @@ def search_sections(findings: SearchFindings) -> dict[str, Any]:
         ],
         "joint": findings.changes(taken) if taken and joint_choices(taken) else "",
     }
+
+
+def _reader_rows(findings: SearchFindings) -> list[tuple[str, ...]]:
+    """The errors of the layers that read removed channels, as the accepted plan states them."""
+    plan = findings.receipt and findings.receipt.plan
+    return [
+        (x.name, str(x.inputs), f"{x.before:.2%}", f"{x.after:.2%}", x.note)
+        for x in (plan.reader_errors if plan else ())
+    ]
 
 
 def _figures(

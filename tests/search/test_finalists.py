@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from spade_keras import search
+from spade_keras import pruning, search
 from spade_keras.report import SearchFindings, search_overview
 from spade_keras.report.findings import search_verdict
+from spade_keras.report.search import search_sections
 from spade_keras.search.finalists import accept, preselect
 from spade_keras.search.receipt import read_receipt
 from spade_keras.search.result import Timing
@@ -33,7 +34,9 @@ def make_model(live=64):
 class Ending:
     """Ends a search that found one trial, both hidden layers `width` wide."""
 
-    def __init__(self, folder, budget="0.5", *, width=35, edges=range(1, 65), live=64, slower=1.0):
+    def __init__(
+        self, folder, budget="0.5", *, width=35, edges=range(1, 65), live=64, slower=1.0, **options
+    ):
         self.clock = ParameterClock(slower)
         self.said, self.model = [], make_model(live)
         ratio = (width**2 + 14 * width + 4) / 4996  # of the parameters
@@ -58,6 +61,7 @@ class Ending:
             pairs=5,
             rejected=self.rejected,
             say=self.said.append,
+            **options,
         )
         self.tried, self.accepted = accept(
             self.groups,
@@ -103,6 +107,19 @@ def test_what_was_widened_and_misses_in_fresh_processes_ships_as_it_was_found(tm
     assert [f.accepted for f in end.tried] == [False, True]
     assert end.receipt.configuration == end.result.trials[0].configuration
     assert not end.findings.widened
+
+
+def test_the_plan_that_ships_states_what_its_readers_lost(tmp_path):
+    end = Ending(tmp_path, calibration=pruning.calibrate(make_model(64), INPUTS))
+    errors = {error.name: error for error in end.receipt.plan.reader_errors}
+    assert set(errors) == {"b/kernel", "out/kernel"}
+    assert end.accepted.configuration.widths["a"] == 42
+    assert all(0 <= error.after <= error.before for error in errors.values())
+    assert any(error.before > 0.05 for error in errors.values())
+    rows = search_sections(end.findings)["readers"]
+    assert [row[0] for row in rows] == ["b/kernel", "out/kernel"]
+    assert rows[0][2:4] == (f"{errors['b/kernel'].before:.2%}", f"{errors['b/kernel'].after:.2%}")
+    assert search_sections(Ending(tmp_path).findings)["readers"] == []
 
 
 @pytest.mark.parametrize("edges", [(35, 64), (35,)])
