@@ -209,6 +209,7 @@ def test_training_without_truth_never_reads_it(tmp_path):
                 "training.strategy=self_supervised",
                 "training.splitting=0.4",
                 "training.epochs=2",
+                "network.weights=none",
                 "data.height=16",
                 "data.width=16",
                 "data.acs_lines=4",

@@ -306,9 +306,14 @@ def _objective(job: LatencyJob, network: keras.Model) -> search.Objective | str:
     if name == "as_pruned":
         return score
     settings = job.recipe.finetuning
+
+    def tuner(candidate: keras.Model) -> Any:
+        job.seed(4)  # every candidate sees the batches in one order, whatever ran before
+        return strategy_tuner(job, candidate, settings)
+
     return search.ShortFineTune(
         score,
-        lambda candidate: strategy_tuner(job, candidate, settings),
+        tuner,
         strategy_batches(job, settings.on, settings),
         learning_rate=settings.learning_rate,
         clip_norm=job.task.clip_norm,

@@ -130,7 +130,11 @@ def test_a_whole_run(file, parameter_clock, monkeypatch, tmp_path):
     assert metrics["quality"]["full"]["accuracy"] > 0.8
     assert metrics["quality"]["finetuned"]["accuracy"] > 0.8
     assert {*metrics["columns"], "convention"} == set(metrics["quality"]["full"])
-    assert metrics["rivals"] == ({"from_scratch": {"epochs": 5 + 2}} if rivals else {})
+    if rivals:
+        scratch = metrics["rivals"].pop("from_scratch")
+        assert scratch["epochs"] == 5 + 2 and scratch["seconds"] > 0
+        assert metrics["training_seconds"]["from_scratch"] == [scratch["seconds"]]
+    assert metrics["rivals"] == {}
     assert metrics["exported_excess"] == pytest.approx(0.6 / 0.8 - 1)
     assert metrics["parameters"]["slim"] < metrics["parameters"]["full"]
     assert (metrics["test_samples"], metrics["classes"]) == (30, CLASSES)
@@ -199,7 +203,7 @@ def test_a_classifier_from_a_file_is_taken_as_it_is(file, softmax_file, paramete
     theirs = keras.saving.load_model(softmax_file)
     for a, b in zip(this.model("train").get_weights(), theirs.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
-    assert this.json("train", "history") == {"loss": []}
+    assert this.json("train", "history") == {"loss": [], "seconds": []}
     slim = this.model("finetune")
     assert count_parameters(slim) <= 0.8 * count_parameters(theirs)
     test = this.samples("test")
