@@ -151,7 +151,11 @@ def summarize(rows: list[dict], full: dict[str, float]) -> dict:
 
 
 def _seeds(rows):
-    return sorted({row["seed"] for row in rows})
+    """The seeds whose arms all have their longest schedule."""
+    done = {(row["seed"], row["arm"], row["epochs"]) for row in rows}
+    longest = [(arm, settings[-1][-1]) for arm, settings in ARMS.items()]
+    seeds = {row["seed"] for row in rows}
+    return sorted(seed for seed in seeds if all((seed, *last) in done for last in longest))
 
 
 def _seconds(rows, arm, seed, wanted):
@@ -176,7 +180,7 @@ def _ratio(reference, seconds, rows):
 
     Where the reference never got there, its longest schedule stands in: the ratio is a lower bound.
     """
-    if any(map(math.isinf, seconds)) or not any(row["arm"] == "from scratch" for row in rows):
+    if not seconds or any(map(math.isinf, seconds)):
         return None
     longest = _cost(rows, "from scratch", ARMS["from scratch"][-1][-1])
     bounded = any(map(math.isinf, reference))
