@@ -36,7 +36,7 @@ def plan_for(
         ValueError: If a name or number does not fit the network.
     """
     builder = CandidateBuilder(network, importance=importance, calibration=calibration)
-    return builder.make(configuration, with_errors=True)[0]
+    return builder.plan(configuration)
 
 
 def build(
@@ -86,28 +86,35 @@ class CandidateBuilder:
 
     def __call__(self, configuration: Configuration) -> keras.Model:
         """Returns the network of a configuration."""
-        return in_dtype(self.make(configuration)[1], configuration.dtype)
+        _, base = self._at_depth(configuration)
+        slim = self._narrowed(base, self._plan_widths(configuration, base))
+        if ranks := _cheaper(slim, configuration.ranks):
+            slim = pruning.rebuild(slim, pruning.plan_ranks(slim, ranks))
+        return in_dtype(slim, configuration.dtype)
 
-    def make(
-        self, configuration: Configuration, *, with_errors: bool = False
-    ) -> tuple[pruning.PruningPlan, keras.Model]:
-        """Returns the plan of a configuration, and its network in the original's precision.
-
-        The plan states the errors of the readers if that is asked for, at twice the cost.
-        """
+    def plan(self, configuration: Configuration) -> pruning.PruningPlan:
+        """Returns the plan of a configuration; with a calibration it states the readers' errors."""
         blocks, base = self._at_depth(configuration)
+        plan = self._plan_widths(configuration, base, self.calibration)
+        if configuration.ranks:
+            slim = self._narrowed(base, plan)
+            if ranks := _cheaper(slim, configuration.ranks):
+                plan = plan.then(pruning.plan_ranks(slim, ranks))
+        return plan if blocks is None else blocks.then(plan)
+
+    def _plan_widths(
+        self,
+        configuration: Configuration,
+        base: keras.Model,
+        calibration: pruning.Calibration | None = None,
+    ) -> pruning.PruningPlan:
         widths = self.canonical(configuration).widths
-        stated = self.calibration if with_errors else None
-        plan = pruning.make_plan(
-            base, widths=widths, importance=self.importance, calibration=stated
+        return pruning.make_plan(
+            base, widths=widths, importance=self.importance, calibration=calibration
         )
-        slim = pruning.rebuild(base, plan, calibration=self.calibration, sequential=False)
-        plan = plan if blocks is None else blocks.then(plan)
-        ranks = _cheaper(slim, configuration.ranks)
-        if ranks:
-            lower = pruning.plan_ranks(slim, ranks)
-            plan, slim = plan.then(lower), pruning.rebuild(slim, lower)
-        return plan, slim
+
+    def _narrowed(self, base: keras.Model, plan: pruning.PruningPlan) -> keras.Model:
+        return pruning.rebuild(base, plan, calibration=self.calibration, sequential=False)
 
     def canonical(self, configuration: Configuration) -> Configuration:
         """Leaves out the widths of groups that are gone with a dropped block or iteration.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -76,27 +77,32 @@ def preselect(
     rejected: list[Finalist],
     say: Callable[[str], None],
     calibration: Calibration | None = None,
-) -> Iterator[list[Candidate]]:
+) -> Iterator[Iterator[Candidate]]:
     """Rebuilds contenders `count` at a time and yields those that meet the budget, timed again.
 
     The best of many noisy timings is too optimistic. So each contender is timed again in this
     process, by `timer(pairs)`, for longer while it is undecided, and must meet the budget with its
     safety margin; those that miss it are added to `rejected`. The network is in the dtype of the
-    budget; with a calibration of it, readers are refitted layer by layer.
+    budget; with a calibration of it, readers are refitted layer by layer: those of candidates that
+    are asked for, since weights do not change the time.
 
     One that leaves room in the budget is widened: all widths move toward the full ones, halving
     the way in at most five timings. After each group comes one, which may be empty, of those
     that were widened, as the search found them: in case the wider ones miss in fresh processes.
     """
     budget, importance = result.budget, find_importance(result.importance, calibration)
+    timer = functools.cache(timer)  # each one compiles the full network
 
-    def make(configuration: Configuration) -> tuple[PruningPlan, keras.Model]:
-        plan = plan_for(network, configuration, importance=importance, calibration=calibration)
-        return plan, realize(network, configuration, plan, calibration)
+    def refitted(finalists: Sequence[Finalist]) -> Iterator[Candidate]:
+        for finalist in finalists:
+            chosen = finalist.configuration
+            plan = plan_for(network, chosen, importance=importance, calibration=calibration)
+            yield replace(finalist, plan=plan), realize(network, chosen, plan, calibration)
 
-    def passing() -> Iterator[tuple[Candidate, Candidate | None]]:
+    def passing() -> Iterator[tuple[Finalist, Finalist]]:
         for trial in result.contenders:
-            plan, slim = make(trial.configuration)
+            plan = plan_for(network, trial.configuration, importance=importance)
+            slim = realize(network, trial.configuration, plan)
             for attempt in range(_ATTEMPTS):
                 comparison = timer(pairs * 2**attempt)(slim)
                 if not budget.is_undecided(comparison, margin=True):
@@ -106,30 +112,22 @@ def preselect(
             if budget.excess(comparison) > 0:
                 rejected.append(finalist)
                 continue
-            wider = finalist
-            if budget.leaves_room(comparison):
-                wider = _widened(network, result, finalist, timer(pairs))
-            if wider is finalist:
-                yield (finalist, slim), None
-                continue
-            described = budget.describe(wider.comparison)
-            say(f"trial {trial.number} widened: {described}, with {wider.configuration}")
-            plan, wide = make(wider.configuration)
-            yield (replace(wider, plan=plan), wide), (finalist, slim)
+            wider = _widened(network, result, finalist, timer(pairs))
+            if wider is not finalist:
+                described = budget.describe(wider.comparison)
+                say(f"trial {trial.number} widened: {described}, with {wider.configuration}")
+            yield finalist, wider
 
-    found = passing()
-    while group := list(itertools.islice(found, count)):
-        yield [candidate for candidate, _ in group]
-        yield [narrow for _, narrow in group if narrow is not None]
+    passed = passing()
+    while group := list(itertools.islice(passed, count)):
+        yield refitted([wider for _, wider in group])
+        yield refitted([found for found, wider in group if found is not wider])
 
 
 def _widened(
     network: keras.Model, result: SearchResult, finalist: Finalist, time: Timer
 ) -> Finalist:
-    """The widest that was found to meet the budget, not judged yet; or the finalist itself.
-
-    Timed as cut, not refitted: weights do not change the time.
-    """
+    """The widest that was found to meet the budget, not judged yet; or the finalist itself."""
     budget, own, widest = result.budget, finalist.configuration, finalist
     fits = {own.key(): True}
     low, high = 0.0, 1.0
@@ -308,8 +306,8 @@ def _by_quality(tuned: tuple[Finalist, Path]) -> float:
 def _judged(
     accepted: Finalist, slim: Path, full: keras.Model, score: Objective, inputs: Any
 ) -> Quality:
-    value = math.nan if accepted.quality is None else accepted.quality
-    agreement = value
+    value = agreement = accepted.quality
+    assert value is not None and agreement is not None  # it was scored
     if not isinstance(score, OutputAgreement):
         agreement = OutputAgreement(full, first_samples(inputs, _COMPARED))(load_model(slim))
     least = score.least(full) if isinstance(score, HeldOutScore) else None

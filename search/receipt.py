@@ -24,7 +24,7 @@ from spade_keras.search.space import Configuration
 from spade_keras.typing import Record
 
 KIND = "spade-keras latency receipt"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Receipt:
 
     `comparison` is of the full (`a`) and the slim model (`b`), with the fingerprint; `imports` are
     the modules that register the models' own classes; `date` is in UTC. `trial` is the number of
-    the one whose configuration this is, or was widened to; `quality` is None where it is unknown.
+    the one whose configuration this is, or was widened to.
     """
 
     budget: LatencyBudget
@@ -102,16 +102,16 @@ class Receipt:
     configuration: Configuration
     full: ModelIdentity
     slim: ModelIdentity
+    trial: int
+    quality: Quality
     date: str = field(default_factory=_now)
     version: str = __version__
     imports: tuple[str, ...] = ()
-    trial: int | None = None
-    quality: Quality | None = None
 
     @property
     def warning(self) -> str | None:
         """See `Quality.warning`."""
-        return None if self.quality is None else self.quality.warning
+        return self.quality.warning
 
     @property
     def measured(self) -> str:
@@ -154,8 +154,8 @@ class Receipt:
             "fingerprint": dict(self.fingerprint),
             "files": {"full": asdict(self.full), "slim": asdict(self.slim)},
             "imports": list(self.imports),
-            **({} if self.trial is None else {"trial": self.trial}),
-            **({} if self.quality is None else {"quality": self.quality.as_dict()}),
+            "trial": self.trial,
+            "quality": self.quality.as_dict(),
             "configuration": self.configuration.as_dict(),
             "plan": json.loads(self.plan.to_json()),
         }
@@ -178,8 +178,8 @@ class Receipt:
             date=content["date"],
             version=content["spade_keras"],
             imports=tuple(content["imports"]),
-            trial=content.get("trial"),
-            quality=Quality.from_dict(content["quality"]) if "quality" in content else None,
+            trial=content["trial"],
+            quality=Quality.from_dict(content["quality"]),
         )
 
 

@@ -228,10 +228,6 @@ class OutputError(HeldOutScore):
         pairs = zip(self._all_outputs(candidate), self._answers, strict=True)
         return -float(np.mean([_energy(x - full) / (_energy(full) or 1.0) for x, full in pairs]))
 
-    def least(self, full: keras.Model) -> float:
-        """Returns -0.01: 1 % of the energy, as `OutputAgreement`."""
-        return -0.01
-
     @cached_property
     def _answers(self) -> list[np.ndarray]:
         return self._all_outputs(self._full)

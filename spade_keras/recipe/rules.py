@@ -241,10 +241,8 @@ def _trained_weights_fit(
         table, *parts = key.split(".")
         if table != "network" and data.path is not None:
             continue  # the user's own images were not trained on
-        received: Any = tables[table].model_dump(mode="json")
-        for part in parts:
-            received = received.get(part)
-        if received != expected:
+        received = functools.reduce(getattr, parts, tables[table])
+        if json.dumps(received) != json.dumps(expected):
             yield (
                 f"`{key}` must be {json.dumps(expected)}, as the weights "
                 f'"{network.weights}" were trained; to train others, set network.weights="none" '

@@ -110,7 +110,7 @@ class SearchFindings:
             p99_ms=time.b.p99_ms,
             excess=receipt.budget.excess(time),
         )
-        quality = None if receipt.quality is None else receipt.quality.value
+        quality = receipt.quality.value
         return replace(found, configuration=receipt.configuration, timing=timing, quality=quality)
 
     @property
@@ -129,12 +129,6 @@ class SearchFindings:
             number = self.receipt.trial
         if number is not None:
             return next(t for t in self.result.trials if t.number == number)
-        if self.receipt is not None:
-            wanted = self.receipt.configuration.key()
-            judged = [t for t in self.result.trials if t.timing and t.quality is not None]
-            same = [t for t in judged if t.configuration.key() == wanted]
-            if same:
-                return same[0]
         return None if self.rejected else next(iter(self.result.ranking), None)
 
     @property

@@ -39,7 +39,7 @@ from spade_keras.search import (
     TrialRecord,
 )
 from spade_keras.search.layer_table import LayerTime
-from spade_keras.search.receipt import ModelIdentity, Receipt
+from spade_keras.search.receipt import ModelIdentity, Quality, Receipt
 from spade_keras.search.result import Timing
 
 pytestmark = pytest.mark.once
@@ -115,6 +115,8 @@ def receipt(ratio=0.47):
         configuration=Configuration({"net/<a>": 32, "net/b": 16}),
         full=ModelIdentity("full.keras", "f" * 64, "0" * 64),
         slim=ModelIdentity("slim.keras", "5" * 64, "1" * 64),
+        trial=3,
+        quality=Quality("agreement", 31.0, 20.0, 31.0),
         date="2026-11-21T10:00:00+00:00",
     )
 

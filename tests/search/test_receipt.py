@@ -9,7 +9,7 @@ import pytest
 from spade_keras import pruning, search
 from spade_keras.errors import ReceiptError
 from spade_keras.search.finalists import compare_for
-from spade_keras.search.receipt import ModelIdentity, Receipt, read_receipt, write_receipt
+from spade_keras.search.receipt import ModelIdentity, Quality, Receipt, read_receipt, write_receipt
 from spade_keras.search.replay import replay
 from tests.parameter_clock import ParameterClock, comparison
 
@@ -43,6 +43,8 @@ def receipt(files):
         configuration=search.Configuration(plan.widths),
         full=ModelIdentity.of(folder / "full.keras"),
         slim=ModelIdentity.of(folder / "slim.keras"),
+        trial=3,
+        quality=Quality("agreement", 31.0, 20.0, 31.0),
     )
 
 
@@ -67,7 +69,7 @@ def test_what_is_written_is_read(receipt, tmp_path):
         (lambda text: text.replace('"high": 0.31', '"high": 0.21'), "damaged or edited"),
         (lambda text: text[: len(text) // 2], "must be a JSON file"),
         (lambda text: "[1]", "which is none"),
-        (lambda text: text.replace('"format_version": 1', '"format_version": 9', 1), "version 9"),
+        (lambda text: text.replace('"format_version": 2', '"format_version": 9', 1), "version 9"),
         (lambda text: "\0", "must be a JSON file"),
     ],
 )

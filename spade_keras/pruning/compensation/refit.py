@@ -92,19 +92,20 @@ def refit_sequentially(
     beyond it run from the start for every layer. Moving statistics of batch normalizations are
     shifted as their inputs shifted.
     """
-    runs = _Runs((analyze(model), analyze(slim)), calibration.inputs)
-    refit = _SequentialRefit(runs, Narrowing(analyze(model), kept, to_numpy))
+    original = analyze(model)
+    runs = _Runs((original, analyze(slim)), calibration.inputs)
+    refit = _SequentialRefit(runs, Narrowing(original, kept, to_numpy))
     layers = {step.path: step.call.operation for step in runs.steps[1]}
     seen: set[str] = set()
     for step in runs.steps[0]:
-        path, original, layer = step.path, step.call.operation, layers.get(step.path)
-        if path in seen or type(layer) is not type(original):
+        path, full_layer, layer = step.path, step.call.operation, layers.get(step.path)
+        if path in seen or type(layer) is not type(full_layer):
             continue
         seen.add(path)
         if isinstance(layer, keras.layers.BatchNormalization):
-            refit.shift_statistics(path, original, layer)
+            refit.shift_statistics(path, full_layer, layer)
         readers = {reader.index: reader for reader in readers_of(layer)}
-        for reader in readers_of(original):
+        for reader in readers_of(full_layer):
             if (path, reader.index) in calibration.grams and reader.index in readers:
                 refit.fit(path, reader, readers[reader.index])
 
