@@ -5,9 +5,9 @@ import json
 import sys
 from pathlib import Path
 
-# Measured on two idle cores: 240 and 309 s (a close call is timed in more processes); 1.6 dB and,
-# after tuning, 0.6 dB and 0.02 of SSIM below a full network of 36.0 dB. With room for slower
-# machines, where other widths meet the budget.
+# Measured on two idle cores: 240 to 309 s (a close call is timed in more processes); 1.3 to 1.6 dB
+# and, after tuning, 0.5 to 0.6 dB and 0.02 of SSIM below a full network of 36.0 dB. With room for
+# slower machines, where other widths meet the budget.
 SECONDS = {"reconstruction": 460, "classification": 320}
 CONVERGED_DB = 35
 PSNR_LOSS_DB = 0.9
